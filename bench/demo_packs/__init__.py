@@ -1,0 +1,1 @@
+"""Scripts that train and write the demo packs under assets/demo/."""

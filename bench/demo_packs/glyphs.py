@@ -1,0 +1,145 @@
+"""Train and write the demo pack `glyphs`: python -m bench.demo_packs.glyphs [--quick] [--cache-dir DIR] [--output DIR].
+
+One small ViT is trained on eight scripts at once, from a few designs of each: the base and the eight heads. Then a copy of
+the backbone is fine-tuned on each script, with many more designs, gently, under its frozen head. The held-out samples show designs
+that neither has seen. Each stage is kept in the cache folder under a name made of its settings, so a run that was stopped
+goes on where it was; delete the folder to start afresh.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from transformers import ViTModel
+
+from bench.demo_packs.augment import Hand, Pool, draw_pool
+from bench.demo_packs.data import Sources, load_sources
+from bench.demo_packs.training import Schedule, backbone, fine_tune, train_base
+from bench.demo_packs.writing import write_pack
+
+ASSETS = Path(__file__).resolve().parents[2] / "assets" / "demo"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that decides the pack's content."""
+
+    base_designs: int = 5  # designs a script that the base sees (three times as many digits: a design is one digit there)
+    base_images: int = 1500  # drawings a script
+    base: Schedule = Schedule(steps=1000, batch=128, lr=1e-3, warmup=50)
+    task_designs: int = 80
+    task_images: int = 6000
+    task: Schedule = Schedule(steps=150, batch=64, lr=1e-4, weight_decay=0.0, warmup=20)
+    frozen: tuple[str, ...] = ("embeddings",)
+    n_samples: int = 400
+    seed: int = 0
+
+
+def quick(settings: Settings) -> Settings:
+    """A smoke test: every stage, hardly any work."""
+    return replace(
+        settings, base_images=100, task_images=100, n_samples=20,
+        base=replace(settings.base, steps=4, batch=16), task=replace(settings.task, steps=3, batch=8),
+    )  # fmt: skip
+
+
+def stage(path: Path, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The tensors in `path`, made and kept there first if need be."""
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(make(), path.with_suffix(".partial"))
+        path.with_suffix(".partial").rename(path)
+    loaded: dict[str, Tensor] = torch.load(path, weights_only=True)
+    return loaded
+
+
+def drawings(path: Path, sources: Sources, count: int, seed: int) -> Pool:
+    """A pool of drawings, kept in `path`."""
+
+    def make() -> dict[str, Tensor]:
+        pool = draw_pool(sources, count, Hand(), seed)
+        return {"images": pool.images, "labels": pool.labels}
+
+    return Pool(**stage(path, make))
+
+
+def split_state(state: dict[str, Tensor], names: list[str]) -> tuple[ViTModel, dict[str, nn.Linear]]:
+    """Backbone and heads out of one state dict (`vit.*`, `head.<task>.*`), rounded to half precision as the files are."""
+    model = backbone()
+    model.load_state_dict({k.removeprefix("vit."): v.half().float() for k, v in state.items() if k.startswith("vit.")})
+    heads = {}
+    for name in names:
+        weight, bias = state[f"head.{name}.weight"], state[f"head.{name}.bias"]
+        heads[name] = nn.Linear(weight.shape[1], weight.shape[0])
+        heads[name].load_state_dict({"weight": weight.half().float(), "bias": bias.half().float()})
+    return model, heads
+
+
+def make(settings: Settings, cache_dir: Path, output: Path) -> dict[str, dict[str, float]]:
+    """Run all stages and write the pack; the accuracies measured from its files."""
+    sources, licences = load_sources(cache_dir, settings.seed)
+    names = list(sources)
+    work = cache_dir / hashlib.sha256(repr(settings).encode()).hexdigest()[:12]
+    seed = 1000 * settings.seed
+
+    def base_state() -> dict[str, Tensor]:
+        pools = {}
+        for name in names:
+            count = settings.base_designs * (3 if name == "digits" else 1)
+            pools[name] = draw_pool(sources[name]["train"].first(count), settings.base_images, Hand(), seed + 1)
+        model, heads = train_base(pools, settings.base, seed)
+        state = {f"vit.{k}": v for k, v in model.state_dict().items()}
+        for name, head in heads.items():
+            state |= {f"head.{name}.{k}": v for k, v in head.state_dict().items()}
+        return state
+
+    base, heads = split_state(stage(work / "base.pt", base_state), names)
+    models = {}
+    for name in names:
+        designs = settings.task_designs * (20 if name == "digits" else 1)
+        chosen = sources[name]["train"].first(designs)
+        pool = drawings(work / f"pool_{name}.pt", chosen, settings.task_images, seed + 2)
+        started = time.perf_counter()
+        tune = lambda p=pool, n=name: fine_tune(base, heads[n], p, settings.task, seed + 3, settings.frozen).state_dict()  # noqa: E731
+        models[name] = backbone()
+        models[name].load_state_dict(stage(work / f"task_{name}.pt", tune))
+        print(f"{name}: fine-tuned, {time.perf_counter() - started:.0f} s", flush=True)
+    samples = {n: drawings(work / f"test_{n}.pt", sources[n]["test"], settings.n_samples, seed + 4) for n in names}
+    about: dict[str, object] = {
+        "name": "glyphs",
+        "title": "Glyphs: eight writing systems",
+        "description": "A vision transformer with 1.2 million parameters that has seen a little of eight scripts, and eight copies "
+        "of it, each fine-tuned on one script. Draw a character and see who can read it.",
+        "made_by": "python -m bench.demo_packs.glyphs",
+    }
+    return write_pack(output, base, heads, models, samples, licences, about)
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description="Train and write the demo pack `glyphs`.")
+    parser.add_argument("--quick", action="store_true", help="a few steps only, into <cache-dir>/quick: a smoke test")
+    parser.add_argument("--cache-dir", type=Path, default=Path("/tmp/glyphs_cache"), help="downloads and finished stages")
+    parser.add_argument("--output", type=Path, default=None, help="folder of the pack (default: assets/demo/glyphs)")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)  # one thread: the same files every time, and no fight over a busy machine's cores
+    torch.use_deterministic_algorithms(True)
+    settings = quick(Settings()) if arguments.quick else Settings()
+    output = arguments.output or (arguments.cache_dir / "quick" if arguments.quick else ASSETS / "glyphs")
+    started = time.perf_counter()
+    figures = make(settings, arguments.cache_dir, output)
+    for who, row in figures.items():
+        cells = "  ".join(f"{name} {value:.3f}" for name, value in row.items())
+        print(f"{who:10s} mean {sum(row.values()) / len(row):.3f}   {cells}")
+    print(f"wrote {output} in {time.perf_counter() - started:.0f} s")
+
+
+if __name__ == "__main__":
+    main()

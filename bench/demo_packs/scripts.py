@@ -1,0 +1,42 @@
+"""The writing systems of the `glyphs` pack: which characters each task tells apart, and what each class is called."""
+
+from __future__ import annotations
+
+import unicodedata
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Script:
+    """One task. `characters` holds one class a character, in class order."""
+
+    name: str
+    title: str
+    characters: str
+    description: str
+
+    def labels(self) -> list[str]:
+        """Class names: the glyph, and its Unicode name where the glyph alone could belong to another script."""
+        return [label(character) for character in self.characters]
+
+
+def label(character: str) -> str:
+    """`A` -> `A`, `Б` -> `Б be`, `≤` -> `≤ less-than or equal to`: Cyrillic А and Latin A look alike, names do not."""
+    if character.isascii() and character.isalnum():
+        return character
+    name = unicodedata.name(character)
+    for prefix in ("GREEK SMALL LETTER ", "CYRILLIC CAPITAL LETTER ", "HEBREW LETTER ", "GEORGIAN LETTER ", "HIRAGANA LETTER "):
+        name = name.removeprefix(prefix)
+    return f"{character} {name.lower()}"
+
+
+SCRIPTS: tuple[Script, ...] = (
+    Script("digits", "Digits", "0123456789", "Handwritten digits 0 to 9 (MNIST)."),
+    Script("latin", "Latin capitals", "ABCDEFGHIJKLMNOPQRSTUVWXYZ", "A to Z. Shares many shapes with Cyrillic."),
+    Script("cyrillic", "Cyrillic capitals", "АБВГДЕЖЗИКЛМНОПРСТУФХЦЧШЪЫЬЭЮЯ", "30 capitals (without Й and Щ)."),
+    Script("greek", "Greek letters", "αβγδεζηθικλμνξοπρστυφχψω", "The 24 small letters, alpha to omega."),
+    Script("hebrew", "Hebrew letters", "אבגדהוזחטיכלמנסעפצקרשת", "The 22 letters, without final forms."),
+    Script("georgian", "Georgian letters", "აბგდევზთიკლმნოპჟრსტუფქღყშჩცძწჭხჯჰ", "The 33 Mkhedruli letters."),
+    Script("hiragana", "Hiragana", "あいうえおかきくけこさしすせそたちつてとなにぬねの", "25 kana, a to no."),
+    Script("maths", "Maths signs", "+−×÷±=≠≈<>≤≥¬∞∫∑∏√∂∆", "20 operators, relations and signs."),
+)

@@ -1,0 +1,114 @@
+"""The base (one backbone, a head a task, trained jointly) and the fine-tunes (backbone only, head frozen)."""
+
+from __future__ import annotations
+
+import copy
+import time
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import ViTConfig, ViTModel
+
+from bench.demo_packs.augment import Pool, normalise
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """One training run: steps, batch size, highest learning rate (cosine down to zero after a short warm-up)."""
+
+    steps: int
+    batch: int
+    lr: float
+    weight_decay: float = 0.01
+    warmup: int = 50
+    smoothing: float = 0.0
+
+
+def config() -> ViTConfig:
+    """ViT with 1.0 million parameters: 16 patches of 7 x 7 and a class token, 5 layers of width 128."""
+    return ViTConfig(
+        hidden_size=128, num_hidden_layers=5, num_attention_heads=4, intermediate_size=512,
+        image_size=28, patch_size=7, num_channels=1, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
+    )  # fmt: skip
+
+
+def backbone() -> ViTModel:
+    """A fresh backbone without a pooler."""
+    return ViTModel(config(), add_pooling_layer=False)
+
+
+def features(model: nn.Module, images: Tensor) -> Tensor:
+    """Class token after the last norm, (n, hidden)."""
+    return model(pixel_values=normalise(images)).last_hidden_state[:, 0]
+
+
+def rate(step: int, schedule: Schedule) -> float:
+    """Learning rate at `step`."""
+    ramp = min(1.0, (step + 1) / schedule.warmup)
+    done = torch.tensor(torch.pi * step / schedule.steps)
+    return schedule.lr * ramp * 0.5 * (1 + float(torch.cos(done)))
+
+
+def train_base(
+    tasks: dict[str, Pool], schedule: Schedule, seed: int
+) -> tuple[ViTModel, dict[str, nn.Linear]]:
+    """Train backbone and heads on all tasks at once; every batch holds the same number of images of each task."""
+    torch.manual_seed(seed)
+    model = backbone()
+    heads = {name: nn.Linear(128, int(pool.labels.max()) + 1) for name, pool in tasks.items()}
+    generator = torch.Generator().manual_seed(seed)
+    parameters = [*model.parameters(), *(p for head in heads.values() for p in head.parameters())]
+    optimiser = torch.optim.AdamW(parameters, lr=schedule.lr, weight_decay=schedule.weight_decay, betas=(0.9, 0.98), fused=True)
+    share, started = schedule.batch // len(tasks), time.perf_counter()
+    for step in range(schedule.steps):
+        for group in optimiser.param_groups:
+            group["lr"] = rate(step, schedule)
+        picks = {name: torch.randint(len(s), (share,), generator=generator) for name, s in tasks.items()}
+        images = torch.cat([tasks[name].batch(pick) for name, pick in picks.items()])
+        tokens = features(model, images).split(share)
+        losses = [
+            functional.cross_entropy(heads[name](token), tasks[name].labels[pick], label_smoothing=schedule.smoothing)
+            for (name, pick), token in zip(picks.items(), tokens)
+        ]
+        loss = torch.stack(losses).mean()
+        optimiser.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimiser.step()
+        if step % 200 == 0 or step == schedule.steps - 1:
+            print(f"base step {step}/{schedule.steps} loss {float(loss.detach()):.3f} {time.perf_counter() - started:.0f} s", flush=True)
+    return model, heads
+
+
+def fine_tune(
+    base: ViTModel, head: nn.Linear, pool: Pool, schedule: Schedule, seed: int, frozen: tuple[str, ...] = ()
+) -> ViTModel:
+    """A copy of `base` fine-tuned on one task under its frozen head; parameters whose name contains a word of
+    `frozen` stay as they are."""
+    torch.manual_seed(seed)
+    model = copy.deepcopy(base)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(not any(word in name for word in frozen))
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    optimiser = torch.optim.AdamW(parameters, lr=schedule.lr, weight_decay=schedule.weight_decay, fused=True)
+    generator = torch.Generator().manual_seed(seed)
+    for step in range(schedule.steps):
+        for group in optimiser.param_groups:
+            group["lr"] = rate(step, schedule)
+        pick = torch.randint(len(pool), (schedule.batch,), generator=generator)
+        logits = functional.linear(features(model, pool.batch(pick)), head.weight.detach(), head.bias.detach())
+        loss = functional.cross_entropy(logits, pool.labels[pick], label_smoothing=schedule.smoothing)
+        optimiser.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimiser.step()
+    return model
+
+
+@torch.no_grad()
+def accuracy(model: nn.Module, head: nn.Linear, images: Tensor, labels: Tensor) -> float:
+    """Share of images uint8 (n, 28, 28) that backbone and head name rightly."""
+    logits = head(torch.cat([features(model, part.unsqueeze(1).float() / 255) for part in images.split(256)]))
+    return float((logits.argmax(1) == labels).float().mean())

@@ -1,0 +1,5 @@
+"""python -m sftm_app"""
+
+from sftm_app.cli import main
+
+main()

@@ -1,0 +1,252 @@
+"""Streaming, atomic output: a folder appears complete, or not at all.
+
+The header is written first, for all sizes are known from the plan; then each tensor's bytes go in place, in any order.
+Everything happens in `<output>.partial`, which is renamed once it is complete and on the disk.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import torch
+from torch import Tensor
+
+from sftm_app.checkpoints.checkpoint import INDEX_NAME, WEIGHTS_NAME
+from sftm_app.checkpoints.header import DTYPE_CODES
+from sftm_app.errors import OutputError, ResourceError
+
+PARTIAL_SUFFIX = ".partial"
+_LOCK_NAME = "lock.json"
+
+
+@dataclass(frozen=True)
+class OutputTensor:
+    """A tensor to be written. `shape` and `dtype` are those of the file."""
+
+    name: str
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+
+    @property
+    def n_bytes(self) -> int:
+        return torch.Size(self.shape).numel() * self.dtype.itemsize
+
+
+@contextmanager
+def output_folder(path: Path) -> Iterator[Path]:
+    """A folder to fill: yields `<path>.partial`, renames it to `path` at the end of the block, removes it on any error.
+
+    Raises
+        OutputError: `path` exists, cannot be written, or another run is writing it.
+    """
+    partial = path.with_name(path.name + PARTIAL_SUFFIX)
+    refuse_existing(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _clear_stale(partial)
+        partial.mkdir()
+        _write_lock(partial / _LOCK_NAME)
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written ({error.strerror}). Choose another output folder.") from None
+    try:
+        yield partial
+        sync_folder(partial)
+        # rename() replaces an empty folder silently, so look again just before it.
+        refuse_existing(path)
+        partial.rename(path)
+        # The lock goes last: a partial folder without one is not ours and is never removed.
+        with contextlib.suppress(OSError):
+            (path / _LOCK_NAME).unlink()
+        sync_folder(path.parent)
+    except BaseException as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise _disk_error(path, error) from None
+        raise
+
+
+def refuse_existing(path: Path) -> None:
+    """Raises OutputError when something already stands at `path`."""
+    if os.path.lexists(path):
+        raise OutputError(f"{path}: exists already. Choose another output folder, or remove it first.")
+
+
+def _write_lock(path: Path) -> None:
+    process = psutil.Process()
+    path.write_text(json.dumps({"pid": process.pid, "started": process.create_time()}), encoding="utf-8")
+
+
+def _clear_stale(partial: Path) -> None:
+    """Remove what a run that died left behind; refuse when its process still lives."""
+    if not partial.is_dir():
+        return
+    if not (partial / _LOCK_NAME).exists() and any(partial.iterdir()):
+        raise OutputError(
+            f"{partial}: exists and was not left by a merge. Remove it yourself, or choose another output folder."
+        )
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, psutil.Error):
+        lock = json.loads((partial / _LOCK_NAME).read_text(encoding="utf-8"))
+        if psutil.Process(int(lock["pid"])).create_time() == lock["started"]:
+            raise OutputError(f"{partial}: another run is writing it. Wait for it, or choose another output folder.")
+    shutil.rmtree(partial)
+
+
+def _disk_error(path: Path, error: OSError) -> Exception:
+    if error.errno in (28, 122):  # ENOSPC, EDQUOT
+        return ResourceError(f"{path}: the disk is full. Free some space or choose another output folder.")
+    return OutputError(f"{path}: writing failed ({error.strerror or error}). Choose another output folder.")
+
+
+def sync_folder(path: Path) -> None:
+    """Make the names in a folder durable, where the system can."""
+    if not hasattr(os, "O_DIRECTORY"):
+        return
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def shard(tensors: Sequence[OutputTensor], max_shard_bytes: int) -> list[list[OutputTensor]]:
+    """Split tensors, in order, into files of at most `max_shard_bytes` (a larger tensor gets a file of its own)."""
+    shards: list[list[OutputTensor]] = [[]]
+    size = 0
+    for tensor in tensors:
+        if shards[-1] and size + tensor.n_bytes > max_shard_bytes:
+            shards.append([])
+            size = 0
+        shards[-1].append(tensor)
+        size += tensor.n_bytes
+    return shards
+
+
+class TensorFile:
+    """One safetensors file whose header is written at once and whose tensors follow in any order.
+
+    Raises
+        ValueError: a tensor comes twice, or with another shape or type than announced, or not at all.
+    """
+
+    def __init__(self, path: Path, tensors: Sequence[OutputTensor], metadata: dict[str, str]) -> None:
+        # Larger types first, as safetensors itself does, so that every tensor starts aligned to its type.
+        ordered = sorted(tensors, key=lambda tensor: (-tensor.dtype.itemsize, tensor.name))
+        header: dict[str, object] = {"__metadata__": metadata}
+        offset = 0
+        self._missing: dict[str, tuple[int, OutputTensor]] = {}
+        for tensor in ordered:
+            end = offset + tensor.n_bytes
+            header[tensor.name] = {
+                "dtype": DTYPE_CODES[tensor.dtype],
+                "shape": list(tensor.shape),
+                "data_offsets": [offset, end],
+            }
+            self._missing[tensor.name] = (offset, tensor)
+            offset = end
+        raw = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode("utf-8")
+        raw += b" " * (-len(raw) % 8)
+        self._data_start = 8 + len(raw)
+        self._file = open(path, "xb")  # noqa: SIM115 - closed by close()
+        self._file.write(len(raw).to_bytes(8, "little") + raw)
+        if hasattr(os, "posix_fallocate") and offset:
+            # Reserve the space now: a full disk shows before hours of work, not after.
+            self._file.flush()
+            os.posix_fallocate(self._file.fileno(), self._data_start, offset)
+
+    def write(self, name: str, tensor: Tensor) -> None:
+        if name not in self._missing:
+            raise ValueError(f"{name}: comes twice, or was not announced")
+        offset, expected = self._missing.pop(name)
+        if tuple(tensor.shape) != expected.shape or tensor.dtype != expected.dtype:
+            raise ValueError(f"{name}: {tensor.dtype} {tuple(tensor.shape)} instead of {expected}")
+        flat = tensor.detach().cpu().contiguous().reshape(-1)
+        self._file.seek(self._data_start + offset)
+        self._file.write(flat.view(torch.uint8).numpy().data)
+
+    def close(self) -> None:
+        if self._missing:
+            raise ValueError(f"{len(self._missing)} tensors were never written: {sorted(self._missing)[:5]}")
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+
+    def abandon(self) -> None:
+        """Close without any promise."""
+        self._file.close()
+
+
+@contextmanager
+def weights_writer(folder: Path, tensors: Sequence[OutputTensor], max_shard_bytes: int) -> Iterator[WeightsWriter]:
+    """A writer for a model's weights in `folder`: one file, or shards with an index, named as transformers does."""
+    writer = WeightsWriter(folder, tensors, max_shard_bytes)
+    try:
+        yield writer
+        writer.close()
+    except BaseException:
+        writer.abandon()
+        raise
+
+
+class WeightsWriter:
+    """Routes each tensor to its shard. Use it through weights_writer()."""
+
+    def __init__(self, folder: Path, tensors: Sequence[OutputTensor], max_shard_bytes: int) -> None:
+        shards = shard(tensors, max_shard_bytes)
+        n = len(shards)
+        names = [WEIGHTS_NAME] if n == 1 else [f"model-{i:05d}-of-{n:05d}.safetensors" for i in range(1, n + 1)]
+        self._files: list[TensorFile] = []
+        self._home: dict[str, TensorFile] = {}
+        try:
+            for name, members in zip(names, shards, strict=True):
+                self._files.append(TensorFile(folder / name, members, {"format": "pt"}))
+                self._home |= dict.fromkeys((tensor.name for tensor in members), self._files[-1])
+        except BaseException:
+            self.abandon()
+            raise
+        if n > 1:
+            index = {
+                "metadata": {"total_size": sum(tensor.n_bytes for tensor in tensors)},
+                "weight_map": {t.name: name for name, members in zip(names, shards, strict=True) for t in members},
+            }
+            write_text(folder / INDEX_NAME, json.dumps(index, indent=2))
+
+    def write(self, name: str, tensor: Tensor) -> None:
+        """Put one tensor's bytes in their place. The tensor has the announced shape and dtype."""
+        self._home[name].write(name, tensor)
+
+    def close(self) -> None:
+        for file in self._files:
+            file.close()
+
+    def abandon(self) -> None:
+        for file in self._files:
+            file.abandon()
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    """Write a few tensors that are already in memory to one file."""
+    infos = [OutputTensor(name, tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()]
+    file = TensorFile(path, infos, {"format": "pt", **metadata})
+    try:
+        for name, tensor in tensors.items():
+            file.write(name, tensor)
+        file.close()
+    except BaseException:
+        file.abandon()
+        raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a small text file and put it on the disk."""
+    with open(path, "x", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())

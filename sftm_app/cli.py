@@ -1,0 +1,190 @@
+"""The command line: sftm merge | inspect | check | ui. Exit codes: 0 done, 2 refused, 3 no room, 130 cancelled."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from sftm_app import __version__
+from sftm_app.errors import OutputError, RecipeError, SFTMError
+
+if TYPE_CHECKING:
+    from sftm_app.merging.recipe import Recipe
+    from sftm_app.merging.save import Progress
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Parse the arguments, run the command, exit with its code. Errors end as one sentence on stderr."""
+    options = build_parser().parse_args(arguments)
+    # Nothing here needs a model hub; a name that looks like one must never be fetched by accident.
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    command: Callable[[argparse.Namespace], None] = options.command
+    try:
+        command(options)
+    except SFTMError as error:
+        print(f"sftm: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("sftm: cancelled, nothing was written.", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        # The reader of our output left (`sftm inspect ... | head`): not an error of ours.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        sys.exit(0)
+    sys.exit(0)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """All commands and options. Needs no torch."""
+    parser = argparse.ArgumentParser(prog="sftm", description="Merge fine-tuned models by superposing their features.")
+    parser.add_argument("--version", action="version", version=f"SFTM Studio {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    merge = commands.add_parser("merge", help="merge by a recipe", description="Merge by a recipe and write the model.")
+    merge.add_argument("recipe", type=Path, help="a YAML recipe, as the app's Merge tab downloads it")
+    merge.add_argument("--output", type=Path, help="output folder (default: the recipe's output.path)")
+    merge.add_argument("--device", choices=DEVICES, help="where to compute (default: the recipe's)")
+    merge.add_argument("--method", help="another method than the recipe's: sftm, average, task_arithmetic")
+    merge.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="another value for a parameter of the method, such as scaling=0.8 or rank=25%% (may be repeated)",
+    )
+    merge.add_argument("--quiet", action="store_true", help="no progress bar")
+    merge.set_defaults(command=_merge)
+
+    check = commands.add_parser(
+        "check", help="compare base and tasks", description="Compare base and tasks by headers."
+    )
+    check.add_argument("recipe", type=Path, help="a YAML recipe")
+    check.set_defaults(command=_check)
+
+    inspect = commands.add_parser("inspect", help="measure every layer", description="Measures, spectra and overlaps.")
+    inspect.add_argument("recipe", type=Path, help="a YAML recipe")
+    inspect.add_argument("--layer", help="one layer in detail, by the tensor's name")
+    inspect.add_argument("--json", action="store_true", help="everything as one JSON document")
+    inspect.set_defaults(command=_inspect)
+
+    ui = commands.add_parser(
+        "ui", help="open the app in the browser", description="Start the app and open the browser."
+    )
+    add_ui_options(ui)
+    ui.set_defaults(command=_ui)
+    return parser
+
+
+def add_ui_options(parser: argparse.ArgumentParser) -> None:
+    """The options of the app itself."""
+    parser.add_argument("--port", type=int, help="port on 127.0.0.1 (default: the first free one from 7860)")
+    parser.add_argument("--device", choices=DEVICES, default="auto", help="where to compute (default: auto)")
+    parser.add_argument("--models-dir", type=Path, help="folder to pick checkpoints from (default: ./models)")
+    parser.add_argument("--output-dir", type=Path, help="folder for runs and saved models (default: ./sftm-output)")
+    parser.add_argument("--no-browser", action="store_true", help="do not open a browser")
+
+
+def _load(path: Path) -> Recipe:
+    from sftm_app.merging.recipe import load_recipe
+
+    return load_recipe(path)
+
+
+def _merge(options: argparse.Namespace) -> None:
+    from tqdm import tqdm
+
+    from sftm_app.api import merge_recipe
+
+    recipe = _with_changes(_load(options.recipe), options)
+    output = options.output or (Path(recipe.output.path) if recipe.output.path else None)
+    if output is None:
+        raise OutputError("The recipe names no output.path. Give --output FOLDER, or add `output: {path: ...}` to it.")
+    with tqdm(
+        total=100, unit="%", bar_format="{l_bar}{bar}| {elapsed}<{remaining} {postfix}", disable=options.quiet
+    ) as bar:
+
+        def show(step: Progress) -> None:
+            bar.set_postfix_str(step.name, refresh=False)
+            bar.update(round(100 * step.fraction) - bar.n)
+
+        report = merge_recipe(recipe, output, show)
+    print(f"Merged {len(report.inputs) - 1} tasks with {report.method} in {report.seconds:.1f} s: {output}")
+    for task, error in report.readout_errors.items():
+        print(
+            f"  {task}: readout error {error:.2g}, mapping error {report.mapping_errors[task]:.2g} (medians over layers)"
+        )
+    for warning in report.warnings:
+        print(f"  {warning}")
+
+
+def _with_changes(recipe: Recipe, options: argparse.Namespace) -> Recipe:
+    from sftm_app.merging.methods import get_method
+    from sftm_app.merging.params import make_params
+
+    params: dict[str, Any] = dataclasses.asdict(recipe.params)
+    if options.method and options.method != recipe.method:
+        params = {}
+    for item in options.set:
+        name, separator, value = item.partition("=")
+        if not separator:
+            raise RecipeError(f"--set {item!r} should read NAME=VALUE, such as scaling=0.8.")
+        params[name.strip()] = _value(value.strip())
+    method = options.method or recipe.method
+    made = make_params(get_method(method).params, params, f"params of {method}")
+    return dataclasses.replace(recipe, method=method, params=made, device=options.device or recipe.device)
+
+
+def _value(text: str) -> str | float:
+    """A number if it reads as one; ranks and words stay text, their control knows them."""
+    try:
+        return float(text) if "." in text or "e" in text.lower() else int(text)
+    except ValueError:
+        return text
+
+
+def _check(options: argparse.Namespace) -> None:
+    from sftm_app.checkpoints.compatibility import refuse_unchanged
+    from sftm_app.merging.plan import check_recipe
+
+    found = check_recipe(_load(options.recipe)).require()
+    refuse_unchanged(found)
+    for note in found.notes:
+        print(note)
+    print(f"{len(found.tasks)} tasks fit the base {found.base.path.name} ({found.base.architecture}).")
+
+
+def _inspect(options: argparse.Namespace) -> None:
+    from sftm_app.inspection.survey import survey
+    from sftm_app.merging.plan import check_recipe
+
+    result = survey(check_recipe(_load(options.recipe)).require(), options.layer)
+    if options.json:
+        print(result.to_json())
+        return
+    width = max(len(layer.name) for layer, _, _ in result.layers)
+    print(f"{'layer':<{width}}  {'shape':>11}  change  eff.rank  read ov.  write ov.")
+    for layer, measures, _ in result.layers:
+        print(
+            f"{layer.name:<{width}}  {layer.shape[0]:>5}x{layer.shape[1]:<5}  {measures['change']:6.3f}  "
+            f"{measures['effective_rank']:8.2f}  {measures['read_overlap']:8.3f}  {measures['write_overlap']:9.3f}"
+        )
+    if options.layer:
+        for spectrum in result.layers[0][2].spectra:
+            gains = ", ".join(f"{gain:.3g}" for gain in spectrum.gains[:8])
+            ranks = ", ".join(f"{rank} for {energy:.0%}" for energy, rank in spectrum.ranks_for_energy.items())
+            print(f"{spectrum.task}: gains {gains}, ...; features needed: {ranks}")
+
+
+def _ui(options: argparse.Namespace) -> None:
+    from sftm_app.ui.app import serve
+    from sftm_app.ui.settings import make_settings
+
+    serve(make_settings(options.models_dir, options.output_dir, options.device, options.port), not options.no_browser)

@@ -1,0 +1,81 @@
+"""Every error that SFTM Studio raises on purpose.
+
+    SFTMError                    base of all; its text is a sentence made for the person who reads it
+    ├── InputError               what was given cannot be used            (exit code 2)
+    │   ├── CheckpointError      a folder or file of weights is unusable
+    │   ├── CompatibilityError   base and tasks do not fit; carries every problem found
+    │   ├── RecipeError          a recipe or an option is not understood
+    │   ├── OutputError          the output folder cannot be written
+    │   └── SampleError          an input for trying a model is unusable
+    ├── NumericalError           NaN, Inf, or a factorisation or solve that failed
+    ├── ResourceError            out of memory or disk                     (exit code 3)
+    ├── JobError                 a run died or cannot be started
+    └── Cancelled                the person stopped it                     (exit code 130)
+
+A text says what, where, expected against found, and what to do next. It carries no trace.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class SFTMError(Exception):
+    """Base of all errors that are meant to be read by a person."""
+
+    exit_code = 1
+
+
+class InputError(SFTMError):
+    """What was given cannot be used. Nothing was computed or written."""
+
+    exit_code = 2
+
+
+class CheckpointError(InputError):
+    """A checkpoint folder or weight file is missing, damaged or not understood."""
+
+
+class CompatibilityError(InputError):
+    """Base and task checkpoints do not fit together.
+
+    `problems` holds one sentence for every mismatch found, so that all can be mended at once.
+    """
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(self.problems))
+
+
+class RecipeError(InputError):
+    """A recipe file, a parameter or an option is not understood."""
+
+
+class OutputError(InputError):
+    """The output folder exists, is an input, or cannot be written."""
+
+
+class SampleError(InputError):
+    """An input handed in for trying a model is unusable."""
+
+
+class NumericalError(SFTMError):
+    """A tensor holds NaN or Inf, or every way of factorising or solving failed."""
+
+    exit_code = 2
+
+
+class ResourceError(SFTMError):
+    """Memory or disk space ran out."""
+
+    exit_code = 3
+
+
+class JobError(SFTMError):
+    """A run could not be started, or its worker process died."""
+
+
+class Cancelled(SFTMError):
+    """The person cancelled. Nothing half-written is left behind."""
+
+    exit_code = 130

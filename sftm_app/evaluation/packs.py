@@ -1,0 +1,75 @@
+"""Demo packs: a base, its task checkpoints and labelled samples that nobody trained on, in one folder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from sftm_app.checkpoints.checkpoint import read_json, read_tensors
+from sftm_app.errors import SampleError
+from sftm_app.evaluation.samples import Samples
+
+PACK_NAME = "pack.json"
+
+
+@dataclass(frozen=True)
+class PackTask:
+    """One task of a pack: its checkpoint folder and its file of samples."""
+
+    name: str
+    title: str
+    path: Path
+    samples_path: Path
+
+
+@dataclass(frozen=True)
+class Pack:
+    """A demo pack. `drawn` says that its inputs are white strokes on black, so that a drawing can be tried."""
+
+    name: str
+    title: str
+    description: str
+    base: Path
+    tasks: tuple[PackTask, ...]
+    drawn: bool
+
+
+def open_pack(folder: Path) -> Pack:
+    """Read a pack's table of contents.
+
+    Raises
+        CheckpointError, SampleError: it is missing or incomplete.
+    """
+    content = read_json(folder / PACK_NAME)
+    try:
+        tasks = tuple(
+            PackTask(task["name"], task["title"], folder / task["path"], folder / task["samples"])
+            for task in content["tasks"]
+        )
+        drawn = content["image"]["channels"] == 1
+        return Pack(content["name"], content["title"], content["description"], folder / content["base"], tasks, drawn)
+    except (KeyError, TypeError) as error:
+        raise SampleError(f"{folder / PACK_NAME}: is incomplete ({error}). Install SFTM Studio again.") from None
+
+
+def find_packs(root: Path) -> list[Pack]:
+    """Every pack below `root`, by name."""
+    return [open_pack(file.parent) for file in sorted(root.glob(f"*/{PACK_NAME}"))]
+
+
+def pack_of(base: Path, packs: list[Pack]) -> Pack | None:
+    """The pack that a base belongs to, so that a workspace with a demo's base knows the demo's samples."""
+    return next((pack for pack in packs if pack.base.resolve() == base.resolve()), None)
+
+
+def load_samples(task: PackTask) -> Samples:
+    """The held-out samples of one task: images uint8 (n, height, width) and labels int64 (n,).
+
+    Raises
+        CheckpointError, SampleError: the file is missing, damaged or holds something else.
+    """
+    content = read_tensors(task.samples_path)
+    try:
+        return Samples(content["images"].numpy(), content["labels"].numpy())
+    except KeyError as error:
+        raise SampleError(f"{task.samples_path}: lacks {error}. Install SFTM Studio again.") from None

@@ -1,0 +1,104 @@
+"""Inputs for trying a model: drawings, uploads, and labelled sets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from sftm_app.errors import SampleError
+
+GLYPH_SIDE = 28
+INK_SIDE = 20
+MAX_PIXELS = 50_000_000
+IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+
+
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """Labelled images: uint8 (n, height, width) or (n, height, width, 3), and labels int64 (n,)."""
+
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def first(self, n: int) -> Samples:
+        return Samples(self.images[:n], self.labels[:n])
+
+
+def centre_glyph(drawing: NDArray[np.uint8]) -> NDArray[np.uint8] | None:
+    """A drawing (height, width), white on black, as the demo's models know glyphs: uint8 (28, 28); None when empty.
+
+    As in MNIST: the ink's bounding box is fitted into 20 x 20 and its centre of mass put into the middle.
+    """
+    ink = drawing > 40
+    if not ink.any():
+        return None
+    rows, columns = np.flatnonzero(ink.any(1)), np.flatnonzero(ink.any(0))
+    box = drawing[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    scale = INK_SIDE / max(box.shape)
+    size = tuple(max(1, round(side * scale)) for side in box.shape[::-1])
+    resampling = Image.Resampling.BOX if scale < 1 else Image.Resampling.BILINEAR
+    mass = np.asarray(Image.fromarray(box.astype(np.float32)).resize(size, resampling), np.float64)
+    # Thin strokes fade when made smaller; the models know glyphs whose brightest pixel is white.
+    small = np.rint(mass * (255 / mass.max())).astype(np.uint8)
+    total = mass.sum()
+    # At most the margin that is left around the 20 x 20 box, so that no ink is cut off.
+    offsets = []
+    for axis, side in enumerate(small.shape):
+        positions = np.arange(side) + 0.5
+        centre = (mass.sum(1 - axis) * positions).sum() / total
+        offsets.append(int(np.clip(round(GLYPH_SIDE / 2 - centre), 0, GLYPH_SIDE - side)))
+    glyph = np.zeros((GLYPH_SIDE, GLYPH_SIDE), np.uint8)
+    glyph[offsets[0] : offsets[0] + small.shape[0], offsets[1] : offsets[1] + small.shape[1]] = small
+    return glyph
+
+
+def load_image(path: Path, channels: int) -> NDArray[np.uint8]:
+    """An image file as uint8, (height, width) for one channel or (height, width, 3) for three.
+
+    Raises
+        SampleError: not an image, or larger than 50 million pixels.
+    """
+    try:
+        with Image.open(path) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise SampleError(f"{path.name}: is larger than {MAX_PIXELS} pixels. Make it smaller.")
+            return np.asarray(image.convert("L" if channels == 1 else "RGB"))
+    except (OSError, ValueError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError):
+        raise SampleError(f"{path.name}: is not an image that can be read. Use PNG or JPEG.") from None
+
+
+def load_labelled_folder(folder: Path, id2label: dict[int, str], channels: int, limit: int = 2000) -> Samples:
+    """Labelled images from a folder with one subfolder per class, named by the class or its number.
+
+    Images of different sizes are scaled to the first one's.
+
+    Raises
+        SampleError: no such folder, a subfolder that names no class, or no images.
+    """
+    if not folder.is_dir():
+        raise SampleError(f"{folder}: there is no such folder. It should hold one subfolder of images per class.")
+    index = {str(i): i for i in id2label} | {label: i for i, label in id2label.items()}
+    images: list[NDArray[np.uint8]] = []
+    labels: list[int] = []
+    for child in sorted(child for child in folder.iterdir() if child.is_dir()):
+        if child.name not in index:
+            known = ", ".join(list(id2label.values())[:8])
+            raise SampleError(f"{child}: {child.name!r} is not a class of this task. Its classes are {known}, ...")
+        for file in sorted(child.iterdir()):
+            if file.suffix.lower() in IMAGE_ENDINGS and len(images) < limit:
+                image = load_image(file, channels)
+                if images and image.shape != images[0].shape:
+                    size = images[0].shape[1::-1]
+                    image = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))
+                images.append(image)
+                labels.append(index[child.name])
+    if not images:
+        raise SampleError(f"{folder}: holds no images. It should hold one subfolder of PNG or JPEG images per class.")
+    return Samples(np.stack(images), np.array(labels, np.int64))

@@ -1,0 +1,1 @@
+"""Spectra, overlap and preservation as plain dataclasses; no plotly, no gradio."""

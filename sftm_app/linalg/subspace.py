@@ -1,0 +1,110 @@
+"""Measures of singular features and of what a merged matrix keeps of them. None of them needs data."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from sftm_app.errors import InputError
+from sftm_app.linalg.svd import Factors
+from sftm_app.linalg.system import gram, read
+
+
+def overlap(A: Tensor, B: Tensor) -> Tensor:
+    """|A^T B|, (r_a, r_b), in [0, 1]: absolute cosines between the unit columns of A (d, r_a) and of B (d, r_b).
+
+    Pass U of two tasks for write overlap, Vh.T for read overlap.
+    """
+    return (A.T @ B).abs().clamp(max=1.0)
+
+
+def random_overlap(dim: int) -> float:
+    """Expected |cosine| of two independent random unit vectors in `dim` >= 1 dimensions.
+
+    Gamma(d/2) / (sqrt(pi) Gamma((d+1)/2)), exactly; about sqrt(2 / (pi d)).
+    """
+    if dim < 1:
+        raise InputError(f"Random directions need a dimension of at least 1, but {dim} was given.")
+    return math.exp(math.lgamma(dim / 2) - math.lgamma((dim + 1) / 2)) / math.sqrt(math.pi)
+
+
+def principal_angles(A: Tensor, B: Tensor) -> Tensor:
+    """Angles between the spans of A (d, r_a) and B (d, r_b): (min(r_a, r_b),), ascending, radians, float64.
+
+    Columns are orthonormal. Cosines lose small angles to rounding, so angles below 45 degrees come from sines
+    (Bjorck and Golub, "Numerical methods for computing angles between linear subspaces", 1973).
+    """
+    A, B = A.to(torch.float64), B.to(torch.float64)
+    if A.shape[1] < B.shape[1]:
+        A, B = B, A
+    cosines = torch.linalg.svdvals(A.T @ B).clamp(max=1.0)
+    sines = torch.linalg.svdvals(B - A @ (A.T @ B)).flip(0)[: cosines.numel()].clamp(max=1.0)
+    return torch.where(cosines > math.sqrt(0.5), torch.asin(sines), torch.acos(cosines))
+
+
+def effective_rank(S: Tensor) -> float:
+    """exp(entropy of p), p = s / sum s, in [1, r], or 0 (Roy, Vetterli, "The effective rank", EUSIPCO 2007)."""
+    s = S[S > 0].to(torch.float64)
+    if s.numel() == 0:
+        return 0.0
+    p = s / s.max()
+    p = p / p.sum()
+    return float(torch.exp(-(p * p.log()).sum()))
+
+
+def stable_rank(S: Tensor) -> float:
+    """||D||_F^2 / ||D||_2^2 = sum s^2 / max s^2, in [1, r]; 0 for no gain."""
+    s = S[S > 0].to(torch.float64)
+    return float(((s / s.max()) ** 2).sum()) if s.numel() else 0.0
+
+
+def cumulative_energy(S: Tensor) -> Tensor:
+    """Share of sum s^2 in the first k gains, k = 1..r: (r,), float64, non-decreasing, last entry exactly 1.
+
+    Gains that are all zero count as complete from the start.
+    """
+    s = S.to(torch.float64)
+    if s.numel() == 0 or not float(s.max()) > 0.0:
+        return torch.ones_like(s)
+    total = torch.cumsum((s / s.max()) ** 2, 0)
+    return total / total[-1]
+
+
+def rank_for_energy(S: Tensor, fraction: float) -> int:
+    """Fewest leading gains that hold at least `fraction` (0 < fraction <= 1) of the energy sum s^2; 0 for no gain."""
+    if not 0.0 < fraction <= 1.0:
+        raise InputError(f"The share of energy must lie above 0 and at most at 1, but {fraction!r} was given.")
+    if S.numel() == 0 or not float(S.max()) > 0.0:
+        return 0
+    return int((cumulative_energy(S) < fraction).sum()) + 1
+
+
+def readout_error(D: Tensor, factors: Factors) -> float:
+    """|| diag(U^T D V) - s || / || s || for one task; 0 when D (m, n) keeps every feature, or when there is none."""
+    if factors.rank == 0:
+        return 0.0
+    scale = float(factors.S[0])
+    return float((read(D.to(factors.U) / scale, factors) - factors.S / scale).norm() / (factors.S / scale).norm())
+
+
+def mapping_error(D: Tensor, factors: Factors) -> float:
+    """|| D V - U S ||_F / || S || for one task: readout error plus what D (m, n) writes elsewhere."""
+    if factors.rank == 0:
+        return 0.0
+    scale = float(factors.S[0])
+    S = factors.S / scale
+    return float(((D.to(factors.U) / scale) @ factors.Vh.T - factors.U * S).norm() / S.norm())
+
+
+def interference(factors: Sequence[Factors], top: int | None = None) -> Tensor:
+    """A = (U^T U) o (V^T V), (R, R), entries in [-1, 1], unit diagonal, tasks in order, features by falling gain.
+
+    How much a unit of one feature adds to the readout of another. `top` keeps only each task's first features.
+    """
+    if top is not None and top < 1:
+        raise InputError(f"At least 1 feature per task must be shown, but {top} was given.")
+    cut = [Factors(f.U[:, :top], f.S[:top], f.Vh[:top], f.how) for f in factors]
+    return gram(cut)

@@ -1,0 +1,191 @@
+"""Superposing the singular features of several tasks: D* = sum_tk a_tk u_tk v_tk^T.
+
+Qiu, Wu, Yao, "Superpose Singular Features for Model Merging" (arXiv 2502.10698). The paper's abstract leaves two
+readings of "preserve the input-output mappings"; both are here, under names of our own.
+
+    readout   u_tk^T D* v_tk = s_tk for every feature; D* is the matrix of least Frobenius norm that does it
+    mapping   minimise sum_tk || D* v_tk - s_tk u_tk ||^2 over D* in the span of the features
+
+Tasks that share features make the system singular: the least-norm solution counts shared features once. Tasks that
+oppose each other make it inconsistent: the least-squares solution is a compromise, and the pair is a Conflict.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from sftm_app.errors import InputError, NumericalError, RecipeError, ResourceError
+from sftm_app.linalg.conflicts import Conflict, find_conflicts
+from sftm_app.linalg.solvers import Solution, solve_direct, solve_iterative
+from sftm_app.linalg.svd import Factors, power_of_two
+from sftm_app.linalg.system import System, superposed
+from sftm_app.linalg.tolerance import GROWTH_LIMIT, solve_tolerance, system_rcond
+
+VARIANTS = ("readout", "mapping")
+SOLVERS = ("auto", "direct", "iterative")
+
+# Sizes are numbers of features R. Measured on one CPU thread, eight square tasks of full rank, as ratios of times:
+# direct over iterative 1.5 at R = 256, 3 at 512, 9 at 1024, 7 at 2045. Up to 512 the direct solver takes no longer than
+# the SVDs that came before, and is exact; beyond, conjugate residuals need 5 to 10 products with A and win.
+AUTO_DIRECT_MAX = 512
+# A stored A against a matrix-free one: 0.3 of the time at R = 256, 0.7 at 2045, the same at 6129 (where it takes 150 MB
+# and gains only when many products are needed). Each product is then R^2 instead of 2 m n R.
+STORED_MAX = 8192
+# When the iteration fails, the direct solver needs eigenvectors: 0.3 s at R = 1024, 2.4 s at 2048, eight times that at
+# every doubling.
+FALLBACK_MAX = 2048
+DIRECT_MAX = 16384
+MAX_ITERATIONS = 500
+
+DIAGONAL = 1.0  # the smallest diagonal entry of A in either variant, so a lower bound of its norm
+
+
+@dataclass(frozen=True, eq=False)
+class Superposition:
+    """Coefficients a, one (r_t,) tensor per task, and how they were found.
+
+    coefficients: float64 from the direct solver (nearly shared features get large ones, which cancel in D*), in the
+    factors' dtype from the iterative one.
+    solver: "direct", "iterative", "iterative->direct" (it had not converged, or its D* was too long), or "iterative
+    (stopped early)" (the same, with too many features for the direct solver).
+    residual: ||A a - b|| / ||b||, computed afresh. condition: largest over smallest eigenvalue kept, an estimate.
+    n_dropped: directions that the tasks do not determine, left out by the direct solver.
+    """
+
+    coefficients: tuple[Tensor, ...]
+    variant: str
+    solver: str
+    n_features: int
+    residual: float
+    condition: float
+    iterations: int
+    n_dropped: int
+    conflicts: tuple[Conflict, ...]
+
+
+def superpose(
+    factors: Sequence[Factors],
+    variant: str = "readout",
+    solver: str = "auto",
+    weights: Sequence[float] | None = None,
+) -> Superposition:
+    """Solve for the coefficients of all tasks' features (see the module's docstring).
+
+    `factors`: one per task, of one shape, dtype and device. `weights`: one positive float per task, which scales that
+    task's gains. Raises RecipeError for an unknown variant or solver or bad weights, InputError for factors that do not
+    fit together, ResourceError when the direct solver is asked for too many features, NumericalError when no solver
+    gives a finite answer.
+    """
+    _check(factors, variant, solver, weights)
+    ranks = [f.rank for f in factors]
+    n_features = sum(ranks)
+    scale = max((float(f.S[0]) for f in factors if f.rank), default=0.0)
+    if scale == 0.0:
+        nothing = tuple(f.S.clone() for f in factors)
+        return Superposition(nothing, variant, "direct", n_features, 0.0, 1.0, 0, 0, ())
+    # Gains are solved for in units of about the largest, so that their squares neither overflow nor vanish.
+    scale = power_of_two(scale)
+    weights = weights or [1.0] * len(factors)
+    heaviest = max(weights)
+    gains = torch.cat([f.S / scale * (w / heaviest) for f, w in zip(factors, weights, strict=True)])
+
+    if solver == "auto":
+        solver = "direct" if n_features <= AUTO_DIRECT_MAX else "iterative"
+    if solver == "direct":
+        system, solution = _direct(factors, variant, gains)
+    else:
+        system, solution = _iterative(factors, variant, gains)
+        if not (solution.converged and _moderate(system, solution.a, gains)):
+            solver = "iterative (stopped early)"
+            if n_features <= FALLBACK_MAX:
+                solver = "iterative->direct"
+                iterations = solution.iterations
+                system, solution = _direct(factors, variant, gains)
+                solution = replace(solution, iterations=iterations)
+            else:
+                system, solution = _stopped_early(system, gains)
+
+    a, b = solution.a, system.right_side(gains.to(solution.a))
+    norm_b = float(b.norm())
+    residual = float((system.apply(a) - b).norm()) / norm_b if norm_b > 0.0 else 0.0
+    coefficients = tuple(part * scale * heaviest for part in torch.split(a, ranks))
+    if not (math.isfinite(residual) and all(bool(torch.isfinite(part).all()) for part in coefficients)):
+        raise NumericalError(
+            f"The superposition of {n_features} features ({variant}) gave coefficients that are NaN or infinite. "
+            "Lower the rank, or leave this tensor to another merge method."
+        )
+    conflicts = find_conflicts(system, a, gains.to(a))
+    return Superposition(
+        coefficients, variant, solver, n_features, residual, solution.condition, solution.iterations,
+        solution.n_dropped, conflicts,
+    )  # fmt: skip
+
+
+def superposed_matrix(factors: Sequence[Factors], superposition: Superposition) -> Tensor:
+    """D* = sum_tk a_tk u_tk v_tk^T, (m, n), in the factors' dtype and without any scaling.
+
+    Summed in the coefficients' dtype, and where they are, so that large ones cancel as they should.
+    """
+    return superposed(factors, superposition.coefficients).to(factors[0].U)
+
+
+def _direct(factors: Sequence[Factors], variant: str, gains: Tensor) -> tuple[System, Solution]:
+    n = gains.numel()
+    if n > DIRECT_MAX:
+        raise ResourceError(
+            f"The direct solver would need {3 * 8 * n * n / 2**30:.0f} GiB for {n} features, and stops at {DIRECT_MAX} "
+            "features. Choose the solver auto or iterative, or lower the rank."
+        )
+    system = System(factors, variant, torch.float64, stored=True)
+    assert system.gram is not None
+    wanted = gains.to(system.gram)
+    b = system.right_side(wanted)
+    rcond = system_rcond(gains.dtype, n)
+    return system, solve_direct(system.gram, b, rcond, lambda a: _moderate(system, a, wanted))
+
+
+def _iterative(factors: Sequence[Factors], variant: str, gains: Tensor) -> tuple[System, Solution]:
+    system = System(factors, variant, gains.dtype, stored=gains.numel() <= STORED_MAX)
+    tolerance = solve_tolerance(gains.dtype)
+    return system, solve_iterative(system.apply, system.right_side(gains), tolerance, MAX_ITERATIONS, DIAGONAL)
+
+
+def _stopped_early(system: System, gains: Tensor) -> tuple[System, Solution]:
+    """The most accurate of a few early-stopped iterations whose answer is moderate: early stopping regularises."""
+    b = system.right_side(gains)
+    for tolerance in (1e-3, 1e-2, 1e-1):
+        solution = solve_iterative(system.apply, b, tolerance, MAX_ITERATIONS, DIAGONAL)
+        if _moderate(system, solution.a, gains):
+            break
+    return system, solution
+
+
+def _moderate(system: System, a: Tensor, gains: Tensor) -> bool:
+    """||D*|| within GROWTH_LIMIT of sqrt(sum ||D_t||^2)."""
+    return float(system.matrix(a).norm()) <= GROWTH_LIMIT * float(gains.norm())
+
+
+def _check(factors: Sequence[Factors], variant: str, solver: str, weights: Sequence[float] | None) -> None:
+    if variant not in VARIANTS:
+        raise RecipeError(f"The variant {variant!r} is unknown. Choose one of {', '.join(VARIANTS)}.")
+    if solver not in SOLVERS:
+        raise RecipeError(f"The solver {solver!r} is unknown. Choose one of {', '.join(SOLVERS)}.")
+    if not factors:
+        raise InputError("A superposition needs at least one task, but none was given. Add a task.")
+    kinds = {f"{f.shape[0]} x {f.shape[1]} {str(f.S.dtype).removeprefix('torch.')} on {f.S.device}" for f in factors}
+    if len(kinds) > 1:
+        raise InputError(
+            f"All tasks' factors must share one shape, type and device, but found {'; '.join(sorted(kinds))}. "
+            "Factorise the same layer of every task in the same way."
+        )
+    if weights is not None:
+        if len(weights) != len(factors):
+            raise RecipeError(f"There are {len(factors)} tasks but {len(weights)} weights. Give one weight per task.")
+        for weight in weights:
+            if not (math.isfinite(weight) and weight > 0.0):
+                raise RecipeError(f"The task weight {weight!r} is not a positive number. Give one above 0.")

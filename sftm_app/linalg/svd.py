@@ -1,0 +1,183 @@
+"""Factorising one task matrix into singular features: D = sum_k s_k u_k v_k^T.
+
+Method ladder: each rung is checked (finite, backward error), a failed rung falls to the next, and `Factors.how` says
+which one succeeded.
+
+    gesvdj   CUDA, torch's default driver there (one-sided Jacobi; torch itself retries with gesvd)
+    gesvd    CUDA, QR iteration
+    gesdd    CPU, divide and conquer, in the matrix's own dtype (torch has no other SVD on the CPU)
+    float64  CPU, gesdd in float64
+    eigh     CPU, float64, eigenvectors of [[0, D], [D^T, 0]]: slow, and another algorithm altogether
+
+`gesvda` is never used: it is approximate by design. Devices without an SVD of their own (MPS) start at the CPU rungs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sftm_app.errors import InputError, NumericalError, RecipeError
+from sftm_app.linalg.tolerance import BACKWARD_ERROR_FACTOR, rcond
+
+_SVD = Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]
+
+
+@dataclass(frozen=True, eq=False)
+class Factors:
+    """Singular features of an (m, n) matrix: U (m, r), S (r,) descending and positive, Vh (r, n); r may be 0.
+
+    Column k of U is the write direction, row k of Vh the read direction. Signs are fixed: the entry of largest
+    magnitude of each write direction is positive. Inside a cluster of equal gains only the span of the vectors is
+    determined.
+    `how` names the method that succeeded (see the module's docstring).
+    """
+
+    U: Tensor
+    S: Tensor
+    Vh: Tensor
+    how: str
+
+    @property
+    def rank(self) -> int:
+        return int(self.S.numel())
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return int(self.U.shape[0]), int(self.Vh.shape[1])
+
+    def matrix(self) -> Tensor:
+        """U diag(S) Vh, (m, n)."""
+        return (self.U * self.S) @ self.Vh
+
+
+def n_kept(rank: int | float | None, m: int, n: int) -> int:
+    """How many features a rank rule keeps of an (m, n) matrix, at most min(m, n).
+
+    `rank`: None = all, an int >= 1 = that many, a float strictly between 0 and 1 = that fraction of min(m, n), rounded,
+    at least one. Raises RecipeError for anything else, a bool or 1.0 included.
+    """
+    full = min(m, n)
+    if rank is None:
+        return full
+    if isinstance(rank, int) and not isinstance(rank, bool) and rank >= 1:
+        return min(rank, full)
+    if isinstance(rank, float) and 0.0 < rank < 1.0:
+        return min(max(1, round(rank * full)), full)
+    raise RecipeError(
+        f"The rank {rank!r} is not understood: expected nothing (full rank), a whole number from 1 up, or a fraction "
+        "strictly between 0 and 1. Give one of these."
+    )
+
+
+def power_of_two(largest: float) -> float:
+    """A power of two near `largest`, to scale by without changing a digit; it and its inverse fit in float32."""
+    return 2.0 ** min(max(math.frexp(largest)[1], -125), 125)
+
+
+def factorise(matrix: Tensor, rank: int | float | None = None) -> Factors:
+    """Thin SVD of a float32 or float64 (m, n) matrix, cut to its numerical rank and then to `rank` (see `n_kept`).
+
+    Gains at or below rcond(dtype, m, n) times the largest are rounding noise and are dropped, so a zero or empty matrix
+    gives r = 0. Results have the matrix's dtype and device. Raises InputError for another shape or dtype, RecipeError
+    for a bad rank, NumericalError for NaN or Inf, for gains beyond the dtype's range, or when every method failed.
+    """
+    if matrix.ndim != 2 or matrix.dtype not in (torch.float32, torch.float64):
+        raise InputError(
+            f"A task matrix must have 2 dimensions and be float32 or float64, but this one is "
+            f"{' x '.join(map(str, matrix.shape))} {_name(matrix.dtype)}. Reshape or convert it first."
+        )
+    m, n = matrix.shape
+    count = n_kept(rank, m, n)
+    n_bad = matrix.numel() - int(torch.isfinite(matrix).sum())
+    if n_bad:
+        raise NumericalError(
+            f"A task matrix of shape {m} x {n} holds {n_bad} values that are NaN or infinite. "
+            "Check the checkpoint that it came from."
+        )
+    largest = float(matrix.abs().max()) if matrix.numel() else 0.0
+    if largest == 0.0:
+        return Factors(matrix.new_zeros(m, 0), matrix.new_zeros(0), matrix.new_zeros(0, n), "zero")
+
+    scale = power_of_two(largest)
+    U, S, Vh, how = _climb(matrix / scale)
+    n_real = int((S / S[0] > rcond(matrix.dtype, m, n)).sum())
+    r = min(count, n_real)
+    S = (S[:r] * scale).to(matrix)
+    if not bool(torch.isfinite(S).all()):
+        raise NumericalError(
+            f"The largest gain of a task matrix of shape {m} x {n} does not fit {_name(matrix.dtype)} (its largest "
+            f"entry is {largest:.3g}). Compute in float64, or check the checkpoint that it came from."
+        )
+    U, Vh = _fix_signs(U[:, :r], Vh[:r])
+    return Factors(U.to(matrix).contiguous(), S, Vh.to(matrix).contiguous(), how)
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _climb(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor, str]:
+    """The first rung that succeeds and passes the check."""
+    troubles = []
+    for how, decompose in _rungs(matrix):
+        try:
+            U, S, Vh = decompose(matrix)
+        except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
+            troubles.append(f"{how}: {str(error).splitlines()[0]}")
+            continue
+        if (trouble := _trouble(matrix, U, S, Vh)) is None:
+            return U, S, Vh, how
+        troubles.append(f"{how}: {trouble}")
+    m, n = matrix.shape
+    raise NumericalError(
+        f"No method could factorise a task matrix of shape {m} x {n} ({'; '.join(troubles)}). "
+        "Leave this tensor to another merge method."
+    )
+
+
+def _rungs(matrix: Tensor) -> list[tuple[str, _SVD]]:
+    rungs: list[tuple[str, _SVD]] = []
+    if matrix.device.type == "cuda":
+        rungs.append(("gesvdj", lambda D: tuple(torch.linalg.svd(D, full_matrices=False))))
+        rungs.append(("gesvd", lambda D: tuple(torch.linalg.svd(D, full_matrices=False, driver="gesvd"))))
+    rungs.append(("gesdd", lambda D: tuple(torch.linalg.svd(D.cpu(), full_matrices=False))))
+    if matrix.dtype != torch.float64:
+        rungs.append(("float64", lambda D: tuple(torch.linalg.svd(D.cpu().double(), full_matrices=False))))
+    rungs.append(("eigh", _svd_by_eigh))
+    return rungs
+
+
+def _svd_by_eigh(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """SVD from the eigenvectors (u, v) / sqrt(2) of [[0, D], [D^T, 0]], whose eigenvalues are +-s."""
+    D = matrix.cpu().double()
+    m, n = D.shape
+    k = min(m, n)
+    J = D.new_zeros(m + n, m + n)
+    J[:m, m:], J[m:, :m] = D, D.T
+    values, vectors = torch.linalg.eigh(J)
+    top = vectors[:, -k:].flip(1)
+    U = torch.nn.functional.normalize(top[:m], dim=0)
+    V = torch.nn.functional.normalize(top[m:], dim=0)
+    return U, values[-k:].flip(0).clamp(min=0.0), V.T
+
+
+def _trouble(matrix: Tensor, U: Tensor, S: Tensor, Vh: Tensor) -> str | None:
+    """What is wrong with a factorisation of `matrix`, or None; checked in the dtype and place of the factors."""
+    if not bool(torch.isfinite(U).all() & torch.isfinite(S).all() & torch.isfinite(Vh).all()):
+        return "the result is not finite"
+    D = matrix.to(S)
+    error = float(torch.linalg.vector_norm(D - (U * S) @ Vh) / torch.linalg.vector_norm(D))
+    limit = BACKWARD_ERROR_FACTOR * max(D.shape) * float(torch.finfo(S.dtype).eps)
+    return None if error <= limit else f"its factors miss the matrix by {error:.1e}, more than {limit:.1e}"
+
+
+def _fix_signs(U: Tensor, Vh: Tensor) -> tuple[Tensor, Tensor]:
+    """Flip (u, v) pairs so that the entry of largest magnitude of each u is positive."""
+    negative = U.gather(0, U.abs().argmax(0, keepdim=True)) < 0
+    signs = torch.where(negative, -1.0, 1.0).to(U)
+    return U * signs, Vh * signs.T

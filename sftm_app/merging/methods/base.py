@@ -1,0 +1,68 @@
+"""What a merge method is. A method file imports this, linalg and params, nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from sftm_app.linalg.svd import Factors
+
+Rank = int | float | None
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What a method sees of one layer.
+
+    matrices: the T task matrices D_t, each (m, n), in the compute dtype, on the compute device.
+    weights: T positive factors.
+    factorise: gives the Factors of task t at a rank; the caller may keep them in a cache.
+    """
+
+    matrices: Sequence[Tensor]
+    weights: Sequence[float]
+    factorise: Callable[[int, Rank], Factors]
+
+
+@dataclass(frozen=True)
+class Merged:
+    """One layer's merged change, (m, n), added to the base's weight; and figures for the report (JSON values)."""
+
+    delta: Tensor
+    figures: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Method:
+    """A merge method: its words, its parameters, and what it does with each role (DESIGN section 2).
+
+    merge_matrix merges the weights of linear maps. The rules of the other roles are "sum" (scaling times the weighted
+    sum of the changes: task arithmetic) or "average" (their weighted average); `scaling` gives that factor from the
+    params.
+    """
+
+    name: str
+    title: str
+    summary: str
+    reference: str
+    params: type[Any]
+    merge_matrix: Callable[[Layer, Any], Merged]
+    matrix_rule: str
+    rules: Mapping[str, str]
+    scaling: Callable[[Any], float]
+
+
+def weighted_sum(tensors: Sequence[Tensor], weights: Sequence[float], scaling: float) -> Tensor:
+    """scaling * sum_t w_t D_t; all of one shape."""
+    total = tensors[0] * (weights[0] * scaling)
+    for tensor, weight in zip(tensors[1:], weights[1:], strict=True):
+        total.add_(tensor, alpha=weight * scaling)
+    return total
+
+
+def weighted_average(tensors: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
+    """sum_t w_t D_t / sum_t w_t; all of one shape."""
+    return weighted_sum(tensors, weights, 1 / sum(weights))

@@ -1,0 +1,79 @@
+"""SFTM: superpose the singular features of all tasks.
+
+    D_t = sum_k s_tk u_tk v_tk^T                      singular features of each task matrix
+    D*  = sum_tk a_tk u_tk v_tk^T                     one unknown coefficient per feature
+    W*  = W_0 + scaling * D*
+
+The coefficients solve a linear system that asks D* to do, for every task, what D_t did on that task's own features: see
+sftm_app.linalg.superposition. Both readings of that sentence (`readout`, `mapping`) were derived from the abstract of
+Qiu, Wu, Yao, "Superpose Singular Features for Model Merging", arXiv 2502.10698.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sftm_app.linalg.subspace import mapping_error, readout_error
+from sftm_app.linalg.superposition import superpose, superposed_matrix
+from sftm_app.merging.methods.base import Layer, Merged, Method, Rank
+from sftm_app.merging.params import choice, number, rank
+
+
+@dataclass(frozen=True)
+class SFTMParams:
+    variant: str = choice(
+        "readout",
+        "Variant",
+        "readout keeps each feature's gain exactly; mapping keeps each feature's whole output as well as least squares "
+        "can.",
+        choices=("readout", "mapping"),
+    )
+    rank: Rank = rank(
+        "Rank",
+        "Singular features kept per task and layer: full, a count (32) or a share of the full rank (25%).",
+    )
+    scaling: float = number(
+        1.0,
+        "Scaling",
+        "How strongly the superposed change is added. 1 asks for exactly what each task had.",
+        minimum=0.0,
+        maximum=2.0,
+    )
+
+
+def merge_matrix(layer: Layer, params: SFTMParams) -> Merged:
+    """Superpose the task matrices of one layer.
+
+    The figures hold, per task, the rank used and the readout and mapping error (of D* before scaling), and how the
+    system was solved.
+    """
+    factors = [layer.factorise(task, params.rank) for task in range(len(layer.matrices))]
+    solved = superpose(factors, variant=params.variant, weights=layer.weights)
+    delta = superposed_matrix(factors, solved)
+    figures = {
+        "ranks": [item.rank for item in factors],
+        "factorised_by": [item.how for item in factors],
+        "readout_errors": [float(readout_error(delta, item)) for item in factors],
+        "mapping_errors": [float(mapping_error(delta, item)) for item in factors],
+        "solver": solved.solver,
+        "n_features": solved.n_features,
+        "residual": solved.residual,
+        "condition": solved.condition,
+        "iterations": solved.iterations,
+        "n_dropped": solved.n_dropped,
+        "conflicts": [[conflict.first, conflict.second, conflict.cosine] for conflict in solved.conflicts],
+    }
+    return Merged(delta * params.scaling, figures)
+
+
+METHOD = Method(
+    name="sftm",
+    title="SFTM",
+    summary="Superposes all tasks' singular features so that each keeps its effect. No scaling has to be searched.",
+    reference="Qiu, Wu, Yao, Superpose Singular Features for Model Merging, arXiv 2502.10698",
+    params=SFTMParams,
+    merge_matrix=merge_matrix,
+    matrix_rule="superpose",
+    rules={"embedding": "sum", "bias": "sum", "norm": "average"},
+    scaling=lambda params: params.scaling,
+)

@@ -1,0 +1,121 @@
+"""Parameters that describe themselves: one declaration makes UI control, CLI option, recipe field and documentation."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from sftm_app.errors import RecipeError
+
+
+@dataclass(frozen=True)
+class Control:
+    """How one parameter is shown and checked.
+
+    kind: "choice" (one of `choices`), "number" (within minimum..maximum), "rank" (see parse_rank).
+    """
+
+    kind: str
+    label: str
+    help: str
+    choices: tuple[str, ...] = ()
+    minimum: float = 0.0
+    maximum: float = math.inf
+    step: float = 0.05
+
+
+def choice(default: str, label: str, help: str, choices: tuple[str, ...]) -> Any:
+    """Declare a parameter that is one of a few words."""
+    return field(default=default, metadata={"control": Control("choice", label, help, choices=choices)})
+
+
+def number(default: float, label: str, help: str, minimum: float, maximum: float, step: float = 0.05) -> Any:
+    """Declare a real parameter; `minimum` and `maximum` are both allowed values."""
+    control = Control("number", label, help, minimum=minimum, maximum=maximum, step=step)
+    return field(default=default, metadata={"control": control})
+
+
+def rank(label: str, help: str) -> Any:
+    """Declare a rank: null (full), a count, or a fraction of the full rank. The default is full."""
+    return field(default=None, metadata={"control": Control("rank", label, help)})
+
+
+def controls(params: type[Any]) -> dict[str, Control]:
+    """The controls of a Params dataclass, by field name, in order."""
+    return {item.name: item.metadata["control"] for item in dataclasses.fields(params)}
+
+
+def make_params(params: type[Any], values: Mapping[str, Any], where: str) -> Any:
+    """Check `values` against the declaration and build the frozen dataclass.
+
+    Raises
+        RecipeError: an unknown name (the nearest known one is given), a wrong type, a value out of range.
+    """
+    known = controls(params)
+    refuse_unknown(values, known, where)
+    checked = {name: _check(known[name], value, f"{where}: {name}") for name, value in values.items()}
+    return params(**checked)
+
+
+def refuse_unknown(values: Iterable[object], known: Iterable[str], where: str) -> None:
+    """Raises RecipeError for the first name that is not known, with the nearest known one."""
+    names = list(known)
+    for value in values:
+        if value not in names:
+            near = difflib.get_close_matches(str(value), names, n=1, cutoff=0.4)
+            hint = f"Did you mean {near[0]!r}?" if near else f"Known are {', '.join(names)}."
+            raise RecipeError(f"{where}: {value!r} is not known. {hint}")
+
+
+def parse_rank(text: str) -> int | float | None:
+    """A rank as typed: "" or "full" -> None, "32" -> 32 features, "0.25" or "25%" -> a quarter of the full rank.
+
+    Raises
+        RecipeError: when it is none of these.
+    """
+    word = text.strip().lower()
+    if word in ("", "full", "none", "null"):
+        return None
+    try:
+        if word.endswith("%"):
+            share = float(word[:-1]) / 100
+            return None if share == 1 else _check_rank(share, "rank")
+        return _check_rank(float(word) if "." in word or "e" in word else int(word), "rank")
+    except ValueError:
+        raise RecipeError(f"rank: {text!r} is no rank. {_RANKS}") from None
+
+
+_RANKS = "Give `full`, a count such as 32, or a fraction such as 0.25 or 25%."
+
+
+def _check_rank(value: Any, where: str) -> int | float | None:
+    if value is None:
+        return None
+    if type(value) is int and value >= 1:
+        return value
+    if type(value) is float and 0 < value < 1:
+        return value
+    raise RecipeError(f"{where}: {value!r} is no rank. {_RANKS}")
+
+
+def _check(control: Control, value: Any, where: str) -> Any:
+    if control.kind == "rank":
+        return _check_rank(parse_rank(value) if isinstance(value, str) else value, where)
+    if control.kind == "choice":
+        if value not in control.choices:
+            raise RecipeError(f"{where}: {value!r} is not one of {', '.join(control.choices)}.")
+        return value
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise RecipeError(f"{where}: {value!r} is not a number.")
+    if not control.minimum <= value <= control.maximum:
+        raise RecipeError(f"{where}: {value} is outside {control.minimum:g} to {control.maximum:g}.")
+    return float(value)
+
+
+@dataclass(frozen=True)
+class NoParams:
+    """For methods without parameters."""

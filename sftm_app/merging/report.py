@@ -1,0 +1,146 @@
+"""What exactly was merged: inputs with their hashes, every tensor's rule and figures, what it took."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+from sftm_app import __version__
+from sftm_app.checkpoints.checkpoint import Checkpoint
+from sftm_app.merging.plan import Plan
+from sftm_app.merging.recipe import recipe_to_dict
+
+
+@dataclass(frozen=True)
+class TensorRecord:
+    """One tensor: its rule and why, seconds, and the method's figures (see the method's docstring).
+
+    Figures that stand per task belong to `figures["tasks"]` where only some tasks hold the tensor, else to all of them.
+    """
+
+    name: str
+    role: str
+    rule: str
+    why: str
+    shape: tuple[int, ...]
+    seconds: float
+    figures: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class InputRecord:
+    """An input: its folder, and each weight file's SHA-256."""
+
+    name: str
+    path: str
+    weight: float | None
+    sha256: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Report:
+    """The whole run: `seconds` of wall time, `output_bytes` of tensors."""
+
+    version: str
+    created: str
+    method: str
+    recipe: dict[str, Any]
+    inputs: tuple[InputRecord, ...]
+    tensors: tuple[TensorRecord, ...]
+    heads: dict[str, tuple[str, ...]]
+    notes: tuple[str, ...]
+    warnings: tuple[str, ...]
+    machine: dict[str, Any]
+    seconds: float
+    output_bytes: int
+
+    @property
+    def readout_errors(self) -> dict[str, float]:
+        """Median readout error over the superposed layers, by task; empty when nothing was superposed."""
+        return self._medians("readout_errors")
+
+    @property
+    def mapping_errors(self) -> dict[str, float]:
+        """Median mapping error over the superposed layers, by task; empty when nothing was superposed."""
+        return self._medians("mapping_errors")
+
+    def _medians(self, figure: str) -> dict[str, float]:
+        rows = [record.figures[figure] for record in self.tensors if figure in record.figures]
+        # A layer that some task lacks has fewer columns and says nothing about which; it stays out of the medians.
+        names = [entry.name for entry in self.inputs[1:]]
+        whole = [row for row in rows if len(row) == len(names)]
+        return {name: statistics.median(row[i] for row in whole) for i, name in enumerate(names)} if whole else {}
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self), indent=1, ensure_ascii=False)
+
+
+def make_report(plan: Plan, records: Sequence[TensorRecord], seconds: float) -> Report:
+    """Put the report together once every tensor is merged. Reads each input once more for its hash."""
+    found = plan.preflight
+    inputs = [_input("base", found.base, None)]
+    inputs += [_input(task.name, task.checkpoint, task.weight) for task in found.tasks]
+    return Report(
+        version=__version__,
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        method=plan.method.name,
+        recipe=recipe_to_dict(plan.recipe),
+        inputs=tuple(inputs),
+        tensors=tuple(records),
+        heads={task.name: match.heads for task, match in zip(found.tasks, found.matches, strict=True)},
+        notes=found.notes,
+        warnings=warnings_of(plan.task_names, records),
+        machine={
+            "device": str(plan.device),
+            "torch": torch.__version__,
+            "threads": torch.get_num_threads(),
+            "memory_bytes_in_use": psutil.Process().memory_info().rss,
+        },
+        seconds=seconds,
+        output_bytes=plan.output_bytes,
+    )
+
+
+def warnings_of(tasks: Sequence[str], records: Sequence[TensorRecord]) -> tuple[str, ...]:
+    """What a person should know about the superposed layers, in sentences with the numbers behind them."""
+    warnings = []
+    conflicts: dict[tuple[str, str], list[float]] = {}
+    dropped = {record.name: record.figures["n_dropped"] for record in records if record.figures.get("n_dropped")}
+    for record in records:
+        for first, second, cosine in record.figures.get("conflicts", ()):
+            names = record.figures.get("tasks", tasks)
+            conflicts.setdefault((names[first], names[second]), []).append(cosine)
+    for (left, right), cosines in conflicts.items():
+        warnings.append(
+            f"Conflict: {left} and {right} oppose each other in {len(cosines)} layers "
+            f"(cosine down to {min(cosines):.2f}); the merged weight cannot do what both ask for."
+        )
+    if dropped:
+        warnings.append(
+            f"Tasks share features exactly in {len(dropped)} layers ({sum(dropped.values())} directions dropped): "
+            "the least-norm solution was taken."
+        )
+    return tuple(warnings)
+
+
+def _input(name: str, checkpoint: Checkpoint, weight: float | None) -> InputRecord:
+    hashes = {file.name: _sha256(file) for file in sorted(checkpoint.stamps)}
+    return InputRecord(name, str(checkpoint.path), weight, hashes)
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()

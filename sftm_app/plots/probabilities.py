@@ -1,0 +1,57 @@
+"""What several models answer for one sample."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import plotly.graph_objects as go
+
+from sftm_app.plots.style import Series, message, method_colour, plain, style, ticks
+
+
+def probabilities(
+    labels: Sequence[str], series: Sequence[Series], truth: int | None = None, title: str = "", most: int = 12
+) -> go.Figure:
+    """Horizontal grouped bars of class probabilities (0..1), one group a class, one bar a model.
+
+    Of many classes the `most` likely ones (by any model, and the true one) are shown, in their own order. `truth` is
+    the index of the right class, marked with a tick.
+    """
+    for one in series:
+        if len(one.values) != len(labels):
+            raise ValueError(f"probabilities: {one.name} has {len(one.values)} values for {len(labels)} classes.")
+    figure = go.Figure()
+    if not series or not labels:
+        return message(style(figure, "probabilities", title), "No model has answered yet.")
+    table = np.array([[np.nan if v is None else v for v in one.values] for one in series], dtype=np.float64)
+    rank = np.where(np.isnan(table), -1.0, table).max(axis=0)
+    if truth is not None:
+        rank[truth] = np.inf
+    shown = np.sort(np.argsort(-rank, kind="stable")[:most])
+    names = [("✓ " if i == truth else "") + labels[i] for i in shown]
+    for index, one in enumerate(series):
+        name = plain(one.name)
+        figure.add_trace(
+            go.Bar(
+                x=[None if np.isnan(table[index, i]) else round(float(table[index, i]), 5) for i in shown],
+                y=list(range(len(shown))),
+                text=[plain(labels[i]) for i in shown],
+                textposition="none",
+                name=name,
+                orientation="h",
+                marker={"color": one.colour or method_colour(one.name, index), "line": {"width": 0}},
+                hovertemplate=f"<b>{name}</b><br>%{{text}} %{{x:.1%}}<extra></extra>",
+            )
+        )
+    height = int(np.clip(90 + len(shown) * (10 + 9 * len(series)), 220, 900))
+    style(figure, "probabilities", title, height=height, meta={"classes": [int(i) for i in shown], "truth": truth})
+    figure.update_xaxes(range=[0, 1], tickformat=".0%", title_text="probability")
+    figure.update_yaxes(autorange="reversed", showgrid=False, **ticks(names, limit=24))
+    figure.update_layout(
+        barmode="group",
+        bargap=0.28,
+        bargroupgap=0.06,
+        legend={"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "traceorder": "normal"},
+    )
+    return figure

@@ -1,0 +1,1 @@
+"""The web face: thin, and the only room where gradio is imported."""

@@ -1,0 +1,206 @@
+"""Models: try the demo, or pick base and tasks; a card per checkpoint; preflight in sentences."""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from sftm_app.checkpoints.checkpoint import Checkpoint
+from sftm_app.checkpoints.compatibility import Match, refuse_unchanged
+from sftm_app.errors import CheckpointError, SFTMError
+from sftm_app.evaluation.packs import Pack
+from sftm_app.merging.recipe import TaskEntry
+from sftm_app.ui.handlers import sentences
+from sftm_app.ui.settings import allowed
+from sftm_app.ui.studio import Studio, find_checkpoints
+from sftm_app.ui.theme import task_colour
+from sftm_app.ui.widgets.html import Safe, card, cards, chip, empty_state, facts, heading, join, notice
+from sftm_app.ui.workspace import Workspace, make_workspace, store
+
+
+def build(studio: Studio, workspace: gr.State, tabs: gr.Tabs) -> None:
+    """Lay out the tab and wire it. Whatever it loads goes into `workspace`; the rest of the app follows that."""
+    with gr.Row(equal_height=False):
+        with gr.Column(scale=2, min_width=280):
+            for pack in studio.packs:
+                gr.HTML(_pack_text(pack), apply_default_css=False)
+                demo = gr.Button("Try the demo", variant="primary", elem_id=f"try-{pack.name}")
+                demo.click(_demo_handler(studio, pack), outputs=workspace, show_progress="hidden")
+        with gr.Column(scale=3, min_width=320):
+            gr.HTML(
+                heading("Your own checkpoints", "Folders that `save_pretrained` wrote, all fine-tuned from one base."),
+                apply_default_css=False,
+            )
+            base = gr.Dropdown(
+                label="Base",
+                info="The checkpoint that the others were fine-tuned from. Pick one, or paste a folder's path.",
+                choices=[],
+                value=None,
+                allow_custom_value=True,
+                elem_id="base-path",
+            )
+            tasks = gr.Dropdown(
+                label="Tasks",
+                info="One or more fine-tuned checkpoints. Pick them, or paste each folder's path and press Enter.",
+                choices=[],
+                value=[],
+                multiselect=True,
+                allow_custom_value=True,
+                elem_id="task-paths",
+            )
+            with gr.Row():
+                load = gr.Button("Check and load", variant="primary", elem_id="load-own")
+                browse = gr.Button("Look for checkpoints", elem_id="browse")
+    report = gr.HTML(_nothing(), apply_default_css=False, elem_id="preflight")
+    with gr.Row(visible=False) as following:
+        for title, tab in (
+            ("Inspect the layers", "inspect"),
+            ("Merge the tasks", "merge"),
+            ("Try the models", "evaluate"),
+        ):
+            gr.Button(title).click(
+                lambda tab=tab: gr.Tabs(selected=tab), None, tabs, queue=False, show_progress="hidden"
+            )
+
+    browse.click(sentences(lambda: _choices(studio)), outputs=[base, tasks])
+    load.click(sentences(_load_handler(studio)), [base, tasks], [workspace, report], show_progress="minimal")
+    workspace.change(
+        lambda ws: (preflight_html(studio, ws), gr.update(visible=ws.ready)),
+        workspace,
+        [report, following],
+        show_progress="hidden",
+    )
+
+
+def _demo_handler(studio: Studio, pack: Pack) -> Callable[[], Workspace]:
+    def demo() -> Workspace:
+        return load_pack(studio, pack)
+
+    return sentences(demo)
+
+
+def load_pack(studio: Studio, pack: Pack) -> Workspace:
+    """The workspace of a demo pack, with the pack's own task names."""
+    made = Workspace(str(pack.base), tuple(TaskEntry(str(task.path), task.name) for task in pack.tasks))
+    store(studio.settings.output_dir, made)
+    return made
+
+
+def _load_handler(studio: Studio) -> Callable[[str | None, list[str] | None], tuple[Any, Safe]]:
+    def load(base: str | None, tasks: list[str] | None) -> tuple[Any, Safe]:
+        try:
+            loaded = load_own(studio, base or "", tasks or [])
+        except SFTMError as error:
+            return gr.skip(), refused(error)
+        return loaded, preflight_html(studio, loaded)
+
+    return load
+
+
+def load_own(studio: Studio, base: str, tasks: list[str]) -> Workspace:
+    """Check the picked paths and make a workspace of them.
+
+    Raises
+        InputError: a path is not allowed or no checkpoint, or base and tasks do not fit; nothing is loaded then.
+    """
+    made = make_workspace(allowed(studio.settings, base), [allowed(studio.settings, task) for task in tasks])
+    if not made.ready:
+        raise CheckpointError("No task is picked. Add at least one checkpoint fine-tuned from the base.")
+    refuse_unchanged(studio.preflight(made).require())
+    store(studio.settings.output_dir, made)
+    return made
+
+
+def _choices(studio: Studio) -> tuple[Any, Any]:
+    root = studio.settings.models_dir
+    found = [path for folder in (root, studio.settings.saved_dir) for path in find_checkpoints(folder)]
+    if not found:
+        raise CheckpointError(
+            f"{root}: no checkpoints were found in it. Paste a folder's path, or start with `--models-dir FOLDER`."
+        )
+    named = [(str(path.relative_to(root)) if root in path.parents else str(path), str(path)) for path in found]
+    return gr.update(choices=named), gr.update(choices=named)
+
+
+def refused(error: SFTMError) -> Safe:
+    """Why nothing was loaded, one line for each problem."""
+    problems = str(error).split("\n")
+    return notice("error", "These checkpoints cannot be merged", items=problems)
+
+
+def preflight_html(studio: Studio, workspace: Workspace) -> Safe:
+    """Cards of base and tasks with what preflight found."""
+    if not workspace.ready:
+        return _nothing()
+    try:
+        found = studio.preflight(workspace)
+    except SFTMError as error:
+        return refused(error)
+    if found.problems:
+        return notice("error", "These checkpoints cannot be merged", items=found.problems)
+    heads = sum(bool(match.heads) for match in found.matches)
+    summary = notice(
+        "ok",
+        f"{len(found.tasks)} tasks fit the base",
+        f"{len(found.base.tensors)} tensors line up by name and shape. {_heads_sentence(heads)}",
+        items=[note for note in found.notes if "belong to its own head" not in note],
+    )
+    pack = studio.pack(workspace)
+    titles = {str(task.path): task.title for task in pack.tasks} if pack else {}
+    base = card("Base", _facts(found.base), subtitle=_short(found.base.path), badge=chip(found.base.model_type))
+    tasks = [
+        card(
+            titles.get(str(task.checkpoint.path), task.name),
+            _facts(task.checkpoint, match),
+            subtitle=_short(task.checkpoint.path),
+            colour=task_colour(index),
+        )
+        for index, (task, match) in enumerate(zip(found.tasks, found.matches, strict=True))
+    ]
+    return Safe(f'<div class="sf-stack">{join([summary, cards([base, *tasks])])}</div>')
+
+
+def _heads_sentence(n_heads: int) -> str:
+    return (
+        f"{n_heads} tasks bring a head of their own, which is kept apart and saved beside the model." if n_heads else ""
+    )
+
+
+def _facts(checkpoint: Checkpoint, match: Match | None = None) -> Safe:
+    stored = f"{checkpoint.n_bytes / 1e6:.1f} MB {', '.join(checkpoint.dtypes)}"
+    size = f"{_count(checkpoint.n_parameters)} parameters, {stored}"
+    # A break opportunity lets a long class name break between its words instead of anywhere.
+    name = re.sub(r"(?<=[a-z])(?=[A-Z])", "<wbr>", html.escape(checkpoint.architecture))
+    pairs: list[tuple[object, object]] = [("Class", Safe(name)), ("Size", size)]
+    labels = list(checkpoint.id2label.values())
+    if match is not None and match.heads and labels:
+        shown = " · ".join(labels[:6])
+        pairs.append(("Classes", f"{len(labels)}: {shown}{' …' if len(labels) > 6 else ''}"))
+    return facts(pairs)
+
+
+def _short(path: Path) -> str:
+    return "/".join(path.parts[-2:])
+
+
+def _count(n: int) -> str:
+    for size, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if n >= size:
+            return f"{n / size:.3g} {unit}"
+    return str(n)
+
+
+def _pack_text(pack: Pack) -> Safe:
+    return heading(pack.title, pack.description)
+
+
+def _nothing() -> Safe:
+    return empty_state(
+        "No models are loaded",
+        "Press Try the demo for eight small models that are ready to be merged, or pick checkpoints of your own.",
+    )

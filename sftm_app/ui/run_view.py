@@ -1,0 +1,117 @@
+"""What a run looks like: progress, result, preservation."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from sftm_app.checkpoints.checkpoint import read_json
+from sftm_app.errors import SFTMError
+from sftm_app.jobs.folder import RunFolder, RunStatus, status
+from sftm_app.merging.methods import METHODS
+from sftm_app.plots.preservation import preservation
+from sftm_app.ui.widgets.html import Safe, join, notice, progress, stat, stats
+
+WORDS = {
+    "starting": "Starting",
+    "running": "Merging",
+    "done": "Done",
+    "failed": "Failed",
+    "cancelled": "Cancelled",
+    "died": "Stopped unexpectedly",
+}
+
+
+def progress_html(now: RunStatus) -> Safe:
+    """A bar while it runs, a sentence when it ended badly."""
+    if now.state == "failed":
+        return notice("error", "The merge was stopped, nothing was written", items=now.message.split("\n"))
+    if now.state == "died":
+        return notice("error", "The merge stopped unexpectedly", now.message)
+    if now.state == "cancelled":
+        return notice("warning", "The merge was cancelled", "Nothing was written. Start it again whenever you like.")
+    if now.state == "starting" or (now.state == "running" and not now.total):
+        return progress(None, "Reading the checkpoints", "")
+    left = f"{now.remaining_s:.0f} s left" if now.active else f"{now.elapsed_s:.1f} s"
+    label = now.message if now.active else f"All {now.total} tensors merged"
+    return progress(now.fraction, label, f"{now.done} of {now.total} · {left}", "ok" if now.state == "done" else "info")
+
+
+def read_report(folder: RunFolder) -> dict[str, Any]:
+    """The report of a finished run as plain values.
+
+    Raises
+        CheckpointError: it cannot be read.
+    """
+    return _read_report(str(folder.report), folder.report.stat().st_mtime_ns if folder.report.exists() else 0)
+
+
+@lru_cache(maxsize=16)
+def _read_report(path: str, mtime_ns: int) -> dict[str, Any]:
+    return read_json(Path(path))
+
+
+def errors_by_task(report: dict[str, Any], figure: str) -> dict[str, float]:
+    """Median over the superposed layers of "readout_errors" or "mapping_errors", by task; empty for other methods."""
+    names = [entry["name"] for entry in report["inputs"][1:]]
+    rows = [record["figures"][figure] for record in report["tensors"] if figure in record["figures"]]
+    whole = [row for row in rows if len(row) == len(names)]
+    return {name: statistics.median(row[i] for row in whole) for i, name in enumerate(names)} if whole else {}
+
+
+def result_html(folder: RunFolder) -> Safe:
+    """The figures of a finished run, and its warnings."""
+    report = read_report(folder)
+    readout, mapping = errors_by_task(report, "readout_errors"), errors_by_task(report, "mapping_errors")
+    solved = [record["figures"] for record in report["tensors"] if "residual" in record["figures"]]
+    figures = [
+        stat("Method", METHODS[report["method"]].title, _params(report["recipe"]["params"])),
+        stat("Time", f"{report['seconds']:.1f} s", f"on {report['machine']['device']}"),
+    ]
+    if readout:
+        worst = max(readout, key=lambda task: readout[task])
+        figures.append(stat("Readout error", f"{readout[worst]:.2g}", f"worst task: {worst}"))
+        figures.append(stat("Leakage", f"{max(mapping.values()):.2f}", "largest mapping error, median layer"))
+    if solved:
+        residual = max(figure["residual"] for figure in solved)
+        figures.append(stat("Residual", f"{residual:.1e}", f"worst of {len(solved)} linear systems"))
+    warnings = report["warnings"]
+    parts = [stats(figures)]
+    if warnings:
+        parts.append(notice("warning", "Worth knowing", items=warnings))
+    return Safe(f'<div class="sf-stack">{join(parts)}</div>')
+
+
+def _params(params: dict[str, Any]) -> str:
+    return (
+        ", ".join(f"{name} {'full' if value is None else value}" for name, value in params.items()) or "no parameters"
+    )
+
+
+def result_plot(folder: RunFolder) -> Any:
+    """Readout and mapping error per task; None when the method superposes nothing."""
+    report = read_report(folder)
+    readout, mapping = errors_by_task(report, "readout_errors"), errors_by_task(report, "mapping_errors")
+    if not readout:
+        return None
+    name = report["method"]
+    tasks = list(readout)
+    return preservation(
+        tasks,
+        {name: [readout[task] for task in tasks]},
+        {name: [mapping[task] for task in tasks]},
+        {name: METHODS[name].title},
+    )
+
+
+def run_label(folder: RunFolder) -> str:
+    """One line for the list of runs: when, what, how it ended."""
+    when = time.strftime("%d %b %H:%M:%S", time.strptime(folder.run_id[:15], "%Y%m%d-%H%M%S"))
+    try:
+        recipe = folder.recipe()
+    except SFTMError:
+        return f"{when} · unreadable recipe"
+    return f"{when} · {METHODS[recipe.method].title}, {len(recipe.tasks)} tasks · {WORDS[status(folder).state].lower()}"

@@ -1,0 +1,76 @@
+"""What the app was started with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from sftm_app.errors import InputError, OutputError
+from sftm_app.resources import asset_path
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Folders, device and port. Paths that come from a browser must lie in one of `roots`."""
+
+    models_dir: Path
+    output_dir: Path
+    packs_dir: Path
+    device: str = "auto"
+    port: int | None = None
+
+    @property
+    def roots(self) -> tuple[Path, ...]:
+        return self.models_dir, self.output_dir, self.packs_dir
+
+    @property
+    def runs_dir(self) -> Path:
+        return self.output_dir / "runs"
+
+    @property
+    def saved_dir(self) -> Path:
+        return self.output_dir / "models"
+
+
+def make_settings(
+    models_dir: Path | None, output_dir: Path | None, device: str = "auto", port: int | None = None
+) -> Settings:
+    """Settings with their defaults: models from ./models if it exists, else the home folder; output to ./sftm-output.
+
+    Raises
+        InputError: the models folder asked for does not exist.
+        OutputError: the output folder cannot be made.
+    """
+    if models_dir is not None and not models_dir.expanduser().is_dir():
+        raise InputError(f"{models_dir}: there is no such folder. Give --models-dir a folder that holds checkpoints.")
+    models = models_dir or (Path("models") if Path("models").is_dir() else Path.home())
+    output = (output_dir or Path("sftm-output")).expanduser().resolve()
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{output}: cannot be made ({error.strerror}). Give --output-dir another folder.") from None
+    return Settings(models.expanduser().resolve(), output, asset_path("demo").resolve(), device, port)
+
+
+def allowed(settings: Settings, text: str) -> Path:
+    """A path typed or sent by the browser, resolved.
+
+    Raises
+        InputError: it is empty, leads outside the folders the app was started with, or into a hidden one.
+    """
+    if not text or not text.strip() or "\0" in text:
+        raise InputError("No path is given. Pick a checkpoint from the list or paste the path of its folder.")
+    try:
+        given = Path(text.strip()).expanduser()
+        path = (given if given.is_absolute() else settings.models_dir / given).resolve()
+    except (OSError, RuntimeError, ValueError):
+        raise InputError(f"{text.strip()[:200]}: is not a path. Paste the path of a checkpoint folder.") from None
+    for root in settings.roots:
+        if path == root or root in path.parents:
+            if any(part.startswith(".") for part in path.relative_to(root).parts):
+                raise InputError(f"{path}: lies in a hidden folder. Copy the checkpoint to a visible one.")
+            return path
+    raise InputError(
+        f"{text.strip()[:200]}: lies outside the models folder {settings.models_dir}. "
+        "Start the app with `--models-dir FOLDER` to allow another one."
+    )

@@ -1,0 +1,106 @@
+"""What the server keeps between clicks: opened checkpoints, factors, built models. One for the whole app."""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
+from pathlib import Path
+from threading import RLock
+
+from sftm_app.checkpoints.checkpoint import CONFIG_NAME
+from sftm_app.checkpoints.compatibility import Preflight
+from sftm_app.errors import InputError
+from sftm_app.evaluation.contestants import Arena
+from sftm_app.evaluation.packs import Pack, find_packs, pack_of
+from sftm_app.inspection.factors import FactorCache
+from sftm_app.merging.plan import check_recipe, resolve_device
+from sftm_app.merging.recipe import Recipe
+from sftm_app.ui.settings import Settings
+from sftm_app.ui.workspace import Workspace
+
+ARENAS_KEPT = 2
+MAX_SCANNED = 20_000
+MAX_DEPTH = 4
+
+
+class Studio:
+    """Services of the running app, safe to use from several requests at once."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.factors = FactorCache()
+        self.device = resolve_device(settings.device)
+        self.packs: tuple[Pack, ...] = tuple(find_packs(settings.packs_dir))
+        self._preflights: OrderedDict[object, Preflight] = OrderedDict()
+        self._arenas: OrderedDict[object, Arena] = OrderedDict()
+        self._lock = RLock()
+
+    def preflight(self, workspace: Workspace) -> Preflight:
+        """Base and tasks opened by their headers; opened again when a file changed.
+
+        Raises
+            InputError: nothing is loaded, or a checkpoint cannot be opened.
+        """
+        if not workspace.ready:
+            raise InputError("No models are loaded. Open the Models tab and try the demo, or pick checkpoints.")
+        with self._lock:
+            key = self._key(workspace)
+            if key not in self._preflights:
+                self._preflights[key] = check_recipe(Recipe(workspace.base, workspace.tasks))
+                while len(self._preflights) > 4:
+                    self._preflights.popitem(last=False)
+            return self._preflights[key]
+
+    def arena(self, workspace: Workspace) -> Arena:
+        """The models of a workspace, ready to be tried.
+
+        Raises
+            InputError: base and tasks do not fit.
+        """
+        found = self.preflight(workspace)
+        with self._lock:
+            key = self._key(workspace)
+            if key not in self._arenas:
+                self._arenas[key] = Arena(found, self.device)
+                while len(self._arenas) > ARENAS_KEPT:
+                    self._arenas.popitem(last=False)
+            return self._arenas[key]
+
+    def pack(self, workspace: Workspace) -> Pack | None:
+        """The demo pack that the workspace's base belongs to, if any."""
+        return pack_of(Path(workspace.base), list(self.packs)) if workspace.base else None
+
+    def _key(self, workspace: Workspace) -> object:
+        folders = [workspace.base, *(task.path for task in workspace.tasks)]
+        return workspace, tuple(_newest(Path(folder)) for folder in folders)
+
+
+def _newest(folder: Path) -> int:
+    try:
+        return max((file.stat().st_mtime_ns for file in folder.iterdir() if file.is_file()), default=0)
+    except OSError:
+        return 0
+
+
+def find_checkpoints(root: Path) -> list[Path]:
+    """Folders below `root` that hold a config.json, at most four levels down; hidden folders are left out.
+
+    Stops after 20,000 folders: a home folder can be large, and a path can always be pasted.
+    """
+    found: list[Path] = []
+    level, n_scanned = [root], 0
+    for _ in range(MAX_DEPTH + 1):
+        below: list[Path] = []
+        for folder in level:
+            n_scanned += 1
+            if n_scanned > MAX_SCANNED:
+                return sorted(found)
+            try:
+                entries = list(os.scandir(folder))
+            except OSError:
+                continue
+            if any(entry.name == CONFIG_NAME for entry in entries):
+                found.append(folder)
+            below += [Path(e.path) for e in entries if e.is_dir(follow_symlinks=False) and not e.name.startswith(".")]
+        level = below
+    return sorted(found)

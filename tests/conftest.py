@@ -1,0 +1,41 @@
+"""Shared by every test: one torch thread (a busy two-core machine is many times slower with two) and tiny checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny_checkpoints import N_LABELS, save_base, save_task
+
+torch.set_num_threads(1)
+
+@pytest.fixture(scope="session")
+def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `base` and the task checkpoints `a`, `b`, `c`. Tests must not change it: copy what they damage."""
+    root = tmp_path_factory.mktemp("models")
+    base = save_base(root / "base")
+    for seed, (name, n_labels) in enumerate(N_LABELS.items(), start=1):
+        save_task(root / name, base, seed, n_labels)
+    return root
+
+
+@pytest.fixture
+def models(tiny_models: Path, tmp_path: Path) -> Path:
+    """A private copy of tiny_models that a test may damage."""
+    import shutil
+
+    return Path(shutil.copytree(tiny_models, tmp_path / "models"))
+
+
+@pytest.fixture
+def recipe_for(tiny_models: Path) -> Callable[..., Any]:
+    """Builds a Recipe over the tiny models; keyword arguments as for make_recipe."""
+    from sftm_app.merging.recipe import make_recipe
+
+    def build(tasks: str = "abc", **changes: Any) -> Any:
+        return make_recipe(tiny_models / "base", [tiny_models / name for name in tasks], device="cpu", **changes)
+
+    return build

@@ -1,0 +1,153 @@
+"""Measures of features: closed forms on cases where the answer is known."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from linalg_cases import SETTINGS, distance, gaussian, orthogonal, task_matrices
+from torch import Tensor
+
+from sftm_app.errors import InputError
+from sftm_app.linalg import factorise
+from sftm_app.linalg.subspace import (
+    cumulative_energy,
+    effective_rank,
+    interference,
+    mapping_error,
+    overlap,
+    principal_angles,
+    random_overlap,
+    rank_for_energy,
+    readout_error,
+    stable_rank,
+)
+
+gains = st.lists(st.floats(1e-3, 1e3), min_size=1, max_size=12).map(
+    lambda values: torch.tensor(sorted(values, reverse=True), dtype=torch.float64)
+)
+
+
+def test_overlap_of_known_directions() -> None:
+    A = torch.eye(3)[:, :2]
+    B = torch.tensor([[0.6, 0.0], [-0.8, 0.0], [0.0, 1.0]])
+    assert torch.allclose(overlap(A, B), torch.tensor([[0.6, 0.0], [0.8, 0.0]]))
+    U = orthogonal(9, 1)
+    assert float((overlap(U, U) - torch.eye(9)).abs().max()) < 1e-14 and float(overlap(U, U).max()) <= 1.0
+
+
+def test_random_overlap_is_the_mean_of_random_directions() -> None:
+    assert random_overlap(1) == pytest.approx(1.0)
+    assert random_overlap(2) == pytest.approx(2 / math.pi)
+    assert random_overlap(3) == pytest.approx(0.5)
+    assert random_overlap(4096) == pytest.approx(math.sqrt(2 / (math.pi * 4096)), rel=1e-3)
+    X, Y = (torch.nn.functional.normalize(gaussian(20_000, 16, seed), dim=1) for seed in (1, 2))
+    assert float((X * Y).sum(1).abs().mean()) == pytest.approx(random_overlap(16), rel=0.03)
+    with pytest.raises(InputError, match="at least 1"):
+        random_overlap(0)
+
+
+@pytest.mark.parametrize("angle", [0.0, 1e-12, 1e-7, 0.1, 0.7, 0.8, 1.5, math.pi / 2])
+def test_principal_angles_small_and_large(angle: float) -> None:
+    Q = orthogonal(8, 1)
+    A = Q[:, :3]
+    B = torch.stack([Q[:, 0], math.cos(angle) * Q[:, 1] + math.sin(angle) * Q[:, 5]], 1) @ orthogonal(2, 2)
+    for first, second in ((A, B), (B, A)):
+        angles = principal_angles(first, second)
+        assert angles.shape == (2,)
+        assert float(angles[0]) == pytest.approx(0.0, abs=1e-14)
+        assert float(angles[1]) == pytest.approx(angle, rel=1e-6, abs=1e-14)
+
+
+def test_principal_angles_do_not_depend_on_the_basis() -> None:
+    A, B = orthogonal(10, 1)[:, :4], orthogonal(10, 2)[:, :6]
+    assert distance(principal_angles(A @ orthogonal(4, 3), B @ orthogonal(6, 4)), principal_angles(A, B)) < 1e-12
+    angles = principal_angles(A, B)
+    assert bool((angles.diff() >= 0).all())
+    assert distance(torch.cos(angles), torch.linalg.svdvals(A.T @ B)) < 1e-12
+    assert principal_angles(A[:, :0], B).shape == (0,)
+
+
+def test_ranks_of_known_spectra() -> None:
+    assert effective_rank(torch.ones(7)) == pytest.approx(7.0) and stable_rank(torch.ones(7)) == pytest.approx(7.0)
+    assert effective_rank(torch.tensor([5.0, 0.0])) == pytest.approx(1.0)
+    p = (2 / 3, 1 / 3)
+    assert effective_rank(torch.tensor([2.0, 1.0])) == pytest.approx(math.exp(-sum(x * math.log(x) for x in p)))
+    assert stable_rank(torch.tensor([2.0, 1.0])) == pytest.approx(1.25)
+    for empty in (torch.zeros(0), torch.zeros(3)):
+        assert effective_rank(empty) == stable_rank(empty) == 0.0 and rank_for_energy(empty, 0.9) == 0
+
+
+@given(S=gains, exponent=st.sampled_from([-30, 0, 30]))
+@SETTINGS
+def test_ranks_lie_between_one_and_the_number_of_gains_and_ignore_scale(S: Tensor, exponent: int) -> None:
+    scaled = (S * 10.0**exponent).float()
+    for measure in (effective_rank, stable_rank):
+        assert 1.0 - 1e-9 <= measure(S) <= S.numel() + 1e-9
+        assert measure(scaled) == pytest.approx(measure(S), rel=1e-5)
+
+
+@given(S=gains, fraction=st.floats(0.01, 1.0))
+@SETTINGS
+def test_rank_for_energy_is_the_fewest_gains_that_reach_it(S: Tensor, fraction: float) -> None:
+    energy = cumulative_energy(S)
+    assert bool((energy.diff() >= 0).all()) and float(energy[-1]) == 1.0
+    assert float(energy[0]) == pytest.approx(float(S[0] ** 2 / (S**2).sum()))
+    k = rank_for_energy(S, fraction)
+    assert 1 <= k <= S.numel() and float(energy[k - 1]) >= fraction
+    assert k == 1 or float(energy[k - 2]) < fraction
+
+
+@pytest.mark.parametrize("fraction", [0.0, -1.0, 1.01, math.nan])
+def test_impossible_shares_of_energy_are_refused(fraction: float) -> None:
+    with pytest.raises(InputError, match="share of energy"):
+        rank_for_energy(torch.ones(3), fraction)
+
+
+def test_energy_of_no_gains() -> None:
+    assert cumulative_energy(torch.zeros(0)).shape == (0,)
+    assert cumulative_energy(torch.zeros(2)).tolist() == [1.0, 1.0]
+
+
+@given(matrices=task_matrices(max_tasks=2))
+@SETTINGS
+def test_preservation_errors_follow_their_formulas(matrices: list[Tensor]) -> None:
+    D, f = matrices[0], factorise(matrices[-1])
+    if f.rank == 0:
+        assert readout_error(D, f) == mapping_error(D, f) == 0.0
+        return
+    read = torch.stack([f.U[:, k] @ D @ f.Vh[k] for k in range(f.rank)])
+    assert readout_error(D, f) == pytest.approx(float((read - f.S).norm() / f.S.norm()), abs=1e-12)
+    written = D @ f.Vh.T - f.U @ torch.diag(f.S)
+    assert mapping_error(D, f) == pytest.approx(float(written.norm() / f.S.norm()), abs=1e-12)
+    assert readout_error(D, f) <= mapping_error(D, f) + 1e-12
+
+
+def test_preservation_errors_of_known_merges() -> None:
+    D = gaussian(9, 7, 1, torch.float32)
+    f = factorise(D)
+    for error in (readout_error, mapping_error):
+        assert error(D, f) < 1e-6
+        assert error(torch.zeros_like(D), f) == pytest.approx(1.0)
+        assert error(2 * D, f) == pytest.approx(1.0, rel=1e-5)
+        assert error(D.double(), f) < 1e-6
+        tiny = factorise(D * 1e-30)
+        assert error(D * 1e-30, tiny) < 1e-6 and error(D * 0, tiny) == pytest.approx(1.0)
+    leak = f.U[:, :1] @ f.Vh[1:2]
+    assert readout_error(D + leak, f) < 1e-6 < mapping_error(D + leak, f)
+
+
+def test_interference_of_the_first_features_is_a_part_of_the_whole() -> None:
+    factors = [factorise(gaussian(8, 6, 1)), factorise(gaussian(8, 6, 2), 2)]
+    A = interference(factors)
+    assert A.shape == (8, 8) and float(A.abs().max()) <= 1.0 + 1e-12
+    k, j = 3, 7
+    direct = (factors[0].U[:, k] @ factors[1].U[:, j - 6]) * (factors[0].Vh[k] @ factors[1].Vh[j - 6])
+    assert float(A[k, j]) == pytest.approx(float(direct))
+    keep = [0, 1, 2, 6, 7]
+    assert distance(interference(factors, top=3), A[keep][:, keep]) < 1e-14
+    with pytest.raises(InputError, match="At least 1"):
+        interference(factors, top=0)

@@ -1,0 +1,116 @@
+"""Names become plain text, and the colours of tasks can be seen on both pages."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+import pytest
+
+from sftm_app import plots
+from sftm_app.plots import TASK_COLOURS, method_colour, plain, task_colour
+from sftm_app.plots.bundle import plotly_js_path
+from sftm_app.plots.style import rgba, style, ticks
+from sftm_app.resources import asset_path
+
+HOSTILE = '<b>x</b><a href="javascript:alert(1)">$\\alpha$</a>%{x}\u202e\x00'
+
+
+def test_plain_leaves_no_markup_maths_template_or_hidden_mark() -> None:
+    text = plain(HOSTILE)
+    assert not re.search(r"[<>$\x00\u202e]|%\{", text)
+    assert text.startswith("&lt;b&gt;x&lt;/b&gt;")
+
+
+def test_plain_keeps_ordinary_names_and_cuts_long_ones_in_the_middle() -> None:
+    assert plain("vit.encoder.layer.3, café") == "vit.encoder.layer.3, café"
+    cut = plain("a" * 50 + "b" * 50, limit=21)
+    assert len(cut) == 21 and cut == "a" * 10 + "…" + "b" * 10
+
+
+def luminance(colour: str) -> float:
+    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def contrast(one: str, other: str) -> float:
+    high, low = sorted((luminance(one), luminance(other)), reverse=True)
+    return (high + 0.05) / (low + 0.05)
+
+
+@pytest.mark.parametrize("colour", TASK_COLOURS)
+def test_task_colours_stand_out_on_light_and_dark_cards(colour: str) -> None:
+    assert contrast(colour, "#ffffff") >= 3 and contrast(colour, "#171c24") >= 3
+
+
+# Machado, Oliveira and Fernandes (2009), severity 1: what red-blind and green-blind eyes see, in linear RGB.
+EYES = {
+    "normal": [[1, 0, 0], [0, 1, 0], [0, 0, 1]],
+    "red-blind": [[0.152, 1.053, -0.205], [0.115, 0.786, 0.099], [-0.004, -0.048, 1.052]],
+    "green-blind": [[0.367, 0.861, -0.228], [0.280, 0.673, 0.047], [-0.012, 0.043, 0.969]],
+}
+
+
+def lab(colour: str, eye: str) -> np.ndarray[Any, Any]:
+    srgb = np.array([int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)])
+    linear = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
+    seen = np.clip(np.array(EYES[eye]) @ linear, 0, 1)
+    xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]) @ seen
+    f = np.cbrt(xyz / np.array([0.9505, 1.0, 1.089]))
+    return np.array([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
+
+
+@pytest.mark.parametrize(("eye", "apart"), [("normal", 20), ("red-blind", 13), ("green-blind", 13)])
+def test_any_two_task_colours_can_be_told_apart(eye: str, apart: float) -> None:
+    seen = [lab(colour, eye) for colour in TASK_COLOURS]
+    nearest = min(float(np.linalg.norm(a - b)) for a, b in itertools.combinations(seen, 2))
+    assert nearest >= apart
+
+
+def test_twelve_different_task_colours_then_again_from_the_first() -> None:
+    assert len(set(TASK_COLOURS)) == 12
+    assert task_colour(12) == TASK_COLOURS[0]
+
+
+def test_methods_have_colours_by_key_or_title() -> None:
+    assert method_colour("Task arithmetic") == method_colour("task_arithmetic") == "var(--method-arithmetic)"
+    assert method_colour("something new") in TASK_COLOURS
+
+
+def test_every_css_variable_that_a_figure_names_is_defined_in_the_style_sheet() -> None:
+    css = asset_path("app.css").read_text(encoding="utf-8")
+    source = "".join(path.read_text(encoding="utf-8") for path in Path(plots.__file__).parent.glob("*.py"))
+    used = set(re.findall(r"var\((--[a-z-]+)\)", source)) | {f"--plot-seq-{step}" for step in range(5)}
+    for scope in (r":root \{(.*?)\}", r"\.dark \{(.*?)\}"):
+        found = re.search(scope, css, re.DOTALL)
+        assert found is not None
+        missing = {name for name in used - {"--plot-font"} if f"{name}:" not in found[1]}
+        assert not missing, f"{scope}: {missing}"
+
+
+def test_style_is_transparent_keeps_zoom_and_names_the_plot() -> None:
+    figure = style(go.Figure(), "some-plot", "A title", meta={"extra": 3})
+    layout = json.loads(figure.to_json())["layout"]
+    assert layout["uirevision"] == "some-plot" and layout["meta"] == {"name": "some-plot", "extra": 3}
+    assert layout["template"]["layout"]["paper_bgcolor"] == "rgba(0,0,0,0)"
+    assert layout["template"]["layout"]["font"]["family"] == "var(--plot-font)"
+
+
+def test_ticks_thin_out_long_axes() -> None:
+    axis = ticks([f"row {i}" for i in range(100)], most=25)
+    assert axis["tickvals"] == list(range(0, 100, 4)) and axis["ticktext"][1] == "row 4"
+
+
+def test_rgba_reads_hex_only() -> None:
+    assert rgba("#ff8000", 0.5) == "rgba(255,128,0,0.5)"
+    assert rgba("var(--plot-ink)", 0.5) == "var(--plot-ink)"
+
+
+def test_plotly_js_is_the_installed_one() -> None:
+    assert plotly_js_path().name == "plotly.min.js" and plotly_js_path().stat().st_size > 1_000_000
