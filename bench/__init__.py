@@ -1,1 +1,1 @@
-"""Every figure that the README claims comes from a command in here."""
+"""Every figure that the README claims comes from a command here."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 from sftm_app.checkpoints.compatibility import Preflight
 from sftm_app.inspection.survey import Survey, survey
 from sftm_app.merging.plan import check_recipe, make_plan
-from sftm_app.merging.recipe import Recipe, TaskEntry, make_recipe
+from sftm_app.merging.recipe import Recipe, TaskEntry, absolute, make_recipe
 from sftm_app.merging.report import Report
 from sftm_app.merging.save import Progress, save
 
@@ -41,7 +42,9 @@ def merge(
         NumericalError, ResourceError: the merge failed on the way; nothing is left behind.
     """
     target = {"path": str(output), "dtype": dtype, "max_shard_size": max_shard_size}
-    return merge_recipe(make_recipe(base, _listed(tasks), method, params, target, device), Path(output), progress)
+    recipe = make_recipe(base, _listed(tasks), method, params, target, device)
+    # The recipe is saved beside the model, where relative paths would mean something else.
+    return merge_recipe(absolute(recipe, Path.cwd()), Path(os.path.expanduser(output)), progress)
 
 
 def merge_recipe(recipe: Recipe, output: Path, progress: Callable[[Progress], None] | None = None) -> Report:

@@ -118,9 +118,8 @@ def _merge(options: argparse.Namespace) -> None:
         report = merge_recipe(recipe, output, show)
     print(f"Merged {len(report.inputs) - 1} tasks with {report.method} in {report.seconds:.1f} s: {output}")
     for task, error in report.readout_errors.items():
-        print(
-            f"  {task}: readout error {error:.2g}, mapping error {report.mapping_errors[task]:.2g} (medians over layers)"
-        )
+        mapping = report.mapping_errors[task]
+        print(f"  {task}: readout error {error:.2g}, mapping error {mapping:.2g} (medians over layers)")
     for warning in report.warnings:
         print(f"  {warning}")
 

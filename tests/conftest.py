@@ -1,4 +1,4 @@
-"""Shared by every test: one torch thread (a busy two-core machine is many times slower with two) and tiny checkpoints."""
+"""Shared by every test: one torch thread (with two a busy two-core machine is many times slower), tiny checkpoints."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 from tiny_checkpoints import N_LABELS, save_base, save_task
 
 torch.set_num_threads(1)
+
 
 @pytest.fixture(scope="session")
 def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> Path:

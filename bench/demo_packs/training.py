@@ -94,6 +94,7 @@ def fine_tune(
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimiser = torch.optim.AdamW(parameters, lr=schedule.lr, weight_decay=schedule.weight_decay, fused=True)
     generator = torch.Generator().manual_seed(seed)
+    total, n_total = [torch.zeros_like(p) for p in parameters], 0
     for step in range(schedule.steps):
         for group in optimiser.param_groups:
             group["lr"] = rate(step, schedule)
@@ -104,6 +105,12 @@ def fine_tune(
         loss.backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimiser.step()
+        if 2 * step >= schedule.steps:
+            torch._foreach_add_(total, [p.detach() for p in parameters])
+            n_total += 1
+    with torch.no_grad():
+        for parameter, summed in zip(parameters, total):
+            parameter.copy_(summed / n_total)
     return model
 
 

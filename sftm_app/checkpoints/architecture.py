@@ -37,6 +37,11 @@ class Architecture:
     backbone_prefix: str
 
 
+def preload() -> None:
+    """Import what read_architecture would import at its first call, which takes seconds."""
+    import transformers.core_model_loading  # noqa: F401
+
+
 def read_architecture(config: dict[str, Any]) -> Architecture:
     """Build the model of a config.json on the meta device and ask it who owns what.
 

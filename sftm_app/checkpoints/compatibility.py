@@ -11,6 +11,8 @@ from sftm_app.checkpoints.checkpoint import Checkpoint, TensorReader, open_reade
 from sftm_app.errors import CheckpointError, CompatibilityError, InputError
 
 MAX_NAMED = 5
+# What a config says about its checkpoint rather than about the model.
+_SAVING_KEYS = ("num_labels", "use_cache", "torchscript", "return_dict", "output_attentions", "output_hidden_states")
 TASK_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -175,10 +177,21 @@ def _match(base: Checkpoint, task: Source, architecture: Architecture) -> tuple[
             f"{task.name}: holds {len(unexpected)} tensors that the base lacks: {_listing(unexpected)}. "
             "It was not fine-tuned from this base."
         )
-    notes = []
+    notes = _other_settings(base, task)
     if heads:
         notes.append(f"{task.name}: {_listing(list(heads))} belong to its own head, which is kept apart, not merged.")
     return Match(names, heads), problems, notes
+
+
+def _other_settings(base: Checkpoint, task: Source) -> list[str]:
+    """A note when settings that leave no trace in the shapes differ, such as the number of attention heads."""
+    ours, theirs = base.config, task.checkpoint.config
+    other = [
+        f"{key} ({theirs[key]!r}, in the base {ours[key]!r})"
+        for key in ours
+        if key in theirs and key not in _SAVING_KEYS and isinstance(ours[key], int | float) and ours[key] != theirs[key]
+    ]
+    return [f"{task.name}: its config differs in {_listing(other)}; the merged model has the base's."] if other else []
 
 
 def _ought_to_hold(absent: list[str], base: Checkpoint, task: Checkpoint, prefix: str) -> list[str]:

@@ -43,6 +43,7 @@ class AccuracyTable:
 
 
 def empty_table(tasks: tuple[str, ...], contestants: tuple[Contestant, ...]) -> AccuracyTable:
+    """A table in which nothing is measured yet."""
     return AccuracyTable(tasks, contestants, tuple((None,) * len(contestants) for _ in tasks))
 
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from cachetools import LRUCache
 from torch import Tensor
 
+from sftm_app.caching import keep
 from sftm_app.checkpoints.checkpoint import Checkpoint, open_checkpoint, open_reader
 from sftm_app.checkpoints.compatibility import Preflight
 from sftm_app.errors import InputError, SampleError
@@ -20,14 +22,15 @@ from sftm_app.merging.plan import plan_for
 from sftm_app.merging.recipe import make_recipe
 from sftm_app.merging.run import run
 
-MODELS_KEPT = 40
+BACKBONE_BYTES = 2_000_000_000
+MODEL_BYTES = 2_000_000_000
 
 
 @dataclass(frozen=True)
 class Contestant:
     """A model to be tried on every task.
 
-    key: "base", "individual", "method:<name>" (merged in memory with the method's defaults) or "folder:<path>".
+    key: "base", "individual", "method:<name>" (merged in memory; its parameters may follow) or "folder:<path>".
     kind: "base", "individual" or the name of the method that merged it.
     """
 
@@ -40,9 +43,13 @@ BASE = Contestant("base", "Base", "base")
 INDIVIDUAL = Contestant("individual", "Individual", "individual")
 
 
-def method_contestant(name: str) -> Contestant:
-    """A merge by this method with its defaults, done in memory when first needed."""
-    return Contestant(f"method:{name}", get_method(name).title, name)
+def method_contestant(name: str, params: Mapping[str, Any] | None = None) -> Contestant:
+    """A merge by this method, done in memory when first needed. Parameters that are not given have their defaults."""
+    key, title = f"method:{name}", get_method(name).title
+    if params:
+        key += f":{json.dumps(dict(params), sort_keys=True)}"
+        title += f" ({', '.join(f'{field} {value}' for field, value in params.items())})"
+    return Contestant(key, title, name)
 
 
 def folder_contestant(folder: Path, title: str, method: str) -> Contestant:
@@ -56,8 +63,8 @@ class Arena:
     def __init__(self, found: Preflight, device: torch.device) -> None:
         self._found = found.require()
         self._device = device
-        self._backbones: dict[str, Mapping[str, Tensor]] = {}
-        self._models: OrderedDict[tuple[str, str], ImageClassifier] = OrderedDict()
+        self._backbones: LRUCache[str, Mapping[str, Tensor]] = LRUCache(BACKBONE_BYTES, getsizeof=_backbone_bytes)
+        self._models: LRUCache[tuple[str, str], ImageClassifier] = LRUCache(MODEL_BYTES, getsizeof=_model_bytes)
 
     @property
     def task_names(self) -> tuple[str, ...]:
@@ -71,12 +78,7 @@ class Arena:
             InputError: no such task.
         """
         key = (contestant.key, task)
-        if key not in self._models:
-            self._models[key] = self._build(contestant, task)
-            while len(self._models) > MODELS_KEPT:
-                self._models.popitem(last=False)
-        self._models.move_to_end(key)
-        return self._models[key]
+        return self._models.get(key) or keep(self._models, key, self._build(contestant, task))
 
     def _build(self, contestant: Contestant, task_name: str) -> ImageClassifier:
         if task_name not in self.task_names:
@@ -100,17 +102,25 @@ class Arena:
         return task.path if own else self._found.base.path
 
     def _backbone(self, contestant: Contestant) -> Mapping[str, Tensor]:
-        if contestant.key not in self._backbones:
-            self._backbones[contestant.key] = self._load(contestant)
-        return self._backbones[contestant.key]
+        known = self._backbones.get(contestant.key)
+        return known or keep(self._backbones, contestant.key, self._load(contestant))
 
     def _load(self, contestant: Contestant) -> Mapping[str, Tensor]:
         kind, _, value = contestant.key.partition(":")
         if kind == "method":
-            return merge_in_memory(self._found, value, {}, str(self._device))
+            method, _, params = value.partition(":")
+            return merge_in_memory(self._found, method, json.loads(params or "{}"), str(self._device))
         checkpoint = self._found.base if kind == "base" else open_checkpoint(value)
         with open_reader(checkpoint) as read:
             return {name: read(name) for name in checkpoint.tensors}
+
+
+def _backbone_bytes(tensors: Mapping[str, Tensor]) -> int:
+    return sum(tensor.nbytes for tensor in tensors.values())
+
+
+def _model_bytes(classifier: ImageClassifier) -> int:
+    return sum(parameter.nbytes for parameter in classifier.model.parameters())
 
 
 def merge_in_memory(found: Preflight, method: str, params: Mapping[str, Any], device: str) -> dict[str, Tensor]:

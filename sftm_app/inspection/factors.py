@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from dataclasses import dataclass
 from threading import Lock
 
 import torch
+from cachetools import LRUCache
 from torch import Tensor
 
+from sftm_app.caching import keep
 from sftm_app.checkpoints.checkpoint import Checkpoint, open_reader
 from sftm_app.checkpoints.compatibility import Preflight
 from sftm_app.checkpoints.roles import as_matrix
@@ -38,8 +39,7 @@ class FactorCache:
     """
 
     def __init__(self, limit_bytes: int = DEFAULT_LIMIT_BYTES) -> None:
-        self._limit_bytes = limit_bytes
-        self._kept: OrderedDict[object, LayerFactors] = OrderedDict()
+        self._kept: LRUCache[object, LayerFactors] = LRUCache(limit_bytes, getsizeof=lambda made: made.n_bytes)
         self._lock = Lock()
 
     def get(self, found: Preflight, layer: MapLayer) -> LayerFactors:
@@ -51,15 +51,12 @@ class FactorCache:
         """
         key = (layer.name, _identity(found.base), *(_identity(found.tasks[i].checkpoint) for i in layer.members))
         with self._lock:
-            if key in self._kept:
-                self._kept.move_to_end(key)
-                return self._kept[key]
+            known = self._kept.get(key)
+        if known is not None:
+            return known
         made = factorise_layer(found, layer)
         with self._lock:
-            self._kept[key] = made
-            while len(self._kept) > 1 and sum(kept.n_bytes for kept in self._kept.values()) > self._limit_bytes:
-                self._kept.popitem(last=False)
-        return made
+            return keep(self._kept, key, made)
 
 
 def _identity(checkpoint: Checkpoint) -> tuple[object, ...]:

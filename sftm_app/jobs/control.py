@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -14,45 +11,25 @@ import psutil
 
 from sftm_app.checkpoints.writer import PARTIAL_SUFFIX
 from sftm_app.errors import JobError
-from sftm_app.jobs.folder import RunFolder, create_run, identity, list_runs, status, worker_process
+from sftm_app.jobs.folder import RunFolder, create_run, list_runs, status, worker_process
+from sftm_app.jobs.workers import Workers
 from sftm_app.merging.recipe import Recipe
 
 # Cancel promises two seconds in all: the worker gets most of them to leave by itself.
 POLITE_S = 1.2
 
 
-def start(runs_root: Path, recipe: Recipe) -> RunFolder:
-    """Start a worker process for a recipe with absolute paths and return its run folder at once.
+def start(runs_root: Path, recipe: Recipe, workers: Workers | None = None) -> RunFolder:
+    """Start a recipe with absolute paths in a worker process and return its run folder at once.
 
     Raises
         JobError: another run is active, or the folder cannot be written.
     """
-    active = active_run(runs_root)
-    if active is not None:
+    if active_run(runs_root) is not None:
         raise JobError("A merge is running already. Wait for it, or cancel it first.")
     folder = create_run(runs_root, recipe)
-    with open(folder.path / "worker.log", "wb") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "sftm_app.jobs.worker", str(folder.path)],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            # Its own session: Ctrl-C at the server's terminal does not reach it, the run goes on.
-            start_new_session=True,
-            env={**os.environ, "TRANSFORMERS_OFFLINE": "1", "HF_HUB_OFFLINE": "1"},
-        )
-    # Said here: the worker needs seconds to import torch, and until it speaks it could be neither seen nor stopped.
-    with contextlib.suppress(psutil.Error):
-        folder.append("started", **identity(psutil.Process(process.pid)))
-    # Popen objects that are dropped while their process lives warn, and leave a zombie until the next one: reap it.
-    _reap_later(process)
+    (workers or Workers()).launch(folder)
     return folder
-
-
-def _reap_later(process: subprocess.Popen[bytes]) -> None:
-    import threading
-
-    threading.Thread(target=process.wait, name=f"reap-{process.pid}", daemon=True).start()
 
 
 def active_run(runs_root: Path) -> RunFolder | None:

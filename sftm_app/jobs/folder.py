@@ -166,7 +166,8 @@ def worker_alive(events: list[dict[str, Any]]) -> bool:
 
 
 def worker_process(events: list[dict[str, Any]]) -> psutil.Process | None:
-    # The last one: the worker itself says it again, for Windows starts it through a launcher with another pid.
+    """The living process that the latest "started" event names; None when it is gone or its pid is somebody else's."""
+    # The last one: a run whose warm worker was gone already is given to another.
     started = next((event for event in reversed(events) if event["kind"] == "started"), None)
     if started is None:
         return None

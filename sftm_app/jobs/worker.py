@@ -1,19 +1,20 @@
-"""The worker process of one run: `python -m sftm_app.jobs.worker RUN_FOLDER`."""
+"""The process that carries out one run; see sftm_app.jobs.workers for who starts it."""
 
 from __future__ import annotations
 
+import json
+import os
 import signal
 import sys
 from pathlib import Path
 from types import FrameType
 
 from sftm_app.errors import Cancelled, SFTMError
-from sftm_app.jobs.folder import RunFolder, own_identity
+from sftm_app.jobs.folder import RunFolder
 
 
 def work(folder: RunFolder) -> None:
     """Carry out the run of a folder; every end is an event."""
-    folder.append("started", **own_identity())
     try:
         _merge(folder)
     except Cancelled:
@@ -28,12 +29,11 @@ def work(folder: RunFolder) -> None:
 
 
 def _merge(folder: RunFolder) -> None:
-    # Imported here: torch takes seconds to load, and a run that was cancelled meanwhile need not wait for it.
-    if folder.cancel_flag.exists():
-        raise Cancelled("Cancelled.")
     from sftm_app.merging.plan import make_plan
     from sftm_app.merging.save import save
 
+    if folder.cancel_flag.exists():
+        raise Cancelled("Cancelled.")
     steps = save(make_plan(folder.recipe()), folder.model)
     while True:
         if folder.cancel_flag.exists():
@@ -51,6 +51,22 @@ def _stop(signal_number: int, frame: FrameType | None) -> None:
     raise Cancelled("Cancelled.")
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Import what takes long, then wait to be told the run's folder (a JSON text on standard input)."""
+    import sftm_app.merging.save  # noqa: F401
+    from sftm_app.checkpoints.architecture import preload
+
+    preload()
+    line = sys.stdin.readline()
+    if not line:
+        return
+    folder = RunFolder(Path(json.loads(line)))
+    log = os.open(folder.path / "worker.log", os.O_WRONLY | os.O_CREAT, 0o666)
+    for stream in (1, 2):
+        os.dup2(log, stream)
     signal.signal(signal.SIGTERM, _stop)
-    work(RunFolder(Path(sys.argv[1])))
+    work(folder)
+
+
+if __name__ == "__main__":
+    main()

@@ -72,7 +72,7 @@ def _backward_error(a: Tensor, r: Tensor, b: Tensor, norm_A: float) -> float:
     """||r|| / (||A|| ||a|| + ||b||) in units of its limit; infinite when anything is not finite."""
     limit = BACKWARD_ERROR_FACTOR * b.numel() * float(torch.finfo(b.dtype).eps)
     scale = norm_A * float(a.norm()) + float(b.norm())
-    error = float(r.norm()) / (limit * scale) if scale > 0.0 else 0.0
+    error = float(r.norm()) / (limit * scale) if scale != 0.0 else 0.0
     return error if math.isfinite(error) else math.inf
 
 

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 import yaml
@@ -21,6 +21,7 @@ from sftm_app.merging.params import NoParams, make_params, refuse_unknown
 DEVICES = ("auto", "cpu", "cuda", "mps")
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "float64": torch.float64}
 MAX_RECIPE_BYTES = 1024 * 1024
+MAX_BRACKETS = 1000
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(B|KB|MB|GB|TB)", re.IGNORECASE)
 _UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 
@@ -79,7 +80,7 @@ def make_recipe(
     return Recipe(str(base), _name_tasks(tasks), method, checked, _make_output(_mapping(output, "output")), device)
 
 
-def _is_path(value: Any) -> bool:
+def _is_path(value: Any) -> TypeGuard[str | Path]:
     return isinstance(value, str | Path) and str(value) != "" and "\0" not in str(value)
 
 
@@ -95,7 +96,7 @@ def _name_tasks(tasks: Sequence[Any]) -> tuple[TaskEntry, ...]:
     entries: list[TaskEntry] = []
     for index, given in enumerate(tasks):
         where = f"tasks, entry {index + 1}"
-        task = {"path": given} if isinstance(given, str | Path) else _mapping(given, where)
+        task: Mapping[str, Any] = {"path": given} if isinstance(given, str | Path) else _mapping(given, where)
         refuse_unknown(task, ("path", "name", "weight"), where)
         path, weight = task.get("path"), task.get("weight", 1.0)
         if not _is_path(path):
@@ -120,13 +121,13 @@ def default_name(path: str | Path, taken: set[str]) -> str:
 
 def _make_output(output: Mapping[str, Any]) -> Output:
     refuse_unknown(output, ("path", "dtype", "max_shard_size"), "output")
-    made = Output(**{key: value if value is None else str(value) for key, value in output.items()})
-    if made.dtype is not None and made.dtype not in DTYPES:
-        raise RecipeError(f"output: dtype {made.dtype!r} is not one of {', '.join(DTYPES)}, or null for the base's.")
-    if made.path is not None and not _is_path(made.path):
+    path, dtype, size = (output.get(key, default) for key, default in dataclasses.asdict(Output()).items())
+    if path is not None and not _is_path(path):
         raise RecipeError("output: path should be the path of a folder, or null.")
-    parse_size(made.max_shard_size)
-    return made
+    if dtype is not None and dtype not in list(DTYPES):
+        raise RecipeError(f"output: dtype {dtype!r} is not one of {', '.join(DTYPES)}, or null for the base's.")
+    parse_size(size)
+    return Output(None if path is None else str(path), dtype, str(size))
 
 
 def parse_size(text: str) -> int:
@@ -165,6 +166,9 @@ def recipe_from_yaml(text: str) -> Recipe:
     Raises
         RecipeError: not YAML, unknown keys, wrong values.
     """
+    # The reader's time grows with the square of the depth: minutes for ten thousand brackets.
+    if text.count("[") + text.count("{") > MAX_BRACKETS:
+        raise RecipeError("The recipe is nested too deeply to be one.")
     try:
         # A few aliases of aliases can stand for gigabytes, which an error message would spell out.
         if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):

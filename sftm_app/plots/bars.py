@@ -40,7 +40,7 @@ def grouped_bars(
             )
         )
     style(figure, name, title, height=height, meta={"groups": list(groups)})
-    figure.update_xaxes(showgrid=False, tickangle=-35 if len(groups) > 5 else 0, **ticks(groups, limit=18))
+    figure.update_xaxes(showgrid=False, autotickangles=[0, -35, -90], **ticks(groups, limit=18))
     figure.update_yaxes(title_text=plain(measure), rangemode="tozero")
     figure.update_layout(
         barmode="group",

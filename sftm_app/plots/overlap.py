@@ -56,9 +56,9 @@ def overlap_heatmap(
     on a reduced matrix that is the first feature of the cell's block.
     """
     grid, down, across = reduce_matrix(matrix)
-    subtitle = f"random directions: {random_level:.3g} on average"
+    subtitle = f"random directions: {random_level:.3g}"
     if down > 1 or across > 1:
-        subtitle += f" · each cell is the largest of {down} × {across}"
+        subtitle += f" · cell: largest of {down} × {across}"
     figure = go.Figure()
     meta = {"kind": kind, "random_level": random_level, "block": [down, across], "selected": selected}
     if grid.size == 0 or not np.isfinite(grid).any():
@@ -123,7 +123,7 @@ def task_overlap(
         )
     )
     style(figure, "task-overlap", title, height=height, meta=meta)
-    figure.update_xaxes(tickangle=-35, showgrid=False, **ticks(names, limit=20))
+    figure.update_xaxes(autotickangles=[0, -35, -90], showgrid=False, **ticks(names, limit=20))
     figure.update_yaxes(autorange="reversed", showgrid=False, **ticks(names, limit=20))
     figure.update_layout(dragmode=False)
     if selected is not None:

@@ -52,7 +52,7 @@ def preservation(
             )
     style(figure, "preservation", height=height, meta={"tasks": list(tasks), "methods": methods})
     figure.update_annotations(font={"size": 13, "color": INK, "weight": 600})
-    figure.update_xaxes(showgrid=False, tickangle=-35 if len(tasks) > 5 else 0, **ticks(tasks, limit=18))
+    figure.update_xaxes(showgrid=False, autotickangles=[0, -35, -90], **ticks(tasks, limit=18))
     figure.update_yaxes(rangemode="tozero")
     figure.update_yaxes(title_text="error (0 keeps everything)", row=1, col=1)
     figure.update_layout(

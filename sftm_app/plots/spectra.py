@@ -37,7 +37,7 @@ def spectra(tasks: Sequence[SpectrumTrace], stacked: bool = False, height: int |
     if not drawn:
         return message(style(go.Figure(), "spectra", height=total), "The tasks did not change this layer.")
     # One dict, checked by plotly once: this figure is redrawn at every click, and add_trace would check it twice.
-    x_domains = ([0, 1], [0, 1]) if stacked else ([0, 0.46], [0.55, 1])
+    x_domains = ([0, 1], [0, 1]) if stacked else ([0, 0.45], [0.56, 1])
     y_domains = ([0.58, 1], [0, 0.42]) if stacked else ([0, 1], [0, 1])
     layout = {
         "xaxis": {"domain": x_domains[0], "anchor": "y", "title": {"text": "feature, by gain"}, "rangemode": "tozero"},

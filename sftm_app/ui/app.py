@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import threading
 import webbrowser
 from typing import Any
 
@@ -10,7 +12,7 @@ import gradio as gr
 import psutil
 from starlette.middleware import Middleware
 
-from sftm_app.errors import InputError
+from sftm_app.errors import InputError, SFTMError
 from sftm_app.ui import evaluate_tab, inspect_tab, merge_tab, models_tab
 from sftm_app.ui.guard import LocalOnly
 from sftm_app.ui.handlers import sentences
@@ -61,7 +63,8 @@ def serve(settings: Settings, open_browser: bool = True, block: bool = True) -> 
     """
     # Uploads go to a folder of our own, not to one that all users of the machine share.
     os.environ.setdefault("GRADIO_TEMP_DIR", str(settings.output_dir / "uploads"))
-    demo = build(Studio(settings)).queue(default_concurrency_limit=4)
+    studio = Studio(settings)
+    demo = build(studio).queue(default_concurrency_limit=4)
     try:
         _, url, _ = demo.launch(prevent_thread_lock=True, **launch_options(settings))
     except OSError:
@@ -70,11 +73,21 @@ def serve(settings: Settings, open_browser: bool = True, block: bool = True) -> 
         ) from None
     print(f"SFTM Studio is ready: {url}", flush=True)
     print(f"Models are picked from {settings.models_dir}, output goes to {settings.output_dir}. Stop with Ctrl-C.")
+    # After the app is up, so that it does not slow the start down; in time for the first click.
+    threading.Thread(target=warm_up, args=(studio,), name="warm-up", daemon=True).start()
     if open_browser:
         webbrowser.open(url)
     if block:
         demo.block_thread()
     return demo
+
+
+def warm_up(studio: Studio) -> None:
+    """Do ahead what the first clicks would wait for: transformers' imports, here and in a worker."""
+    with contextlib.suppress(SFTMError):
+        for pack in studio.packs:
+            studio.preflight(models_tab.pack_workspace(pack))
+    studio.workers.prepare()
 
 
 def launch_options(settings: Settings) -> dict[str, Any]:

@@ -208,7 +208,9 @@ def build(studio: Studio, workspace: gr.State, run_id: gr.State, tab: gr.Tab) ->
             _no_table(),
         )
 
-    def try_it(ws: Workspace, name: str, keys: list[str], shown: str, drawing: Any, image: Any, right: Any) -> tuple[Any, ...]:
+    def try_it(
+        ws: Workspace, name: str, keys: list[str], shown: str, drawing: Any, image: Any, right: Any
+    ) -> tuple[Any, ...]:
         given = image if image is not None else _glyph(drawing)
         if given is None or not ws.ready or name not in ws.task_names:
             return "", None

@@ -100,7 +100,9 @@ def layer_title(layer: MapLayer, detail: LayerDetail, names: tuple[str, ...]) ->
     return Safe(f'{title}<div class="sf-chips">{join(changes)}</div>')
 
 
-def show_layer(studio: Studio, workspace: Workspace, name: str | None, first: str | None, second: str | None) -> tuple[Any, ...]:
+def show_layer(
+    studio: Studio, workspace: Workspace, name: str | None, first: str | None, second: str | None
+) -> tuple[Any, ...]:
     """Everything below the map for one layer: title, spectra, task overlaps, pair choice and pair overlaps."""
     found = studio.preflight(workspace).require()
     layer = find_layer(map_layers(found), name or "")
@@ -219,9 +221,8 @@ def build(studio: Studio, workspace: gr.State) -> None:
     layer.input(sentences(show), inputs, detail_outputs, **quick).then(
         sentences(draw_map), [workspace, measure, layer], layers_map, show_progress="hidden"
     )
-    layers_map.select(sentences(click_map), [workspace, first, second], [layer, *detail_outputs], **quick).then(
-        sentences(draw_map), [workspace, measure, layer], layers_map, show_progress="hidden"
-    )
+    # The map is no output here: its frame follows the click in the browser already.
+    layers_map.select(sentences(click_map), [workspace, first, second], [layer, *detail_outputs], **quick)
     for choice in (first, second):
         choice.input(sentences(show), inputs, detail_outputs, **quick)
     for overview in (tasks_read, tasks_write):

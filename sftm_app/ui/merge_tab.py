@@ -132,7 +132,9 @@ def build(studio: Studio, workspace: gr.State, demo: gr.Blocks) -> gr.State:
             raise InputError("No models are loaded. Open the Models tab and try the demo, or pick checkpoints.")
         studio.preflight(ws).require()
         recipe = read(ws, *values)
-        folder = control.active_run(studio.settings.runs_dir) or control.start(studio.settings.runs_dir, recipe)
+        folder = control.active_run(studio.settings.runs_dir) or control.start(
+            studio.settings.runs_dir, recipe, studio.workers
+        )
         return (folder.run_id, "", *show_run(studio, folder.run_id))
 
     def stop(shown: str) -> tuple[Any, ...]:

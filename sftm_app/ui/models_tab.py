@@ -84,9 +84,14 @@ def _demo_handler(studio: Studio, pack: Pack) -> Callable[[], Workspace]:
     return sentences(demo)
 
 
-def load_pack(studio: Studio, pack: Pack) -> Workspace:
+def pack_workspace(pack: Pack) -> Workspace:
     """The workspace of a demo pack, with the pack's own task names."""
-    made = Workspace(str(pack.base), tuple(TaskEntry(str(task.path), task.name) for task in pack.tasks))
+    return Workspace(str(pack.base), tuple(TaskEntry(str(task.path), task.name) for task in pack.tasks))
+
+
+def load_pack(studio: Studio, pack: Pack) -> Workspace:
+    """Open a demo pack and remember it."""
+    made = pack_workspace(pack)
     store(studio.settings.output_dir, made)
     return made
 

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import os
-from collections import OrderedDict
 from pathlib import Path
 from threading import RLock
 
+from cachetools import LRUCache
+
+from sftm_app.caching import keep
 from sftm_app.checkpoints.checkpoint import CONFIG_NAME
 from sftm_app.checkpoints.compatibility import Preflight
 from sftm_app.errors import InputError
 from sftm_app.evaluation.contestants import Arena
 from sftm_app.evaluation.packs import Pack, find_packs, pack_of
 from sftm_app.inspection.factors import FactorCache
+from sftm_app.jobs.workers import Workers
 from sftm_app.merging.plan import check_recipe, resolve_device
 from sftm_app.merging.recipe import Recipe
 from sftm_app.ui.settings import Settings
 from sftm_app.ui.workspace import Workspace
 
 ARENAS_KEPT = 2
+PREFLIGHTS_KEPT = 4
 MAX_SCANNED = 20_000
 MAX_DEPTH = 4
 
@@ -29,10 +33,11 @@ class Studio:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.factors = FactorCache()
+        self.workers = Workers()
         self.device = resolve_device(settings.device)
         self.packs: tuple[Pack, ...] = tuple(find_packs(settings.packs_dir))
-        self._preflights: OrderedDict[object, Preflight] = OrderedDict()
-        self._arenas: OrderedDict[object, Arena] = OrderedDict()
+        self._preflights: LRUCache[object, Preflight] = LRUCache(PREFLIGHTS_KEPT)
+        self._arenas: LRUCache[object, Arena] = LRUCache(ARENAS_KEPT)
         self._lock = RLock()
 
     def preflight(self, workspace: Workspace) -> Preflight:
@@ -45,11 +50,8 @@ class Studio:
             raise InputError("No models are loaded. Open the Models tab and try the demo, or pick checkpoints.")
         with self._lock:
             key = self._key(workspace)
-            if key not in self._preflights:
-                self._preflights[key] = check_recipe(Recipe(workspace.base, workspace.tasks))
-                while len(self._preflights) > 4:
-                    self._preflights.popitem(last=False)
-            return self._preflights[key]
+            known = self._preflights.get(key)
+            return known or keep(self._preflights, key, check_recipe(Recipe(workspace.base, workspace.tasks)))
 
     def arena(self, workspace: Workspace) -> Arena:
         """The models of a workspace, ready to be tried.
@@ -60,11 +62,7 @@ class Studio:
         found = self.preflight(workspace)
         with self._lock:
             key = self._key(workspace)
-            if key not in self._arenas:
-                self._arenas[key] = Arena(found, self.device)
-                while len(self._arenas) > ARENAS_KEPT:
-                    self._arenas.popitem(last=False)
-            return self._arenas[key]
+            return self._arenas.get(key) or keep(self._arenas, key, Arena(found, self.device))
 
     def pack(self, workspace: Workspace) -> Pack | None:
         """The demo pack that the workspace's base belongs to, if any."""

@@ -101,11 +101,13 @@ def test_pickles_are_never_opened(models: Path) -> None:
 
 def test_adapter_folder(models: Path) -> None:
     (models / "a" / "adapter_config.json").write_text("{}")
-    with pytest.raises(CheckpointError, match="LoRA adapter.*merge_and_unload"):
+    with pytest.raises(CheckpointError, match=r"LoRA adapter.*merge_and_unload"):
         open_checkpoint(models / "a")
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\xfe", b'{"a":' + b"[" * 200_000, b'{"a":' + b"9" * 9000 + b"}"])
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"[]", b"\xff\xfe", b'{"a":' + b"[" * 200_000, b'{"a":' + b"9" * 9000 + b"}"]
+)
 def test_config_that_is_no_json_table(models: Path, content: bytes) -> None:
     (models / "a" / "config.json").write_bytes(content)
     with pytest.raises(CheckpointError, match=r"config\.json: .*Download it again"):
@@ -190,7 +192,7 @@ def test_tensor_in_two_shards(sharded: Path) -> None:
 )
 def test_shard_names_that_are_no_plain_names(sharded: Path, name: Any) -> None:
     change_index(sharded, lambda index: index["weight_map"].update({"classifier.bias": name}))
-    with pytest.raises(CheckpointError, match="only plain .safetensors names"):
+    with pytest.raises(CheckpointError, match=r"only plain \.safetensors names"):
         open_checkpoint(sharded)
 
 

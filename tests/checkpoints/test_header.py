@@ -33,7 +33,10 @@ BAD = {
     "empty": (b"", "0 bytes, too few"),
     "seven bytes": (b"\x02\0\0\0\0\0\0", "7 bytes, too few"),
     "only a length": (header_bytes({})[:8], "should be 2 bytes long but the file holds 8 bytes"),
-    "header longer than the file": ((1000).to_bytes(8, "little") + b"{}", "should be 1000 bytes long .* holds 10 bytes"),
+    "header longer than the file": (
+        (1000).to_bytes(8, "little") + b"{}",
+        "should be 1000 bytes long .* holds 10 bytes",
+    ),
     "length overflows": (b"\xff" * 8 + b"{}", "is cut off or no safetensors file"),
     "not UTF-8": (header_bytes(b'{"\xff": 1}'), "not valid JSON"),
     "not JSON": (header_bytes(b"{nonsense"), "not valid JSON"),
@@ -70,7 +73,10 @@ BAD = {
     "negative shape": (header_bytes({"a": F32 | {"shape": [-2, -1]}}, bytes(8)), "impossible shape"),
     "shape is a text": (header_bytes({"a": F32 | {"shape": "2"}}, bytes(8)), "impossible shape"),
     "nine dimensions": (header_bytes({"a": F32 | {"shape": [1] * 8 + [2]}}, bytes(8)), "impossible shape"),
-    "duplicate names": (header_bytes(b'{"a":%s,"a":%s}' % ((json.dumps(F32).encode(),) * 2), bytes(8)), "'a' stands twice"),
+    "duplicate names": (
+        header_bytes(b'{"a":%s,"a":%s}' % ((json.dumps(F32).encode(),) * 2), bytes(8)),
+        "'a' stands twice",
+    ),
     "duplicate fields": (header_bytes(b'{"a":{"dtype":"F32","dtype":"F32"}}'), "stands twice"),
     "unknown field": (header_bytes({"a": F32 | {"strides": [1]}}, bytes(8)), "missing or unknown fields"),
     "missing field": (header_bytes({"a": {"dtype": "F32", "shape": [2]}}, bytes(8)), "missing or unknown fields"),
@@ -87,7 +93,10 @@ BAD = {
     "bidirectional name": (header_bytes({"a\u202eb": F32}, bytes(8)), "control characters"),
     "zero width name": (header_bytes({"a\u200bb": F32}, bytes(8)), "control characters"),
     "line separator in a name": (header_bytes({"a\u2028b": F32}, bytes(8)), "control characters"),
-    "half a surrogate pair in a name": (header_bytes(b'{"\\ud800":%s}' % json.dumps(F32).encode(), bytes(8)), "control"),
+    "half a surrogate pair in a name": (
+        header_bytes(b'{"\\ud800":%s}' % json.dumps(F32).encode(), bytes(8)),
+        "control",
+    ),
 }
 
 
@@ -137,7 +146,9 @@ def test_truncated_file_gives_expected_and_actual_size(tmp_path: Path, share: fl
 def test_supported_types_are_read_as_safetensors_writes_them(tmp_path: Path, code: str) -> None:
     file = tmp_path / "model.safetensors"
     dtype = TORCH_DTYPES[code]
-    save_file({"a": torch.zeros(3, 5).to(dtype), "scalar": torch.zeros(()), "none": torch.zeros(0, 4)}, file, {"k": "v"})
+    save_file(
+        {"a": torch.zeros(3, 5).to(dtype), "scalar": torch.zeros(()), "none": torch.zeros(0, 4)}, file, {"k": "v"}
+    )
     header = read_header(file)
     infos = {info.name: info for info in header.tensors}
     assert (infos["a"].dtype, infos["a"].shape, infos["a"].n_bytes) == (dtype, (3, 5), 15 * dtype.itemsize)
@@ -156,7 +167,9 @@ def test_offsets_point_at_the_bytes(tmp_path: Path) -> None:
         assert found.tolist() == {"a": [1.5, -2.0], "b": [7]}[info.name]
 
 
-@pytest.mark.parametrize("name", ["<img src=x onerror=alert(1)>", "javascript:alert(1)", "$\\href{x}{y}$", "模型.重み", "é" * 256])
+@pytest.mark.parametrize(
+    "name", ["<img src=x onerror=alert(1)>", "javascript:alert(1)", "$\\href{x}{y}$", "模型.重み", "é" * 256]
+)
 def test_odd_but_honest_names_stay_as_they_are(tmp_path: Path, name: str) -> None:
     assert [info.name for info in read(tmp_path, header_bytes({name: F32}, bytes(8))).tensors] == [name]
 

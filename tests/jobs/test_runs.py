@@ -71,7 +71,9 @@ def test_cancel_stops_a_worker_that_does_not_listen(tmp_path: Path, recipe_for: 
     import sys
 
     folder = create_run(tmp_path, recipe_for())
-    deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('ready', flush=True); time.sleep(60)"
+    deaf = (
+        "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('ready', flush=True); time.sleep(60)"
+    )
     child = subprocess.Popen([sys.executable, "-c", deaf], stdout=subprocess.PIPE)
     assert child.stdout is not None
     child.stdout.readline()

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from sftm_app.linalg import Conflict, Factors, factorise, superpose, superposed_matrix
 from sftm_app.linalg.subspace import interference, readout_error
-from sftm_app.linalg.tolerance import GROWTH_LIMIT
+from sftm_app.linalg.tolerance import GROWTH_LIMIT, conflict_cosine
 
 both_variants = pytest.mark.parametrize("variant", ["readout", "mapping"])
 both_solvers = pytest.mark.parametrize("solver", ["direct", "iterative"])
@@ -268,6 +268,30 @@ def test_conflicts_name_the_opposed_pairs_only() -> None:
     assert [(c.first, c.second) for c in result.conflicts] == [(0, 2)]
     assert isinstance(result.conflicts[0], Conflict) and result.conflicts[0].cosine == pytest.approx(-1.0)
     assert readout_error(superposed_matrix(factors, result), factors[1]) < 1e-9
+
+
+def test_what_can_be_read_out_in_full_is_no_conflict() -> None:
+    """Tasks 2 and 3 point apart, yet both are kept; tasks 0 and 1 cancel."""
+    D, F, G = (torch.zeros(24, 24, dtype=torch.float64) for _ in range(3))
+    D[:8, :8] = gaussian(8, 8, 1)
+    F[8:, 8:] = gaussian(16, 16, 2)
+    G[8:, 8:] = -0.6 * F[8:, 8:] + 0.8 * gaussian(16, 16, 3)
+    assert float((F * G).sum() / (F.norm() * G.norm())) < -0.5
+    assert superpose([factorise(F), factorise(G)]).conflicts == ()
+    result = superpose([factorise(X) for X in (D, -D, F, G)])
+    assert [(c.first, c.second) for c in result.conflicts] == [(0, 1)]
+
+
+def test_one_task_against_many_is_a_conflict_with_each() -> None:
+    """Thirty agree and lose only 6 %, the one before them loses everything."""
+    D = gaussian(12, 1, 1) @ gaussian(1, 12, 2)
+    result = superpose([factorise(-D)] + [factorise(D)] * 30)
+    assert [(c.first, c.second) for c in result.conflicts] == [(0, j) for j in range(1, 31)]
+
+
+@pytest.mark.parametrize(("m", "n", "limit"), [(1, 1, -0.9), (5, 5, -0.6), (20, 12, -0.194), (768, 768, -0.1)])
+def test_small_matrices_point_apart_by_chance(m: int, n: int, limit: float) -> None:
+    assert conflict_cosine(m, n) == pytest.approx(limit, abs=1e-3)
 
 
 def test_mapping_leaks_between_agreeing_tasks_without_a_conflict() -> None:

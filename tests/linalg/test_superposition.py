@@ -72,12 +72,25 @@ def test_nearly_identical_and_nearly_opposed_tasks_do_not_blow_up(
         if sign > 0:
             assert 0.9 < merged_norm / float(D.norm()) < 1.3, digits
             assert result.conflicts == ()
+            assert result.residual <= 2 * 10.0**-digits + LOOSE[dtype], digits
         else:
             assert [(c.first, c.second) for c in result.conflicts] == [(0, 1)]
         if 10.0**-digits < math.sqrt(torch.finfo(dtype).eps) / 100:  # too close to tell apart: once, or not at all
             once = D if sign > 0 else 0 * D
             error = 10 * 10.0**-digits + LOOSE[dtype]
             assert distance(superposed_matrix(factors, result), once, float(D.norm())) < error, digits
+
+
+@both_solvers
+@pytest.mark.parametrize(("dtype", "apart"), [(torch.float32, 0.02), (torch.float64, 1e-3), (torch.float64, 1e-4)])
+def test_nearly_identical_tasks_are_told_apart_while_precision_allows(
+    solver: str, dtype: torch.dtype, apart: float
+) -> None:
+    D, E = gaussian(14, 11, 1), gaussian(14, 11, 3)
+    factors = [factorise(X.to(dtype)) for X in (D, D + apart * E)]
+    result = superpose(factors, "readout", solver)
+    assert result.n_dropped == 0 and result.residual < LOOSE[dtype] < apart
+    assert result.condition > 0.1 / apart**2
 
 
 @both_variants
@@ -227,10 +240,17 @@ def test_rounding_drift_in_the_recurrence_is_noticed() -> None:
     assert not solvers.solve_iterative(drifting, b, 1e-12, 100, 1.0).converged
 
 
-def test_conjugate_residuals_give_the_least_norm_solution_of_inconsistent_systems() -> None:
+def test_when_nothing_is_acceptable_every_direction_is_dropped() -> None:
+    A, b = torch.eye(5, dtype=torch.float64) * 2, torch.ones(5, dtype=torch.float64)
+    solution = solvers.solve_direct(A, b, 1e-12, lambda a: not bool(a.any()))
+    assert solution.n_dropped == 5 and solution.condition == 1.0 and solution.a.tolist() == [0.0] * 5
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e6])
+def test_conjugate_residuals_give_the_least_norm_solution_of_inconsistent_systems(scale: float) -> None:
     Q, values = torch.linalg.qr(gaussian(12, 12, 1))[0], torch.linspace(0.5, 2, 12, dtype=torch.float64)
     values[:4] = 0.0
-    A, b = (Q * values) @ Q.T, gaussian(12, 1, 2)[:, 0]
+    A, b = scale * (Q * values) @ Q.T, gaussian(12, 1, 2)[:, 0]
     solution = solvers.solve_iterative(lambda x: A @ x, b, 1e-12, 100, 1.0)
     assert solution.converged and solution.iterations <= 10
     assert distance(solution.a, torch.linalg.pinv(A, rtol=1e-10) @ b) < 1e-7

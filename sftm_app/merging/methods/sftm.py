@@ -21,6 +21,8 @@ from sftm_app.merging.params import choice, number, rank
 
 @dataclass(frozen=True)
 class SFTMParams:
+    """Parameters of SFTM."""
+
     variant: str = choice(
         "readout",
         "Variant",

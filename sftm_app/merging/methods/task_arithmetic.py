@@ -15,6 +15,8 @@ from sftm_app.merging.params import number
 
 @dataclass(frozen=True)
 class TaskArithmeticParams:
+    """Parameters of task arithmetic."""
+
     scaling: float = number(
         0.3,
         "Scaling",

@@ -94,7 +94,6 @@ function frameCell(point) {
 }
 
 function report(point) {
-  frameCell(point);
   const scalar = (item) => (typeof item === 'number' || typeof item === 'string' ? item : null);
   const data = point.customdata;
   trigger('select', {
@@ -103,6 +102,8 @@ function report(point) {
     customdata: Array.isArray(data) ? data.map(scalar).slice(0, 16) : scalar(data),
     curve: point.curveNumber ?? 0,
   });
+  // After the request has left: framing costs a redraw of its own.
+  requestAnimationFrame(() => frameCell(point));
 }
 
 function listen() {

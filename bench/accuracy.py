@@ -1,0 +1,100 @@
+"""Accuracy of the demo pack, for every method: `python -m bench.accuracy`.
+
+Prints two Markdown tables, measured on all held-out samples: task by task for a few models, and the mean over tasks for a
+grid of scalings and ranks. `gap closed` is (merge - base) / (individual - base) of the means.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+
+import torch
+
+from bench.machine import machine_line
+from sftm_app.evaluation.accuracy import empty_table, fill_table
+from sftm_app.evaluation.contestants import BASE, INDIVIDUAL, Arena, Contestant, method_contestant
+from sftm_app.evaluation.packs import find_packs, load_samples
+from sftm_app.merging.plan import check_recipe
+from sftm_app.merging.recipe import make_recipe
+from sftm_app.resources import asset_path
+
+SCALINGS = tuple(round(0.1 * step, 1) for step in range(1, 11))
+RANKS = (None, 0.5, 0.25, 0.125)
+SFTM_SCALINGS = (0.4, 0.6, 0.8, 1.0, 1.2)
+
+
+@dataclass(frozen=True)
+class Means:
+    """Mean accuracies 0..1 of base and individual, the reference of `gap closed`."""
+
+    base: float
+    individual: float
+
+    def row(self, title: str, mean: float) -> str:
+        closed = (mean - self.base) / (self.individual - self.base)
+        return f"| {title} | {mean:.1%} | {closed:.0%} |"
+
+
+def grid() -> list[Contestant]:
+    """Every merge that is measured."""
+    merges = [method_contestant("average")]
+    merges += [method_contestant("task_arithmetic", {"scaling": scaling}) for scaling in SCALINGS]
+    for rank in RANKS:
+        merges += [method_contestant("sftm", {"rank": rank, "scaling": scaling}) for scaling in SFTM_SCALINGS]
+    merges += [method_contestant("sftm", {"variant": "mapping", "scaling": scaling}) for scaling in SFTM_SCALINGS]
+    return merges
+
+
+def measure(arena: Arena, contestants: list[Contestant], samples: dict[str, object]) -> dict[str, list[float]]:
+    """Accuracies by contestant key, one for each task."""
+    found = {}
+    for contestant in contestants:
+        table = empty_table(arena.task_names, (contestant,))
+        for filled in fill_table(arena, table, samples.__getitem__):  # type: ignore[arg-type]
+            table = filled
+        found[contestant.key] = [line[0] or 0.0 for line in table.values]
+        print(f"<!-- {contestant.title}: {sum(found[contestant.key]) / len(samples):.4f} -->", flush=True)
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--pack", default="glyphs", help="name of the demo pack")
+    wanted = parser.parse_args().pack
+    pack = next(pack for pack in find_packs(asset_path("demo")) if pack.name == wanted)
+    tasks = [{"path": task.path, "name": task.name} for task in pack.tasks]
+    arena = Arena(check_recipe(make_recipe(pack.base, tasks)), torch.device("cpu"))
+    samples: dict[str, object] = {task.name: load_samples(task) for task in pack.tasks}
+
+    measured = measure(arena, [BASE, INDIVIDUAL, *grid()], samples)
+    means = {key: sum(values) / len(values) for key, values in measured.items()}
+    reference = Means(means[BASE.key], means[INDIVIDUAL.key])
+    arithmetic = [c for c in grid() if c.kind == "task_arithmetic"]
+    best = max(arithmetic, key=lambda contestant: means[contestant.key])
+    sftm = method_contestant("sftm", {"rank": None, "scaling": 1.0})
+
+    print(f"\n{machine_line()}\n")
+    shown = [BASE, INDIVIDUAL, method_contestant("average"), best, sftm]
+    titles = [
+        "Base",
+        "Individual",
+        "Plain average",
+        f"Task arithmetic, best scaling {_scaling(best)}",
+        "SFTM, defaults",
+    ]
+    print(f"| task | {' | '.join(titles)} |\n|---|{'---:|' * len(titles)}")
+    for index, task in enumerate(pack.tasks):
+        print(f"| {task.title} | {' | '.join(f'{measured[c.key][index]:.1%}' for c in shown)} |")
+    print(f"| **mean** | {' | '.join(f'**{means[c.key]:.1%}**' for c in shown)} |")
+    print("\n| merge | mean accuracy | gap closed |\n|---|---:|---:|")
+    for contestant in grid():
+        print(reference.row(contestant.title, means[contestant.key]))
+
+
+def _scaling(contestant: Contestant) -> str:
+    return contestant.title.rpartition(" ")[2].rstrip(")")
+
+
+if __name__ == "__main__":
+    main()

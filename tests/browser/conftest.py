@@ -1,0 +1,93 @@
+"""A real Chromium and a real app. SFTM_REQUIRE_BROWSER=1 turns a missing browser from a skip into a failure."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from browser_page import App, Watched
+from playwright.sync_api import Browser, expect, sync_playwright
+
+START_LIMIT_S = 120
+# For slow shared machines: a wait ends as soon as what it waits for is there.
+PATIENCE_MS = 90_000
+CHROMIUM_FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+]
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Browser]:
+    found = next(
+        (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
+    )
+    if found is None:
+        if os.environ.get("SFTM_REQUIRE_BROWSER"):
+            pytest.fail("No Chromium was found, and SFTM_REQUIRE_BROWSER asks for one. Install the package `chromium`.")
+        pytest.skip("no Chromium on this machine; install the package `chromium` to run the browser tests")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=found, args=CHROMIUM_FLAGS)
+        yield browser
+        browser.close()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture
+def app(tmp_path: Path, tiny_models: Path) -> Iterator[App]:
+    """The app as a person starts it, with the tiny models as its models folder."""
+    port, output = free_port(), tmp_path / "output"
+    command = [sys.executable, "-m", "sftm_app", "ui", "--no-browser", "--device", "cpu", "--port", str(port)]
+    command += ["--output-dir", str(output), "--models-dir", str(tiny_models)]
+    with open(tmp_path / "app.log", "wb") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+    url = f"http://127.0.0.1:{port}/"
+    try:
+        deadline = time.monotonic() + START_LIMIT_S
+        while True:
+            try:
+                urllib.request.urlopen(url, timeout=5).read()
+                break
+            except OSError:
+                log_text = (tmp_path / "app.log").read_text()
+                assert process.poll() is None and time.monotonic() < deadline, log_text
+                time.sleep(0.3)
+        yield App(url, output)
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+@pytest.fixture
+def watched(chromium: Browser, app: App) -> Iterator[Watched]:
+    context = chromium.new_context(viewport={"width": 1440, "height": 900})
+    page = context.new_page()
+    page.set_default_timeout(PATIENCE_MS)
+    expect.set_options(timeout=PATIENCE_MS)
+    result = Watched(page, [], [])
+    page.on("request", lambda request: _note_outside(result, request.url, app.url))
+    page.on("pageerror", lambda error: result.errors.append(str(error)))
+    yield result
+    context.close()
+
+
+def _note_outside(result: Watched, url: str, home: str) -> None:
+    if not url.startswith((home, home.replace("http", "ws"), "data:", "blob:")):
+        result.outside.append(url)

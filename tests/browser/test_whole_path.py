@@ -1,0 +1,175 @@
+"""What a person does, in a real Chromium: demo, inspect, merge, reload, draw, save, load elsewhere."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from browser_page import App, Watched
+from playwright.sync_api import Page, expect
+from safetensors.torch import load_file
+from transformers import AutoConfig, AutoImageProcessor, ViTForImageClassification
+
+from sftm_app.resources import asset_path
+
+pytestmark = pytest.mark.browser
+
+TASK = "digits"
+
+
+def open_tab(page: Page, name: str) -> None:
+    page.get_by_role("tab", name=name, exact=True).click()
+
+
+def load_demo(page: Page, app: App) -> None:
+    page.goto(app.url)
+    page.locator("#try-glyphs").click()
+    expect(page.locator("#preflight")).to_contain_text("8 tasks fit the base")
+
+
+def click_cell(page: Page, row: int, column: int) -> str:
+    """Click a cell of the layer map and return the tensor's name that the figure holds for it."""
+    place: dict[str, Any] = page.evaluate(
+        """([row, column]) => {
+            const plot = document.querySelector('#layer-map .js-plotly-plot');
+            const x = plot._fullLayout.xaxis, y = plot._fullLayout.yaxis;
+            const box = plot.getBoundingClientRect();
+            return {x: box.left + x._offset + x.c2p(column), y: box.top + y._offset + y.c2p(row),
+                    name: plot.data[0].customdata[row][column]};
+        }""",
+        [row, column],
+    )
+    page.mouse.click(place["x"], place["y"])
+    return str(place["name"])
+
+
+def wait_for_full_map(page: Page) -> None:
+    """Until every layer of the map has its number."""
+    page.wait_for_function(
+        """() => {
+            const data = document.querySelector('#layer-map .js-plotly-plot')?._fullData?.[0];
+            if (!data) return false;
+            const names = data.customdata.flat().filter((name) => name !== null);
+            return Array.from(data.z).flatMap((row) => Array.from(row)).filter(Number.isFinite).length === names.length;
+        }"""
+    )
+
+
+def draw_seven(page: Page) -> None:
+    box = page.locator("#pad canvas").bounding_box()
+    assert box is not None
+
+    def at(x: float, y: float) -> tuple[float, float]:
+        return box["x"] + x * box["width"], box["y"] + y * box["height"]
+
+    page.mouse.move(*at(0.3, 0.25))
+    page.mouse.down()
+    page.mouse.move(*at(0.7, 0.25), steps=8)
+    page.mouse.move(*at(0.45, 0.8), steps=12)
+    page.mouse.up()
+
+
+def accuracy_with_transformers(saved: Path, task: str, n: int) -> float:
+    """The saved folder and a saved head, loaded by transformers alone, on the first samples of the demo."""
+    config = AutoConfig.from_pretrained(saved / "heads" / f"{task}.json")
+    model = ViTForImageClassification.from_pretrained(saved, config=config)
+    missing, unexpected = model.load_state_dict(load_file(saved / "heads" / f"{task}.safetensors"), strict=False)
+    assert not unexpected and not [name for name in missing if name.startswith("classifier")]
+    samples = load_file(asset_path("demo", "glyphs", "samples", f"{task}.safetensors"))
+    processor = AutoImageProcessor.from_pretrained(saved, backend="pil")
+    images = list(samples["images"][:n, None].numpy())
+    pixels = processor(images=images, return_tensors="pt", input_data_format="channels_first")["pixel_values"]
+    with torch.inference_mode():
+        answers = model.float().eval()(pixel_values=pixels).logits.argmax(-1)
+    return float((answers == samples["labels"][:n]).float().mean())
+
+
+def test_from_the_demo_to_a_saved_model(app: App, watched: Watched) -> None:
+    page = watched.page
+    load_demo(page, app)
+
+    open_tab(page, "Inspect")
+    expect(page.locator("#spectra .js-plotly-plot")).to_be_visible()
+    wait_for_full_map(page)
+    name = click_cell(page, 3, 2)
+    expect(page.locator("#layer-title")).to_contain_text(name.removesuffix(".weight"))
+    expect(page.locator("#pair-read .js-plotly-plot")).to_be_visible()
+    expect(page.locator("#pair-write .js-plotly-plot")).to_be_visible()
+
+    open_tab(page, "Merge")
+    page.locator("#start").click()
+    expect(page.locator("#cancel")).to_be_enabled()
+    page.reload()
+    open_tab(page, "Merge")
+    expect(page.locator("#result")).to_contain_text("Readout error")
+    runs = list((app.output_dir / "runs").iterdir())
+    assert len(runs) == 1, "the reload must show the same run, not start another"
+
+    open_tab(page, "Evaluate")
+    expect(page.locator("#models")).to_contain_text("SFTM, your merge")
+    draw_seven(page)
+    expect(page.locator("#verdict")).to_contain_text("your merge")
+    expect(page.locator("#verdict")).to_contain_text("sure")
+    page.locator("#fill").click()
+    expect(page.locator("#accuracies tr", has_text="Relative to individual")).to_contain_text("100.0%")
+    expect(page.locator("#accuracies")).not_to_contain_text("·")
+
+    open_tab(page, "Merge")
+    page.locator("#save-name input, #save-name textarea").first.fill("from the browser")
+    page.locator("#save").click()
+    expect(page.locator("#saved")).to_contain_text("Saved from the browser")
+
+    saved = app.output_dir / "models" / "from the browser"
+    header = page.locator("#accuracies thead th").all_text_contents()
+    row = page.locator("#accuracies tbody tr", has_text=TASK).first.locator("td").all_text_contents()
+    column = next(i for i, title in enumerate(header) if "your merge" in title)
+    assert row[column] == f"{accuracy_with_transformers(saved, TASK, 200):.1%}"
+    report = json.loads((saved / "sftm_report.json").read_text(encoding="utf-8"))
+    assert report["method"] == "sftm" and len(report["inputs"]) == 9
+
+    assert watched.errors == []
+    assert watched.outside == []
+
+
+def test_cancel_in_the_browser(app: App, watched: Watched) -> None:
+    page = watched.page
+    load_demo(page, app)
+    open_tab(page, "Merge")
+    page.locator("#start").click()
+    page.locator("#cancel:not([disabled])").click()
+    expect(page.locator("#progress")).to_contain_text("was cancelled", timeout=5_000)
+    expect(page.locator("#start")).to_be_enabled()
+    assert not list((app.output_dir / "runs").glob("*/model*"))
+    assert watched.errors == []
+
+
+def test_own_checkpoints_and_refusals(app: App, watched: Watched, tiny_models: Path) -> None:
+    """Paste paths; a base of its own is refused with a sentence, a sound set is loaded."""
+    page = watched.page
+    page.goto(app.url)
+
+    def paste(selector: str, *paths: Path) -> None:
+        box = page.locator(f"{selector} input").first
+        for path in paths:
+            box.fill(str(path))
+            box.press("Enter")
+        box.press("Tab")
+
+    paste("#base-path", tiny_models / "base")
+    paste("#task-paths", tiny_models / "base")
+    page.locator("#load-own").click()
+    expect(page.locator("#preflight")).to_contain_text("is the base itself")
+    paste("#base-path", Path("/etc"))
+    page.locator("#load-own").click()
+    expect(page.locator("#preflight")).to_contain_text("outside the models folder")
+
+    page.reload()
+    paste("#base-path", tiny_models / "base")
+    paste("#task-paths", tiny_models / "a", tiny_models / "b")
+    page.locator("#load-own").click()
+    expect(page.locator("#preflight")).to_contain_text("2 tasks fit the base")
+    assert watched.errors == []
+    assert watched.outside == []

@@ -1,0 +1,132 @@
+"""The folder of a run, read by anybody at any time, also after a crash."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from sftm_app.errors import JobError
+from sftm_app.jobs.control import cancel
+from sftm_app.jobs.folder import START_LIMIT_S, RunFolder, create_run, list_runs, own_identity, status
+from sftm_app.jobs.worker import work
+
+
+@pytest.fixture
+def folder(tmp_path: Path, recipe_for: Callable) -> RunFolder:
+    return create_run(tmp_path / "runs", recipe_for("ab"))
+
+
+def progress(folder: RunFolder, done: int) -> None:
+    folder.append("progress", done=done, total=4, name=f"t{done}", fraction=done / 4, elapsed_s=1.0, remaining_s=2.0)
+
+
+def test_the_states_of_a_run(folder: RunFolder) -> None:
+    assert (status(folder).state, status(folder).active) == ("starting", True)
+    folder.append("started", **own_identity())
+    assert status(folder).message == "Reading the checkpoints"
+    progress(folder, 1)
+    now = status(folder)
+    assert (now.state, now.fraction, now.done, now.total, now.message) == ("running", 0.25, 1, 4, "t1")
+    folder.append("failed", message="Because.")
+    now = status(folder)
+    assert (now.state, now.message, now.fraction, now.active) == ("failed", "Because.", 0.25, False)
+
+
+def test_done_is_complete(folder: RunFolder) -> None:
+    folder.append("started", **own_identity())
+    progress(folder, 3)
+    folder.append("done")
+    assert (status(folder).state, status(folder).fraction, status(folder).remaining_s) == ("done", 1.0, 0.0)
+
+
+def test_a_worker_that_never_started(folder: RunFolder) -> None:
+    long_ago = time.time() - START_LIMIT_S - 1
+    os.utime(folder.path, (long_ago, long_ago))
+    assert status(folder).state == "died"
+
+
+def test_a_line_that_is_still_being_written_is_left_out(folder: RunFolder) -> None:
+    folder.append("started", **own_identity())
+    with open(folder.events_file, "a") as file:
+        file.write('{"kind": "progr')
+    assert [event["kind"] for event in folder.events()] == ["started"]
+
+
+@pytest.mark.parametrize("torn", [b"\0\0\0\0", b'{"kind": "prog', b"\xff\xfe"])
+def test_a_line_that_a_crash_tore_does_not_hide_the_others(folder: RunFolder, torn: bytes) -> None:
+    folder.append("started", **own_identity())
+    with open(folder.events_file, "ab") as file:
+        file.write(torn + b"\n")
+    folder.append("done")
+    assert status(folder).state == "done"
+
+
+def test_the_worker_named_last_counts(folder: RunFolder) -> None:
+    """A warm worker may turn out to be gone when the run is handed to it; then another one gets it."""
+    folder.append("started", pid=own_identity()["pid"], process_started=1.0)
+    assert status(folder).state == "died"
+    folder.append("started", **own_identity())
+    assert status(folder).state == "running"
+
+
+def test_cancelled_before_the_worker_looked(folder: RunFolder) -> None:
+    folder.cancel_flag.touch()
+    work(folder)
+    assert folder.events()[-1]["kind"] == "cancelled"
+    assert not list(folder.path.glob("model*"))
+
+
+def test_the_worker_writes_model_and_report(folder: RunFolder) -> None:
+    work(folder)
+    kinds = [event["kind"] for event in folder.events()]
+    assert kinds[-1] == "done" and kinds.count("progress") == status(folder).total > 10
+    assert json.loads(folder.report.read_text()) == json.loads((folder.model / "sftm_report.json").read_text())
+
+
+def test_cancelling_what_is_over_changes_nothing(folder: RunFolder) -> None:
+    work(folder)
+    before = folder.events()
+    cancel(folder)
+    assert folder.events() == before
+    assert (folder.model / "model.safetensors").exists()
+    assert not folder.cancel_flag.exists()
+
+
+def test_runs_are_listed_newest_first(tmp_path: Path, recipe_for: Callable) -> None:
+    for name in ("20260101-000000-aaaaaa", "20260301-000000-aaaaaa", "20260201-000000-ffffff", "notes", "x.partial"):
+        (tmp_path / name).mkdir()
+    assert [run.run_id[:8] for run in list_runs(tmp_path)] == ["20260301", "20260201", "20260101"]
+    assert list_runs(tmp_path / "none") == []
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path, recipe_for: Callable) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(JobError, match="cannot be written"):
+        create_run(tmp_path / "file" / "runs", recipe_for("a"))
+
+
+def test_a_warm_worker_that_fails_at_once_has_the_last_word(tmp_path: Path, models: Path) -> None:
+    """It may be done before the process that handed the run over has taken a breath."""
+    from sftm_app.jobs.control import start
+    from sftm_app.jobs.workers import Workers
+    from sftm_app.merging.recipe import make_recipe
+
+    (models / "a" / "model.safetensors").write_bytes(b"12345")
+    recipe = make_recipe(models / "base", [models / "a"])
+    workers = Workers()
+    workers.prepare()
+    try:
+        time.sleep(4)  # its imports
+        folder = start(tmp_path / "runs", recipe, workers)
+        deadline = time.monotonic() + 30
+        while status(folder).active and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert (status(folder).state, [event["kind"] for event in folder.events()]) == ("failed", ["started", "failed"])
+        assert "too few for a safetensors file" in status(folder).message
+    finally:
+        workers.close()

@@ -1,0 +1,117 @@
+"""Parameters declare themselves; the table of methods is complete."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+import torch
+
+from sftm_app.errors import RecipeError
+from sftm_app.linalg.svd import factorise
+from sftm_app.merging.methods import METHODS, get_method
+from sftm_app.merging.methods.base import Layer
+from sftm_app.merging.methods.sftm import SFTMParams
+from sftm_app.merging.params import controls, make_params, parse_rank
+
+
+@pytest.mark.parametrize(
+    ("text", "rank"),
+    [
+        ("", None), ("full", None), (" Full ", None), ("none", None), ("null", None), ("100%", None),
+        ("1", 1), ("32", 32), (" 7 ", 7), ("0.25", 0.25), ("25%", 0.25), ("12.5%", 0.125), ("1e-1", 0.1),
+    ],
+)  # fmt: skip
+def test_ranks_as_typed(text: str, rank: Any) -> None:
+    assert parse_rank(text) == rank
+    assert type(parse_rank(text)) is type(rank)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["0", "-1", "1.0", "1.5", "0.0", "0%", "101%", "-5%", "nan", "nan%", "inf", "1e400", "x", "%", "3 4", "9" * 9999],
+)
+def test_what_is_no_rank(text: str) -> None:
+    with pytest.raises(RecipeError, match=r"is no rank.*Give `full`"):
+        parse_rank(text)
+
+
+@pytest.mark.parametrize("value", [True, 0, -3, 1.0, 0.0, float("nan"), [1], {}])
+def test_ranks_of_a_recipe(value: Any) -> None:
+    with pytest.raises(RecipeError, match="no rank"):
+        make_params(SFTMParams, {"rank": value}, "params")
+
+
+@pytest.mark.parametrize("value", [0, 0.0, 1, 2.0])
+def test_limits_belong_to_the_range(value: float) -> None:
+    made = make_params(SFTMParams, {"scaling": value}, "params")
+    assert made.scaling == value
+    assert type(made.scaling) is float
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"scaling": -0.01}, "params: scaling: -0.01 is outside 0 to 2"),
+        ({"scaling": 2.01}, "outside 0 to 2"),
+        ({"scaling": float("nan")}, "outside"),
+        ({"scaling": 10**400}, "outside"),
+        ({"scaling": "1"}, "'1' is not a number"),
+        ({"scaling": True}, "True is not a number"),
+        ({"scaling": None}, "None is not a number"),
+        ({"variant": "readuot"}, "'readuot' is not one of readout, mapping"),
+        ({"variant": ["readout"]}, "not one of"),
+        ({"scalling": 1.0}, "'scalling' is not known. Did you mean 'scaling'?"),
+        ({"zzz": 1.0}, "'zzz' is not known. Known are variant, rank, scaling"),
+        ({3: 1.0}, "3 is not known"),
+    ],
+)
+def test_values_that_are_refused(values: dict[Any, Any], said: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        make_params(SFTMParams, values, "params")
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_describes_itself(name: str) -> None:
+    method = METHODS[name]
+    assert method.name == name
+    assert all(text.strip() for text in (method.title, method.summary, method.reference))
+    assert "arXiv" in method.reference
+    assert method.matrix_rule in ("superpose", "sum", "average")
+    assert set(method.rules) == {"embedding", "bias", "norm"}
+    assert set(method.rules.values()) <= {"sum", "average"}
+    assert dataclasses.is_dataclass(method.params) and method.params.__dataclass_params__.frozen  # type: ignore[attr-defined]
+    found = controls(method.params)
+    assert set(found) == {item.name for item in dataclasses.fields(method.params)}
+    for control in found.values():
+        assert control.kind in ("choice", "number", "rank")
+        assert control.label and control.label[0].isupper()
+        assert control.help.endswith(".")
+        assert control.kind != "choice" or len(control.choices) > 1
+        assert control.minimum < control.maximum
+        assert control.kind != "number" or control.maximum < float("inf")
+    # The defaults pass their own checks.
+    assert make_params(method.params, dataclasses.asdict(method.params()), name) == method.params()
+    assert method.scaling(method.params()) > 0
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("shape", [(5, 4), (4, 5), (1, 3), (3, 1)])
+def test_every_method_merges_and_adds_nothing_for_tasks_without_a_change(name: str, shape: tuple[int, int]) -> None:
+    method = METHODS[name]
+    generator = torch.Generator().manual_seed(0)
+    for matrices in ([torch.randn(shape, generator=generator) for _ in range(3)], [torch.zeros(shape)] * 2):
+        kept = [matrix.clone() for matrix in matrices]
+        layer = Layer(matrices, [1.0] * len(matrices), lambda t, rank, given=matrices: factorise(given[t], rank))
+        merged = method.merge_matrix(layer, method.params())
+        assert merged.delta.shape == shape
+        assert bool(merged.delta.isfinite().all())
+        assert bool(merged.delta.any()) == bool(matrices[0].any())
+        assert all(torch.equal(left, right) for left, right in zip(matrices, kept, strict=True))
+
+
+def test_an_unknown_method_names_the_nearest() -> None:
+    with pytest.raises(RecipeError, match=r"'task_arithmetics' is not known. Did you mean 'task_arithmetic'?"):
+        get_method("task_arithmetics")

@@ -1,0 +1,235 @@
+"""The command line: same recipe, one sentence per error, exit codes that scripts can trust."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tiny_checkpoints import change_weights
+
+from sftm_app import __version__, api, cli
+from sftm_app.errors import Cancelled, ResourceError
+from sftm_app.merging.methods import METHODS
+from sftm_app.merging.recipe import load_recipe, recipe_from_yaml, recipe_to_yaml
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def sftm(capsys: pytest.CaptureFixture[str]) -> Run:
+    """Runs the command line in this process: (exit code, stdout, stderr)."""
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as caught:
+            cli.main([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        return int(caught.value.code or 0), captured.out, captured.err
+
+    return call
+
+
+@pytest.fixture
+def recipe(tiny_models: Path, tmp_path: Path) -> Path:
+    file = tmp_path / "recipe.yaml"
+    file.write_text(
+        f"base: {tiny_models / 'base'}\ntasks:\n  - {{path: {tiny_models / 'a'}}}\n  - {{path: {tiny_models / 'b'}}}\n"
+        "method: sftm\nparams: {rank: 4}\noutput: {path: merged}\ndevice: cpu\n"
+    )
+    return file
+
+
+def test_merge(sftm: Run, recipe: Path) -> None:
+    code, out, err = sftm("merge", recipe)
+    output = recipe.parent / "merged"
+    assert code == 0
+    assert f"Merged 2 tasks with sftm in" in out and str(output) in out  # noqa: F541
+    assert "a: readout error" in out and "b: readout error" in out
+    assert "100%" in err, "the progress bar goes to stderr"
+    assert (output / "model.safetensors").exists()
+    assert load_recipe(output / "sftm_recipe.yaml") == load_recipe(recipe)
+
+
+def test_options_win_over_the_recipe(sftm: Run, recipe: Path, tmp_path: Path) -> None:
+    code, _, err = sftm(
+        "merge", recipe, "--output", tmp_path / "other", "--set", "rank=25%", "--set", "scaling=0.5", "--quiet"
+    )
+    assert (code, err) == (0, "")
+    assert not (tmp_path / "merged").exists()
+    saved = load_recipe(tmp_path / "other" / "sftm_recipe.yaml")
+    assert (saved.params.rank, saved.params.scaling, saved.params.variant) == (0.25, 0.5, "readout")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_by_name(sftm: Run, recipe: Path, tmp_path: Path, method: str) -> None:
+    assert sftm("merge", recipe, "--method", method, "--quiet")[0] == 0
+    assert json.loads((tmp_path / "merged" / "sftm_report.json").read_text())["method"] == method
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--set", "scalling=1"], "'scalling' is not known. Did you mean 'scaling'?"),
+        (["--set", "scaling"], "should read NAME=VALUE"),
+        (["--set", "scaling=much"], "'much' is not a number"),
+        (["--set", "scaling=1e999"], "outside 0 to 2"),
+        (["--set", "scaling=nan"], "not a number"),
+        (["--set", "rank=0"], "no rank"),
+        (["--set", "rank="], ""),
+        (["--set", "variant=readuot"], "not one of readout, mapping"),
+        (["--method", "sfmt"], "'sfmt' is not known. Did you mean 'sftm'?"),
+        (["--method", "average", "--set", "scaling=1"], "'scaling' is not known"),
+    ],
+)
+def test_options_that_are_refused(sftm: Run, recipe: Path, options: list[str], said: str) -> None:
+    code, _, err = sftm("merge", recipe, *options, "--quiet")
+    if not said:
+        assert code == 0  # an empty rank is the full one
+        return
+    assert code == 2
+    assert err.startswith("sftm: ") and said in err and "Traceback" not in err
+    assert not (recipe.parent / "merged").exists()
+
+
+def test_bad_input_is_one_sentence_and_exit_code_2(sftm: Run, recipe: Path, models: Path) -> None:
+    text = recipe.read_text()
+    cases = {
+        "no such file": (text, lambda: None, ["merge", "nowhere.yaml"]),
+        "there is no such folder": (text.replace("/a}", "/missing}"), lambda: None, []),
+        "is the base itself": (text.replace("/a}", "/base}"), lambda: None, []),
+        "has neither model.safetensors": (None, lambda: (models / "a" / "model.safetensors").unlink(), []),
+    }
+    for said, (content, damage, arguments) in cases.items():
+        damage()
+        broken = recipe.parent / "broken.yaml"
+        broken.write_text(content or text.replace(text.split()[1].removesuffix("/base"), str(models)))
+        code, out, err = sftm(*(arguments or ["merge", broken]), "--quiet")
+        assert (code, out) == (2, ""), said
+        assert err.startswith("sftm: ") and said in err.lower() + err and "Traceback" not in err
+        assert not (recipe.parent / "merged").exists()
+
+
+def test_all_problems_are_listed(sftm: Run, recipe: Path, models: Path) -> None:
+    for name in "ab":
+        change_weights(models / name / "model.safetensors", lambda tensors: tensors.pop("vit.layernorm.bias"))
+    text = recipe.read_text()
+    recipe.write_text(text.replace(text.split()[1].removesuffix("/base"), str(models)))
+    for command in ("merge", "check", "inspect"):
+        code, _, err = sftm(command, recipe)
+        assert code == 2
+        assert "a: 1 tensors of the base are missing" in err and "b: 1 tensors of the base are missing" in err
+
+
+def test_no_output_named(sftm: Run, recipe: Path) -> None:
+    recipe.write_text(recipe.read_text().replace("output: {path: merged}\n", ""))
+    code, _, err = sftm("merge", recipe)
+    assert code == 2 and "Give --output FOLDER" in err
+
+
+def test_an_existing_output(sftm: Run, recipe: Path) -> None:
+    (recipe.parent / "merged").mkdir()
+    code, _, err = sftm("merge", recipe, "--quiet")
+    assert code == 2 and "exists already" in err
+
+
+@pytest.mark.parametrize(
+    ("error", "code"), [(KeyboardInterrupt(), 130), (Cancelled("Cancelled."), 130), (ResourceError("No room."), 3)]
+)
+def test_exit_codes(sftm: Run, recipe: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(api, "merge_recipe", fail)
+    found, _, err = sftm("merge", recipe, "--quiet")
+    assert found == code and err.startswith("sftm: ")
+
+
+def test_check(sftm: Run, recipe: Path) -> None:
+    code, out, err = sftm("check", recipe)
+    assert (code, err) == (0, "")
+    assert "2 tasks fit the base base (ViTModel)." in out
+    assert "kept apart" in out
+
+
+def test_inspect(sftm: Run, recipe: Path) -> None:
+    code, out, _ = sftm("inspect", recipe)
+    assert code == 0 and len(out.splitlines()) == 14
+    code, out, _ = sftm("inspect", recipe, "--layer", "encoder.layer.0.output.dense")
+    assert code == 0 and "a: gains" in out and "for 90%" in out
+    code, out, _ = sftm("inspect", recipe, "--json")
+    assert code == 0 and len(json.loads(out)["layers"]) == 13
+    code, _, err = sftm("inspect", recipe, "--layer", "x")
+    assert code == 2 and "There is no layer 'x'" in err
+
+
+@pytest.mark.parametrize("arguments", [[], ["nonsense"], ["merge"], ["merge", "r.yaml", "--device", "abacus"]])
+def test_wrong_usage(sftm: Run, arguments: list[str]) -> None:
+    code, _, err = sftm(*arguments)
+    assert code == 2 and "usage: sftm" in err
+
+
+def test_help_and_version(sftm: Run) -> None:
+    assert sftm("--version")[1].strip() == f"SFTM Studio {__version__}"
+    code, out, _ = sftm("--help")
+    assert code == 0 and all(command in out for command in ("merge", "inspect", "check", "ui"))
+    for command in ("merge", "inspect", "check", "ui"):
+        assert sftm(command, "--help")[0] == 0
+
+
+def test_every_option_has_a_help_line() -> None:
+    parser = cli.build_parser()
+    commands = next(action for action in parser._actions if hasattr(action, "choices") and action.choices).choices
+    for name, command in commands.items():  # type: ignore[union-attr]
+        for action in command._actions:
+            assert action.help, (name, action.dest)
+
+
+def test_the_ui_command_passes_its_options_on(sftm: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from sftm_app.ui import app, settings
+
+    seen = {}
+    monkeypatch.setattr(settings, "make_settings", lambda *given: given)
+    monkeypatch.setattr(app, "serve", lambda given, browser: seen.update(settings=given, browser=browser))
+    assert sftm("ui", "--port", 7999, "--models-dir", tmp_path, "--device", "cpu", "--no-browser")[0] == 0
+    assert seen == {"settings": (tmp_path, None, "cpu", 7999), "browser": False}
+
+
+def test_ctrl_c_in_a_real_process_leaves_nothing(recipe: Path, tmp_path: Path) -> None:
+    """The slow method is made by a recipe of many large steps: here the process is stopped once its output appears."""
+    slow = (
+        "import sys, time; import sftm_app.merging.save as s; real = s.run\n"
+        "def run(plan):\n"
+        "    for step in real(plan):\n"
+        "        yield step\n"
+        "        time.sleep(0.2)\n"
+        "s.run = run\n"
+        "from sftm_app.cli import main; main(sys.argv[1:])\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", slow, "merge", str(recipe), "--quiet"],
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "merged.partial").exists():
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=10)
+    assert (process.returncode, err) == (130, "sftm: cancelled, nothing was written.\n")
+    assert not list(tmp_path.glob("merged*"))
+
+
+def test_the_downloaded_recipe_is_the_same_recipe(sftm: Run, recipe: Path, tmp_path: Path) -> None:
+    """What the app writes with recipe_to_yaml, the command line reads back unchanged."""
+    loaded = load_recipe(recipe)
+    (tmp_path / "down.yaml").write_text(recipe_to_yaml(loaded))
+    assert load_recipe(tmp_path / "down.yaml") == loaded == recipe_from_yaml(recipe_to_yaml(loaded))
+    assert sftm("check", tmp_path / "down.yaml")[0] == 0

@@ -1,0 +1,152 @@
+"""What the browser may reach and how errors reach the person."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import pytest
+
+from sftm_app.errors import InputError, OutputError, RecipeError
+from sftm_app.ui.app import build, launch_options
+from sftm_app.ui.guard import refusal
+from sftm_app.ui.handlers import sentences
+from sftm_app.ui.settings import Settings, allowed, make_settings
+from sftm_app.ui.studio import Studio, find_checkpoints
+from sftm_app.ui.workspace import Workspace, restore, store
+
+
+def scope(host: str = "127.0.0.1:7860", method: str = "GET", **headers: str) -> dict[str, Any]:
+    given = {"host": host, **{name.replace("_", "-"): value for name, value in headers.items()}}
+    return {
+        "type": "http",
+        "method": method,
+        "headers": [(name.encode(), value.encode()) for name, value in given.items()],
+    }
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1:7860", "localhost:7860", "[::1]:7860", "localhost"])
+def test_own_pages_are_answered(host: str) -> None:
+    assert refusal(scope(host)) is None
+    assert refusal(scope(host, "POST", origin=f"http://{host}", sec_fetch_site="same-origin")) is None
+
+
+@pytest.mark.parametrize(
+    "request_scope",
+    [
+        scope("evil.example:7860"),
+        scope("127.0.0.1.evil.example"),
+        scope(""),
+        scope(origin="http://evil.example"),
+        scope(origin="null"),
+        scope(origin="http://127.0.0.1:9999"),
+        scope(method="POST", sec_fetch_site="cross-site"),
+    ],
+)
+def test_other_sites_are_refused(request_scope: dict[str, Any]) -> None:
+    assert refusal(request_scope) is not None
+
+
+def test_the_guard_stands_before_every_route_and_nothing_is_shared(studio: Studio) -> None:
+    from fastapi.testclient import TestClient
+    from gradio.routes import App
+
+    options = launch_options(studio.settings)
+    assert options["server_name"] == "127.0.0.1"
+    assert not any(options[name] for name in ("share", "enable_monitoring", "run_history", "show_error", "ssr_mode"))
+    app = App.create_app(build(studio), app_kwargs=options["app_kwargs"])
+    client = TestClient(app, base_url="http://127.0.0.1:7860")
+    assert client.get("/config").status_code == 200
+    for path in ("/", "/config", "/gradio_api/info", "/gradio_api/queue/join", "/gradio_api/upload"):
+        assert client.get(path, headers={"host": "evil.example"}).status_code == 403
+        assert client.post(path, headers={"origin": "http://evil.example"}).status_code == 403
+
+
+@pytest.mark.parametrize("path", ["/etc/passwd", "../outside", "base/../../outside", "", "   ", "a\0b", "~root/x"])
+def test_paths_outside_the_roots_are_refused(studio: Studio, path: str) -> None:
+    with pytest.raises(InputError):
+        allowed(studio.settings, path)
+
+
+def test_paths_inside_the_roots_are_taken_by_name_or_whole(studio: Studio) -> None:
+    base = studio.settings.models_dir / "base"
+    assert allowed(studio.settings, "base") == allowed(studio.settings, f" {base} ") == base
+
+
+def test_hidden_folders_and_links_that_lead_out_are_refused(studio: Studio, tmp_path: Path) -> None:
+    (studio.settings.models_dir / ".cache").mkdir()
+    with pytest.raises(InputError, match="hidden"):
+        allowed(studio.settings, ".cache/model")
+    (studio.settings.models_dir / "link").symlink_to("/etc")
+    with pytest.raises(InputError, match="outside"):
+        allowed(studio.settings, "link")
+
+
+def test_settings_refuse_what_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InputError, match="no such folder"):
+        make_settings(tmp_path / "none", tmp_path / "out")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="cannot be made"):
+        make_settings(tmp_path, tmp_path / "file" / "out")
+    monkeypatch.chdir(tmp_path)
+    made = make_settings(None, None)
+    assert (made.models_dir, made.output_dir) == (Path.home().resolve(), tmp_path / "sftm-output")
+
+
+def test_errors_become_messages_that_show_names_as_text() -> None:
+    def refuses(text: str) -> None:
+        raise RecipeError(text)
+
+    with pytest.raises(gr.Error) as caught:
+        sentences(refuses)("<img src=x onerror=alert(1)>")
+    assert "&lt;img" in caught.value.message and "<img" not in caught.value.message
+
+    def streams(text: str) -> Any:
+        yield 1
+        raise RecipeError(text)
+
+    steps = sentences(streams)("no")
+    assert next(steps) == 1
+    with pytest.raises(gr.Error, match="no"):
+        next(steps)
+
+
+def test_unexpected_errors_tell_nothing_of_the_inside(caplog: pytest.LogCaptureFixture) -> None:
+    def breaks() -> None:
+        raise KeyError("/secret/path")
+
+    with pytest.raises(gr.Error) as caught:
+        sentences(breaks)()
+    assert "secret" not in caught.value.message
+    assert "/secret/path" in caplog.text
+
+
+def test_workspace_survives_a_restart(studio: Studio, workspace: Workspace) -> None:
+    output = studio.settings.output_dir
+    assert restore(output) == Workspace()
+    store(output, workspace)
+    assert restore(output) == workspace
+    (output / "workspace.json").write_text('{"base": 1')
+    assert restore(output) == Workspace()
+
+
+def test_checkpoints_are_found_below_the_models_folder(studio: Studio) -> None:
+    root = studio.settings.models_dir
+    (root / ".hidden" / "x").mkdir(parents=True)
+    (root / ".hidden" / "x" / "config.json").write_text("{}")
+    assert [path.name for path in find_checkpoints(root)] == ["a", "b", "base", "c"]
+
+
+def test_every_control_has_a_label_and_a_help_line(studio: Studio) -> None:
+    demo = build(studio)
+    controls = (gr.Dropdown, gr.Radio, gr.Slider, gr.Textbox, gr.CheckboxGroup)
+    found = [block for block in demo.blocks.values() if isinstance(block, controls)]
+    assert len(found) > 10
+    assert [block.elem_id or block.label for block in found if not (block.label and block.info)] == []
+
+
+def test_settings_are_plain_values() -> None:
+    settings = Settings(Path("/m"), Path("/o"), Path("/p"))
+    assert settings.roots == (Path("/m"), Path("/o"), Path("/p"))
+    assert settings.runs_dir == Path("/o/runs")

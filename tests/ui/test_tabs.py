@@ -1,0 +1,310 @@
+"""The handlers of the tabs, called as plain functions."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import numpy as np
+import psutil
+import pytest
+from tiny_checkpoints import change_config, change_weights
+
+from sftm_app.errors import CheckpointError, InputError, JobError, OutputError, RecipeError, SampleError, SFTMError
+from sftm_app.evaluation.accuracy import empty_table
+from sftm_app.evaluation.contestants import BASE, INDIVIDUAL, method_contestant
+from sftm_app.inspection.layers import map_layers
+from sftm_app.jobs.folder import RunFolder, create_run, identity, status
+from sftm_app.jobs.worker import work
+from sftm_app.merging.methods import METHODS
+from sftm_app.merging.params import controls
+from sftm_app.merging.recipe import recipe_from_yaml
+from sftm_app.ui import evaluate_tab, inspect_tab, merge_tab, models_tab
+from sftm_app.ui.params_form import ParamsForm
+from sftm_app.ui.studio import Studio
+from sftm_app.ui.workspace import Workspace, restore
+
+NO_WEIGHTS: list[list[Any]] = []
+
+
+def default_recipe(ws: Workspace, method: str = "sftm", **params: Any) -> Any:
+    return merge_tab.read_recipe(ws, (method, params), NO_WEIGHTS, "cpu", merge_tab.SAME_AS_BASE, "5GB")
+
+
+def run_here(studio: Studio, recipe: Any) -> RunFolder:
+    """A run carried out in this process; tests/jobs covers the worker process."""
+    folder = create_run(studio.settings.runs_dir, recipe)
+    folder.append("started", **identity(psutil.Process()))
+    work(folder)
+    return folder
+
+
+@pytest.fixture
+def finished(studio: Studio, workspace: Workspace) -> RunFolder:
+    folder = run_here(studio, default_recipe(workspace))
+    assert status(folder).state == "done", status(folder)
+    return folder
+
+
+# Models
+
+
+def test_the_demo_is_loaded_and_remembered(studio: Studio) -> None:
+    loaded = models_tab.load_pack(studio, studio.packs[0])
+    assert loaded.task_names == ("a", "b", "c")
+    assert restore(studio.settings.output_dir) == loaded
+    shown = models_tab.preflight_html(studio, loaded)
+    assert "3 tasks fit the base" in shown and "label 0 of a" in shown
+
+
+def test_own_checkpoints_are_loaded_by_path(studio: Studio) -> None:
+    loaded = models_tab.load_own(studio, "base", ["a", str(studio.settings.models_dir / "b")])
+    assert loaded.task_names == ("a", "b")
+
+
+def truncate(models: Path) -> None:
+    file = models / "a" / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+
+
+def remove_config(models: Path) -> None:
+    (models / "a" / "config.json").unlink()
+
+
+def other_architecture(models: Path) -> None:
+    change_config(models / "a", model_type="gpt2", architectures=["GPT2Model"])
+
+
+def equal_to_base(models: Path) -> None:
+    shutil.rmtree(models / "a")
+    shutil.copytree(models / "base", models / "a")
+
+
+@pytest.mark.parametrize(
+    ("damage", "sentence"),
+    [
+        (truncate, "is cut off"),
+        (remove_config, "has no config.json"),
+        (other_architecture, "'gpt2' model, the base is a 'vit' model"),
+        (equal_to_base, "equals the base's"),
+    ],
+)
+def test_bad_input_is_one_clear_sentence_and_loads_nothing(studio: Studio, damage: Any, sentence: str) -> None:
+    damage(studio.settings.models_dir)
+    with pytest.raises(SFTMError, match=sentence) as caught:
+        models_tab.load_own(studio, "base", ["a", "b"])
+    shown = models_tab.refused(caught.value)
+    assert "sf-notice-error" in shown and "Traceback" not in shown
+    assert restore(studio.settings.output_dir) == Workspace()
+
+
+def test_nothing_picked_is_said(studio: Studio) -> None:
+    with pytest.raises(InputError, match="No path is given"):
+        models_tab.load_own(studio, "", [])
+    with pytest.raises(CheckpointError, match="No task is picked"):
+        models_tab.load_own(studio, "base", [])
+
+
+def test_names_from_files_are_shown_as_text(studio: Studio) -> None:
+    labels = {"0": "<script>alert(1)</script>", "1": "b", "2": "c"}
+    change_config(studio.settings.models_dir / "a", id2label=labels)
+    shown = models_tab.preflight_html(studio, models_tab.load_own(studio, "base", ["a"]))
+    assert "<script>" not in shown and "&lt;script&gt;" in shown
+
+
+# Inspect
+
+
+def test_the_map_fills_up_and_ends_complete(studio: Studio, workspace: Workspace) -> None:
+    found = studio.preflight(workspace)
+    layers = map_layers(found)
+    figures = list(inspect_tab.map_figure(studio, found, "change", layers[3].name))
+    blanks = [int(np.isnan(figure.data[0].z).sum()) for figure in figures]
+    assert len(figures) > 1 and blanks == sorted(blanks, reverse=True)
+    names = [name for row in figures[-1].data[0].customdata for name in row if name]
+    assert sorted(names) == sorted(layer.name for layer in layers)
+    assert int(np.isfinite(figures[-1].data[0].z).sum()) == len(layers)
+
+
+def test_a_layer_shows_spectra_and_the_overlap_of_two_tasks(studio: Studio, workspace: Workspace) -> None:
+    name = map_layers(studio.preflight(workspace))[2].name
+    title, spectra, read, write, first, second, pair_read, pair_write = inspect_tab.show_layer(
+        studio, workspace, name, "c", "a"
+    )
+    assert name.removesuffix(".weight") in title
+    assert {trace.name.split(" · ")[0] for trace in spectra.data} == {"a", "b", "c"}
+    assert np.array(read.data[0].z).shape == np.array(write.data[0].z).shape == (3, 3)
+    assert (first["value"], second["value"]) == ("c", "a")
+    assert (
+        "features of c" in pair_read.layout.yaxis.title.text and "features of a" in pair_write.layout.xaxis.title.text
+    )
+
+
+def test_unknown_layers_and_tasks_from_the_browser_do_no_harm(studio: Studio, workspace: Workspace) -> None:
+    with pytest.raises(InputError, match="no layer"):
+        inspect_tab.show_layer(studio, workspace, "../../etc/passwd", None, None)
+    name = map_layers(studio.preflight(workspace))[0].name
+    shown = inspect_tab.show_layer(studio, workspace, name, "nobody", "a")
+    assert (shown[4]["value"], shown[5]["value"]) == ("a", "b")
+
+
+# Merge
+
+
+def test_controls_follow_from_the_declarations() -> None:
+    with gr.Blocks():
+        form = ParamsForm()
+    fields = [(name, field) for name, method in METHODS.items() for field in controls(method.params)]
+    assert len(form.inputs) == 1 + len(fields)
+    values = ("sftm", *(component.value for component in form.inputs[1:]))
+    method, params = form.read(values)
+    assert method == "sftm" and set(params) == set(controls(METHODS["sftm"].params))
+    shown = form.write("sftm", {"variant": "mapping", "rank": None, "scaling": 0.5})
+    assert len(shown) == len(form.inputs)
+    assert [update["value"] for update in shown[1:4]] == ["mapping", "full", 0.5]
+
+
+def test_the_recipe_of_the_controls(workspace: Workspace) -> None:
+    recipe = merge_tab.read_recipe(
+        workspace,
+        ("sftm", {"variant": "readout", "rank": "25%", "scaling": 0.5}),
+        [["a", 1], ["b", "0.5"], ["c", 2.0]],
+        "cpu",
+        "float16",
+        "1MB",
+    )
+    assert (recipe.params.rank, recipe.params.scaling) == (0.25, 0.5)
+    assert [task.weight for task in recipe.tasks] == [1.0, 0.5, 2.0]
+    text, command, file = merge_tab.recipe_views(recipe)
+    assert recipe_from_yaml(text) == recipe == recipe_from_yaml(Path(file).read_text())
+    assert "sftm_app merge" in command
+
+
+@pytest.mark.parametrize("weights", [[["a", "x"], ["b", 1], ["c", 1]], [["a", -1], ["b", 1], ["c", 1]]])
+def test_a_bad_weight_is_said(workspace: Workspace, weights: Any) -> None:
+    with pytest.raises(RecipeError, match="weight"):
+        merge_tab.read_recipe(workspace, ("average", {}), weights, "cpu", merge_tab.SAME_AS_BASE, "5GB")
+
+
+def test_the_plan_says_what_happens_to_what(studio: Studio, workspace: Workspace) -> None:
+    shown = merge_tab.plan_html(studio, workspace, default_recipe(workspace))
+    for word in ("superposed", "summed", "averaged", "kept apart", "owned by LayerNorm", "on cpu"):
+        assert word in shown
+
+
+def test_a_finished_run_is_shown_saved_and_offered(studio: Studio, workspace: Workspace, finished: RunFolder) -> None:
+    run_id = finished.run_id
+    assert merge_tab.latest_run(studio)[0] == run_id
+    progress, result, chart, save_box, start, cancel, timer, runs = merge_tab.show_run(studio, run_id)
+    assert "All" in progress and "Readout error" in result and chart["visible"] and save_box["visible"]
+    assert start["interactive"] and not cancel["interactive"] and not timer.active
+    assert runs["value"] == run_id and "done" in runs["choices"][0][0]
+
+    target = merge_tab.save_run(studio, run_id, "my model")
+    assert (target / "model.safetensors").is_file() and (target / "heads" / "a.safetensors").is_file()
+    with pytest.raises(OutputError, match="exists already"):
+        merge_tab.save_run(studio, run_id, "my model")
+    offered = [contestant.title for contestant in evaluate_tab.contestants(studio, workspace, run_id)]
+    assert offered[-1] == "SFTM, your merge"
+
+
+@pytest.mark.parametrize("name", ["", "..", ".hidden", "a/b", "../x", "a\\b", "a\0b"])
+def test_a_name_that_is_no_folder_name_is_refused(studio: Studio, finished: RunFolder, name: str) -> None:
+    with pytest.raises(OutputError, match="cannot be a folder name"):
+        merge_tab.save_run(studio, finished.run_id, name)
+
+
+def test_only_finished_runs_are_saved(studio: Studio) -> None:
+    with pytest.raises(JobError, match="No merge is chosen"):
+        merge_tab.save_run(studio, "", "x")
+    with pytest.raises(JobError, match="no run"):
+        merge_tab.save_run(studio, "../..", "x")
+
+
+def test_a_recipe_file_cannot_lead_outside(studio: Studio, workspace: Workspace) -> None:
+    recipe = default_recipe(workspace)
+    assert merge_tab.workspace_of(studio, recipe).task_names == ("a", "b", "c")
+    with pytest.raises(InputError, match="outside"):
+        merge_tab.workspace_of(studio, replace(recipe, base="/etc"))
+
+
+# Evaluate
+
+
+def test_each_model_answers_for_one_image(studio: Studio, workspace: Workspace) -> None:
+    image = np.zeros((8, 8), np.uint8)
+    models = [BASE, INDIVIDUAL, method_contestant("average")]
+    lines, figure = evaluate_tab.answer(studio, workspace, "b", image, models, 2)
+    assert lines.count("sf-stat-value") == 3 and "The right answer is label 2 of b" in lines
+    assert [trace.name for trace in figure.data] == ["Base", "Individual", "Plain average"]
+    for trace in figure.data:
+        assert sum(trace.x) == pytest.approx(1, abs=1e-3)
+
+
+def test_samples_come_from_the_pack_or_from_a_folder(studio: Studio, workspace: Workspace) -> None:
+    assert len(evaluate_tab.samples_of(studio, workspace, "a", "")) == 12
+    own = models_tab.load_own(studio, "base", ["a", "b"])
+    with pytest.raises(SampleError, match="no labelled samples"):
+        evaluate_tab.samples_of(studio, own, "a", "")
+    with pytest.raises(InputError, match="outside"):
+        evaluate_tab.samples_of(studio, own, "a", "/etc")
+    from PIL import Image
+
+    folder = studio.settings.models_dir / "pictures" / "a" / "label 1 of a"
+    folder.mkdir(parents=True)
+    Image.new("L", (8, 8)).save(folder / "x.png")
+    found = evaluate_tab.samples_of(studio, own, "a", "pictures")
+    assert found.images.shape == (1, 8, 8) and found.labels.tolist() == [1]
+
+
+def test_the_table_shows_means_and_marks_the_best_merge() -> None:
+    models = (BASE, INDIVIDUAL, method_contestant("average"), method_contestant("sftm"))
+    measured = empty_table(("a", "b"), models)
+    assert "·" in evaluate_tab.table_html(measured)
+    for row, values in enumerate([(0.5, 0.8, 0.6, 0.7), (0.4, 1.0, 0.9, 0.8)]):
+        for column, value in enumerate(values):
+            measured = measured.with_value(row, column, value)
+    shown = evaluate_tab.table_html(measured)
+    assert "<strong>70.0%</strong>" in shown and "<strong>90.0%</strong>" in shown
+    assert "<strong>80.0%</strong>" not in shown, "the individual model is no merge"
+    assert "75.0%" in shown and "·" not in shown
+
+
+def test_a_new_merge_takes_the_place_of_the_one_in_memory(
+    studio: Studio, workspace: Workspace, finished: RunFolder
+) -> None:
+    merge = f"folder:{finished.model}"
+    first, keys = evaluate_tab.offer(studio, workspace, "", [], [])
+    assert merge in first["value"] and merge in keys
+    before = [key for key in keys if key != merge]
+    update, _ = evaluate_tab.offer(studio, workspace, finished.run_id, ["base", "method:sftm"], before)
+    assert update["value"] == ["base", merge]
+    update, _ = evaluate_tab.offer(studio, workspace, finished.run_id, ["base"], keys)
+    assert update["value"] == ["base"], "what the person unticked stays so"
+
+
+def test_keys_from_the_browser_must_be_on_offer(studio: Studio, workspace: Workspace) -> None:
+    with pytest.raises(InputError, match="No model is chosen"):
+        evaluate_tab.chosen_contestants(studio, workspace, "", ["folder:/etc", "method:nothing"])
+
+
+def test_a_run_of_other_inputs_is_not_offered(studio: Studio, workspace: Workspace, finished: RunFolder) -> None:
+    other = Workspace(workspace.base, workspace.tasks[:2])
+    assert not [c for c in evaluate_tab.contestants(studio, other, "") if c.key.startswith("folder:")]
+
+
+def test_nan_in_a_weight_fails_the_run_with_a_sentence(studio: Studio) -> None:
+    def spoil(tensors: dict[str, Any]) -> None:
+        tensors["vit.encoder.layer.1.output.dense.weight"][0, :2] = float("nan")
+
+    change_weights(studio.settings.models_dir / "a" / "model.safetensors", spoil)
+    own = models_tab.load_own(studio, "base", ["a", "b"])
+    folder = run_here(studio, default_recipe(own))
+    shown = merge_tab.show_run(studio, folder.run_id)[0]
+    assert "layer.1.output.dense.weight" in shown and "holds 2 values that are NaN" in shown
+    assert not list(folder.path.glob("model*"))
+    assert json.loads((folder.path / "events.jsonl").read_text().splitlines()[-1])["kind"] == "failed"
