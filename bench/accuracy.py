@@ -1,7 +1,7 @@
 """Accuracy of the demo pack, for every method: `python -m bench.accuracy`.
 
-Prints two Markdown tables, measured on all held-out samples: task by task for a few models, and the mean over tasks for a
-grid of scalings and ranks. `gap closed` is (merge - base) / (individual - base) of the means.
+Prints two Markdown tables, measured on all held-out samples: task by task for a few models, and the mean over tasks for
+a grid of scalings and ranks. `gap closed` is (merge - base) / (individual - base) of the means.
 """
 
 from __future__ import annotations

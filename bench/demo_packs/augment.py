@@ -1,4 +1,4 @@
-"""Glyph pictures to what a hand draws with a mouse: thickness, slant, size, wobble and blur, all at once for a batch."""
+"""Glyph pictures to what a hand draws with a mouse: thickness, slant, size, wobble and blur, a batch at a time."""
 
 from __future__ import annotations
 
@@ -32,7 +32,9 @@ def draw(sources: Sources, index: Tensor, hand: Hand, generator: torch.Generator
     pictures = sources.pictures[index].unsqueeze(1).float() / 255
     pen = torch.randint(0, 4, (n, 1, 1, 1), generator=generator)
     from_line = torch.rand(n, 1, 1, 1, generator=generator) < hand.line
-    thick = torch.where(pen == 0, widen(lines, 3), torch.where(pen == 1, widen(lines, 4), torch.where(pen == 2, widen(lines, 5), widen(lines, 6))))
+    thick = widen(lines, 6)
+    for number, width in enumerate((3, 4, 5)):
+        thick = torch.where(pen == number, widen(lines, width), thick)
     own = torch.where(pen == 0, widen(pictures, 3), torch.where(pen == 1, -widen(-pictures, 2), pictures))
     ink = torch.where(from_line, thick, own)
     ink = functional.grid_sample(ink, paths(n, hand, generator), align_corners=False)
@@ -43,10 +45,10 @@ def draw(sources: Sources, index: Tensor, hand: Hand, generator: torch.Generator
 
 
 def widen(ink: Tensor, width: int) -> Tensor:
-    """Dilate by a square pen of `width` pixels, corners rounded off by a slight blur; the size stays."""
-    pad = (width - 1) // 2
-    grown = functional.max_pool2d(functional.pad(ink, (pad, width - 1 - pad, pad, width - 1 - pad), value=-1.0), width, 1)
-    return grown
+    """Dilate by a square pen of `width` pixels; the size stays."""
+    before = (width - 1) // 2
+    after = width - 1 - before
+    return functional.max_pool2d(functional.pad(ink, (before, after, before, after), value=-1.0), width, 1)
 
 
 def paths(n: int, hand: Hand, generator: torch.Generator) -> Tensor:

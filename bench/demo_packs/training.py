@@ -51,16 +51,15 @@ def rate(step: int, schedule: Schedule) -> float:
     return schedule.lr * ramp * 0.5 * (1 + float(torch.cos(done)))
 
 
-def train_base(
-    tasks: dict[str, Pool], schedule: Schedule, seed: int
-) -> tuple[ViTModel, dict[str, nn.Linear]]:
+def train_base(tasks: dict[str, Pool], schedule: Schedule, seed: int) -> tuple[ViTModel, dict[str, nn.Linear]]:
     """Train backbone and heads on all tasks at once; every batch holds the same number of images of each task."""
     torch.manual_seed(seed)
     model = backbone()
     heads = {name: nn.Linear(128, int(pool.labels.max()) + 1) for name, pool in tasks.items()}
     generator = torch.Generator().manual_seed(seed)
     parameters = [*model.parameters(), *(p for head in heads.values() for p in head.parameters())]
-    optimiser = torch.optim.AdamW(parameters, lr=schedule.lr, weight_decay=schedule.weight_decay, betas=(0.9, 0.98), fused=True)
+    decay, betas = schedule.weight_decay, (0.9, 0.98)
+    optimiser = torch.optim.AdamW(parameters, lr=schedule.lr, weight_decay=decay, betas=betas, fused=True)
     share, started = schedule.batch // len(tasks), time.perf_counter()
     for step in range(schedule.steps):
         for group in optimiser.param_groups:
@@ -70,7 +69,7 @@ def train_base(
         tokens = features(model, images).split(share)
         losses = [
             functional.cross_entropy(heads[name](token), tasks[name].labels[pick], label_smoothing=schedule.smoothing)
-            for (name, pick), token in zip(picks.items(), tokens)
+            for (name, pick), token in zip(picks.items(), tokens, strict=True)
         ]
         loss = torch.stack(losses).mean()
         optimiser.zero_grad()
@@ -78,15 +77,19 @@ def train_base(
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimiser.step()
         if step % 200 == 0 or step == schedule.steps - 1:
-            print(f"base step {step}/{schedule.steps} loss {float(loss.detach()):.3f} {time.perf_counter() - started:.0f} s", flush=True)
+            seconds = time.perf_counter() - started
+            print(f"base step {step}/{schedule.steps} loss {float(loss.detach()):.3f} {seconds:.0f} s", flush=True)
     return model, heads
 
 
 def fine_tune(
     base: ViTModel, head: nn.Linear, pool: Pool, schedule: Schedule, seed: int, frozen: tuple[str, ...] = ()
 ) -> ViTModel:
-    """A copy of `base` fine-tuned on one task under its frozen head; parameters whose name contains a word of
-    `frozen` stay as they are."""
+    """A copy of `base` fine-tuned on one task under its frozen head.
+
+    Parameters whose name contains a word of `frozen` stay as they are. The weights returned are the average over the
+    second half of the steps: the noise of single batches, which would only be interference in a merge, averages out.
+    """
     torch.manual_seed(seed)
     model = copy.deepcopy(base)
     for name, parameter in model.named_parameters():
@@ -109,7 +112,7 @@ def fine_tune(
             torch._foreach_add_(total, [p.detach() for p in parameters])
             n_total += 1
     with torch.no_grad():
-        for parameter, summed in zip(parameters, total):
+        for parameter, summed in zip(parameters, total, strict=True):
             parameter.copy_(summed / n_total)
     return model
 

@@ -69,7 +69,7 @@ def read_models(pack: Path, name: str) -> tuple[ViTModel, nn.Linear]:
 
 
 def measure(pack: Path) -> dict[str, dict[str, float]]:
-    """Accuracy on the held-out samples, from the files: the base under every task's head, and every task's own model."""
+    """Accuracy on the held-out samples, from the files: the base under every task's head, and each task's own model."""
     base = ViTModel.from_pretrained(pack / "base", add_pooling_layer=False, dtype=torch.float32).eval()
     result: dict[str, dict[str, float]] = {"base": {}, "individual": {}}
     for script in SCRIPTS:

@@ -181,8 +181,3 @@ def worker_process(events: list[dict[str, Any]]) -> psutil.Process | None:
 def identity(process: psutil.Process) -> dict[str, Any]:
     """What the "started" event holds of a worker process."""
     return {"pid": process.pid, "process_started": process.create_time()}
-
-
-def own_identity() -> dict[str, Any]:
-    """The identity of this process."""
-    return identity(psutil.Process())

@@ -38,8 +38,6 @@ def principal_angles(A: Tensor, B: Tensor) -> Tensor:
     (Bjorck and Golub, "Numerical methods for computing angles between linear subspaces", 1973).
     """
     A, B = A.to(torch.float64), B.to(torch.float64)
-    if A.shape[1] < B.shape[1]:
-        A, B = B, A
     cosines = torch.linalg.svdvals(A.T @ B).clamp(max=1.0)
     sines = torch.linalg.svdvals(B - A @ (A.T @ B)).flip(0)[: cosines.numel()].clamp(max=1.0)
     return torch.where(cosines > math.sqrt(0.5), torch.asin(sines), torch.acos(cosines))

@@ -24,6 +24,6 @@ def accuracy_bars(
         Series(name, row, colours[i] if colours else method_colour(name, i))
         for i, (name, row) in enumerate(zip(models, values, strict=True))
     ]
-    figure = grouped_bars(tasks, series, "accuracy", "accuracy", title, "%{y:.1%}", "Nothing has been evaluated yet.")
-    figure.update_yaxes(range=[0, 1.02], tickformat=".0%")
-    return figure
+    axis = {"range": [0, 1.02], "tickformat": ".0%"}
+    empty = "Nothing has been evaluated yet."
+    return grouped_bars(tasks, series, "accuracy", "accuracy", title, "%{y:.1%}", empty, axis=axis)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import plotly.graph_objects as go
 from numpy.typing import ArrayLike, NDArray
 
-from sftm_app.plots.layer_map import outline_cell
-from sftm_app.plots.style import INK, SEQUENTIAL, message, plain, style, ticks
+from sftm_app.plots.layer_map import cell_outline
+from sftm_app.plots.style import INK, SEQUENTIAL, make_figure, make_message, plain, ticks
 
 MOST_CELLS = 512
 _TITLES = {
@@ -59,34 +59,32 @@ def overlap_heatmap(
     subtitle = f"random directions: {random_level:.3g}"
     if down > 1 or across > 1:
         subtitle += f" · cell: largest of {down} × {across}"
-    figure = go.Figure()
+    name, title = f"overlap-{kind}", _TITLES[kind]
     meta = {"kind": kind, "random_level": random_level, "block": [down, across], "selected": selected}
     if grid.size == 0 or not np.isfinite(grid).any():
-        style(figure, f"overlap-{kind}", _TITLES[kind], subtitle, height, meta)
-        return message(figure, "One of the two tasks did not change this layer.")
+        return make_message(name, "One of the two tasks did not change this layer.", title, subtitle, height, meta)
     a, b = plain(first), plain(second)
-    figure.add_trace(
-        go.Heatmap(
-            z=grid,
-            x0=1,
-            dx=across,
-            y0=1,
-            dy=down,
-            zmin=0,
-            zmax=max(float(np.nanmax(grid)), 4 * random_level, 1e-6),
-            colorscale=[list(stop) for stop in SEQUENTIAL],
-            colorbar={"title": {"text": "|cos|" if kind != "both" else "|cos · cos|"}},
-            hovertemplate=f"{a}, feature %{{y}}<br>{b}, feature %{{x}}<br><b>%{{z:.3f}}</b><extra></extra>",
-            hoverongaps=False,
-        )
-    )
-    style(figure, f"overlap-{kind}", _TITLES[kind], subtitle, height, meta)
-    figure.update_xaxes(title_text=f"features of {b}", showgrid=False)
-    figure.update_yaxes(title_text=f"features of {a}", showgrid=False, autorange="reversed")
-    figure.update_layout(dragmode="zoom")
-    if selected is not None:
-        _outline_block(figure, selected, down, across, grid.shape)
-    return figure
+    trace = {
+        "type": "heatmap",
+        "z": grid,
+        "x0": 1,
+        "dx": across,
+        "y0": 1,
+        "dy": down,
+        "zmin": 0,
+        "zmax": max(float(np.nanmax(grid)), 4 * random_level, 1e-6),
+        "colorscale": [list(stop) for stop in SEQUENTIAL],
+        "colorbar": {"title": {"text": "|cos|" if kind != "both" else "|cos · cos|"}},
+        "hovertemplate": f"{a}, feature %{{y}}<br>{b}, feature %{{x}}<br><b>%{{z:.3f}}</b><extra></extra>",
+        "hoverongaps": False,
+    }
+    layout = {
+        "xaxis": {"title": {"text": f"features of {b}"}, "showgrid": False},
+        "yaxis": {"title": {"text": f"features of {a}"}, "showgrid": False, "autorange": "reversed"},
+        "dragmode": "zoom",
+        "shapes": [_block_outline(selected, down, across, grid.shape)] if selected is not None else [],
+    }
+    return make_figure(name, [trace], layout, title, subtitle, height, meta)
 
 
 def task_overlap(
@@ -100,49 +98,46 @@ def task_overlap(
     grid = np.asarray(matrix, dtype=np.float32)
     if grid.shape != (len(names), len(names)):
         raise ValueError(f"task_overlap: the matrix is {grid.shape}, expected ({len(names)}, {len(names)}).")
-    figure = go.Figure()
     height = int(np.clip(150 + 36 * len(names), 260, 620))
     meta = {"selected": list(selected) if selected else None}
     if not np.isfinite(grid).any():
-        style(figure, "task-overlap", title, height=height, meta=meta)
-        return message(figure, "At least two tasks that changed this layer are needed.")
-    hover = [[f"{plain(a)} and {plain(b)}<br><b>{plain(measure)}</b>" for b in names] for a in names]
-    figure.add_trace(
-        go.Heatmap(
-            z=np.round(grid, 4),
-            zmin=0,
-            zmax=max(float(np.nanmax(grid)), 1e-6),
-            text=hover,
-            texttemplate="%{z:.2f}" if len(names) <= 12 else None,
-            hovertemplate="%{text} %{z:.3f}<extra></extra>",
-            hoverongaps=False,
-            colorscale=[list(stop) for stop in SEQUENTIAL],
-            colorbar={"title": {"text": plain(measure)}},
-            xgap=2,
-            ygap=2,
-        )
-    )
-    style(figure, "task-overlap", title, height=height, meta=meta)
-    figure.update_xaxes(autotickangles=[0, -35, -90], showgrid=False, **ticks(names, limit=20))
-    figure.update_yaxes(autorange="reversed", showgrid=False, **ticks(names, limit=20))
-    figure.update_layout(dragmode=False)
-    if selected is not None:
-        outline_cell(figure, *selected)
-    return figure
+        text = "At least two tasks that changed this layer are needed."
+        return make_message("task-overlap", text, title, height=height, meta=meta)
+    shown, what = [plain(name) for name in names], plain(measure)
+    trace = {
+        "type": "heatmap",
+        "z": np.round(grid, 4),
+        "zmin": 0,
+        "zmax": max(float(np.nanmax(grid)), 1e-6),
+        "text": [[f"{a} and {b}<br><b>{what}</b>" for b in shown] for a in shown],
+        "texttemplate": "%{z:.2f}" if len(names) <= 12 else None,
+        "hovertemplate": "%{text} %{z:.3f}<extra></extra>",
+        "hoverongaps": False,
+        "colorscale": [list(stop) for stop in SEQUENTIAL],
+        "colorbar": {"title": {"text": what}},
+        "xgap": 2,
+        "ygap": 2,
+    }
+    labels = ticks(names, limit=20)
+    layout = {
+        "xaxis": {"autotickangles": [0, -35, -90], "showgrid": False, **labels},
+        "yaxis": {"autorange": "reversed", "showgrid": False, **labels},
+        "dragmode": False,
+        "shapes": [cell_outline(*selected)] if selected is not None else [],
+    }
+    return make_figure("task-overlap", [trace], layout, title, height=height, meta=meta)
 
 
-def _outline_block(
-    figure: go.Figure, selected: tuple[int, int], down: int, across: int, cells: tuple[int, ...]
-) -> None:
+def _block_outline(selected: tuple[int, int], down: int, across: int, cells: tuple[int, ...]) -> dict[str, Any]:
     row, column = selected
     top, left = 1 + (row - 1) // down * down - down / 2, 1 + (column - 1) // across * across - across / 2
     # Small cells get a frame around them, not upon them.
     apart = [0.006 * cells[0] * down, 0.006 * cells[1] * across]
-    figure.add_shape(
-        type="rect",
-        x0=left - apart[1],
-        x1=left + across + apart[1],
-        y0=top - apart[0],
-        y1=top + down + apart[0],
-        line={"color": INK, "width": 2},
-    )
+    return {
+        "type": "rect",
+        "x0": left - apart[1],
+        "x1": left + across + apart[1],
+        "y0": top - apart[0],
+        "y1": top + down + apart[0],
+        "line": {"color": INK, "width": 2},
+    }

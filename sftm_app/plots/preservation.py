@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
-from sftm_app.plots.style import INK, message, method_colour, plain, style, ticks
+from sftm_app.plots.bars import bar, bar_layout, group_axis
+from sftm_app.plots.style import INK, make_figure, make_message, method_colour
 
 
 def preservation(
@@ -22,43 +23,58 @@ def preservation(
     Both mappings go from a method's key to one error for each task (0 keeps all, 1 is as far off as adding nothing).
     `titles`: shown names of the methods.
     """
-    figure = make_subplots(rows=1, cols=2, horizontal_spacing=0.1, subplot_titles=("Readout error", "Mapping error"))
     methods = list(dict.fromkeys([*readout_errors, *mapping_errors]))
     if not tasks or not methods:
-        figure = go.Figure()
-        return message(style(figure, "preservation", height=height), "No preservation has been predicted yet.")
-    for column, errors in enumerate((readout_errors, mapping_errors), start=1):
-        for index, method in enumerate(methods):
-            if method not in errors:
-                continue
-            values = errors[method]
-            if len(values) != len(tasks):
-                raise ValueError(f"preservation: {method} has {len(values)} errors for {len(tasks)} tasks.")
-            shown = plain((titles or {}).get(method, method))
-            figure.add_trace(
-                go.Bar(
-                    x=list(range(len(tasks))),
-                    y=[None if v is None else float(v) for v in values],
-                    text=[plain(task) for task in tasks],
-                    textposition="none",
-                    name=shown,
-                    legendgroup=method,
-                    showlegend=column == 1 or method not in readout_errors,
-                    marker={"color": method_colour(method, index), "line": {"width": 0}},
-                    hovertemplate=f"<b>{shown}</b><br>%{{text}} %{{y:.3g}}<extra></extra>",
-                ),
-                row=1,
-                col=column,
-            )
-    style(figure, "preservation", height=height, meta={"tasks": list(tasks), "methods": methods})
-    figure.update_annotations(font={"size": 13, "color": INK, "weight": 600})
-    figure.update_xaxes(showgrid=False, autotickangles=[0, -35, -90], **ticks(tasks, limit=18))
-    figure.update_yaxes(rangemode="tozero")
-    figure.update_yaxes(title_text="error (0 keeps everything)", row=1, col=1)
-    figure.update_layout(
-        barmode="group",
-        bargap=0.24,
-        bargroupgap=0.06,
-        legend={"orientation": "h", "x": 0, "y": 1.1, "yanchor": "bottom"},
-    )
-    return figure
+        return make_message("preservation", "No preservation has been predicted yet.", height=height)
+    data = [
+        *_panel(tasks, methods, readout_errors, titles or {}, "", set()),
+        *_panel(tasks, methods, mapping_errors, titles or {}, "2", set(readout_errors)),
+    ]
+    labels = group_axis(tasks)
+    # Errors may be tiny: 8×10⁻⁸ rather than 80n.
+    errors = {"rangemode": "tozero", "exponentformat": "power"}
+    layout = {
+        **bar_layout(),
+        "xaxis": {"domain": [0, 0.45], "anchor": "y", **labels},
+        "yaxis": {"domain": [0, 1], "anchor": "x", "title": {"text": "error (0 keeps everything)"}, **errors},
+        "xaxis2": {"domain": [0.55, 1], "anchor": "y2", **labels},
+        "yaxis2": {"domain": [0, 1], "anchor": "x2", **errors},
+        "annotations": [_panel_title("Readout error", 0.225), _panel_title("Mapping error", 0.775)],
+        "legend": {"orientation": "h", "x": 0, "y": 1.1, "yanchor": "bottom"},
+    }
+    return make_figure("preservation", data, layout, height=height, meta={"tasks": list(tasks), "methods": methods})
+
+
+def _panel(
+    tasks: Sequence[str],
+    methods: Sequence[str],
+    errors: Mapping[str, Sequence[float | None]],
+    titles: Mapping[str, str],
+    axis: str,
+    in_legend: Collection[str],
+) -> list[dict[str, Any]]:
+    """The bars of one panel, on the axes x`axis` and y`axis`. in_legend: methods that another panel's legend names."""
+    traces = []
+    for index, method in enumerate(methods):
+        if method not in errors:
+            continue
+        values = errors[method]
+        if len(values) != len(tasks):
+            raise ValueError(f"preservation: {method} has {len(values)} errors for {len(tasks)} tasks.")
+        place = {"xaxis": f"x{axis}", "yaxis": f"y{axis}", "legendgroup": method, "showlegend": method not in in_legend}
+        traces.append({**bar(tasks, values, titles.get(method, method), method_colour(method, index)), **place})
+    return traces
+
+
+def _panel_title(text: str, centre: float) -> dict[str, Any]:
+    return {
+        "text": text,
+        "x": centre,
+        "xref": "paper",
+        "xanchor": "center",
+        "y": 1,
+        "yref": "paper",
+        "yanchor": "bottom",
+        "showarrow": False,
+        "font": {"size": 13, "color": INK, "weight": 600},
+    }

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
 
-from sftm_app.plots.style import Series, message, method_colour, plain, style, ticks
+from sftm_app.plots.style import Series, make_figure, make_message, method_colour, plain, ticks
 
 
 def probabilities(
@@ -21,37 +22,39 @@ def probabilities(
     for one in series:
         if len(one.values) != len(labels):
             raise ValueError(f"probabilities: {one.name} has {len(one.values)} values for {len(labels)} classes.")
-    figure = go.Figure()
     if not series or not labels:
-        return message(style(figure, "probabilities", title), "No model has answered yet.")
+        return make_message("probabilities", "No model has answered yet.", title)
     table = np.array([[np.nan if v is None else v for v in one.values] for one in series], dtype=np.float64)
     rank = np.where(np.isnan(table), -1.0, table).max(axis=0)
     if truth is not None:
         rank[truth] = np.inf
     shown = np.sort(np.argsort(-rank, kind="stable")[:most])
     names = [("✓ " if i == truth else "") + labels[i] for i in shown]
-    for index, one in enumerate(series):
+    texts = [plain(labels[i]) for i in shown]
+    data: list[dict[str, Any]] = []
+    for one, row in zip(series, table[:, shown], strict=True):
         name = plain(one.name)
-        figure.add_trace(
-            go.Bar(
-                x=[None if np.isnan(table[index, i]) else round(float(table[index, i]), 5) for i in shown],
-                y=list(range(len(shown))),
-                text=[plain(labels[i]) for i in shown],
-                textposition="none",
-                name=name,
-                orientation="h",
-                marker={"color": one.colour or method_colour(one.name, index), "line": {"width": 0}},
-                hovertemplate=f"<b>{name}</b><br>%{{text}} %{{x:.1%}}<extra></extra>",
-            )
+        data.append(
+            {
+                "type": "bar",
+                "x": [None if np.isnan(value) else round(float(value), 5) for value in row],
+                "y": list(range(len(shown))),
+                "text": texts,
+                "textposition": "none",
+                "name": name,
+                "orientation": "h",
+                "marker": {"color": one.colour or method_colour(one.name, len(data)), "line": {"width": 0}},
+                "hovertemplate": f"<b>{name}</b><br>%{{text}} %{{x:.1%}}<extra></extra>",
+            }
         )
     height = int(np.clip(90 + len(shown) * (10 + 9 * len(series)), 220, 900))
-    style(figure, "probabilities", title, height=height, meta={"classes": [int(i) for i in shown], "truth": truth})
-    figure.update_xaxes(range=[0, 1], tickformat=".0%", title_text="probability")
-    figure.update_yaxes(autorange="reversed", showgrid=False, **ticks(names, limit=24))
-    figure.update_layout(
-        barmode="group",
-        bargap=0.28,
-        bargroupgap=0.06,
-        legend={"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "traceorder": "normal"},
-    )
-    return figure
+    layout = {
+        "xaxis": {"range": [0, 1], "tickformat": ".0%", "title": {"text": "probability"}},
+        "yaxis": {"autorange": "reversed", "showgrid": False, **ticks(names, limit=24)},
+        "barmode": "group",
+        "bargap": 0.28,
+        "bargroupgap": 0.06,
+        "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "traceorder": "normal"},
+    }
+    meta = {"classes": [int(i) for i in shown], "truth": truth}
+    return make_figure("probabilities", data, layout, title, height=height, meta=meta)

@@ -21,6 +21,7 @@ AXIS = "var(--plot-axis)"
 SURFACE = "var(--plot-surface)"
 ACCENT = "var(--plot-accent)"
 FONT = "var(--plot-font)"
+TICK_SIZE = 11
 
 # Low to high; in the dark theme the same names run from dark to bright, so "more" always stands out from the page.
 SEQUENTIAL = tuple((step / 4, f"var(--plot-seq-{step})") for step in range(5))
@@ -100,24 +101,82 @@ def rgba(colour: str, alpha: float) -> str:
     return f"rgba({red},{green},{blue},{alpha:g})"
 
 
-def style(
-    figure: go.Figure,
+def make_figure(
     name: str,
+    data: Sequence[Mapping[str, Any]],
+    layout: Mapping[str, Any],
     title: str = "",
     subtitle: str = "",
     height: int = 320,
     meta: Mapping[str, Any] | None = None,
 ) -> go.Figure:
-    """Give `figure` the common look, in place. `title` and `subtitle` are plotly text: escape names with `plain` first.
+    """A figure with the common look. `data`, `layout`: plotly's own keys; `layout` wins over the look.
 
-    `name` says which plot this is: it keeps zoom and legend choices across redraws (uirevision) and names exports.
+    `title` and `subtitle` are plotly text: escape names with `plain` first. `name` says which plot this is: it keeps
+    zoom and legend choices across redraws (uirevision) and names exports.
     """
+    look: dict[str, Any] = {
+        "template": _template(),
+        "height": height,
+        "margin": {"l": 8, "r": 12, "t": 16 if not title else (58 if subtitle else 40), "b": 8},
+        "uirevision": name,
+        "meta": {"name": name, **(meta or {})},
+        "autosize": True,
+    }
+    if title:
+        look["title"] = _heading(title, subtitle)
+    # One dict, and unchecked: checking each setting takes plotly most of a figure's time (10 ms for the spectra of eight
+    # tasks, redrawn at every click). A test lets plotly check every plot instead. A template of our own also spares the
+    # default one, which is large.
+    return go.Figure({"data": list(data), "layout": {**look, **layout}}, _validate=False)
+
+
+def make_message(
+    name: str,
+    text: str,
+    title: str = "",
+    subtitle: str = "",
+    height: int = 320,
+    meta: Mapping[str, Any] | None = None,
+) -> go.Figure:
+    """An empty plot with one sentence in its middle. The other arguments are those of `make_figure`."""
+    sentence = {
+        "text": text,
+        "showarrow": False,
+        "x": 0.5,
+        "y": 0.5,
+        "xref": "paper",
+        "yref": "paper",
+        "font": {"color": MUTED, "size": 13},
+    }
+    layout = {"annotations": [sentence], "xaxis": {"visible": False}, "yaxis": {"visible": False}}
+    return make_figure(name, [], layout, title, subtitle, height, meta)
+
+
+def _heading(title: str, subtitle: str) -> dict[str, Any]:
+    heading: dict[str, Any] = {
+        "text": title,
+        "font": {"size": 14, "color": INK, "weight": 600},
+        "x": 0,
+        "xref": "container",
+        "xanchor": "left",
+        "y": 1,
+        "yref": "container",
+        "yanchor": "top",
+        "pad": {"t": 6, "l": 4},
+    }
+    if subtitle:
+        heading["subtitle"] = {"text": subtitle, "font": {"size": 12, "color": MUTED}}
+    return heading
+
+
+def _template() -> dict[str, Any]:
     axis: dict[str, Any] = {
         "gridcolor": GRID,
         "linecolor": AXIS,
         "zerolinecolor": AXIS,
         "tickcolor": AXIS,
-        "tickfont": {"color": MUTED, "size": 11},
+        "tickfont": {"color": MUTED, "size": TICK_SIZE},
         "title": {"font": {"color": MUTED, "size": 12}, "standoff": 8},
         "automargin": True,
         "zeroline": False,
@@ -131,58 +190,25 @@ def style(
         "tickfont": {"color": MUTED, "size": 11},
         "title": {"font": {"color": MUTED, "size": 11}, "side": "right"},
     }
-    figure.update_layout(
-        template=go.layout.Template(
-            layout={
-                "xaxis": axis,
-                "yaxis": axis,
+    return {
+        "layout": {
+            "xaxis": axis,
+            "yaxis": axis,
+            "font": {"family": FONT, "color": INK, "size": 12},
+            "paper_bgcolor": "rgba(0,0,0,0)",
+            "plot_bgcolor": "rgba(0,0,0,0)",
+            "colorway": list(TASK_COLOURS),
+            "hoverlabel": {
+                "bgcolor": SURFACE,
+                "bordercolor": AXIS,
                 "font": {"family": FONT, "color": INK, "size": 12},
-                "paper_bgcolor": "rgba(0,0,0,0)",
-                "plot_bgcolor": "rgba(0,0,0,0)",
-                "colorway": list(TASK_COLOURS),
-                "hoverlabel": {
-                    "bgcolor": SURFACE,
-                    "bordercolor": AXIS,
-                    "font": {"family": FONT, "color": INK, "size": 12},
-                    "align": "left",
-                    "namelength": -1,
-                },
-                "legend": {"font": {"color": INK, "size": 12}, "bgcolor": "rgba(0,0,0,0)", "itemwidth": 36},
+                "align": "left",
+                "namelength": -1,
             },
-            data={"heatmap": [{"colorbar": colourbar}]},
-        ),
-        height=height,
-        margin={"l": 8, "r": 12, "t": 16 if not title else (58 if subtitle else 40), "b": 8},
-        uirevision=name,
-        meta={"name": name, **(meta or {})},
-        autosize=True,
-    )
-    if title:
-        heading: dict[str, Any] = {
-            "text": title,
-            "font": {"size": 14, "color": INK, "weight": 600},
-            "x": 0,
-            "xref": "container",
-            "xanchor": "left",
-            "y": 1,
-            "yref": "container",
-            "yanchor": "top",
-            "pad": {"t": 6, "l": 4},
-        }
-        if subtitle:
-            heading["subtitle"] = {"text": subtitle, "font": {"size": 12, "color": MUTED}}
-        figure.update_layout(title=heading)
-    return figure
-
-
-def message(figure: go.Figure, text: str) -> go.Figure:
-    """Put one sentence in the middle of an otherwise empty plot."""
-    figure.add_annotation(
-        text=text, showarrow=False, x=0.5, y=0.5, xref="paper", yref="paper", font={"color": MUTED, "size": 13}
-    )
-    figure.update_xaxes(visible=False)
-    figure.update_yaxes(visible=False)
-    return figure
+            "legend": {"font": {"color": INK, "size": 12}, "bgcolor": "rgba(0,0,0,0)", "itemwidth": 36},
+        },
+        "data": {"heatmap": [{"colorbar": colourbar}]},
+    }
 
 
 def ticks(labels: Sequence[str], most: int = 40, limit: int = 28) -> dict[str, Any]:

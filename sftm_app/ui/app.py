@@ -36,7 +36,7 @@ def build(studio: Studio) -> gr.Blocks:
         header = gr.HTML(header_html(studio, Workspace()), apply_default_css=False, elem_id="header")
         with gr.Tabs(elem_id="tabs") as tabs:
             with gr.Tab("Models", id="models"):
-                models_tab.build(studio, workspace, tabs)
+                models_tab.build(studio, workspace, tabs, demo)
             with gr.Tab("Inspect", id="inspect"):
                 inspect_tab.build(studio, workspace)
             with gr.Tab("Merge", id="merge"):

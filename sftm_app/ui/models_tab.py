@@ -23,7 +23,7 @@ from sftm_app.ui.widgets.html import Safe, card, cards, chip, empty_state, facts
 from sftm_app.ui.workspace import Workspace, make_workspace, store
 
 
-def build(studio: Studio, workspace: gr.State, tabs: gr.Tabs) -> None:
+def build(studio: Studio, workspace: gr.State, tabs: gr.Tabs, demo: gr.Blocks) -> None:
     """Lay out the tab and wire it. Whatever it loads goes into `workspace`; the rest of the app follows that."""
     with gr.Row(equal_height=False):
         with gr.Column(scale=2, min_width=280):
@@ -55,7 +55,7 @@ def build(studio: Studio, workspace: gr.State, tabs: gr.Tabs) -> None:
             )
             with gr.Row():
                 load = gr.Button("Check and load", variant="primary", elem_id="load-own")
-                browse = gr.Button("Look for checkpoints", elem_id="browse")
+                browse = gr.Button("Look again for checkpoints", elem_id="browse")
     report = gr.HTML(_nothing(), apply_default_css=False, elem_id="preflight")
     with gr.Row(visible=False) as following:
         for title, tab in (
@@ -67,7 +67,8 @@ def build(studio: Studio, workspace: gr.State, tabs: gr.Tabs) -> None:
                 lambda tab=tab: gr.Tabs(selected=tab), None, tabs, queue=False, show_progress="hidden"
             )
 
-    browse.click(sentences(lambda: _choices(studio)), outputs=[base, tasks])
+    demo.load(lambda: _choices(studio), None, [base, tasks], show_progress="hidden")
+    browse.click(sentences(lambda: _choices_or_why_not(studio)), outputs=[base, tasks])
     load.click(sentences(_load_handler(studio)), [base, tasks], [workspace, report], show_progress="minimal")
     workspace.change(
         lambda ws: (preflight_html(studio, ws), gr.update(visible=ws.ready)),
@@ -121,15 +122,25 @@ def load_own(studio: Studio, base: str, tasks: list[str]) -> Workspace:
     return made
 
 
+def checkpoint_choices(studio: Studio) -> list[tuple[str, str]]:
+    """Every checkpoint below the models folder and every saved model: as shown, and its whole path."""
+    root, saved = studio.settings.models_dir, studio.settings.saved_dir
+    found = dict.fromkeys(path for folder in (root, saved) for path in find_checkpoints(folder))
+    return [(str(path.relative_to(root)) if root in path.parents else str(path), str(path)) for path in found]
+
+
 def _choices(studio: Studio) -> tuple[Any, Any]:
-    root = studio.settings.models_dir
-    found = [path for folder in (root, studio.settings.saved_dir) for path in find_checkpoints(folder)]
-    if not found:
+    found = checkpoint_choices(studio)
+    return gr.update(choices=found), gr.update(choices=found)
+
+
+def _choices_or_why_not(studio: Studio) -> tuple[Any, Any]:
+    if not checkpoint_choices(studio):
         raise CheckpointError(
-            f"{root}: no checkpoints were found in it. Paste a folder's path, or start with `--models-dir FOLDER`."
+            f"{studio.settings.models_dir}: no checkpoints were found in it. Paste a folder's path, or start the app with "
+            "`--models-dir FOLDER`."
         )
-    named = [(str(path.relative_to(root)) if root in path.parents else str(path), str(path)) for path in found]
-    return gr.update(choices=named), gr.update(choices=named)
+    return _choices(studio)
 
 
 def refused(error: SFTMError) -> Safe:

@@ -8,11 +8,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 
 from sftm_app.errors import JobError
 from sftm_app.jobs.control import cancel
-from sftm_app.jobs.folder import START_LIMIT_S, RunFolder, create_run, list_runs, own_identity, status
+from sftm_app.jobs.folder import START_LIMIT_S, RunFolder, create_run, identity, list_runs, status
 from sftm_app.jobs.worker import work
 
 
@@ -27,7 +28,7 @@ def progress(folder: RunFolder, done: int) -> None:
 
 def test_the_states_of_a_run(folder: RunFolder) -> None:
     assert (status(folder).state, status(folder).active) == ("starting", True)
-    folder.append("started", **own_identity())
+    folder.append("started", **identity(psutil.Process()))
     assert status(folder).message == "Reading the checkpoints"
     progress(folder, 1)
     now = status(folder)
@@ -38,7 +39,7 @@ def test_the_states_of_a_run(folder: RunFolder) -> None:
 
 
 def test_done_is_complete(folder: RunFolder) -> None:
-    folder.append("started", **own_identity())
+    folder.append("started", **identity(psutil.Process()))
     progress(folder, 3)
     folder.append("done")
     assert (status(folder).state, status(folder).fraction, status(folder).remaining_s) == ("done", 1.0, 0.0)
@@ -51,7 +52,7 @@ def test_a_worker_that_never_started(folder: RunFolder) -> None:
 
 
 def test_a_line_that_is_still_being_written_is_left_out(folder: RunFolder) -> None:
-    folder.append("started", **own_identity())
+    folder.append("started", **identity(psutil.Process()))
     with open(folder.events_file, "a") as file:
         file.write('{"kind": "progr')
     assert [event["kind"] for event in folder.events()] == ["started"]
@@ -59,7 +60,7 @@ def test_a_line_that_is_still_being_written_is_left_out(folder: RunFolder) -> No
 
 @pytest.mark.parametrize("torn", [b"\0\0\0\0", b'{"kind": "prog', b"\xff\xfe"])
 def test_a_line_that_a_crash_tore_does_not_hide_the_others(folder: RunFolder, torn: bytes) -> None:
-    folder.append("started", **own_identity())
+    folder.append("started", **identity(psutil.Process()))
     with open(folder.events_file, "ab") as file:
         file.write(torn + b"\n")
     folder.append("done")
@@ -68,9 +69,9 @@ def test_a_line_that_a_crash_tore_does_not_hide_the_others(folder: RunFolder, to
 
 def test_the_worker_named_last_counts(folder: RunFolder) -> None:
     """A warm worker may turn out to be gone when the run is handed to it; then another one gets it."""
-    folder.append("started", pid=own_identity()["pid"], process_started=1.0)
+    folder.append("started", pid=os.getpid(), process_started=1.0)
     assert status(folder).state == "died"
-    folder.append("started", **own_identity())
+    folder.append("started", **identity(psutil.Process()))
     assert status(folder).state == "running"
 
 

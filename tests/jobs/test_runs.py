@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 
 from sftm_app.errors import JobError
 from sftm_app.jobs.control import active_run, cancel, start
-from sftm_app.jobs.folder import RunFolder, create_run, list_runs, open_run, own_identity, status, worker_process
+from sftm_app.jobs.folder import RunFolder, create_run, identity, list_runs, open_run, status, worker_process
 
 
 def wait_for(folder: RunFolder, *states: str, limit_s: float = 60) -> str:
@@ -90,10 +91,10 @@ def test_cancel_stops_a_worker_that_does_not_listen(tmp_path: Path, recipe_for: 
 
 def test_a_worker_that_vanished_is_reported(tmp_path: Path, recipe_for: Callable) -> None:
     folder = create_run(tmp_path, recipe_for())
-    folder.append("started", **own_identity())
+    folder.append("started", **identity(psutil.Process()))
     assert status(folder).state == "running"
     folder.events_file.unlink()
-    folder.append("started", pid=own_identity()["pid"], process_started=1.0)
+    folder.append("started", pid=os.getpid(), process_started=1.0)
     assert status(folder).state == "died"
     assert "Nothing was written" in status(folder).message
 

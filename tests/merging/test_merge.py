@@ -349,3 +349,16 @@ def test_a_conflict_in_a_layer_that_some_task_lacks_names_the_right_tasks(models
     records = [step.record for step in run(plan)]
     assert any("a and mirror oppose" in sentence for sentence in warnings_of(plan.task_names, records))
     assert not any("b and" in sentence for sentence in warnings_of(plan.task_names, records))
+
+
+def test_weights_that_are_stored_transposed(tmp_path: Path) -> None:
+    """GPT-2 keeps its linear maps as in x out: they are superposed as out x in and put back as they were."""
+    from transformers import GPT2Config, GPT2Model
+
+    config = GPT2Config(n_layer=1, n_head=2, n_embd=8, vocab_size=11, n_positions=6)
+    for seed, name in enumerate(("base", "t")):
+        torch.manual_seed(seed)
+        GPT2Model(config).save_pretrained(tmp_path / name)
+    found = merged(make_recipe(tmp_path / "base", [tmp_path / "t"], device="cpu"))
+    for name, tensor in load_file(tmp_path / "t" / "model.safetensors").items():
+        torch.testing.assert_close(found[name], tensor, atol=2e-6, rtol=0)

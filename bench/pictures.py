@@ -1,0 +1,47 @@
+"""The pictures that the README shows, taken from the running app: `python -m bench.pictures`."""
+
+from __future__ import annotations
+
+from playwright.sync_api import Page, expect
+
+from bench.browser import load_demo, open_page, open_tab, running_app
+from sftm_app.resources import asset_path
+
+TASK = "cyrillic"
+
+
+def inspect_picture(page: Page, url: str) -> None:
+    """The map and the spectra of one layer, light."""
+    page.goto(f"{url}?__theme=light")
+    load_demo(page)
+    open_tab(page, "Inspect")
+    page.locator("#spectra .js-plotly-plot").wait_for()
+    page.wait_for_timeout(10_000)
+    page.screenshot(path=asset_path() / "pictures" / "inspect.png")
+
+
+def evaluate_picture(page: Page, url: str) -> None:
+    """A sample that base, individual and merged models answer, and the table, dark."""
+    page.goto(f"{url}?__theme=dark")
+    open_tab(page, "Merge")
+    page.locator("#start").click()
+    expect(page.locator("#result")).to_contain_text("Readout error")
+    open_tab(page, "Evaluate")
+    expect(page.locator("#models")).to_contain_text("your merge")
+    page.locator("#task input").click()
+    page.get_by_role("option", name=TASK, exact=True).click()
+    page.locator("#sample").click()
+    expect(page.locator("#verdict")).to_contain_text("The right answer")
+    page.wait_for_timeout(2_000)
+    page.screenshot(path=asset_path() / "pictures" / "evaluate.png")
+
+
+def main() -> None:
+    (asset_path() / "pictures").mkdir(exist_ok=True)
+    with running_app() as (url, _), open_page() as page:
+        inspect_picture(page, url)
+        evaluate_picture(page, url)
+
+
+if __name__ == "__main__":
+    main()
