@@ -46,7 +46,7 @@ def scaling_curve(
         )
     layout = {
         "xaxis": {"title": {"text": across}},
-        "yaxis": {"title": {"text": up}, "tickformat": ".0%" if percent else None, "rangemode": "tozero"},
+        "yaxis": {"title": {"text": up}, "rangemode": "tozero", **({"tickformat": ".0%"} if percent else {})},
         "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
         "shapes": [_upright(marked)] if marked is not None else [],
     }

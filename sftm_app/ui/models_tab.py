@@ -23,7 +23,7 @@ from sftm_app.ui.widgets.html import Safe, card, cards, chip, empty_state, facts
 from sftm_app.ui.workspace import Workspace, make_workspace, store
 
 
-def build(studio: Studio, workspace: gr.State, tabs: gr.Tabs, demo: gr.Blocks) -> None:
+def build(studio: Studio, workspace: gr.State, tabs: gr.Tabs, page: gr.Blocks) -> None:
     """Lay out the tab and wire it. Whatever it loads goes into `workspace`; the rest of the app follows that."""
     with gr.Row(equal_height=False):
         with gr.Column(scale=2, min_width=280):
@@ -67,7 +67,7 @@ def build(studio: Studio, workspace: gr.State, tabs: gr.Tabs, demo: gr.Blocks) -
                 lambda tab=tab: gr.Tabs(selected=tab), None, tabs, queue=False, show_progress="hidden"
             )
 
-    demo.load(lambda: _choices(studio), None, [base, tasks], show_progress="hidden")
+    page.load(lambda: _choices(studio), None, [base, tasks], show_progress="hidden")
     browse.click(sentences(lambda: _choices_or_why_not(studio)), outputs=[base, tasks])
     load.click(sentences(_load_handler(studio)), [base, tasks], [workspace, report], show_progress="minimal")
     workspace.change(

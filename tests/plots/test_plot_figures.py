@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,34 @@ from sftm_app.plots import (
 HOSTILE = "<b>x</b><script>alert(1)</script>"
 
 
+TASK = SpectrumTrace("a", "#0072b2", [2.0, 1.0], 1.6, {0.8: 1})
+
+# Every plot: as it is usually, with its rarer parts, and empty.
+PLOTS: dict[str, Callable[[], go.Figure]] = {
+    "layer map": lambda: layer_map([[0.1, None]], ["r"], ["q", "k"], "change"),
+    "layer map, chosen": lambda: layer_map([[0.1]], ["r"], ["q"], "change", (0, 0), [["t"]], zmax=2.0),
+    "layer map, empty": lambda: layer_map([[None]], ["r"], ["q"], "change"),
+    "spectra": lambda: spectra([TASK, TASK]),
+    "spectra, stacked": lambda: spectra([TASK], stacked=True),
+    "spectra, empty": lambda: spectra([]),
+    "overlap": lambda: overlap_heatmap(np.eye(3), "a", "b", "read", 0.1),
+    "overlap, chosen": lambda: overlap_heatmap(np.eye(600), "a", "b", "both", 0.1, (2, 2)),
+    "overlap, empty": lambda: overlap_heatmap(np.zeros((0, 2)), "a", "b", "write", 0.1),
+    "task overlap": lambda: task_overlap(np.eye(2), ["a", "b"], title="T"),
+    "task overlap, many and chosen": lambda: task_overlap(np.eye(13), list("abcdefghijklm"), selected=(0, 1)),
+    "task overlap, empty": lambda: task_overlap([[np.nan]], ["a"]),
+    "probabilities": lambda: probabilities(["a", "b"], [Series("m", [0.1, None])], truth=1, title="T"),
+    "probabilities, empty": lambda: probabilities([], []),
+    "accuracy": lambda: accuracy_bars(["t1", "t2"], ["base"], [[0.5, None]], title="T"),
+    "accuracy, empty": lambda: accuracy_bars([], [], []),
+    "preservation": lambda: preservation(["t"], {"sftm": [8e-8]}, {"sftm": [0.5], "average": [None]}),
+    "preservation, empty": lambda: preservation([], {}, {}),
+    "scaling": lambda: scaling_curve([0.1, 1], [Series("a", [1, None])], marked=0.5),
+    "scaling, no shares": lambda: scaling_curve([0.1], [Series("a", [1])], percent=False),
+    "scaling, empty": lambda: scaling_curve([], []),
+}
+
+
 def sent(figure: go.Figure) -> dict[str, Any]:
     """What the browser gets."""
     result: dict[str, Any] = json.loads(figure.to_json())
@@ -39,6 +68,24 @@ def array(value: Any) -> np.ndarray[Any, Any]:
         return np.asarray(value, dtype=float)
     flat = np.frombuffer(base64.b64decode(value["bdata"]), dtype=np.dtype(value["dtype"]).newbyteorder("<"))
     return flat.reshape([int(part) for part in str(value.get("shape", len(flat))).split(",")])
+
+
+@pytest.mark.parametrize("plot", PLOTS.values(), ids=PLOTS)
+def test_every_plot_has_our_template_and_not_that_of_plotly(plot: Callable[[], go.Figure]) -> None:
+    template = sent(plot())["layout"]["template"]
+    assert template["layout"]["font"]["family"] == "var(--plot-font)"
+    assert set(template["data"]) == {"heatmap"}, "plotly's default has settings for every kind of trace"
+
+
+@pytest.mark.parametrize("plot", PLOTS.values(), ids=PLOTS)
+def test_plotly_finds_nothing_wrong_in_any_plot(plot: Callable[[], go.Figure]) -> None:
+    """Figures are made unchecked because checking is slow; here plotly checks every setting of them."""
+    figure = sent(plot())
+    # It refuses unknown settings and wrong values, and would change what it only puts up with.
+    checked = sent(go.Figure(figure))
+    checked["layout"]["template"]["data"]["heatmap"][0].pop("type")
+    assert checked["data"] == figure["data"]
+    assert {"shapes": [], **checked["layout"]} == {"shapes": [], **figure["layout"]}
 
 
 def test_layer_map_keeps_values_leaves_gaps_and_frames_the_selected_cell() -> None:

@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import plotly.graph_objects as go
 import pytest
 
 from sftm_app import plots
 from sftm_app.plots import TASK_COLOURS, method_colour, plain, task_colour
 from sftm_app.plots.bundle import plotly_js_path
-from sftm_app.plots.style import rgba, style, ticks
+from sftm_app.plots.style import make_figure, make_message, rgba, ticks
 from sftm_app.resources import asset_path
 
 HOSTILE = '<b>x</b><a href="javascript:alert(1)">$\\alpha$</a>%{x}\u202e\x00'
@@ -94,12 +93,32 @@ def test_every_css_variable_that_a_figure_names_is_defined_in_the_style_sheet() 
         assert not missing, f"{scope}: {missing}"
 
 
-def test_style_is_transparent_keeps_zoom_and_names_the_plot() -> None:
-    figure = style(go.Figure(), "some-plot", "A title", meta={"extra": 3})
-    layout = json.loads(figure.to_json())["layout"]
-    assert layout["uirevision"] == "some-plot" and layout["meta"] == {"name": "some-plot", "extra": 3}
-    assert layout["template"]["layout"]["paper_bgcolor"] == "rgba(0,0,0,0)"
-    assert layout["template"]["layout"]["font"]["family"] == "var(--plot-font)"
+def test_a_figure_is_transparent_keeps_zoom_and_names_the_plot() -> None:
+    for figure in (
+        make_figure("some-plot", [], {}, "A title", meta={"extra": 3}),
+        make_message("some-plot", "Nothing here.", "A title", meta={"extra": 3}),
+    ):
+        layout = json.loads(figure.to_json())["layout"]
+        assert layout["uirevision"] == "some-plot" and layout["meta"] == {"name": "some-plot", "extra": 3}
+        assert layout["template"]["layout"]["paper_bgcolor"] == "rgba(0,0,0,0)"
+        assert layout["template"]["layout"]["font"]["family"] == "var(--plot-font)"
+        assert layout["title"]["text"] == "A title"
+
+
+def test_the_layout_of_a_plot_wins_over_the_common_look() -> None:
+    layout = json.loads(make_figure("p", [], {"margin": {"t": 99}}, height=200).to_json())["layout"]
+    assert layout["margin"] == {"t": 99} and layout["height"] == 200
+
+
+def test_figures_do_not_share_what_they_hold() -> None:
+    data, layout = [{"type": "bar", "x": [0], "y": [1.0]}], {"xaxis": {"visible": True}}
+    first, second = make_figure("p", data, layout), make_figure("p", data, layout)
+    first.update_layout(template_layout_font_size=99, xaxis_visible=False)
+    first.data[0].y = [5.0]
+    sent = json.loads(second.to_json())
+    assert sent["layout"]["template"]["layout"]["font"]["size"] == 12
+    assert sent["layout"]["xaxis"] == {"visible": True} and sent["data"][0]["y"] == [1.0]
+    assert data == [{"type": "bar", "x": [0], "y": [1.0]}] and layout == {"xaxis": {"visible": True}}
 
 
 def test_ticks_thin_out_long_axes() -> None:
