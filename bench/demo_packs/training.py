@@ -83,32 +83,53 @@ def train_base(tasks: dict[str, Pool], schedule: Schedule, seed: int) -> tuple[V
 
 
 def fine_tune(
-    base: ViTModel, head: nn.Linear, pool: Pool, schedule: Schedule, seed: int, frozen: tuple[str, ...] = ()
+    base: ViTModel,
+    heads: dict[str, nn.Linear],
+    name: str,
+    pools: dict[str, Pool],
+    schedule: Schedule,
+    seed: int,
+    keep: float,
+    frozen: tuple[str, ...] = (),
 ) -> ViTModel:
-    """A copy of `base` fine-tuned on one task under its frozen head.
+    """A copy of `base` fine-tuned on task `name` under its frozen head.
 
+    Half of every batch are drawings of the other tasks, on which the logits of their heads are to stay as the base has
+    them: `keep` times the mean squared difference is added to the loss (learning without forgetting, with rehearsal).
     Parameters whose name contains a word of `frozen` stay as they are. The weights returned are the average over the
     second half of the steps: the noise of single batches, which would only be interference in a merge, averages out.
     """
     torch.manual_seed(seed)
     model = copy.deepcopy(base)
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(not any(word in name for word in frozen))
+    for key, parameter in model.named_parameters():
+        parameter.requires_grad_(not any(word in key for word in frozen))
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimiser = torch.optim.AdamW(parameters, lr=schedule.lr, weight_decay=schedule.weight_decay, fused=True)
     generator = torch.Generator().manual_seed(seed)
+    fixed = {key: (head.weight.detach(), head.bias.detach()) for key, head in heads.items()}
     total, n_total = [torch.zeros_like(p) for p in parameters], 0
+    others = [other for other in pools if other != name]
+    share = schedule.batch // (2 * len(others))
+    own = schedule.batch - share * len(others)
     for step in range(schedule.steps):
         for group in optimiser.param_groups:
             group["lr"] = rate(step, schedule)
-        pick = torch.randint(len(pool), (schedule.batch,), generator=generator)
-        logits = functional.linear(features(model, pool.batch(pick)), head.weight.detach(), head.bias.detach())
-        loss = functional.cross_entropy(logits, pool.labels[pick], label_smoothing=schedule.smoothing)
+        pick = torch.randint(len(pools[name]), (own,), generator=generator)
+        images = [pools[name].batch(pick)]
+        for other in others:
+            images.append(pools[other].batch(torch.randint(len(pools[other]), (share,), generator=generator)))
+        with torch.no_grad():
+            before = features(base, torch.cat(images[1:])).split(share)
+        tokens = features(model, torch.cat(images))
+        loss = functional.cross_entropy(functional.linear(tokens[:own], *fixed[name]), pools[name].labels[pick])
+        moved = [now - then for now, then in zip(tokens[own:].split(share), before, strict=True)]
+        drift = [functional.linear(m, fixed[o][0]).square().mean() for m, o in zip(moved, others, strict=True)]
+        loss = loss + keep * torch.stack(drift).mean()
         optimiser.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimiser.step()
-        if 2 * step >= schedule.steps:
+        if 2 * (step + 1) > schedule.steps:
             torch._foreach_add_(total, [p.detach() for p in parameters])
             n_total += 1
     with torch.no_grad():

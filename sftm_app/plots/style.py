@@ -125,9 +125,8 @@ def make_figure(
     }
     if title:
         look["title"] = _heading(title, subtitle)
-    # One dict, and unchecked: checking each setting takes plotly most of a figure's time (10 ms for the spectra of eight
-    # tasks, redrawn at every click). A test lets plotly check every plot instead. A template of our own also spares the
-    # default one, which is large.
+    # One dict, and unchecked: plotly's checks take most of a figure's time, and every click redraws five. A test has
+    # plotly check every plot instead. A template of our own also spares the default one, which is large.
     return go.Figure({"data": list(data), "layout": {**look, **layout}}, _validate=False)
 
 
