@@ -38,11 +38,12 @@ class Settings:
     base_images: int = 1500  # drawings a script
     base_hand: Hand = Hand(line=0.0, turn=0.02, slant=0.02, stretch=0.03, shift=0.02, wobble=0.0)  # nearly print
     base: Schedule = Schedule(steps=1600, batch=64, lr=1e-3, warmup=100)
-    task_designs: int = 60
+    task_designs: int = 80
     task_digits: int = 2000
-    task_images: int = 3000
-    task_hand: Hand = Hand(line=0.6, turn=0.12, slant=0.15, stretch=0.15, shift=0.05, wobble=0.04)  # drawn by hand
-    task: Schedule = Schedule(steps=100, batch=96, lr=2e-4, weight_decay=0.0, warmup=20)
+    task_images: int = 4000
+    task_hand: Hand = Hand(line=0.8, turn=0.12, slant=0.15, stretch=0.15, shift=0.05, wobble=0.04)  # drawn by hand
+    task: Schedule = Schedule(steps=250, batch=98, lr=6e-4, weight_decay=0.0, warmup=20)
+    keep: float = 1.5  # how strongly a fine-tune holds on to what the base says about the other scripts
     frozen: tuple[str, ...] = ("embeddings", "bias", "layernorm")
     n_samples: int = 400
     seed: int = 0
@@ -81,9 +82,12 @@ def drawings(path: Path, sources: Sources, count: int, hand: Hand, seed: int) ->
     return Pool(**stage(path, make))
 
 
-def tuned_state(base: ViTModel, head: nn.Linear, pool: Pool, settings: Settings, seed: int) -> dict[str, Tensor]:
-    """State dict of the backbone fine-tuned on one task."""
-    state: dict[str, Tensor] = fine_tune(base, head, pool, settings.task, seed, settings.frozen).state_dict()
+def tuned_state(
+    base: ViTModel, heads: dict[str, nn.Linear], name: str, pools: dict[str, Pool], settings: Settings, seed: int
+) -> dict[str, Tensor]:
+    """State dict of the backbone fine-tuned on task `name`."""
+    model = fine_tune(base, heads, name, pools, settings.task, seed, settings.keep, settings.frozen)
+    state: dict[str, Tensor] = model.state_dict()
     return state
 
 
@@ -119,12 +123,13 @@ def make(settings: Settings, cache_dir: Path, output: Path) -> dict[str, dict[st
 
     parts = (settings.base_designs, settings.base_digits, settings.base_images, settings.base_hand, settings.base, seed)
     base, heads = split_state(stage(cache_dir / f"base_{digest(parts)}.pt", base_state), names)
-    models = {}
+    pools, models = {}, {}
     for name in names:
         chosen = sources[name]["train"].first(settings.task_digits if name == "digits" else settings.task_designs)
-        pool = drawings(work / f"pool_{name}.pt", chosen, settings.task_images, settings.task_hand, seed + 2)
+        pools[name] = drawings(work / f"pool_{name}.pt", chosen, settings.task_images, settings.task_hand, seed + 2)
+    for name in names:
         started = time.perf_counter()
-        tune = partial(tuned_state, base, heads[name], pool, settings, seed + 3)
+        tune = partial(tuned_state, base, heads, name, pools, settings, seed + 3)
         models[name] = backbone()
         models[name].load_state_dict(stage(work / f"task_{name}.pt", tune))
         print(f"{name}: fine-tuned, {time.perf_counter() - started:.0f} s", flush=True)

@@ -29,12 +29,12 @@ from sftm_app.linalg.tolerance import GROWTH_LIMIT, solve_tolerance, system_rcon
 VARIANTS = ("readout", "mapping")
 SOLVERS = ("auto", "direct", "iterative")
 
-# Sizes are numbers of features R. Measured on one CPU thread, eight square tasks of full rank, as ratios of times:
-# direct over iterative 1.5 at R = 256, 3 at 512, 9 at 1024, 7 at 2045. Up to 512 the direct solver takes no longer than
-# the SVDs that came before, and is exact; beyond, conjugate residuals need 5 to 10 products with A and win.
+# Sizes are numbers of features R. Measured on one CPU thread, eight square float32 tasks, as ratios of times: direct
+# over iterative 1 at R = 64, 2 to 3 at 256, 3 to 4 at 512, 4 to 9 at 1024, 5 to 7 at 2047. Up to 512 the direct solver
+# takes no longer than the SVDs that came before, and is exact; beyond, 5 to 11 products with A win.
 AUTO_DIRECT_MAX = 512
-# A stored A against a matrix-free one: 0.3 of the time at R = 256, 0.7 at 2045, the same at 6129 (where it takes 150 MB
-# and gains only when many products are needed). Each product is then R^2 instead of 2 m n R.
+# A stored A over a matrix-free one: 0.4 of the time at R = 256, 0.7 at 2047, 0.8 to 1 at 6129, where it takes 150 MB
+# and gains when many products are needed: each is then R^2 instead of 4 m n R.
 STORED_MAX = 8192
 # When the iteration fails, the direct solver needs eigenvectors: 0.3 s at R = 1024, 2.4 s at 2048, eight times that at
 # every doubling.

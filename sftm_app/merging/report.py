@@ -16,7 +16,8 @@ import psutil
 import torch
 
 from sftm_app import __version__
-from sftm_app.checkpoints.checkpoint import Checkpoint
+from sftm_app.checkpoints.checkpoint import Checkpoint, read_json
+from sftm_app.errors import CheckpointError
 from sftm_app.merging.plan import Plan
 from sftm_app.merging.recipe import recipe_to_dict
 
@@ -67,14 +68,15 @@ class Report:
     @property
     def readout_errors(self) -> dict[str, float]:
         """Median readout error over the superposed layers, by task; empty when nothing was superposed."""
-        return self._medians("readout_errors")
+        return self.medians("readout_errors")
 
     @property
     def mapping_errors(self) -> dict[str, float]:
         """Median mapping error over the superposed layers, by task; empty when nothing was superposed."""
-        return self._medians("mapping_errors")
+        return self.medians("mapping_errors")
 
-    def _medians(self, figure: str) -> dict[str, float]:
+    def medians(self, figure: str) -> dict[str, float]:
+        """Median over the layers of a figure that has one number per task; empty when no layer has it."""
         rows = [record.figures[figure] for record in self.tensors if figure in record.figures]
         # A layer that some task lacks has fewer columns and says nothing about which; it stays out of the medians.
         names = [entry.name for entry in self.inputs[1:]]
@@ -83,6 +85,20 @@ class Report:
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self), indent=1, ensure_ascii=False)
+
+
+def load_report(path: Path) -> Report:
+    """Read a report.json or sftm_report.json back.
+
+    Raises
+        CheckpointError: it cannot be read, or was written by another version.
+    """
+    value = read_json(path)
+    try:
+        inputs = tuple(InputRecord(**entry) for entry in value.pop("inputs"))
+        return Report(inputs=inputs, tensors=tuple(TensorRecord(**entry) for entry in value.pop("tensors")), **value)
+    except (KeyError, TypeError):
+        raise CheckpointError(f"{path}: is not a report of this version of SFTM Studio. Merge again.") from None
 
 
 def make_report(plan: Plan, records: Sequence[TensorRecord], seconds: float) -> Report:

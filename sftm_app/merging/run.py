@@ -71,7 +71,7 @@ def _merge_entry(
         if entry.role is Role.BUFFER:
             return base(entry.name), {}
         return _fit(entry, base.finite(entry.name, torch.float64)), {}
-    origin = base.finite(entry.name, COMPUTE_DTYPE).to(plan.device)
+    origin = base.finite(entry.name, COMPUTE_DTYPE).to(_device(plan, entry))
     if origin.numel() == 0:
         return origin.to("cpu", entry.output.dtype), {}
     present = [index for index, source in enumerate(entry.sources) if source is not None]
@@ -84,6 +84,11 @@ def _merge_entry(
     if len(present) < len(entry.sources):
         figures = {**figures, "tasks": [plan.task_names[index] for index in present]}
     return _fit(entry, origin + delta), figures
+
+
+def _device(plan: Plan, entry: PlanEntry) -> torch.device:
+    """Where an entry is computed: MPS has neither an SVD nor float64, so superpositions go to the CPU there."""
+    return torch.device("cpu") if plan.device.type == "mps" and entry.rule == "superpose" else plan.device
 
 
 def read_change(read: TensorReader, name: str | None, origin: Tensor) -> Tensor:

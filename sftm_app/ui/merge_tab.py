@@ -92,7 +92,7 @@ def build(studio: Studio, workspace: gr.State, demo: gr.Blocks) -> gr.State:
             with gr.Group(visible=False) as save_box:
                 name = gr.Textbox(
                     label="Save as",
-                    info=f"A new folder in {studio.settings.saved_dir.name}/ that `from_pretrained` loads.",
+                    info=f"A new folder in {studio.settings.output_dir.name}/{studio.settings.saved_dir.name}, for `from_pretrained`.",
                     max_lines=1,
                     elem_id="save-name",
                 )

@@ -19,7 +19,7 @@ from sftm_app.ui.handlers import sentences
 from sftm_app.ui.settings import allowed
 from sftm_app.ui.studio import Studio, find_checkpoints
 from sftm_app.ui.theme import task_colour
-from sftm_app.ui.widgets.html import Safe, card, cards, chip, empty_state, facts, heading, join, notice
+from sftm_app.ui.widgets.html import Safe, card, cards, chip, empty_state, facts, heading, notice, stack
 from sftm_app.ui.workspace import Workspace, make_workspace, store
 
 
@@ -137,8 +137,8 @@ def _choices(studio: Studio) -> tuple[Any, Any]:
 def _choices_or_why_not(studio: Studio) -> tuple[Any, Any]:
     if not checkpoint_choices(studio):
         raise CheckpointError(
-            f"{studio.settings.models_dir}: no checkpoints were found in it. Paste a folder's path, or start the app with "
-            "`--models-dir FOLDER`."
+            f"{studio.settings.models_dir}: no checkpoints were found in it. Paste a folder's path, or start the app "
+            "with `--models-dir FOLDER`."
         )
     return _choices(studio)
 
@@ -178,7 +178,7 @@ def preflight_html(studio: Studio, workspace: Workspace) -> Safe:
         )
         for index, (task, match) in enumerate(zip(found.tasks, found.matches, strict=True))
     ]
-    return Safe(f'<div class="sf-stack">{join([summary, cards([base, *tasks])])}</div>')
+    return stack(summary, cards([base, *tasks]))
 
 
 def _heads_sentence(n_heads: int) -> str:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import statistics
 import time
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from sftm_app.checkpoints.checkpoint import read_json
 from sftm_app.errors import SFTMError
 from sftm_app.jobs.folder import RunFolder, RunStatus, status
 from sftm_app.merging.methods import METHODS
+from sftm_app.merging.report import Report, load_report
 from sftm_app.plots.preservation import preservation
-from sftm_app.ui.widgets.html import Safe, join, notice, progress, stat, stats
+from sftm_app.ui.widgets.html import Safe, notice, progress, stack, stat, stats
 
 WORDS = {
     "starting": "Starting",
@@ -40,49 +39,39 @@ def progress_html(now: RunStatus) -> Safe:
     return progress(now.fraction, label, f"{now.done} of {now.total} · {left}", "ok" if now.state == "done" else "info")
 
 
-def read_report(folder: RunFolder) -> dict[str, Any]:
-    """The report of a finished run as plain values.
+def read_report(folder: RunFolder) -> Report:
+    """The report of a finished run.
 
     Raises
         CheckpointError: it cannot be read.
     """
-    return _read_report(str(folder.report), folder.report.stat().st_mtime_ns if folder.report.exists() else 0)
+    return _read_report(folder.report, folder.report.stat().st_mtime_ns if folder.report.exists() else 0)
 
 
 @lru_cache(maxsize=16)
-def _read_report(path: str, mtime_ns: int) -> dict[str, Any]:
-    return read_json(Path(path))
-
-
-def errors_by_task(report: dict[str, Any], figure: str) -> dict[str, float]:
-    """Median over the superposed layers of "readout_errors" or "mapping_errors", by task; empty for other methods."""
-    names = [entry["name"] for entry in report["inputs"][1:]]
-    rows = [record["figures"][figure] for record in report["tensors"] if figure in record["figures"]]
-    whole = [row for row in rows if len(row) == len(names)]
-    return {name: statistics.median(row[i] for row in whole) for i, name in enumerate(names)} if whole else {}
+def _read_report(path: Path, mtime_ns: int) -> Report:
+    return load_report(path)
 
 
 def result_html(folder: RunFolder) -> Safe:
     """The figures of a finished run, and its warnings."""
     report = read_report(folder)
-    readout, mapping = errors_by_task(report, "readout_errors"), errors_by_task(report, "mapping_errors")
-    solved = [record["figures"] for record in report["tensors"] if "residual" in record["figures"]]
+    readout, mapping = report.readout_errors, report.mapping_errors
+    solved = [record.figures for record in report.tensors if "residual" in record.figures]
     figures = [
-        stat("Method", METHODS[report["method"]].title, _params(report["recipe"]["params"])),
-        stat("Time", f"{report['seconds']:.1f} s", f"on {report['machine']['device']}"),
+        stat("Method", METHODS[report.method].title, _params(report.recipe["params"])),
+        stat("Time", f"{report.seconds:.1f} s", f"on {report.machine['device']}"),
     ]
     if readout:
         worst = max(readout, key=lambda task: readout[task])
-        figures.append(stat("Readout error", f"{readout[worst]:.2g}", f"worst task: {worst}"))
+        average = max(report.medians("average_readout_errors").values())
+        figures.append(stat("Readout error", f"{readout[worst]:.2g}", f"worst task; plain average {average:.2g}"))
         figures.append(stat("Leakage", f"{max(mapping.values()):.2f}", "largest mapping error, median layer"))
     if solved:
         residual = max(figure["residual"] for figure in solved)
         figures.append(stat("Residual", f"{residual:.1e}", f"worst of {len(solved)} linear systems"))
-    warnings = report["warnings"]
-    parts = [stats(figures)]
-    if warnings:
-        parts.append(notice("warning", "Worth knowing", items=warnings))
-    return Safe(f'<div class="sf-stack">{join(parts)}</div>')
+    warnings = [notice("warning", "Worth knowing", items=report.warnings)] if report.warnings else []
+    return stack(stats(figures), *warnings)
 
 
 def _params(params: dict[str, Any]) -> str:
@@ -92,19 +81,18 @@ def _params(params: dict[str, Any]) -> str:
 
 
 def result_plot(folder: RunFolder) -> Any:
-    """Readout and mapping error per task; None when the method superposes nothing."""
+    """Readout and mapping error per task, beside those of the plain average; None when nothing was superposed."""
     report = read_report(folder)
-    readout, mapping = errors_by_task(report, "readout_errors"), errors_by_task(report, "mapping_errors")
-    if not readout:
+    if not report.readout_errors:
         return None
-    name = report["method"]
-    tasks = list(readout)
-    return preservation(
-        tasks,
-        {name: [readout[task] for task in tasks]},
-        {name: [mapping[task] for task in tasks]},
-        {name: METHODS[name].title},
-    )
+    tasks = list(report.readout_errors)
+    titles = {report.method: METHODS[report.method].title, "average": METHODS["average"].title}
+
+    def both(figure: str) -> dict[str, list[float | None]]:
+        sources = {report.method: report.medians(figure), "average": report.medians(f"average_{figure}")}
+        return {name: [found[task] for task in tasks] for name, found in sources.items() if found}
+
+    return preservation(tasks, both("readout_errors"), both("mapping_errors"), titles)
 
 
 def run_label(folder: RunFolder) -> str:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from sftm_app.linalg.subspace import mapping_error, readout_error
 from sftm_app.linalg.superposition import superpose, superposed_matrix
-from sftm_app.merging.methods.base import Layer, Merged, Method, Rank
+from sftm_app.merging.methods.base import Layer, Merged, Method, Rank, weighted_average
 from sftm_app.merging.params import choice, number, rank
 
 
@@ -46,17 +46,20 @@ class SFTMParams:
 def merge_matrix(layer: Layer, params: SFTMParams) -> Merged:
     """Superpose the task matrices of one layer.
 
-    The figures hold, per task, the rank used and the readout and mapping error (of D* before scaling), and how the
-    system was solved.
+    The figures hold, per task, the rank used and the readout and mapping error (of D* before scaling), the same errors
+    of the plain average for comparison, and how the system was solved.
     """
     factors = [layer.factorise(task, params.rank) for task in range(len(layer.matrices))]
     solved = superpose(factors, variant=params.variant, weights=layer.weights)
     delta = superposed_matrix(factors, solved)
+    average = weighted_average(layer.matrices, layer.weights)
     figures = {
         "ranks": [item.rank for item in factors],
         "factorised_by": [item.how for item in factors],
         "readout_errors": [float(readout_error(delta, item)) for item in factors],
         "mapping_errors": [float(mapping_error(delta, item)) for item in factors],
+        "average_readout_errors": [float(readout_error(average, item)) for item in factors],
+        "average_mapping_errors": [float(mapping_error(average, item)) for item in factors],
         "solver": solved.solver,
         "n_features": solved.n_features,
         "residual": solved.residual,
