@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from sftm_app import __version__
-from sftm_app.errors import OutputError, RecipeError, SFTMError
+from sftm_app.errors import InputError, OutputError, RecipeError, SFTMError
 
 if TYPE_CHECKING:
     from sftm_app.merging.recipe import Recipe
@@ -168,12 +168,14 @@ def _inspect(options: argparse.Namespace) -> None:
     if options.json:
         print(result.to_json())
         return
+    if not result.layers:
+        raise InputError("Base and tasks share no weight matrix, so there is nothing to inspect. Pick other checkpoints.")
     width = max(len(layer.name) for layer, _, _ in result.layers)
-    print(f"{'layer':<{width}}  {'shape':>11}  change  eff.rank  read ov.  write ov.")
+    print(f"{'layer':<{width}}  {'shape':>11}  change  eff.rank  read overlap  write overlap")
     for layer, measures, _ in result.layers:
         print(
             f"{layer.name:<{width}}  {layer.shape[0]:>5}x{layer.shape[1]:<5}  {measures['change']:6.3f}  "
-            f"{measures['effective_rank']:8.2f}  {measures['read_overlap']:8.3f}  {measures['write_overlap']:9.3f}"
+            f"{measures['effective_rank']:8.2f}  {measures['read_overlap']:12.3f}  {measures['write_overlap']:13.3f}"
         )
     if options.layer:
         for spectrum in result.layers[0][2].spectra:

@@ -42,8 +42,8 @@ class Settings:
     task_digits: int = 2000
     task_images: int = 4000
     task_hand: Hand = Hand(line=0.8, turn=0.12, slant=0.15, stretch=0.15, shift=0.05, wobble=0.04)  # drawn by hand
-    task: Schedule = Schedule(steps=250, batch=98, lr=6e-4, weight_decay=0.0, warmup=20)
-    keep: float = 1.5  # how strongly a fine-tune holds on to what the base says about the other scripts
+    task: Schedule = Schedule(steps=350, batch=98, lr=8e-4, weight_decay=0.0, warmup=20)
+    keep: float = 0.7  # how strongly a fine-tune holds on to what the base says about the other scripts
     frozen: tuple[str, ...] = ("embeddings", "bias", "layernorm")
     n_samples: int = 400
     seed: int = 0

@@ -113,6 +113,8 @@ def write_pack(
     image = {"size": 28, "channels": 1, "ink": "white on black", "ink_size": 20}
     content = {**about, "image": image, "base": "base", "tasks": tasks, "accuracy": figures, "licences": licences}
     write_json(partial / "pack.json", content)
+    for file in partial.rglob("*.safetensors"):
+        file.chmod(0o644)  # safetensors makes them readable by their owner only
     shutil.rmtree(pack, ignore_errors=True)
     partial.rename(pack)
     return figures

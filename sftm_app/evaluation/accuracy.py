@@ -50,10 +50,16 @@ def empty_table(tasks: tuple[str, ...], contestants: tuple[Contestant, ...]) -> 
 def fill_table(
     arena: Arena, table: AccuracyTable, samples: Callable[[str], Samples], limit: int | None = None
 ) -> Iterator[AccuracyTable]:
-    """Measure every cell, column by column, yielding the table after each. `samples(task)` gives a task's samples."""
+    """Measure every cell, column by column, yielding the table after each.
+
+    `samples(task)` gives a task's samples and is asked once per task; `limit` keeps that many of them, of all classes.
+    """
+    kept: dict[str, Samples] = {}
     for column, contestant in enumerate(table.contestants):
         for row, task in enumerate(table.tasks):
-            labelled = samples(task) if limit is None else samples(task).first(limit)
+            if task not in kept:
+                kept[task] = samples(task) if limit is None else samples(task).subset(limit)
+            labelled = kept[task]
             value = arena.classifier(contestant, task).accuracy(labelled.images, labelled.labels)
             table = table.with_value(row, column, value)
             yield table

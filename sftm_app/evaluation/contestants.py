@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import torch
@@ -63,6 +64,7 @@ class Arena:
     def __init__(self, found: Preflight, device: torch.device) -> None:
         self._found = found.require()
         self._device = device
+        self._lock = Lock()
         self._backbones: LRUCache[str, Mapping[str, Tensor]] = LRUCache(BACKBONE_BYTES, getsizeof=_backbone_bytes)
         self._models: LRUCache[tuple[str, str], ImageClassifier] = LRUCache(MODEL_BYTES, getsizeof=_model_bytes)
 
@@ -78,7 +80,9 @@ class Arena:
             InputError: no such task.
         """
         key = (contestant.key, task)
-        return self._models.get(key) or keep(self._models, key, self._build(contestant, task))
+        # One at a time: a drawing and the table may ask at once, and would build the same merge twice.
+        with self._lock:
+            return self._models.get(key) or keep(self._models, key, self._build(contestant, task))
 
     def _build(self, contestant: Contestant, task_name: str) -> ImageClassifier:
         if task_name not in self.task_names:

@@ -16,6 +16,8 @@ from torch import Tensor
 from sftm_app.errors import SampleError
 
 BATCH = 256
+# What a gray picture takes of red, green and blue (ITU-R BT.601, as Pillow's mode L).
+LUMINANCE = np.array([0.299, 0.587, 0.114])
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +40,8 @@ class ImageClassifier:
 
     @torch.inference_mode()
     def _batch(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        if images.ndim == 4 and self.channels == 1:
+            images = np.round(images @ LUMINANCE).astype(np.uint8)
         if images.ndim == 3:
             images = images[:, None] if self.channels == 1 else np.repeat(images[:, None], 3, axis=1)
         else:
@@ -80,9 +84,13 @@ def load_processor(folder: Path) -> Any:
     """The preprocessing that a checkpoint folder names.
 
     Raises
-        SampleError: it names none.
+        SampleError: it names none, or one that cannot be read or is not known.
     """
-    if not (folder / "preprocessor_config.json").is_file():
-        raise SampleError(f"{folder}: has no preprocessor_config.json, so images cannot be prepared for the model.")
-    # The Pillow backend is always there; the default one needs torchvision.
-    return transformers.AutoImageProcessor.from_pretrained(folder, backend="pil", local_files_only=True)
+    try:
+        if not (folder / "preprocessor_config.json").is_file():
+            raise SampleError(f"{folder}: has no preprocessor_config.json, so images cannot be prepared for the model.")
+        # The Pillow backend is always there; the default one needs torchvision.
+        return transformers.AutoImageProcessor.from_pretrained(folder, backend="pil", local_files_only=True)
+    except (OSError, ValueError) as error:
+        said = str(error).partition("\n")[0]
+        raise SampleError(f"{folder}: its preprocessor_config.json cannot be used ({said}).") from None

@@ -27,8 +27,22 @@ class Samples:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def first(self, n: int) -> Samples:
-        return Samples(self.images[:n], self.labels[:n])
+    def subset(self, n: int) -> Samples:
+        """At most `n` of them, in their order, the same ones each time and as even over the classes as can be."""
+        chosen = balanced(self.labels, n)
+        return Samples(self.images[chosen], self.labels[chosen])
+
+
+def balanced(labels: NDArray[np.int64], n: int) -> NDArray[np.intp]:
+    """Positions of at most `n` of the labels (int64), ascending: the first of every class, then the second, and so on.
+
+    Sets are often stored class by class, so their first `n` would be a few classes only.
+    """
+    turns = np.zeros(len(labels), np.int64)
+    for label in np.unique(labels):
+        members = labels == label
+        turns[members] = np.arange(members.sum())
+    return np.sort(np.argsort(turns, kind="stable")[:n])
 
 
 def centre_glyph(drawing: NDArray[np.uint8]) -> NDArray[np.uint8] | None:
@@ -77,28 +91,42 @@ def load_image(path: Path, channels: int) -> NDArray[np.uint8]:
 def load_labelled_folder(folder: Path, id2label: dict[int, str], channels: int, limit: int = 2000) -> Samples:
     """Labelled images from a folder with one subfolder per class, named by the class or its number.
 
-    Images of different sizes are scaled to the first one's.
+    At most `limit` images are read, as even over the classes as can be. Images of different sizes are scaled to the
+    first one's. A subfolder whose name is both a class and a number ("7" where classes are called by digits) is the
+    class of that name.
 
     Raises
-        SampleError: no such folder, a subfolder that names no class, or no images.
+        SampleError: no such folder, no permission, a subfolder that names no class, or no images.
     """
+    try:
+        files = _labelled_files(folder, id2label)
+    except OSError as error:
+        where = error.filename or folder
+        raise SampleError(f"{where}: cannot be read ({error.strerror}). Change its permissions or copy it.") from None
+    if not files:
+        raise SampleError(f"{folder}: holds no images. It should hold one subfolder of PNG or JPEG images per class.")
+    images: list[NDArray[np.uint8]] = []
+    labels = np.array([label for _, label in files], np.int64)
+    chosen = balanced(labels, limit)
+    for position in chosen:
+        image = load_image(files[position][0], channels)
+        if images and image.shape != images[0].shape:
+            size = images[0].shape[1::-1]
+            image = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))
+        images.append(image)
+    return Samples(np.stack(images), labels[chosen])
+
+
+def _labelled_files(folder: Path, id2label: dict[int, str]) -> list[tuple[Path, int]]:
+    """Every image file with its class; raises OSError where a folder cannot be looked into."""
     if not folder.is_dir():
         raise SampleError(f"{folder}: there is no such folder. It should hold one subfolder of images per class.")
     index = {str(i): i for i in id2label} | {label: i for i, label in id2label.items()}
-    images: list[NDArray[np.uint8]] = []
-    labels: list[int] = []
+    found: list[tuple[Path, int]] = []
     for child in sorted(child for child in folder.iterdir() if child.is_dir()):
         if child.name not in index:
             known = ", ".join(list(id2label.values())[:8])
             raise SampleError(f"{child}: {child.name!r} is not a class of this task. Its classes are {known}, ...")
-        for file in sorted(child.iterdir()):
-            if file.suffix.lower() in IMAGE_ENDINGS and len(images) < limit:
-                image = load_image(file, channels)
-                if images and image.shape != images[0].shape:
-                    size = images[0].shape[1::-1]
-                    image = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))
-                images.append(image)
-                labels.append(index[child.name])
-    if not images:
-        raise SampleError(f"{folder}: holds no images. It should hold one subfolder of PNG or JPEG images per class.")
-    return Samples(np.stack(images), np.array(labels, np.int64))
+        files = sorted(file for file in child.iterdir() if file.suffix.lower() in IMAGE_ENDINGS)
+        found += [(file, index[child.name]) for file in files]
+    return found

@@ -8,7 +8,14 @@ import torch
 from torch import Tensor
 
 from sftm_app.inspection.factors import LayerFactors
-from sftm_app.linalg.subspace import effective_rank, overlap, random_overlap, rank_for_energy, stable_rank
+from sftm_app.linalg.subspace import (
+    effective_rank,
+    energy_overlap,
+    overlap,
+    random_overlap,
+    rank_for_energy,
+    stable_rank,
+)
 
 ENERGIES = (0.90, 0.95, 0.99)
 
@@ -29,7 +36,7 @@ class Spectrum:
 class LayerDetail:
     """A layer's spectra and the overlap of every pair of tasks.
 
-    read, write: float32 (T, T), energy-weighted squared overlap, 0..1, with ones on the diagonal.
+    read, write: float32 (T, T), 0..1; see linalg.subspace.energy_overlap.
     """
 
     name: str
@@ -69,26 +76,10 @@ def layer_detail(made: LayerFactors, task_names: tuple[str, ...]) -> LayerDetail
         )
         for name, f in zip(names, made.factors, strict=True)
     )
-    read = _pairwise([f.Vh.T * _shares(f.S) for f in made.factors])
-    write = _pairwise([f.U * _shares(f.S) for f in made.factors])
+    gains = [f.S for f in made.factors]
+    read = energy_overlap([f.Vh.T for f in made.factors], gains)
+    write = energy_overlap([f.U for f in made.factors], gains)
     return LayerDetail(made.layer.name, made.layer.shape, spectra, read, write)
-
-
-def _shares(gains: Tensor) -> Tensor:
-    """sqrt of each feature's share of energy, so that X X^T is the energy-weighted projector of a task."""
-    norm = torch.linalg.vector_norm(gains)
-    return gains / norm if norm else gains
-
-
-def _pairwise(weighted: list[Tensor]) -> Tensor:
-    """Cosine <P_i, P_j> / (||P_i|| ||P_j||) of the energy-weighted projectors P = X X^T: 1 for the same directions."""
-    inner = torch.zeros(len(weighted), len(weighted))
-    for i, left in enumerate(weighted):
-        for j, right in enumerate(weighted[: i + 1]):
-            inner[i, j] = inner[j, i] = (left.T @ right).square().sum()
-    norms = inner.diagonal().sqrt()
-    scale = norms[:, None] * norms[None, :]
-    return torch.where(scale > 0, inner / scale.clamp_min(1e-30), torch.zeros(()))
 
 
 def pair_detail(made: LayerFactors, task_names: tuple[str, ...], first: int, second: int) -> PairDetail:

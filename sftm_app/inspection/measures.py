@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from sftm_app.inspection.factors import LayerFactors
-from sftm_app.linalg.subspace import effective_rank, overlap
+from sftm_app.linalg.subspace import effective_rank, energy_overlap
 
 
 @dataclass(frozen=True)
@@ -35,28 +35,22 @@ def mean_effective_rank(made: LayerFactors) -> float:
 
 
 def read_overlap(made: LayerFactors) -> float:
-    """Mean over pairs of tasks of the energy-weighted squared overlap of read directions; see _shared_energy."""
-    return _shared_energy([f.Vh.T for f in made.factors], [f.S for f in made.factors])
+    """Mean over pairs of tasks of the energy overlap of their read directions, 0..1; 0 for a single task.
+
+    The numbers of the layer's task overlap (linalg.subspace.energy_overlap), without its diagonal.
+    """
+    return _mean_of_pairs(energy_overlap([f.Vh.T for f in made.factors], [f.S for f in made.factors]))
 
 
 def write_overlap(made: LayerFactors) -> float:
     """The same for write directions."""
-    return _shared_energy([f.U for f in made.factors], [f.S for f in made.factors])
+    return _mean_of_pairs(energy_overlap([f.U for f in made.factors], [f.S for f in made.factors]))
 
 
-def _shared_energy(directions: list[torch.Tensor], gains: list[torch.Tensor]) -> float:
-    """Mean over pairs of sum_kl p_k q_l cos^2(x_k, y_l), p and q the features' shares of energy; 0..1.
-
-    1 / dimension is what random directions give; 1 means that both tasks use one and the same direction.
-    """
-    values = []
-    for i in range(len(directions)):
-        for j in range(i):
-            p, q = gains[i].square(), gains[j].square()
-            if p.numel() and q.numel():
-                cosines = overlap(directions[i], directions[j]).square()
-                values.append(float((p / p.sum()) @ cosines @ (q / q.sum())))
-    return _mean(values)
+def _mean_of_pairs(table: torch.Tensor) -> float:
+    """Mean of the entries off the diagonal of (T, T)."""
+    count = len(table)
+    return float(table.sum() - table.diagonal().sum()) / (count * (count - 1)) if count > 1 else 0.0
 
 
 def _mean(values: list[float]) -> float:
@@ -81,13 +75,15 @@ MEASURES: dict[str, Measure] = {
         Measure(
             "read_overlap",
             "Read overlap",
-            "How far the tasks listen to the same input directions, weighted by energy: 1 means all to one.",
+            "How alike the input directions are that the tasks listen to, weighted by energy: 1 means the same "
+            "directions to the same shares, 0 none in common. Mean over pairs of tasks.",
             read_overlap,
         ),
         Measure(
             "write_overlap",
             "Write overlap",
-            "How far the tasks write to the same output directions, weighted by energy: 1 means all to one.",
+            "How alike the output directions are that the tasks write to, weighted by energy: 1 means the same "
+            "directions to the same shares, 0 none in common. Mean over pairs of tasks.",
             write_overlap,
         ),
     )

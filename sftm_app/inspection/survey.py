@@ -62,9 +62,8 @@ def find_layer(layers: tuple[MapLayer, ...], name: str) -> MapLayer:
     for layer in layers:
         if name in (layer.name, layer.name.removesuffix(".weight")):
             return layer
-    raise InputError(
-        f"There is no layer {name!r}. Layers are named like {layers[0].name!r}." if layers else "No layers."
-    )
+    known = f"Layers are named like {layers[0].name!r}." if layers else "Base and tasks share no weight matrix at all."
+    raise InputError(f"There is no layer {name!r}. {known}")
 
 
 def survey(found: Preflight, layer: str | None = None) -> Survey:

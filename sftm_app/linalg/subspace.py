@@ -21,6 +21,32 @@ def overlap(A: Tensor, B: Tensor) -> Tensor:
     return (A.T @ B).abs().clamp(max=1.0)
 
 
+def energy_overlap(directions: Sequence[Tensor], gains: Sequence[Tensor]) -> Tensor:
+    """How alike T tasks use a space, (T, T), in [0, 1]: the cosine <P_i, P_j> / (||P_i|| ||P_j||) of their projectors
+    P_t = X_t diag(p_t) X_t^T, weighted by each feature's share of energy p = s^2 / sum s^2.
+
+    directions: X_t (d, r_t) with orthonormal columns; gains: s_t (r_t,). Pass Vh.T for read overlap, U for write
+    overlap. 1 means the same directions with the same shares, 0 none in common; a task without gains has 0 throughout.
+    """
+    count = len(directions)
+    shares = [s / norm if (norm := torch.linalg.vector_norm(s)) else s for s in gains]
+    weighted = [X * share for X, share in zip(directions, shares, strict=True)]
+    norms = [float(torch.linalg.vector_norm(share.square())) for share in shares]
+    inner = torch.diag(torch.tensor(norms).square())
+    # Two ways to the same numbers: T projectors (d, d) take T r d^2 products, a (r, r) block per pair T^2 r^2 d / 2.
+    by_projector = directions[0].shape[0] < (count - 1) / 2 * max(len(s) for s in gains) if count else False
+    projectors = [X @ X.T for X in weighted] if by_projector else []
+    for i in range(count):
+        for j in range(i):
+            if by_projector:
+                value = float(torch.dot(projectors[i].flatten(), projectors[j].flatten()))
+            else:
+                value = float(torch.linalg.vector_norm(weighted[i].T @ weighted[j])) ** 2
+            inner[i, j] = inner[j, i] = value
+    scale = torch.outer(torch.tensor(norms), torch.tensor(norms))
+    return torch.where(scale > 0, inner / scale.clamp_min(1e-30), torch.zeros(())).clamp_(0.0, 1.0)
+
+
 def random_overlap(dim: int) -> float:
     """Expected |cosine| of two independent random unit vectors in `dim` >= 1 dimensions.
 

@@ -50,6 +50,11 @@ class Factors:
     def shape(self) -> tuple[int, int]:
         return int(self.U.shape[0]), int(self.Vh.shape[1])
 
+    def cut(self, rank: int | float | None) -> Factors:
+        """The first features only, by the rank rule of n_kept; views, not copies."""
+        r = n_kept(rank, *self.shape)
+        return Factors(self.U[:, :r], self.S[:r], self.Vh[:r], self.how)
+
     def matrix(self) -> Tensor:
         """U diag(S) Vh, (m, n)."""
         return (self.U * self.S) @ self.Vh

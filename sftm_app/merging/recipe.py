@@ -191,8 +191,8 @@ def recipe_from_yaml(text: str) -> Recipe:
     return make_recipe(**value)
 
 
-def load_recipe(path: str | Path) -> Recipe:
-    """Read a recipe file. Relative paths in it are taken from the folder of the recipe.
+def load_recipe(path: str | Path, start: Path | None = None) -> Recipe:
+    """Read a recipe file. Relative paths in it are taken from `start`, by default the folder of the recipe.
 
     Raises
         RecipeError: the file cannot be read, or see recipe_from_yaml.
@@ -208,7 +208,7 @@ def load_recipe(path: str | Path) -> Recipe:
         recipe = recipe_from_yaml(text)
     except RecipeError as error:
         raise RecipeError(f"{file}: {error}") from None
-    return absolute(recipe, file.parent)
+    return absolute(recipe, start or file.parent)
 
 
 def absolute(recipe: Recipe, folder: Path) -> Recipe:

@@ -16,7 +16,7 @@ from sftm_app.checkpoints.checkpoint import TensorReader, open_reader
 from sftm_app.checkpoints.roles import Role, as_matrix, from_matrix
 from sftm_app.errors import NumericalError, ResourceError
 from sftm_app.linalg.svd import Factors, factorise
-from sftm_app.merging.methods.base import Layer, Method, Rank, weighted_average, weighted_sum
+from sftm_app.merging.methods.base import Layer, Method, weighted_average, weighted_sum
 from sftm_app.merging.plan import COMPUTE_DTYPE, Plan, PlanEntry
 from sftm_app.merging.report import TensorRecord
 
@@ -110,8 +110,8 @@ def merge_changes(
     return weighted_sum(changes, weights, method.scaling(params)), {}
 
 
-def _factorise(matrices: Sequence[Tensor], task: int, rank: Rank) -> Factors:
-    return factorise(matrices[task], rank)
+def _factorise(matrices: Sequence[Tensor], task: int) -> Factors:
+    return factorise(matrices[task])
 
 
 def _fit(entry: PlanEntry, tensor: Tensor) -> Tensor:

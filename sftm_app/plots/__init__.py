@@ -5,7 +5,6 @@ from sftm_app.plots.layer_map import layer_map
 from sftm_app.plots.overlap import overlap_heatmap, reduce_matrix, task_overlap
 from sftm_app.plots.preservation import preservation
 from sftm_app.plots.probabilities import probabilities
-from sftm_app.plots.scaling import scaling_curve
 from sftm_app.plots.spectra import SpectrumTrace, spectra
 from sftm_app.plots.style import TASK_COLOURS, Series, method_colour, plain, task_colour
 
@@ -21,7 +20,6 @@ __all__ = [
     "preservation",
     "probabilities",
     "reduce_matrix",
-    "scaling_curve",
     "spectra",
     "task_colour",
     "task_overlap",

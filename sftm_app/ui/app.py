@@ -40,10 +40,10 @@ def build(studio: Studio) -> gr.Blocks:
             with gr.Tab("Inspect", id="inspect"):
                 inspect_tab.build(studio, workspace)
             with gr.Tab("Merge", id="merge"):
-                run_id = merge_tab.build(studio, workspace, demo)
+                run_id = merge_tab.build(studio, workspace)
             with gr.Tab("Evaluate", id="evaluate") as evaluate:
                 evaluate_tab.build(studio, workspace, run_id, evaluate)
-        workspace.change(lambda ws: header_html(studio, ws), workspace, header, show_progress="hidden")
+        workspace.change(sentences(lambda ws: header_html(studio, ws)), workspace, header, show_progress="hidden")
         demo.load(sentences(lambda: restore(studio.settings.output_dir)), None, workspace, show_progress="hidden")
     return demo
 

@@ -180,17 +180,23 @@ def build(studio: Studio, workspace: gr.State) -> None:
     detail_outputs = [title, spectrum, tasks_read, tasks_write, first, second, pair_read, pair_write]
     inputs = [workspace, layer, first, second]
 
-    def draw_map(ws: Workspace, chosen_measure: str, chosen: str | None) -> Iterator[Any]:
-        if ws.ready:
-            yield from map_figure(studio, studio.preflight(ws).require(), _known(chosen_measure), chosen)
+    def draw_map(ws: Workspace, chosen_measure: str, chosen: str | None, request: gr.Request) -> Iterator[Any]:
+        session = str(request.session_hash)
+        number = studio.newer_draw(session)
+        if studio.usable(ws):
+            for figure in map_figure(studio, studio.preflight(ws), _known(chosen_measure), chosen):
+                # Another measure, layer or workspace was chosen meanwhile: its drawing is the one to be seen.
+                if not studio.is_latest_draw(session, number):
+                    return
+                yield figure
 
     def show(ws: Workspace, name: str | None, one: str | None, other: str | None) -> tuple[Any, ...]:
-        if not ws.ready or not name:
+        if not studio.usable(ws) or not name:
             return tuple(gr.skip() for _ in detail_outputs)
         return show_layer(studio, ws, name, one, other)
 
     def open_workspace(ws: Workspace) -> tuple[Any, ...]:
-        if not ws.ready or studio.preflight(ws).problems:
+        if not studio.usable(ws):
             return gr.update(visible=True), gr.update(visible=False), gr.update(choices=[], value=None)
         names = [layer.name for layer in map_layers(studio.preflight(ws))]
         busiest = names[len(names) // 2] if names else None
@@ -216,7 +222,7 @@ def build(studio: Studio, workspace: gr.State) -> None:
     shown.then(sentences(show), inputs, detail_outputs, show_progress="hidden").then(
         sentences(draw_map), [workspace, measure, layer], layers_map, show_progress="hidden"
     )
-    measure.input(lambda name: _help(_known(name)), measure, measure_help, **quick)
+    measure.input(sentences(lambda name: _help(_known(name))), measure, measure_help, **quick)
     measure.input(sentences(draw_map), [workspace, measure, layer], layers_map, show_progress="hidden")
     layer.input(sentences(show), inputs, detail_outputs, **quick).then(
         sentences(draw_map), [workspace, measure, layer], layers_map, show_progress="hidden"
@@ -230,7 +236,7 @@ def build(studio: Studio, workspace: gr.State) -> None:
 
 
 def _members(studio: Studio, workspace: Workspace, name: str | None) -> list[str]:
-    if not workspace.ready or not name:
+    if not studio.usable(workspace) or not name:
         return []
     found = studio.preflight(workspace)
     return [found.tasks[i].name for i in find_layer(map_layers(found), name).members]

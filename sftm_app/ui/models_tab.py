@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from sftm_app.evaluation.packs import Pack
 from sftm_app.merging.recipe import TaskEntry
 from sftm_app.ui.handlers import sentences
 from sftm_app.ui.settings import allowed
-from sftm_app.ui.studio import Studio, find_checkpoints
+from sftm_app.ui.studio import Studio, find_checkpoints, fingerprint
 from sftm_app.ui.theme import task_colour
 from sftm_app.ui.widgets.html import Safe, card, cards, chip, empty_state, facts, heading, notice, stack
 from sftm_app.ui.workspace import Workspace, make_workspace, store
@@ -67,11 +68,11 @@ def build(studio: Studio, workspace: gr.State, tabs: gr.Tabs, page: gr.Blocks) -
                 lambda tab=tab: gr.Tabs(selected=tab), None, tabs, queue=False, show_progress="hidden"
             )
 
-    page.load(lambda: _choices(studio), None, [base, tasks], show_progress="hidden")
+    page.load(sentences(lambda: _choices(studio)), None, [base, tasks], show_progress="hidden")
     browse.click(sentences(lambda: _choices_or_why_not(studio)), outputs=[base, tasks])
     load.click(sentences(_load_handler(studio)), [base, tasks], [workspace, report], show_progress="minimal")
     workspace.change(
-        lambda ws: (preflight_html(studio, ws), gr.update(visible=ws.ready)),
+        sentences(lambda ws: (preflight_html(studio, ws), gr.update(visible=studio.usable(ws)))),
         workspace,
         [report, following],
         show_progress="hidden",
@@ -92,9 +93,14 @@ def pack_workspace(pack: Pack) -> Workspace:
 
 def load_pack(studio: Studio, pack: Pack) -> Workspace:
     """Open a demo pack and remember it."""
-    made = pack_workspace(pack)
-    store(studio.settings.output_dir, made)
-    return made
+    return remember(studio, pack_workspace(pack))
+
+
+def remember(studio: Studio, made: Workspace) -> Workspace:
+    """The workspace with the fingerprint of its files, kept for the next time the page opens."""
+    loaded = replace(made, fingerprint=fingerprint(made))
+    store(studio.settings.output_dir, loaded)
+    return loaded
 
 
 def _load_handler(studio: Studio) -> Callable[[str | None, list[str] | None], tuple[Any, Safe]]:
@@ -118,8 +124,7 @@ def load_own(studio: Studio, base: str, tasks: list[str]) -> Workspace:
     if not made.ready:
         raise CheckpointError("No task is picked. Add at least one checkpoint fine-tuned from the base.")
     refuse_unchanged(studio.preflight(made).require())
-    store(studio.settings.output_dir, made)
-    return made
+    return remember(studio, made)
 
 
 def checkpoint_choices(studio: Studio) -> list[tuple[str, str]]:

@@ -9,6 +9,7 @@ import gradio as gr
 
 from sftm_app.merging.methods import METHODS, get_method
 from sftm_app.merging.params import Control, controls
+from sftm_app.ui.handlers import sentences
 
 
 class ParamsForm:
@@ -32,7 +33,11 @@ class ParamsForm:
                     )
             self._groups[name] = group
         self.method.change(
-            self._show, self.method, [self.method, *self._groups.values()], queue=False, show_progress="hidden"
+            sentences(self._show),
+            self.method,
+            [self.method, *self._groups.values()],
+            queue=False,
+            show_progress="hidden",
         )
 
     @property

@@ -12,7 +12,7 @@ from sftm_app.jobs.folder import RunFolder, RunStatus, status
 from sftm_app.merging.methods import METHODS
 from sftm_app.merging.report import Report, load_report
 from sftm_app.plots.preservation import preservation
-from sftm_app.ui.widgets.html import Safe, notice, progress, stack, stat, stats
+from sftm_app.ui.widgets.html import Safe, code, notice, progress, safe, stack, stat, stats
 
 WORDS = {
     "starting": "Starting",
@@ -70,8 +70,10 @@ def result_html(folder: RunFolder) -> Safe:
     if solved:
         residual = max(figure["residual"] for figure in solved)
         figures.append(stat("Residual", f"{residual:.1e}", f"worst of {len(solved)} linear systems"))
+    base, *tasks = (entry.name if entry.weight is not None else Path(entry.path).name for entry in report.inputs)
+    merged = Safe(f'<p class="sf-help">{safe(", ".join(tasks))} merged into {code(base)}</p>')
     warnings = [notice("warning", "Worth knowing", items=report.warnings)] if report.warnings else []
-    return stack(stats(figures), *warnings)
+    return stack(merged, stats(figures), *warnings)
 
 
 def _params(params: dict[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,7 +42,8 @@ def make_settings(
         InputError: the models folder asked for does not exist.
         OutputError: the output folder cannot be made.
     """
-    if models_dir is not None and not models_dir.expanduser().is_dir():
+    # os.path answers False where pathlib would raise for lack of permission.
+    if models_dir is not None and not os.path.isdir(models_dir.expanduser()):
         raise InputError(f"{models_dir}: there is no such folder. Give --models-dir a folder that holds checkpoints.")
     models = models_dir or (Path("models") if Path("models").is_dir() else Path.home())
     output = (output_dir or Path("sftm-output")).expanduser().resolve()
@@ -65,11 +67,12 @@ def allowed(settings: Settings, text: str) -> Path:
         path = (given if given.is_absolute() else settings.models_dir / given).resolve()
     except (OSError, RuntimeError, ValueError):
         raise InputError(f"{text.strip()[:200]}: is not a path. Paste the path of a checkpoint folder.") from None
-    for root in settings.roots:
-        if path == root or root in path.parents:
-            if any(part.startswith(".") for part in path.relative_to(root).parts):
-                raise InputError(f"{path}: lies in a hidden folder. Copy the checkpoint to a visible one.")
-            return path
+    inside = [path.relative_to(root).parts for root in settings.roots if path == root or root in path.parents]
+    # Roots may lie in each other: a demo pack below a hidden folder of the home folder is still a demo pack.
+    if any(not any(part.startswith(".") for part in parts) for parts in inside):
+        return path
+    if inside:
+        raise InputError(f"{path}: lies in a hidden folder. Copy the checkpoint to a visible one.")
     raise InputError(
         f"{text.strip()[:200]}: lies outside the models folder {settings.models_dir}. "
         "Start the app with `--models-dir FOLDER` to allow another one."

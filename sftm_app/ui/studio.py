@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import os
 from pathlib import Path
 from threading import RLock
@@ -11,7 +13,7 @@ from cachetools import LRUCache
 from sftm_app.caching import keep
 from sftm_app.checkpoints.checkpoint import CONFIG_NAME
 from sftm_app.checkpoints.compatibility import Preflight
-from sftm_app.errors import InputError
+from sftm_app.errors import InputError, SFTMError
 from sftm_app.evaluation.contestants import Arena
 from sftm_app.evaluation.packs import Pack, find_packs, pack_of
 from sftm_app.inspection.factors import FactorCache
@@ -23,6 +25,7 @@ from sftm_app.ui.workspace import Workspace
 
 ARENAS_KEPT = 2
 PREFLIGHTS_KEPT = 4
+SESSIONS_KEPT = 1000
 MAX_SCANNED = 20_000
 MAX_DEPTH = 4
 
@@ -38,6 +41,7 @@ class Studio:
         self.packs: tuple[Pack, ...] = tuple(find_packs(settings.packs_dir))
         self._preflights: LRUCache[object, Preflight] = LRUCache(PREFLIGHTS_KEPT)
         self._arenas: LRUCache[object, Arena] = LRUCache(ARENAS_KEPT)
+        self._draws: LRUCache[str, int] = LRUCache(SESSIONS_KEPT)
         self._lock = RLock()
 
     def preflight(self, workspace: Workspace) -> Preflight:
@@ -68,16 +72,36 @@ class Studio:
         """The demo pack that the workspace's base belongs to, if any."""
         return pack_of(Path(workspace.base), list(self.packs)) if workspace.base else None
 
+    def usable(self, workspace: Workspace) -> bool:
+        """Whether there is something to inspect, merge and try; the Models tab says why not."""
+        try:
+            return workspace.ready and not self.preflight(workspace).problems
+        except SFTMError:
+            return False
+
+    def newer_draw(self, session: str) -> int:
+        """A number for a drawing of the map that makes every earlier one of the same page outdated."""
+        with self._lock:
+            self._draws[session] = self._draws.get(session, 0) + 1
+            return self._draws[session]
+
+    def is_latest_draw(self, session: str, number: int) -> bool:
+        return self._draws.get(session) == number
+
     def _key(self, workspace: Workspace) -> object:
-        folders = [workspace.base, *(task.path for task in workspace.tasks)]
-        return workspace, tuple(_newest(Path(folder)) for folder in folders)
+        return workspace.inputs, workspace.tasks, fingerprint(workspace)
 
 
-def _newest(folder: Path) -> int:
-    try:
-        return max((file.stat().st_mtime_ns for file in folder.iterdir() if file.is_file()), default=0)
-    except OSError:
-        return 0
+def fingerprint(workspace: Workspace) -> str:
+    """Changes whenever a file of the workspace's folders is written, replaced, added or removed."""
+    found = []
+    for folder in workspace.inputs:
+        with contextlib.suppress(OSError):
+            for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+                status = entry.stat()
+                found.append((entry.name, status.st_size, status.st_mtime_ns, status.st_ino))
+        found.append((folder, 0, 0, 0))
+    return hashlib.sha256(repr(found).encode()).hexdigest()[:16]
 
 
 def find_checkpoints(root: Path) -> list[Path]:

@@ -15,14 +15,23 @@ WORKSPACE_NAME = "workspace.json"
 
 @dataclass(frozen=True)
 class Workspace:
-    """Base and tasks by absolute paths; an empty base means that nothing is loaded."""
+    """Base and tasks by absolute paths; an empty base means that nothing is loaded.
+
+    fingerprint: of the files when they were loaded, so that loading retrained checkpoints is a change.
+    """
 
     base: str = ""
     tasks: tuple[TaskEntry, ...] = ()
+    fingerprint: str = ""
 
     @property
     def ready(self) -> bool:
         return bool(self.base and self.tasks)
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The paths of base and tasks."""
+        return self.base, *(task.path for task in self.tasks)
 
     @property
     def task_names(self) -> tuple[str, ...]:
@@ -49,5 +58,6 @@ def restore(output_dir: Path) -> Workspace:
     """The workspace last remembered; an empty one when there is none."""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         value = json.loads((output_dir / WORKSPACE_NAME).read_text(encoding="utf-8"))
-        return Workspace(str(value["base"]), tuple(TaskEntry(**task) for task in value["tasks"]))
+        tasks = tuple(TaskEntry(**task) for task in value["tasks"])
+        return Workspace(str(value["base"]), tasks, str(value["fingerprint"]))
     return Workspace()

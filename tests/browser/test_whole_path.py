@@ -13,11 +13,13 @@ from playwright.sync_api import Page, expect
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoImageProcessor, ViTForImageClassification
 
+from sftm_app.evaluation.packs import find_packs, load_samples
+from sftm_app.jobs.folder import list_runs, status
 from sftm_app.resources import asset_path
 
 pytestmark = pytest.mark.browser
 
-TASK = "digits"
+N_SAMPLES = 200
 
 
 def open_tab(page: Page, name: str) -> None:
@@ -72,19 +74,20 @@ def draw_seven(page: Page) -> None:
     page.mouse.up()
 
 
-def accuracy_with_transformers(saved: Path, task: str, n: int) -> float:
-    """The saved folder and a saved head, loaded by transformers alone, on the first samples of the demo."""
+def accuracy_with_transformers(saved: Path, task: str) -> float:
+    """The saved folder and a saved head, loaded by transformers alone, on the samples that the table is filled with."""
     config = AutoConfig.from_pretrained(saved / "heads" / f"{task}.json")
     model = ViTForImageClassification.from_pretrained(saved, config=config)
     missing, unexpected = model.load_state_dict(load_file(saved / "heads" / f"{task}.safetensors"), strict=False)
     assert not unexpected and not [name for name in missing if name.startswith("classifier")]
-    samples = load_file(asset_path("demo", "glyphs", "samples", f"{task}.safetensors"))
+    pack = next(pack for pack in find_packs(asset_path("demo")) if pack.name == "glyphs")
+    samples = load_samples(next(item for item in pack.tasks if item.name == task)).subset(N_SAMPLES)
     processor = AutoImageProcessor.from_pretrained(saved, backend="pil")
-    images = list(samples["images"][:n, None].numpy())
+    images = list(samples.images[:, None])
     pixels = processor(images=images, return_tensors="pt", input_data_format="channels_first")["pixel_values"]
     with torch.inference_mode():
         answers = model.float().eval()(pixel_values=pixels).logits.argmax(-1)
-    return float((answers == samples["labels"][:n]).float().mean())
+    return float((answers.numpy() == samples.labels).mean())
 
 
 def test_from_the_demo_to_a_saved_model(app: App, watched: Watched) -> None:
@@ -102,11 +105,12 @@ def test_from_the_demo_to_a_saved_model(app: App, watched: Watched) -> None:
     open_tab(page, "Merge")
     page.locator("#start").click()
     expect(page.locator("#cancel")).to_be_enabled()
+    (run,) = list_runs(app.output_dir / "runs")
+    assert status(run).active, "the reload must come while the merge is going on"
     page.reload()
     open_tab(page, "Merge")
     expect(page.locator("#result")).to_contain_text("Readout error")
-    runs = list((app.output_dir / "runs").iterdir())
-    assert len(runs) == 1, "the reload must show the same run, not start another"
+    assert list_runs(app.output_dir / "runs") == [run], "the reload must show the same run, not start another"
 
     open_tab(page, "Evaluate")
     expect(page.locator("#models")).to_contain_text("SFTM, your merge")
@@ -124,9 +128,11 @@ def test_from_the_demo_to_a_saved_model(app: App, watched: Watched) -> None:
 
     saved = app.output_dir / "models" / "from the browser"
     header = page.locator("#accuracies thead th").all_text_contents()
-    row = page.locator("#accuracies tbody tr", has_text=TASK).first.locator("td").all_text_contents()
     column = next(i for i, title in enumerate(header) if "your merge" in title)
-    assert row[column] == f"{accuracy_with_transformers(saved, TASK, 200):.1%}"
+    rows = [row.locator("td").all_text_contents() for row in page.locator("#accuracies tbody tr").all()]
+    shown = {row[0]: row[column] for row in rows}
+    for head in sorted((saved / "heads").glob("*.safetensors")):
+        assert shown[head.stem] == f"{accuracy_with_transformers(saved, head.stem):.1%}"
     report = json.loads((saved / "sftm_report.json").read_text(encoding="utf-8"))
     assert report["method"] == "sftm" and len(report["inputs"]) == 9
 

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from sftm_app.errors import SampleError
+from sftm_app.evaluation import samples as samples_module
 from sftm_app.evaluation.samples import GLYPH_SIDE, Samples, centre_glyph, load_image, load_labelled_folder
 
 
@@ -149,7 +150,31 @@ def test_images_that_are_too_large(tmp_path: Path) -> None:
         load_image(tmp_path / "x.png", 1)
 
 
-def test_samples_first() -> None:
-    samples = Samples(np.zeros((5, 2, 2), np.uint8), np.arange(5))
-    assert len(samples) == 5
-    assert samples.first(2).labels.tolist() == [0, 1]
+def test_a_subset_holds_every_class_however_they_are_stored() -> None:
+    labels = np.array([2] * 50 + [0] * 3 + [1] * 20)
+    samples = Samples(np.arange(73, dtype=np.uint8)[:, None, None], labels)
+    assert len(samples) == 73
+    few = samples.subset(9)
+    assert few.labels.tolist() == [2, 2, 2, 0, 0, 0, 1, 1, 1]
+    assert few.images[:, 0, 0].tolist() == [0, 1, 2, 50, 51, 52, 53, 54, 55], "the first of each, in their order"
+    assert np.bincount(samples.subset(20).labels).tolist() == [3, 8, 9], "a class that has no more leaves its room"
+    assert samples.subset(2).labels.tolist() == [2, 0]
+    assert samples.subset(100).labels.tolist() == labels.tolist()
+    assert len(samples.subset(0)) == 0
+
+
+def test_a_limit_keeps_every_class_and_opens_no_more_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("cat", "dog", "7"):
+        for number in range(10):
+            save_image(tmp_path / name / f"{number}.png", number)
+    opened: list[Path] = []
+
+    def count(path: Path, channels: int) -> np.ndarray:
+        opened.append(path)
+        return load_image(path, channels)
+
+    monkeypatch.setattr(samples_module, "load_image", count)
+    samples = load_labelled_folder(tmp_path, LABELS, 1, limit=7)
+    assert np.bincount(samples.labels).tolist() == [2, 2, 3]
+    assert len(opened) == 7
+    assert [int(image[0, 0]) for image in samples.images] == [0, 1, 2, 0, 1, 0, 1]

@@ -129,11 +129,16 @@ def test_measures_against_direct_formulas(tiny_models: Path) -> None:
     for i in range(3):
         for j in range(i):
             (U, s, Vh), (P, t, Qh) = parts[i], parts[j]
-            p, q = s**2 / (s**2).sum(), t**2 / (t**2).sum()
-            reads.append(p @ (Vh @ Qh.T) ** 2 @ q)
-            writes.append(p @ (U.T @ P) ** 2 @ q)
+            p, q = s**2, t**2
+            scale = np.linalg.norm(p) * np.linalg.norm(q)
+            reads.append(p @ (Vh @ Qh.T) ** 2 @ q / scale)
+            writes.append(p @ (U.T @ P) ** 2 @ q / scale)
     assert values["read_overlap"] == pytest.approx(np.mean(reads), rel=1e-4)
     assert values["write_overlap"] == pytest.approx(np.mean(writes), rel=1e-4)
+    detail = layer_detail(made, NAMES)
+    for kind in ("read", "write"):
+        pairs = getattr(detail, kind)[~torch.eye(3, dtype=torch.bool)]
+        assert values[f"{kind}_overlap"] == pytest.approx(float(pairs.mean()), rel=1e-5), "one definition on one tab"
 
 
 def made_of(*matrices: torch.Tensor, base_norm: float = 1.0) -> LayerFactors:

@@ -16,6 +16,7 @@ from sftm_app.linalg import factorise
 from sftm_app.linalg.subspace import (
     cumulative_energy,
     effective_rank,
+    energy_overlap,
     interference,
     mapping_error,
     overlap,
@@ -37,6 +38,29 @@ def test_overlap_of_known_directions() -> None:
     assert torch.allclose(overlap(A, B), torch.tensor([[0.6, 0.0], [0.8, 0.0]]))
     U = orthogonal(9, 1)
     assert float((overlap(U, U) - torch.eye(9)).abs().max()) < 1e-14 and float(overlap(U, U).max()) <= 1.0
+
+
+@pytest.mark.parametrize(("dim", "rank"), [(6, 6), (9, 3), (40, 5)])
+def test_energy_overlap_is_the_cosine_of_weighted_projectors(dim: int, rank: int) -> None:
+    X = [orthogonal(dim, seed)[:, :rank] for seed in range(5)]
+    s = [torch.rand(rank, dtype=torch.float64) + 0.1 * seed for seed in range(5)]
+    projectors = [(x * g**2 / (g**2).sum()) @ x.T for x, g in zip(X, s, strict=True)]
+    wanted = torch.tensor([[float((p * q).sum() / (p.norm() * q.norm())) for q in projectors] for p in projectors])
+    torch.testing.assert_close(energy_overlap(X, s), wanted, atol=1e-6, rtol=0)
+    torch.testing.assert_close(energy_overlap(X[:2], s[:2]), wanted[:2, :2], atol=1e-6, rtol=0)
+
+
+def test_energy_overlap_at_its_ends() -> None:
+    E = torch.eye(4)
+    ones = torch.ones(2)
+    X, gains = [E[:, :2], E[:, :2], E[:, 2:], E[:, :0]], [3 * ones, 1e-20 * ones, ones, torch.ones(0)]
+    wanted = [[1.0, 1.0, 0.0, 0.0], [1.0, 1.0, 0.0, 0.0], [0.0, 0.0, 1.0, 0.0], [0.0, 0.0, 0.0, 0.0]]
+    torch.testing.assert_close(energy_overlap(X, gains), torch.tensor(wanted))
+    # The same directions, other shares: p = (1, 0), q = (1/2, 1/2) give 1 / sqrt(2), not 1.
+    other = energy_overlap([E[:, :2], E[:, :2]], [torch.tensor([1.0, 0.0]), ones])
+    assert float(other[0, 1]) == pytest.approx(math.sqrt(0.5))
+    assert energy_overlap([E], [torch.zeros(4)]).tolist() == [[0.0]]
+    assert energy_overlap([], []).shape == (0, 0)
 
 
 def test_random_overlap_is_the_mean_of_random_directions() -> None:

@@ -362,3 +362,13 @@ def test_weights_that_are_stored_transposed(tmp_path: Path) -> None:
     found = merged(make_recipe(tmp_path / "base", [tmp_path / "t"], device="cpu"))
     for name, tensor in load_file(tmp_path / "t" / "model.safetensors").items():
         torch.testing.assert_close(found[name], tensor, atol=2e-6, rtol=0)
+
+
+@pytest.mark.parametrize(("params", "low", "high"), [({}, 0, 1e-5), ({"scaling": 0.0}, 1, 1), ({"rank": 1}, 0.1, 1)])
+def test_errors_measure_what_was_added_on_all_features(
+    recipe_for: Callable[..., Any], params: dict[str, Any], low: float, high: float
+) -> None:
+    """A merge that adds nothing keeps nothing, and one of rank one does not keep what it cut off."""
+    for merged in run(make_plan(recipe_for(params=params))):
+        for error in merged.record.figures.get("readout_errors", ()):
+            assert low - 1e-6 <= error <= high + 1e-6

@@ -104,7 +104,7 @@ def test_every_method_merges_and_adds_nothing_for_tasks_without_a_change(name: s
     generator = torch.Generator().manual_seed(0)
     for matrices in ([torch.randn(shape, generator=generator) for _ in range(3)], [torch.zeros(shape)] * 2):
         kept = [matrix.clone() for matrix in matrices]
-        layer = Layer(matrices, [1.0] * len(matrices), lambda t, rank, given=matrices: factorise(given[t], rank))
+        layer = Layer(matrices, [1.0] * len(matrices), lambda t, given=matrices: factorise(given[t]))
         merged = method.merge_matrix(layer, method.params())
         assert merged.delta.shape == shape
         assert bool(merged.delta.isfinite().all())

@@ -20,7 +20,6 @@ from sftm_app.plots import (
     preservation,
     probabilities,
     reduce_matrix,
-    scaling_curve,
     spectra,
     task_overlap,
 )
@@ -50,9 +49,6 @@ PLOTS: dict[str, Callable[[], go.Figure]] = {
     "accuracy, empty": lambda: accuracy_bars([], [], []),
     "preservation": lambda: preservation(["t"], {"sftm": [8e-8]}, {"sftm": [0.5], "average": [None]}),
     "preservation, empty": lambda: preservation([], {}, {}),
-    "scaling": lambda: scaling_curve([0.1, 1], [Series("a", [1, None])], marked=0.5),
-    "scaling, no shares": lambda: scaling_curve([0.1], [Series("a", [1])], percent=False),
-    "scaling, empty": lambda: scaling_curve([], []),
 }
 
 
@@ -223,12 +219,3 @@ def test_preservation_has_two_panels_and_one_legend() -> None:
     assert data[0]["name"] == "SFTM" and data[0]["xaxis"] == "x" and data[1]["xaxis"] == "x2"
     with pytest.raises(ValueError, match="1 errors for 2 tasks"):
         preservation(["t1", "t2"], {"a": [1.0]}, {})
-
-
-def test_scaling_curve_draws_every_series_over_the_same_points() -> None:
-    figure = sent(scaling_curve([0.1, 0.5], [Series("a", [1, None]), Series("b", [0, 1])], marked=0.5))
-    assert [trace["y"] for trace in figure["data"]] == [[1, None], [0, 1]]
-    assert figure["data"][0]["line"]["dash"] != figure["data"][1]["line"]["dash"], "told apart without colour"
-    assert figure["layout"]["shapes"][0]["x0"] == 0.5
-    with pytest.raises(ValueError, match="scaling_curve"):
-        scaling_curve([0.1], [Series("a", [1, 2])])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -22,8 +24,8 @@ from sftm_app.jobs.folder import RunFolder, create_run, identity, status
 from sftm_app.jobs.worker import work
 from sftm_app.merging.methods import METHODS
 from sftm_app.merging.params import controls
-from sftm_app.merging.recipe import recipe_from_yaml
-from sftm_app.ui import evaluate_tab, inspect_tab, merge_tab, models_tab
+from sftm_app.merging.recipe import recipe_from_yaml, recipe_to_yaml
+from sftm_app.ui import inspect_tab, models_tab, recipe_view, runs, trying
 from sftm_app.ui.params_form import ParamsForm
 from sftm_app.ui.studio import Studio
 from sftm_app.ui.workspace import Workspace, restore
@@ -32,7 +34,7 @@ NO_WEIGHTS: list[list[Any]] = []
 
 
 def default_recipe(ws: Workspace, method: str = "sftm", **params: Any) -> Any:
-    return merge_tab.read_recipe(ws, (method, params), NO_WEIGHTS, "cpu", merge_tab.SAME_AS_BASE, "5GB")
+    return recipe_view.read_recipe(ws, (method, params), NO_WEIGHTS, "cpu", recipe_view.SAME_AS_BASE, "5GB")
 
 
 def run_here(studio: Studio, recipe: Any) -> RunFolder:
@@ -169,7 +171,7 @@ def test_controls_follow_from_the_declarations() -> None:
 
 
 def test_the_recipe_of_the_controls(workspace: Workspace) -> None:
-    recipe = merge_tab.read_recipe(
+    recipe = recipe_view.read_recipe(
         workspace,
         ("sftm", {"variant": "readout", "rank": "25%", "scaling": 0.5}),
         [["a", 1], ["b", "0.5"], ["c", 2.0]],
@@ -179,57 +181,65 @@ def test_the_recipe_of_the_controls(workspace: Workspace) -> None:
     )
     assert (recipe.params.rank, recipe.params.scaling) == (0.25, 0.5)
     assert [task.weight for task in recipe.tasks] == [1.0, 0.5, 2.0]
-    text, command, file = merge_tab.recipe_views(recipe)
-    assert recipe_from_yaml(text) == recipe == recipe_from_yaml(Path(file).read_text())
+    text, command, link = recipe_view.recipe_views(recipe)
+    downloaded = base64.b64decode(link.partition("base64,")[2].partition('"')[0]).decode()
+    assert recipe_from_yaml(text) == recipe == recipe_from_yaml(downloaded)
     assert "sftm_app merge" in command
 
 
 @pytest.mark.parametrize("weights", [[["a", "x"], ["b", 1], ["c", 1]], [["a", -1], ["b", 1], ["c", 1]]])
 def test_a_bad_weight_is_said(workspace: Workspace, weights: Any) -> None:
     with pytest.raises(RecipeError, match="weight"):
-        merge_tab.read_recipe(workspace, ("average", {}), weights, "cpu", merge_tab.SAME_AS_BASE, "5GB")
+        recipe_view.read_recipe(workspace, ("average", {}), weights, "cpu", recipe_view.SAME_AS_BASE, "5GB")
 
 
 def test_the_plan_says_what_happens_to_what(studio: Studio, workspace: Workspace) -> None:
-    shown = merge_tab.plan_html(studio, workspace, default_recipe(workspace))
+    shown = recipe_view.plan_html(studio, workspace, default_recipe(workspace))
     for word in ("superposed", "summed", "averaged", "kept apart", "owned by LayerNorm", "on cpu"):
         assert word in shown
 
 
 def test_a_finished_run_is_shown_saved_and_offered(studio: Studio, workspace: Workspace, finished: RunFolder) -> None:
     run_id = finished.run_id
-    assert merge_tab.latest_run(studio)[0] == run_id
-    progress, result, chart, save_box, start, cancel, timer, runs = merge_tab.show_run(studio, run_id)
+    assert runs.show_latest(studio, workspace)[0] == run_id
+    progress, result, chart, save_box, start, cancel, timer, listed = runs.show_run(studio, run_id)
     assert "All" in progress and "Readout error" in result and chart["visible"] and save_box["visible"]
     assert start["interactive"] and not cancel["interactive"] and not timer.active
-    assert runs["value"] == run_id and "done" in runs["choices"][0][0]
+    assert listed["value"] == run_id and "done" in listed["choices"][0][0]
+    assert "a, b, c merged into" in result
 
-    target = merge_tab.save_run(studio, run_id, "my model")
+    target = runs.save_run(studio, run_id, "my model")
     assert (target / "model.safetensors").is_file() and (target / "heads" / "a.safetensors").is_file()
     with pytest.raises(OutputError, match="exists already"):
-        merge_tab.save_run(studio, run_id, "my model")
-    offered = [contestant.title for contestant in evaluate_tab.contestants(studio, workspace, run_id)]
+        runs.save_run(studio, run_id, "my model")
+    offered = [contestant.title for contestant in trying.contestants(studio, workspace, run_id)]
     assert offered[-1] == "SFTM, your merge"
 
 
 @pytest.mark.parametrize("name", ["", "..", ".hidden", "a/b", "../x", "a\\b", "a\0b"])
 def test_a_name_that_is_no_folder_name_is_refused(studio: Studio, finished: RunFolder, name: str) -> None:
     with pytest.raises(OutputError, match="cannot be a folder name"):
-        merge_tab.save_run(studio, finished.run_id, name)
+        runs.save_run(studio, finished.run_id, name)
 
 
 def test_only_finished_runs_are_saved(studio: Studio) -> None:
     with pytest.raises(JobError, match="No merge is chosen"):
-        merge_tab.save_run(studio, "", "x")
+        runs.save_run(studio, "", "x")
     with pytest.raises(JobError, match="no run"):
-        merge_tab.save_run(studio, "../..", "x")
+        runs.save_run(studio, "../..", "x")
 
 
-def test_a_recipe_file_cannot_lead_outside(studio: Studio, workspace: Workspace) -> None:
+def test_a_recipe_file_cannot_lead_outside(studio: Studio, workspace: Workspace, tmp_path: Path) -> None:
+    file = tmp_path / "recipe.yaml"
     recipe = default_recipe(workspace)
-    assert merge_tab.workspace_of(studio, recipe).task_names == ("a", "b", "c")
+    file.write_text(recipe_to_yaml(recipe))
+    loaded, again = recipe_view.workspace_of(studio, file)
+    assert loaded.inputs == workspace.inputs and again == recipe
+    file.write_text("base: base\ntasks: [a, b]\n")
+    assert recipe_view.workspace_of(studio, file)[0].task_names == ("a", "b"), "paths start at the models folder"
+    file.write_text(recipe_to_yaml(replace(recipe, base="/etc")))
     with pytest.raises(InputError, match="outside"):
-        merge_tab.workspace_of(studio, replace(recipe, base="/etc"))
+        recipe_view.workspace_of(studio, file)
 
 
 # Evaluate
@@ -238,7 +248,7 @@ def test_a_recipe_file_cannot_lead_outside(studio: Studio, workspace: Workspace)
 def test_each_model_answers_for_one_image(studio: Studio, workspace: Workspace) -> None:
     image = np.zeros((8, 8), np.uint8)
     models = [BASE, INDIVIDUAL, method_contestant("average")]
-    lines, figure = evaluate_tab.answer(studio, workspace, "b", image, models, 2)
+    lines, figure = trying.answer(studio, workspace, "b", trying.Sample(image, 2), models)
     assert lines.count("sf-stat-value") == 3 and "The right answer is label 2 of b" in lines
     assert [trace.name for trace in figure.data] == ["Base", "Individual", "Plain average"]
     for trace in figure.data:
@@ -246,29 +256,29 @@ def test_each_model_answers_for_one_image(studio: Studio, workspace: Workspace) 
 
 
 def test_samples_come_from_the_pack_or_from_a_folder(studio: Studio, workspace: Workspace) -> None:
-    assert len(evaluate_tab.samples_of(studio, workspace, "a", "")) == 12
+    assert len(trying.samples_of(studio, workspace, "a", "")) == 12
     own = models_tab.load_own(studio, "base", ["a", "b"])
     with pytest.raises(SampleError, match="no labelled samples"):
-        evaluate_tab.samples_of(studio, own, "a", "")
+        trying.samples_of(studio, own, "a", "")
     with pytest.raises(InputError, match="outside"):
-        evaluate_tab.samples_of(studio, own, "a", "/etc")
+        trying.samples_of(studio, own, "a", "/etc")
     from PIL import Image
 
     folder = studio.settings.models_dir / "pictures" / "a" / "label 1 of a"
     folder.mkdir(parents=True)
     Image.new("L", (8, 8)).save(folder / "x.png")
-    found = evaluate_tab.samples_of(studio, own, "a", "pictures")
+    found = trying.samples_of(studio, own, "a", "pictures")
     assert found.images.shape == (1, 8, 8) and found.labels.tolist() == [1]
 
 
 def test_the_table_shows_means_and_marks_the_best_merge() -> None:
     models = (BASE, INDIVIDUAL, method_contestant("average"), method_contestant("sftm"))
     measured = empty_table(("a", "b"), models)
-    assert "·" in evaluate_tab.table_html(measured)
+    assert "·" in trying.table_html(measured)
     for row, values in enumerate([(0.5, 0.8, 0.6, 0.7), (0.4, 1.0, 0.9, 0.8)]):
         for column, value in enumerate(values):
             measured = measured.with_value(row, column, value)
-    shown = evaluate_tab.table_html(measured)
+    shown = trying.table_html(measured)
     assert "<strong>70.0%</strong>" in shown and "<strong>90.0%</strong>" in shown
     assert "<strong>80.0%</strong>" not in shown, "the individual model is no merge"
     assert "75.0%" in shown and "·" not in shown
@@ -278,23 +288,23 @@ def test_a_new_merge_takes_the_place_of_the_one_in_memory(
     studio: Studio, workspace: Workspace, finished: RunFolder
 ) -> None:
     merge = f"folder:{finished.model}"
-    first, keys = evaluate_tab.offer(studio, workspace, "", [], [])
+    first, keys = trying.offer(studio, workspace, "", [], [])
     assert merge in first["value"] and merge in keys
     before = [key for key in keys if key != merge]
-    update, _ = evaluate_tab.offer(studio, workspace, finished.run_id, ["base", "method:sftm"], before)
+    update, _ = trying.offer(studio, workspace, finished.run_id, ["base", "method:sftm"], before)
     assert update["value"] == ["base", merge]
-    update, _ = evaluate_tab.offer(studio, workspace, finished.run_id, ["base"], keys)
+    update, _ = trying.offer(studio, workspace, finished.run_id, ["base"], keys)
     assert update["value"] == ["base"], "what the person unticked stays so"
 
 
 def test_keys_from_the_browser_must_be_on_offer(studio: Studio, workspace: Workspace) -> None:
     with pytest.raises(InputError, match="No model is chosen"):
-        evaluate_tab.chosen_contestants(studio, workspace, "", ["folder:/etc", "method:nothing"])
+        trying.chosen_contestants(studio, workspace, "", ["folder:/etc", "method:nothing"])
 
 
 def test_a_run_of_other_inputs_is_not_offered(studio: Studio, workspace: Workspace, finished: RunFolder) -> None:
     other = Workspace(workspace.base, workspace.tasks[:2])
-    assert not [c for c in evaluate_tab.contestants(studio, other, "") if c.key.startswith("folder:")]
+    assert not [c for c in trying.contestants(studio, other, "") if c.key.startswith("folder:")]
 
 
 def test_nan_in_a_weight_fails_the_run_with_a_sentence(studio: Studio) -> None:
@@ -304,7 +314,56 @@ def test_nan_in_a_weight_fails_the_run_with_a_sentence(studio: Studio) -> None:
     change_weights(studio.settings.models_dir / "a" / "model.safetensors", spoil)
     own = models_tab.load_own(studio, "base", ["a", "b"])
     folder = run_here(studio, default_recipe(own))
-    shown = merge_tab.show_run(studio, folder.run_id)[0]
+    shown = runs.show_run(studio, folder.run_id)[0]
     assert "layer.1.output.dense.weight" in shown and "holds 2 values that are NaN" in shown
     assert not list(folder.path.glob("model*"))
     assert json.loads((folder.path / "events.jsonl").read_text().splitlines()[-1])["kind"] == "failed"
+
+
+def test_a_run_of_other_checkpoints_is_not_shown_nor_named_for_them(
+    studio: Studio, workspace: Workspace, finished: RunFolder
+) -> None:
+    own = models_tab.load_own(studio, "base", ["a", "b"])
+    assert runs.show_latest(studio, own)[0] == ""
+    assert runs.default_save_name(studio, finished.run_id) == "tiny-merged"
+    assert runs.open_a_run(studio, finished.run_id)[2] == "tiny-merged"
+
+
+@pytest.mark.parametrize("damage", ["recipe.yaml", "model/sftm_report.json", "."])
+def test_a_damaged_run_is_said_once_and_stops_nothing(
+    studio: Studio, workspace: Workspace, finished: RunFolder, damage: str
+) -> None:
+    target = finished.path / damage
+    shutil.rmtree(target) if target.is_dir() else target.write_text("{")
+    trying.recipe_of.cache_clear()
+    shown = runs.show_run(studio, finished.run_id)
+    assert not shown[6].active, "the timer must not repeat it"
+    assert trying.contestants(studio, workspace, "")[:2] == [BASE, INDIVIDUAL]
+
+
+def test_a_replaced_file_is_noticed_whatever_its_date(studio: Studio, workspace: Workspace) -> None:
+    own = models_tab.load_own(studio, "base", ["a", "b"])
+    first = studio.preflight(own)
+    assert studio.preflight(own) is first
+    file = studio.settings.models_dir / "a" / "model.safetensors"
+    other = file.with_name("other")
+    other.write_bytes((studio.settings.models_dir / "b" / "config.json").read_bytes())
+    shutil.copyfile(file, other)
+    os.utime(other, (1, 1))
+    other.replace(file)
+    assert studio.preflight(own) is not first
+    assert models_tab.load_own(studio, "base", ["a", "b"]) != own, "loading again must be seen as a change"
+
+
+def test_a_colour_picture_is_tried_on_a_gray_model(studio: Studio, workspace: Workspace) -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (30, 20, 3)).astype(np.uint8)
+    lines, _ = trying.answer(studio, workspace, "a", trying.Sample(picture), [BASE])
+    assert "What each model reads" in lines
+
+
+def test_an_outdated_map_stops_drawing(studio: Studio) -> None:
+    first = studio.newer_draw("page")
+    assert studio.is_latest_draw("page", first)
+    second = studio.newer_draw("page")
+    assert not studio.is_latest_draw("page", first) and studio.is_latest_draw("page", second)
+    assert not studio.is_latest_draw("another page", second)

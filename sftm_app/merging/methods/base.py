@@ -19,12 +19,12 @@ class Layer:
 
     matrices: the T task matrices D_t, each (m, n), in the compute dtype, on the compute device.
     weights: T positive factors.
-    factorise: gives the Factors of task t at a rank; the caller may keep them in a cache.
+    factorise: gives the full-rank Factors of task t; the caller may keep them in a cache.
     """
 
     matrices: Sequence[Tensor]
     weights: Sequence[float]
-    factorise: Callable[[int, Rank], Factors]
+    factorise: Callable[[int], Factors]
 
 
 @dataclass(frozen=True)

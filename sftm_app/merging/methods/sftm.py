@@ -46,20 +46,22 @@ class SFTMParams:
 def merge_matrix(layer: Layer, params: SFTMParams) -> Merged:
     """Superpose the task matrices of one layer.
 
-    The figures hold, per task, the rank used and the readout and mapping error (of D* before scaling), the same errors
-    of the plain average for comparison, and how the system was solved.
+    The figures hold, per task, the rank used and the readout and mapping error of what is added to the base (so after
+    scaling, weights and truncation) on all of the task's own features; the same errors of the plain average for
+    comparison; and how the system was solved.
     """
-    factors = [layer.factorise(task, params.rank) for task in range(len(layer.matrices))]
+    whole = [layer.factorise(task) for task in range(len(layer.matrices))]
+    factors = [item.cut(params.rank) for item in whole]
     solved = superpose(factors, variant=params.variant, weights=layer.weights)
-    delta = superposed_matrix(factors, solved)
+    delta = superposed_matrix(factors, solved) * params.scaling
     average = weighted_average(layer.matrices, layer.weights)
     figures = {
         "ranks": [item.rank for item in factors],
         "factorised_by": [item.how for item in factors],
-        "readout_errors": [float(readout_error(delta, item)) for item in factors],
-        "mapping_errors": [float(mapping_error(delta, item)) for item in factors],
-        "average_readout_errors": [float(readout_error(average, item)) for item in factors],
-        "average_mapping_errors": [float(mapping_error(average, item)) for item in factors],
+        "readout_errors": [readout_error(delta, item) for item in whole],
+        "mapping_errors": [mapping_error(delta, item) for item in whole],
+        "average_readout_errors": [readout_error(average, item) for item in whole],
+        "average_mapping_errors": [mapping_error(average, item) for item in whole],
         "solver": solved.solver,
         "n_features": solved.n_features,
         "residual": solved.residual,
@@ -68,7 +70,7 @@ def merge_matrix(layer: Layer, params: SFTMParams) -> Merged:
         "n_dropped": solved.n_dropped,
         "conflicts": [[conflict.first, conflict.second, conflict.cosine] for conflict in solved.conflicts],
     }
-    return Merged(delta * params.scaling, figures)
+    return Merged(delta, figures)
 
 
 METHOD = Method(

@@ -1,0 +1,98 @@
+"""The recipe that the controls of the Merge tab describe, its plan, and a recipe that is brought along."""
+
+from __future__ import annotations
+
+import base64
+import shlex
+import sys
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from sftm_app.checkpoints.compatibility import refuse_unchanged
+from sftm_app.errors import RecipeError
+from sftm_app.merging.plan import plan_for
+from sftm_app.merging.recipe import Recipe, load_recipe, make_recipe, recipe_to_yaml
+from sftm_app.ui.models_tab import remember
+from sftm_app.ui.settings import allowed
+from sftm_app.ui.studio import Studio
+from sftm_app.ui.widgets.html import Safe, chip, chips, code, heading, join, table
+from sftm_app.ui.workspace import Workspace
+
+SAME_AS_BASE = "same as the base"
+
+
+def read_recipe(
+    ws: Workspace, method: tuple[str, dict[str, Any]], weights: Any, device: str, dtype: str, shard: str
+) -> Recipe:
+    """The recipe that the controls describe.
+
+    Raises
+        RecipeError: a control holds something that is not understood.
+    """
+    rows = weights or []
+    if len(rows) != len(ws.tasks):
+        rows = [[task.name, task.weight] for task in ws.tasks]
+    tasks = []
+    for task, row in zip(ws.tasks, rows, strict=True):
+        try:
+            weight = float(row[1])
+        except (TypeError, ValueError, IndexError):
+            raise RecipeError(f"{task.name}: the weight {row[1:2]} is not a number. Enter one above 0.") from None
+        tasks.append({"path": task.path, "name": task.name, "weight": weight})
+    output = {"dtype": None if dtype == SAME_AS_BASE else dtype, "max_shard_size": shard}
+    return make_recipe(ws.base, tasks, method[0], method[1], output, device)
+
+
+def recipe_views(recipe: Recipe) -> tuple[str, Safe, Safe]:
+    """The recipe as YAML, the same as a command line, and a link that downloads it without a file on the server."""
+    text = recipe_to_yaml(recipe)
+    command = shlex.join([sys.executable, "-m", "sftm_app", "merge", "recipe.yaml", "--output", "merged"])
+    content = base64.b64encode(text.encode()).decode()
+    link = f'<a class="sf-button" download="recipe.yaml" href="data:text/yaml;base64,{content}">Download the recipe</a>'
+    return text, Safe(f'<p class="sf-help">The same from a terminal: {code(command)}</p>'), Safe(link)
+
+
+def plan_html(studio: Studio, ws: Workspace, recipe: Recipe) -> Safe:
+    """What would happen to which tensors, and what it needs."""
+    plan = plan_for(recipe, studio.preflight(ws).require())
+    counts = Counter((entry.rule, entry.role.value) for entry in plan.entries)
+    words = {"superpose": "superposed", "sum": "summed", "average": "averaged", "copy": "copied from the base"}
+    rows = [(role, words[rule], count) for (rule, role), count in counts.items()]
+    heads = sum(len(match.heads) for match in plan.preflight.matches)
+    if heads:
+        rows.append(("task heads", "kept apart, one file per task", heads))
+    needs = chips(
+        [
+            chip(f"writes {plan.output_bytes / 1e6:.1f} MB"),
+            chip(f"needs about {plan.peak_bytes / 1e6:.0f} MB for tensors"),
+            chip(f"on {plan.device}"),
+        ]
+    )
+    details = table(
+        ["tensor", "rule", "why"], [(code(entry.name), words[entry.rule], entry.why) for entry in plan.entries]
+    )
+    title = heading("Plan", f"{len(plan.entries)} tensors, {len(plan.preflight.tasks)} tasks, {plan.method.title}")
+    return join(
+        [
+            title,
+            table(["parameters", "are", "tensors"], rows, numeric=[2]),
+            Safe(f'<div class="sf-gap">{needs}</div>'),
+            Safe(f'<details class="sf-details"><summary>Every tensor, and why</summary>{details}</details>'),
+        ]
+    )
+
+
+def workspace_of(studio: Studio, path: Path) -> tuple[Workspace, Recipe]:
+    """The workspace of an uploaded recipe, and the recipe; relative paths in it start at the models folder.
+
+    Raises
+        RecipeError: it is no recipe.
+        InputError: a path is not allowed, or base and tasks do not fit.
+    """
+    recipe = load_recipe(path, studio.settings.models_dir)
+    tasks = tuple(replace(task, path=str(allowed(studio.settings, task.path))) for task in recipe.tasks)
+    made = Workspace(str(allowed(studio.settings, recipe.base)), tasks)
+    refuse_unchanged(studio.preflight(made).require())
+    return remember(studio, made), recipe
