@@ -35,7 +35,7 @@ def merge(
     tasks: checkpoint folders; or entries {"path": ..., "name": ..., "weight": ...}; or a mapping name -> folder.
     method: "sftm" (params variant, rank, scaling), "average" or "task_arithmetic" (scaling).
     device: "auto", "cpu", "cuda" or "mps". dtype: the type written, None for the base's.
-    progress: called after each tensor.
+    progress: called after each tensor and once before the last step.
 
     Raises
         InputError: inputs, parameters or output cannot be used; nothing was computed or written.

@@ -169,7 +169,7 @@ def _inspect(options: argparse.Namespace) -> None:
         print(result.to_json())
         return
     if not result.layers:
-        raise InputError("Base and tasks share no weight matrix, so there is nothing to inspect. Pick other checkpoints.")
+        raise InputError("Base and tasks share no weight matrix: there is nothing to inspect. Pick other checkpoints.")
     width = max(len(layer.name) for layer, _, _ in result.layers)
     print(f"{'layer':<{width}}  {'shape':>11}  change  eff.rank  read overlap  write overlap")
     for layer, measures, _ in result.layers:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,3 +42,27 @@ def recipe_for(tiny_models: Path) -> Callable[..., Any]:
         return make_recipe(tiny_models / "base", [tiny_models / name for name in tasks], device="cpu", **changes)
 
     return build
+
+
+@pytest.fixture
+def as_ordinary_user() -> Iterator[Path]:
+    """A new folder of an ordinary user, who this process is until the test ends: root may read and write everything."""
+    if os.name != "posix":
+        pytest.skip("modes of files are POSIX")
+    root = os.geteuid() == 0
+    with tempfile.TemporaryDirectory() as name:
+        os.chmod(name, 0o755)
+        if root:
+            nobody = 65534
+            os.chown(name, nobody, -1)
+            os.seteuid(nobody)
+        try:
+            if not os.access(name, os.R_OK | os.W_OK, effective_ids=True):
+                pytest.skip("temporary folders are not for everybody here")
+            yield Path(name)
+        finally:
+            if root:
+                os.seteuid(0)
+            for folder in Path(name).rglob("*"):
+                if folder.is_dir():
+                    folder.chmod(0o700)

@@ -16,6 +16,7 @@ from tiny_checkpoints import change_weights
 
 from sftm_app import __version__, api, cli
 from sftm_app.errors import Cancelled, ResourceError
+from sftm_app.inspection import survey as survey_module
 from sftm_app.merging.methods import METHODS
 from sftm_app.merging.recipe import load_recipe, recipe_from_yaml, recipe_to_yaml
 
@@ -166,6 +167,16 @@ def test_inspect(sftm: Run, recipe: Path) -> None:
     assert code == 0 and len(json.loads(out)["layers"]) == 13
     code, _, err = sftm("inspect", recipe, "--layer", "x")
     assert code == 2 and "There is no layer 'x'" in err
+
+
+def test_inspect_without_a_weight_matrix_is_a_sentence(
+    sftm: Run, recipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(survey_module, "map_layers", lambda _: ())
+    code, out, err = sftm("inspect", recipe)
+    assert (code, out) == (2, "") and err.startswith("sftm: Base and tasks share no weight matrix")
+    code, _, err = sftm("inspect", recipe, "--layer", "x")
+    assert code == 2 and "There is no layer 'x'. Base and tasks share no weight matrix" in err
 
 
 @pytest.mark.parametrize("arguments", [[], ["nonsense"], ["merge"], ["merge", "r.yaml", "--device", "abacus"]])

@@ -53,7 +53,7 @@ def quick(settings: Settings) -> Settings:
     """A smoke test: every stage, hardly any work."""
     return replace(
         settings, base_images=100, task_images=100, n_samples=20,
-        base=replace(settings.base, steps=4, batch=16), task=replace(settings.task, steps=3, batch=8),
+        base=replace(settings.base, steps=4, batch=16), task=replace(settings.task, steps=3, batch=16),
     )  # fmt: skip
 
 

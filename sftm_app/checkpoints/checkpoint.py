@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -15,7 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from sftm_app.checkpoints.header import Header, TensorInfo, open_regular, read_header
+from sftm_app.checkpoints.header import FileStamp, Header, TensorInfo, open_regular, read_header
 from sftm_app.errors import CheckpointError, NumericalError
 
 WEIGHTS_NAME = "model.safetensors"
@@ -23,20 +24,6 @@ INDEX_NAME = "model.safetensors.index.json"
 CONFIG_NAME = "config.json"
 MAX_JSON_BYTES = 64 * 1024 * 1024
 _SHARD_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}\.safetensors")
-
-
-@dataclass(frozen=True)
-class FileStamp:
-    """What tells that a file is still the one that was opened."""
-
-    size_bytes: int
-    mtime_ns: int
-    inode: int
-
-    @classmethod
-    def of(cls, path: Path) -> FileStamp:
-        status = path.stat()
-        return cls(status.st_size, status.st_mtime_ns, status.st_ino)
 
 
 @dataclass(frozen=True)
@@ -86,22 +73,45 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     """Open a checkpoint folder by its headers.
 
     Raises
-        CheckpointError: no such folder, no config.json, no safetensors, or a damaged file; with the next step.
+        CheckpointError: no such folder, no permission, no config.json, no safetensors, or a damaged file; with the next
+            step.
     """
-    # os.path, because Path.expanduser() and Path.exists() raise for an unknown ~user, a path too long or not allowed.
+    # os.path, because Path.expanduser() raises for an unknown ~user.
     folder = Path(os.path.expanduser(path))
-    if not os.path.exists(folder):
+    try:
+        return _open_folder(folder)
+    except OSError as error:
+        # Nothing else is said of what this user may not look into: it may well be a sound checkpoint.
+        why = "no permission to read it" if isinstance(error, PermissionError) else f"cannot be read ({error.strerror})"
+        where = error.filename or folder
+        raise CheckpointError(f"{where}: {why}. Change its permissions, or copy the checkpoint elsewhere.") from None
+
+
+def _is_there(path: Path) -> bool:
+    """Whether something stands at `path`. Unlike Path.exists, which differs between Python's versions, it raises
+    PermissionError when that is not for this user to know, and takes a path too long or with a null byte for absent."""
+    try:
+        os.stat(path)
+    except PermissionError:
+        raise
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def _open_folder(folder: Path) -> Checkpoint:
+    if not _is_there(folder):
         raise CheckpointError(f"{folder}: there is no such folder. Check the path.")
     if folder.is_file() and folder.suffix == ".safetensors":
         folder = folder.parent
     if not folder.is_dir():
         raise CheckpointError(f"{folder}: is not a checkpoint folder. Pick the folder that holds {CONFIG_NAME}.")
-    if (folder / "adapter_config.json").exists():
+    if _is_there(folder / "adapter_config.json"):
         raise CheckpointError(
             f"{folder}: is a LoRA adapter. Adapters cannot be merged yet; merge it into its base first "
             "(`peft_model.merge_and_unload().save_pretrained(folder)`) and pick that folder."
         )
-    if not (folder / CONFIG_NAME).exists():
+    if not _is_there(folder / CONFIG_NAME):
         raise CheckpointError(f"{folder}: has no {CONFIG_NAME}. {_next_step_without_config(folder)}")
     config = read_json(folder / CONFIG_NAME)
     headers = _read_headers(folder)
@@ -117,7 +127,8 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
             tensors[info.name], files[info.name] = info, file
     if not tensors:
         raise CheckpointError(f"{folder}: its weight files hold no tensors. Download the checkpoint again.")
-    return Checkpoint(folder.resolve(), config, tensors, files, {file: FileStamp.of(file) for file in headers})
+    stamps = {file: header.stamp for file, header in headers.items()}
+    return Checkpoint(folder.resolve(), config, tensors, files, stamps)
 
 
 def _next_step_without_config(folder: Path) -> str:
@@ -131,13 +142,13 @@ def _next_step_without_config(folder: Path) -> str:
 
 
 def _read_headers(folder: Path) -> dict[Path, Header]:
-    if (folder / INDEX_NAME).exists():
-        if (folder / WEIGHTS_NAME).exists():
+    if _is_there(folder / INDEX_NAME):
+        if _is_there(folder / WEIGHTS_NAME):
             raise CheckpointError(
                 f"{folder}: holds both {WEIGHTS_NAME} and {INDEX_NAME}, and they may differ. Remove the one not meant."
             )
         return _read_sharded(folder)
-    if (folder / WEIGHTS_NAME).exists():
+    if _is_there(folder / WEIGHTS_NAME):
         return {folder / WEIGHTS_NAME: read_header(folder / WEIGHTS_NAME)}
     pickles = sorted(p.name for pattern in ("*.bin", "*.pt", "*.pth") for p in folder.glob(pattern))
     if pickles:
@@ -243,6 +254,28 @@ def open_reader(checkpoint: Checkpoint) -> Iterator[TensorReader]:
     """A TensorReader whose files are closed at the end of the block."""
     with ExitStack() as stack:
         yield TensorReader(checkpoint, stack)
+
+
+def hash_files(checkpoint: Checkpoint) -> dict[str, str]:
+    """SHA-256 of every weight file, by its name: of the bytes that the checkpoint was opened with.
+
+    Raises
+        CheckpointError: a file changed since then or cannot be read.
+    """
+    hashes = {}
+    for path, stamp in sorted(checkpoint.stamps.items()):
+        digest = hashlib.sha256()
+        try:
+            with open(path, "rb") as file:
+                while chunk := file.read(1 << 20):
+                    digest.update(chunk)
+                changed = FileStamp.of(file.fileno()) != stamp or FileStamp.of(path) != stamp
+        except OSError as error:
+            raise CheckpointError(f"{path}: cannot be read ({error.strerror}). Start again.") from None
+        if changed:
+            raise CheckpointError(f"{path}: was changed while in use. Start again.")
+        hashes[path.name] = digest.hexdigest()
+    return hashes
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

@@ -70,7 +70,7 @@ def preflight(base: Checkpoint, tasks: Sequence[Source]) -> Preflight:
     except CheckpointError as error:
         raise CheckpointError(f"{base.path}: {error}") from None
     problems = _check_set(base, tasks)
-    notes: list[str] = []
+    notes = _picked_twice(tasks)
     matches = []
     for task in tasks:
         match, found, said = _match(base, task, architecture)
@@ -115,6 +115,17 @@ def _check_set(base: Checkpoint, tasks: Sequence[Source]) -> list[str]:
         if task.checkpoint.path == base.path:
             problems.append(f"{task.name}: is the base itself ({base.path}). Pick a checkpoint fine-tuned from it.")
     return problems
+
+
+def _picked_twice(tasks: Sequence[Source]) -> list[str]:
+    """A note for every folder that stands for more than one task: allowed, but seldom meant."""
+    paths = [task.checkpoint.path for task in tasks]
+    return [
+        f"{' and '.join(task.name for task in tasks if task.checkpoint.path == path)} are one and the same checkpoint "
+        f"({path}), so it counts more than once."
+        for path in dict.fromkeys(paths)
+        if paths.count(path) > 1
+    ]
 
 
 def _match(base: Checkpoint, task: Source, architecture: Architecture) -> tuple[Match, list[str], list[str]]:

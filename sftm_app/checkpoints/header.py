@@ -59,12 +59,27 @@ class TensorInfo:
 
 
 @dataclass(frozen=True)
+class FileStamp:
+    """What tells that a file is still the one that was opened."""
+
+    size_bytes: int
+    mtime_ns: int
+    inode: int
+
+    @classmethod
+    def of(cls, file: Path | int) -> FileStamp:
+        """The stamp of a path or of an open descriptor; raises OSError."""
+        status = os.stat(file)
+        return cls(status.st_size, status.st_mtime_ns, status.st_ino)
+
+
+@dataclass(frozen=True)
 class Header:
-    """The tensors of one file in the order of their bytes, and the free-text metadata."""
+    """The tensors of one file in the order of their bytes, the free-text metadata, and the file's stamp as of then."""
 
     tensors: tuple[TensorInfo, ...]
     metadata: dict[str, str]
-    file_bytes: int
+    stamp: FileStamp
 
 
 def open_regular(path: Path) -> int:
@@ -90,7 +105,9 @@ def read_header(path: Path, max_header_bytes: int = MAX_HEADER_BYTES) -> Header:
         CheckpointError: naming the file, the tensor and expected against found, when anything is out of order.
     """
     with os.fdopen(open_regular(path), "rb") as file:
-        file_bytes = os.fstat(file.fileno()).st_size
+        # Before the first byte is read: whatever changes the file from now on changes its stamp too.
+        stamp = FileStamp.of(file.fileno())
+        file_bytes = stamp.size_bytes
         start = file.read(8)
         if file_bytes < 8:
             raise CheckpointError(f"{path}: holds {file_bytes} bytes, too few for a safetensors file. {_AGAIN}")
@@ -111,7 +128,7 @@ def read_header(path: Path, max_header_bytes: int = MAX_HEADER_BYTES) -> Header:
             )
         file.seek(8)
         raw = file.read(length)
-    return _verify(path, _parse(path, raw), 8 + length, file_bytes)
+    return _verify(path, _parse(path, raw), 8 + length, stamp)
 
 
 _AGAIN = "Download it again."
@@ -149,7 +166,7 @@ def _parse(path: Path, raw: bytes) -> dict[str, Any]:
     return header
 
 
-def _verify(path: Path, header: dict[str, Any], data_start: int, file_bytes: int) -> Header:
+def _verify(path: Path, header: dict[str, Any], data_start: int, stamp: FileStamp) -> Header:
     metadata = header.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise CheckpointError(f"{path}: the metadata in the header is not a table of texts. {_AGAIN}")
@@ -163,12 +180,12 @@ def _verify(path: Path, header: dict[str, Any], data_start: int, file_bytes: int
                 f"the header says {info.offset}. {_AGAIN}"
             )
         expected += info.n_bytes
-    if expected != file_bytes:
-        kind = "is cut off" if file_bytes < expected else "has bytes behind its last tensor"
+    if expected != stamp.size_bytes:
+        kind = "is cut off" if stamp.size_bytes < expected else "has bytes behind its last tensor"
         raise CheckpointError(
-            f"{path}: {kind}: the header asks for {expected} bytes, the file holds {file_bytes}. {_AGAIN}"
+            f"{path}: {kind}: the header asks for {expected} bytes, the file holds {stamp.size_bytes}. {_AGAIN}"
         )
-    return Header(tuple(infos), metadata, file_bytes)
+    return Header(tuple(infos), metadata, stamp)
 
 
 def _by_offset(info: TensorInfo) -> tuple[int, int]:

@@ -10,10 +10,12 @@ import contextlib
 import json
 import os
 import shutil
+import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import psutil
 import torch
@@ -21,10 +23,11 @@ from torch import Tensor
 
 from sftm_app.checkpoints.checkpoint import INDEX_NAME, WEIGHTS_NAME
 from sftm_app.checkpoints.header import DTYPE_CODES
-from sftm_app.errors import OutputError, ResourceError
+from sftm_app.errors import CheckpointError, OutputError, ResourceError
 
 PARTIAL_SUFFIX = ".partial"
 _LOCK_NAME = "lock.json"
+_CHUNK_BYTES = 4 << 20
 
 
 @dataclass(frozen=True)
@@ -63,9 +66,11 @@ def output_folder(path: Path) -> Iterator[Path]:
         refuse_existing(path)
         partial.rename(path)
         # The lock goes last: a partial folder without one is not ours and is never removed.
+        # The output is there now, complete: nothing that fails from here on may be called a failed merge.
         with contextlib.suppress(OSError):
             (path / _LOCK_NAME).unlink()
-        sync_folder(path.parent)
+        with contextlib.suppress(OSError):
+            sync_folder(path.parent)
     except BaseException as error:
         shutil.rmtree(partial, ignore_errors=True)
         if isinstance(error, OSError):
@@ -77,6 +82,25 @@ def refuse_existing(path: Path) -> None:
     """Raises OutputError when something already stands at `path`."""
     if os.path.lexists(path):
         raise OutputError(f"{path}: exists already. Choose another output folder, or remove it first.")
+
+
+def check_room(path: Path, n_bytes: int) -> None:
+    """Refuse an output for which the disk has too little room.
+
+    Raises
+        OutputError: the place cannot be looked into.
+        ResourceError: fewer than `n_bytes` are free.
+    """
+    try:
+        existing = next(parent for parent in path.resolve().parents if parent.exists())
+        free = shutil.disk_usage(existing).free
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written ({error.strerror}). Choose another output folder.") from None
+    if free < n_bytes:
+        raise ResourceError(
+            f"{path}: needs {n_bytes / 1e9:.2f} GB, the disk has {free / 1e9:.2f} GB free. "
+            "Free some space or choose another output folder."
+        )
 
 
 def _write_lock(path: Path) -> None:
@@ -242,6 +266,60 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, st
     except BaseException:
         file.abandon()
         raise
+
+
+def list_files(folder: Path) -> dict[Path, int]:
+    """Every regular file of a finished output, by its path relative to the folder, with its bytes. No links, and not
+    the lock that a process stopped at the very end may have left.
+
+    Raises
+        CheckpointError: there is none, or the folder cannot be read.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise _unreadable(folder, error)
+
+    found: dict[Path, int] = {}
+    for place, _, names in os.walk(folder, onerror=refuse):
+        for path in (Path(place, name) for name in sorted(names)):
+            try:
+                status = path.lstat()
+            except OSError as error:
+                raise _unreadable(path, error) from None
+            if stat.S_ISREG(status.st_mode) and path != folder / _LOCK_NAME:
+                found[path.relative_to(folder)] = status.st_size
+    if not found:
+        raise CheckpointError(f"{folder}: holds no files. Merge again.")
+    return found
+
+
+def copy_file(source: Path, target: Path) -> None:
+    """Copy one file and put it on the disk.
+
+    Raises
+        CheckpointError: `source` cannot be read.
+        OSError: `target` cannot be written; output_folder makes a sentence of it.
+    """
+    try:
+        reader = open(source, "rb")  # noqa: SIM115 - closed below; only its own errors are the source's
+    except OSError as error:
+        raise _unreadable(source, error) from None
+    with reader, open(target, "xb") as writer:
+        while chunk := _read_chunk(reader, source):
+            writer.write(chunk)
+        writer.flush()
+        os.fsync(writer.fileno())
+
+
+def _read_chunk(file: IO[bytes], path: Path) -> bytes:
+    try:
+        return file.read(_CHUNK_BYTES)
+    except OSError as error:
+        raise _unreadable(path, error) from None
+
+
+def _unreadable(path: Path, error: OSError) -> CheckpointError:
+    return CheckpointError(f"{path}: cannot be read ({error.strerror}). Change its permissions or copy it elsewhere.")
 
 
 def write_text(path: Path, text: str) -> None:

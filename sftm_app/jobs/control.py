@@ -23,12 +23,19 @@ def start(runs_root: Path, recipe: Recipe, workers: Workers | None = None) -> Ru
     """Start a recipe with absolute paths in a worker process and return its run folder at once.
 
     Raises
-        JobError: another run is active, or the folder cannot be written.
+        JobError: another run is active, the folder cannot be written, or no worker process can be started; the run
+            then says "failed".
     """
     if active_run(runs_root) is not None:
         raise JobError("A merge is running already. Wait for it, or cancel it first.")
     folder = create_run(runs_root, recipe)
-    (workers or Workers()).launch(folder)
+    try:
+        (workers or Workers()).launch(folder)
+    except (OSError, JobError) as error:
+        said = f"No worker process could be started ({getattr(error, 'strerror', None) or error}). Try again."
+        with contextlib.suppress(OSError):
+            folder.append("failed", message=said)
+        raise JobError(said) from None
     return folder
 
 
@@ -38,13 +45,19 @@ def active_run(runs_root: Path) -> RunFolder | None:
 
 
 def cancel(folder: RunFolder) -> None:
-    """Stop a run within two seconds; its output is gone, its folder says "cancelled".
+    """Stop a run within two seconds; its output is gone, its folder says "cancelled". One that was done is left alone.
 
     The worker looks at the flag after every tensor. One that is deep in a factorisation gets SIGTERM, then SIGKILL.
+
+    Raises
+        JobError: the run belongs to another user.
     """
     if not status(folder).active:
         return
-    folder.cancel_flag.touch()
+    try:
+        folder.cancel_flag.touch()
+    except OSError as error:
+        raise JobError(f"{folder.path}: the run cannot be cancelled ({error.strerror}).") from None
     deadline = time.monotonic() + POLITE_S
     while status(folder).active and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -60,6 +73,4 @@ def cancel(folder: RunFolder) -> None:
             process.wait(0.3)
     shutil.rmtree(folder.model.with_name(folder.model.name + PARTIAL_SUFFIX), ignore_errors=True)
     if status(folder).state not in ("done", "cancelled", "failed"):
-        # Stopped between the last tensor and the word "done": what is not announced must not lie there.
-        shutil.rmtree(folder.model, ignore_errors=True)
         folder.append("cancelled")

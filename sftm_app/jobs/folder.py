@@ -2,8 +2,7 @@
 
 recipe.yaml     what is to be done
 events.jsonl    one JSON table a line, appended by the worker: started, progress, done, failed, cancelled
-report.json     once done
-model/          the merged model once done (model.partial/ until then)
+model/          the merged model with its report, complete as soon as it is there (model.partial/ until then)
 cancel          present once somebody asked to stop
 worker.log      what the worker process printed
 """
@@ -12,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 import secrets
 import time
@@ -23,6 +23,7 @@ import psutil
 
 from sftm_app.errors import JobError
 from sftm_app.merging.recipe import Recipe, load_recipe, recipe_to_yaml
+from sftm_app.merging.report import REPORT_NAME
 
 RUN_ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{6}")
 ACTIVE = ("starting", "running")
@@ -68,7 +69,7 @@ class RunFolder:
 
     @property
     def report(self) -> Path:
-        return self.path / "report.json"
+        return self.model / REPORT_NAME
 
     @property
     def cancel_flag(self) -> Path:
@@ -120,21 +121,39 @@ def open_run(runs_root: Path, run_id: str) -> RunFolder:
         JobError: no such run.
     """
     folder = RunFolder(runs_root / run_id)
-    if not RUN_ID.fullmatch(run_id) or not folder.path.is_dir():
+    if not RUN_ID.fullmatch(run_id) or not os.path.isdir(folder.path) or not _is_readable(folder.path):
         raise JobError(f"There is no run {run_id!r}. Choose one of the list.")
     return folder
 
 
 def list_runs(runs_root: Path) -> list[RunFolder]:
-    """Every run, newest first."""
-    if not runs_root.is_dir():
+    """Every run that this user may look into, newest first.
+
+    Raises
+        JobError: no permission to look into `runs_root`.
+    """
+    try:
+        names = sorted((name for name in os.listdir(runs_root) if RUN_ID.fullmatch(name)), reverse=True)
+    except (FileNotFoundError, NotADirectoryError):
         return []
-    names = sorted((child.name for child in runs_root.iterdir() if RUN_ID.fullmatch(child.name)), reverse=True)
-    return [RunFolder(runs_root / name) for name in names]
+    except OSError as error:
+        raise JobError(f"{runs_root}: cannot be read ({error.strerror}). Start with another --output-dir.") from None
+    return [RunFolder(runs_root / name) for name in names if _is_readable(runs_root / name)]
+
+
+def _is_readable(folder: Path) -> bool:
+    """Whether this user may see a run's files; another user's runs are left out rather than failing every list."""
+    try:
+        os.stat(folder / "events.jsonl")
+        return os.access(folder / "events.jsonl", os.R_OK)
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
 
 
 def status(folder: RunFolder) -> RunStatus:
-    """The state of a run from its events and from whether its process lives."""
+    """The state of a run from its events, from whether its process lives, and from whether its model is there."""
     events = folder.events()
     if not events:
         age = time.time() - folder.path.stat().st_mtime
@@ -144,17 +163,19 @@ def status(folder: RunFolder) -> RunStatus:
     last = events[-1]
     progress: dict[str, Any] = next((event for event in reversed(events) if event["kind"] == "progress"), {})
     shown = {key: progress[key] for key in ("fraction", "done", "total", "elapsed_s", "remaining_s") if key in progress}
-    if last["kind"] == "done":
+    alive = worker_alive(events)
+    # The model appears complete or not at all: a worker stopped before it could say "done" was done nevertheless.
+    if last["kind"] == "done" or (last["kind"] in ("started", "progress") and not alive and folder.report.is_file()):
         return RunStatus(folder.run_id, "done", **(shown | {"fraction": 1.0, "remaining_s": 0.0}))
     if last["kind"] in ("failed", "cancelled"):
         return RunStatus(folder.run_id, last["kind"], message=last.get("message", "Cancelled."), **shown)
-    if not worker_alive(events):
+    if not alive:
         where = f" at {progress['name']!r}" if progress else ""
         return RunStatus(
             folder.run_id,
             "died",
             message=f"The worker process vanished{where}; the system may have stopped it for lack of memory. "
-            "Nothing was written. Start the merge again, with a lower rank if memory is short.",
+            "No model was written. Start the merge again, with a lower rank if memory is short.",
             **shown,
         )
     return RunStatus(folder.run_id, "running", message=progress.get("name", "Reading the checkpoints"), **shown)

@@ -18,7 +18,8 @@ def work(folder: RunFolder) -> None:
     try:
         _merge(folder)
     except Cancelled:
-        folder.append("cancelled")
+        # SIGTERM may come after the model got its name; then nothing is left to be stopped.
+        folder.append("done" if folder.report.is_file() else "cancelled")
     except SFTMError as error:
         folder.append("failed", message=str(error))
     except BaseException as error:
@@ -41,8 +42,7 @@ def _merge(folder: RunFolder) -> None:
             raise Cancelled("Cancelled.")
         try:
             progress = next(steps)
-        except StopIteration as end:
-            folder.report.write_text(end.value.to_json(), encoding="utf-8")
+        except StopIteration:
             return
         folder.append("progress", **vars(progress))
 

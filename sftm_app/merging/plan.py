@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,8 +10,8 @@ import torch
 from sftm_app.checkpoints.checkpoint import open_checkpoint
 from sftm_app.checkpoints.compatibility import Preflight, Source, preflight, refuse_unchanged
 from sftm_app.checkpoints.roles import Role, assign
-from sftm_app.checkpoints.writer import OutputTensor, refuse_existing
-from sftm_app.errors import InputError, OutputError, ResourceError
+from sftm_app.checkpoints.writer import OutputTensor, check_room, refuse_existing
+from sftm_app.errors import InputError, OutputError
 from sftm_app.merging.methods import get_method
 from sftm_app.merging.methods.base import Method
 from sftm_app.merging.recipe import DTYPES, Recipe, parse_size
@@ -155,7 +154,7 @@ def check_output(plan: Plan, output: Path) -> None:
     """Refuse an output folder before any compute.
 
     Raises
-        OutputError: it exists, is an input or lies inside one.
+        OutputError: it exists, is an input or lies inside one, or its place cannot be looked into.
         ResourceError: the disk has too little room.
     """
     resolved = output.resolve()
@@ -163,10 +162,4 @@ def check_output(plan: Plan, output: Path) -> None:
         if resolved == checkpoint.path or checkpoint.path in resolved.parents:
             raise OutputError(f"{output}: is inside the input {checkpoint.path}. Choose another output folder.")
     refuse_existing(output)
-    existing = next(parent for parent in resolved.parents if parent.exists())
-    free = shutil.disk_usage(existing).free
-    if free < plan.output_bytes:
-        raise ResourceError(
-            f"{output}: needs {plan.output_bytes / 1e9:.2f} GB, the disk has {free / 1e9:.2f} GB free. "
-            "Free some space or choose another output folder."
-        )
+    check_room(output, plan.output_bytes)

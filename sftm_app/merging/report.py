@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import statistics
 from collections.abc import Sequence
@@ -16,10 +15,16 @@ import psutil
 import torch
 
 from sftm_app import __version__
-from sftm_app.checkpoints.checkpoint import Checkpoint, read_json
+from sftm_app.checkpoints.checkpoint import Checkpoint, hash_files, read_json
 from sftm_app.errors import CheckpointError
 from sftm_app.merging.plan import Plan
 from sftm_app.merging.recipe import recipe_to_dict
+
+REPORT_NAME = "sftm_report.json"
+# A merge method's word for a solve that was not finished; see linalg.superposition.
+STOPPED_EARLY = "iterative (stopped early)"
+# Relative. A finished solve is at 1e-5 or less, directions dropped as shared cost 1e-3: beyond 1e-2 something was lost.
+LARGE_RESIDUAL = 1e-2
 
 
 @dataclass(frozen=True)
@@ -88,7 +93,7 @@ class Report:
 
 
 def load_report(path: Path) -> Report:
-    """Read a report.json or sftm_report.json back.
+    """Read a report back.
 
     Raises
         CheckpointError: it cannot be read, or was written by another version.
@@ -102,7 +107,11 @@ def load_report(path: Path) -> Report:
 
 
 def make_report(plan: Plan, records: Sequence[TensorRecord], seconds: float) -> Report:
-    """Put the report together once every tensor is merged. Reads each input once more for its hash."""
+    """Put the report together once every tensor is merged. Reads each input once more for its hash.
+
+    Raises
+        CheckpointError: an input changed since it was opened, so nobody can say what was merged.
+    """
     found = plan.preflight
     inputs = [_input("base", found.base, None)]
     inputs += [_input(task.name, task.checkpoint, task.weight) for task in found.tasks]
@@ -146,17 +155,38 @@ def warnings_of(tasks: Sequence[str], records: Sequence[TensorRecord]) -> tuple[
             f"Tasks share features exactly in {len(dropped)} layers ({sum(dropped.values())} directions dropped): "
             "the least-norm solution was taken."
         )
-    return tuple(warnings)
+    return tuple(warnings + _solves_in_doubt(records))
+
+
+def _solves_in_doubt(records: Sequence[TensorRecord]) -> list[str]:
+    """A sentence for layers whose system was left unfinished, and one for those off although no tasks oppose."""
+    warnings = []
+    early = [record for record in records if record.figures.get("solver") == STOPPED_EARLY]
+    off = [
+        record
+        for record in records
+        if record.figures.get("solver") != STOPPED_EARLY
+        and not record.figures.get("conflicts")
+        and record.figures.get("residual", 0.0) > LARGE_RESIDUAL
+    ]
+    if early:
+        warnings.append(
+            f"The solver was stopped early in {_layers(early)}: what the tasks ask for could not be met there without "
+            "values that would harm the model. Choose a lower rank to have these layers solved to the end."
+        )
+    if off:
+        warnings.append(
+            f"The solution is inexact in {_layers(off)}, though no tasks oppose each other there. "
+            "Compare the readout errors, and choose a lower rank if they matter."
+        )
+    return warnings
+
+
+def _layers(records: Sequence[TensorRecord]) -> str:
+    worst = max(records, key=lambda record: float(record.figures["residual"]))
+    count = f"{len(records)} layers" if len(records) > 1 else "1 layer"
+    return f"{count} (largest residual {worst.figures['residual']:.2g}, in {worst.name})"
 
 
 def _input(name: str, checkpoint: Checkpoint, weight: float | None) -> InputRecord:
-    hashes = {file.name: _sha256(file) for file in sorted(checkpoint.stamps)}
-    return InputRecord(name, str(checkpoint.path), weight, hashes)
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
+    return InputRecord(name, str(checkpoint.path), weight, hash_files(checkpoint))

@@ -11,10 +11,12 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_checkpoints import change_config, change_weights
+from tiny_checkpoints import change_config, change_weights, header_bytes
 from transformers import ViTForImageClassification
 
-from sftm_app.checkpoints.checkpoint import open_checkpoint, open_reader, read_tensors
+from sftm_app.checkpoints import checkpoint as checkpoint_module
+from sftm_app.checkpoints.checkpoint import hash_files, open_checkpoint, open_reader, read_json, read_tensors
+from sftm_app.checkpoints.header import Header, read_header
 from sftm_app.errors import CheckpointError, NumericalError
 
 INDEX = "model.safetensors.index.json"
@@ -264,3 +266,46 @@ def test_a_file_of_tensors(tmp_path: Path) -> None:
 def test_labels_that_are_no_table_by_number(models: Path, id2label: Any) -> None:
     change_config(models / "a", id2label=id2label)
     assert open_checkpoint(models / "a").id2label == {}
+
+
+def test_no_permission_is_a_sentence(models: Path, as_ordinary_user: Path) -> None:
+    outer = as_ordinary_user / "outer"
+    folder = outer / "model"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text('{"model_type": "vit"}')
+    (folder / "model.safetensors").write_bytes(header_bytes({}))
+    for closed in (folder / "model.safetensors", folder / "config.json", folder, outer):
+        closed.chmod(0)
+        with pytest.raises(CheckpointError, match="no permission to read"):
+            open_checkpoint(folder)
+    with pytest.raises(CheckpointError, match="no permission to read"):
+        read_json(folder / "config.json")
+
+
+def test_a_disk_that_fails_while_a_folder_is_opened_is_a_sentence(
+    tiny_models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(checkpoint_module, "_read_headers", fail)
+    with pytest.raises(CheckpointError, match=r"a: cannot be read \(Input/output error\)"):
+        open_checkpoint(tiny_models / "a")
+
+
+def test_a_file_that_changes_right_after_its_header_was_read_is_noticed(
+    models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = models / "a" / "model.safetensors"
+
+    def read_then_change(path: Path) -> Header:
+        header = read_header(path)
+        change_weights(file, lambda tensors: tensors["classifier.bias"].add_(1))
+        return header
+
+    monkeypatch.setattr(checkpoint_module, "read_header", read_then_change)
+    task = open_checkpoint(models / "a")
+    with open_reader(task) as read, pytest.raises(CheckpointError, match="was changed while in use"):
+        read("classifier.bias")
+    with pytest.raises(CheckpointError, match="was changed while in use"):
+        hash_files(task)

@@ -228,3 +228,12 @@ def test_settings_without_a_trace_in_the_shapes_are_a_note(models: Path) -> None
     assert [note for note in found.notes if "config differs" in note] == [
         "a: its config differs in num_attention_heads (4, in the base 2); the merged model has the base's."
     ]
+
+
+def test_one_checkpoint_picked_twice_is_noted(tiny_models: Path) -> None:
+    base, task = open_checkpoint(tiny_models / "base"), open_checkpoint(tiny_models / "a")
+    other = open_checkpoint(tiny_models / "b")
+    found = preflight(base, [Source("one", task), Source("b", other), Source("two", task)])
+    assert found.problems == ()
+    assert any(note.startswith("one and two are one and the same checkpoint") for note in found.notes)
+    assert not any("the same checkpoint" in note for note in preflight(base, [Source("a", task)]).notes)

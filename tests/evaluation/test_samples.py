@@ -126,6 +126,13 @@ def test_labelled_folders_that_are_refused(tmp_path: Path) -> None:
         load_labelled_folder(tmp_path, LABELS, 1)
 
 
+def test_a_class_folder_that_may_not_be_read(as_ordinary_user: Path) -> None:
+    save_image(as_ordinary_user / "cat" / "1.png", 1)
+    (as_ordinary_user / "cat").chmod(0)
+    with pytest.raises(SampleError, match=r"cat: cannot be read \(Permission denied\)"):
+        load_labelled_folder(as_ordinary_user, LABELS, 1)
+
+
 @pytest.mark.parametrize("content", [b"", b"hello", b"\x89PNG\r\n\x1a\n" + b"\0" * 40])
 def test_files_that_are_no_images(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "x.png").write_bytes(content)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,10 +13,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-from sftm_app.errors import JobError
-from sftm_app.jobs.control import cancel
-from sftm_app.jobs.folder import START_LIMIT_S, RunFolder, create_run, identity, list_runs, status
+from sftm_app.errors import Cancelled, JobError
+from sftm_app.jobs import workers as workers_module
+from sftm_app.jobs.control import active_run, cancel, start
+from sftm_app.jobs.folder import START_LIMIT_S, RunFolder, create_run, identity, list_runs, open_run, status
 from sftm_app.jobs.worker import work
+from sftm_app.merging.save import LAST_STEP
 
 
 @pytest.fixture
@@ -85,8 +89,99 @@ def test_cancelled_before_the_worker_looked(folder: RunFolder) -> None:
 def test_the_worker_writes_model_and_report(folder: RunFolder) -> None:
     work(folder)
     kinds = [event["kind"] for event in folder.events()]
-    assert kinds[-1] == "done" and kinds.count("progress") == status(folder).total > 10
-    assert json.loads(folder.report.read_text()) == json.loads((folder.model / "sftm_report.json").read_text())
+    assert kinds[-1] == "done" and kinds.count("progress") == status(folder).total + 1 > 10
+    assert folder.events()[-2]["name"] == LAST_STEP
+    assert folder.report == folder.model / "sftm_report.json"
+    assert json.loads(folder.report.read_text())["method"] == "sftm"
+    assert sorted(path.name for path in folder.path.iterdir()) == ["events.jsonl", "model", "recipe.yaml"]
+
+
+def test_a_cancel_at_the_last_step_is_heard(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    append = RunFolder.append
+
+    def cancel_at_the_end(self: RunFolder, kind: str, **values: object) -> None:
+        append(self, kind, **values)
+        if values.get("name") == LAST_STEP:
+            self.cancel_flag.touch()
+
+    monkeypatch.setattr(RunFolder, "append", cancel_at_the_end)
+    work(folder)
+    assert status(folder).state == "cancelled"
+    assert not list(folder.path.glob("model*"))
+
+
+def test_a_worker_killed_before_it_could_say_done_was_done(folder: RunFolder) -> None:
+    work(folder)
+    kept = [event for event in folder.events() if event["kind"] == "progress"]
+    folder.events_file.unlink()
+    folder.append("started", pid=os.getpid(), process_started=1.0)
+    for event in kept:
+        folder.append(**event)
+    now = status(folder)
+    assert (now.state, now.fraction, now.done) == ("done", 1.0, now.total)
+    cancel(folder)
+    assert folder.report.exists() and status(folder).state == "done"
+    (folder.model / "model.safetensors").unlink()
+    folder.report.unlink()
+    assert status(folder).state == "died" and "No model was written" in status(folder).message
+
+
+def test_a_signal_after_the_model_got_its_name_changes_nothing(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sftm_app.checkpoints import writer
+
+    sync = writer.sync_folder
+
+    def stop(path: Path) -> None:
+        sync(path)
+        if path == folder.path:
+            raise Cancelled("Cancelled.")
+
+    monkeypatch.setattr(writer, "sync_folder", stop)
+    work(folder)
+    assert status(folder).state == "done" and folder.report.exists()
+
+
+@pytest.mark.parametrize("error", [OSError(11, "Resource temporarily unavailable"), JobError("it ended at once")])
+def test_a_worker_that_cannot_be_started_ends_the_run(
+    tmp_path: Path, recipe_for: Callable, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(workers_module.Workers, "launch", fail)
+    with pytest.raises(JobError, match=r"No worker process could be started \((Resource|it ended)"):
+        start(tmp_path / "runs", recipe_for("a"))
+    (run,) = list_runs(tmp_path / "runs")
+    assert status(run).state == "failed" and "could be started" in status(run).message
+    assert active_run(tmp_path / "runs") is None
+
+
+def test_a_process_that_ends_at_once_is_noticed(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    def spawn() -> subprocess.Popen[bytes]:
+        process = subprocess.Popen([sys.executable, "-c", "raise SystemExit(3)"], stdin=subprocess.PIPE)
+        process.wait()
+        return process
+
+    monkeypatch.setattr(workers_module, "_spawn", spawn)
+    with pytest.raises(JobError, match="ended at once, with code 3"):
+        workers_module.Workers().launch(folder)
+
+
+def test_runs_of_others_are_left_out_and_an_unreadable_root_is_a_sentence(as_ordinary_user: Path) -> None:
+    root = as_ordinary_user / "runs"
+    for name in ("20260101-000000-aaaaaa", "20260301-000000-aaaaaa"):
+        (root / name).mkdir(parents=True)
+        (root / name / "events.jsonl").write_text("")
+    (root / "20260301-000000-aaaaaa").chmod(0)
+    assert [run.run_id[:8] for run in list_runs(root)] == ["20260101"]
+    with pytest.raises(JobError, match="no run"):
+        open_run(root, "20260301-000000-aaaaaa")
+    root.chmod(0)
+    with pytest.raises(JobError, match=r"runs: cannot be read \(Permission denied\)"):
+        list_runs(root)
+    assert list_runs(root.parent / "none") == []
 
 
 def test_cancelling_what_is_over_changes_nothing(folder: RunFolder) -> None:
@@ -113,7 +208,6 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path, recipe_for: Callable) -
 
 def test_a_warm_worker_that_fails_at_once_has_the_last_word(tmp_path: Path, models: Path) -> None:
     """It may be done before the process that handed the run over has taken a breath."""
-    from sftm_app.jobs.control import start
     from sftm_app.jobs.workers import Workers
     from sftm_app.merging.recipe import make_recipe
 

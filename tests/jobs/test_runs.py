@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,8 +12,10 @@ import psutil
 import pytest
 
 from sftm_app.errors import JobError
+from sftm_app.jobs import workers as workers_module
 from sftm_app.jobs.control import active_run, cancel, start
 from sftm_app.jobs.folder import RunFolder, create_run, identity, list_runs, open_run, status, worker_process
+from sftm_app.jobs.workers import search_path
 
 
 def wait_for(folder: RunFolder, *states: str, limit_s: float = 60) -> str:
@@ -37,6 +40,28 @@ def test_run_is_merged_by_a_worker_and_can_be_read_by_anybody(tmp_path: Path, re
     assert (done.fraction, done.done) == (1.0, done.total)
     assert active_run(tmp_path) is None
     assert [run.run_id for run in list_runs(tmp_path)] == [folder.run_id]
+
+
+def test_a_worker_takes_no_module_from_the_folder_it_is_started_in(
+    tmp_path: Path, recipe_for: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("json.py", "random.py", "torch.py", "psutil.py"):
+        (tmp_path / name).write_text("raise SystemExit('not this one')")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend("")
+    folder = start(Path("runs"), recipe_for("a"))  # a relative folder, too
+    assert wait_for(folder, "done", "failed", "died") == "done"
+
+
+def test_a_worker_finds_a_checkout_that_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = str(Path(workers_module.__file__).parents[2])
+    for path in ([], ["", "relative"], [str(tmp_path)]):
+        monkeypatch.setattr(sys, "path", path)
+        assert search_path()[0] == home
+        assert all(os.path.isabs(entry) for entry in search_path())
+    monkeypatch.chdir(home)
+    monkeypatch.setattr(sys, "path", ["/usr/lib/python", home])
+    assert search_path() == ["/usr/lib/python", home], "where this package lies stays, whatever the folder"
 
 
 def test_refused_input_ends_as_a_sentence(tmp_path: Path, models: Path, recipe_for: Callable) -> None:
@@ -96,7 +121,7 @@ def test_a_worker_that_vanished_is_reported(tmp_path: Path, recipe_for: Callable
     folder.events_file.unlink()
     folder.append("started", pid=os.getpid(), process_started=1.0)
     assert status(folder).state == "died"
-    assert "Nothing was written" in status(folder).message
+    assert "No model was written" in status(folder).message
 
 
 @pytest.mark.parametrize("run_id", ["../etc", "", "20260101-000000-zzzzzz", "20260101-000000-abcdef/.."])

@@ -18,7 +18,7 @@ from sftm_app.errors import InputError, NumericalError, ResourceError
 from sftm_app.merging import run as run_module
 from sftm_app.merging.plan import Plan, check_recipe, make_plan, plan_for, resolve_device
 from sftm_app.merging.recipe import Recipe, make_recipe
-from sftm_app.merging.report import warnings_of
+from sftm_app.merging.report import TensorRecord, warnings_of
 from sftm_app.merging.run import run
 
 Arrays = dict[str, np.ndarray]
@@ -349,6 +349,34 @@ def test_a_conflict_in_a_layer_that_some_task_lacks_names_the_right_tasks(models
     records = [step.record for step in run(plan)]
     assert any("a and mirror oppose" in sentence for sentence in warnings_of(plan.task_names, records))
     assert not any("b and" in sentence for sentence in warnings_of(plan.task_names, records))
+
+
+def solved(name: str, solver: str, residual: float, conflicts: list[list[float]] | None = None) -> TensorRecord:
+    figures = {"solver": solver, "residual": residual, "conflicts": conflicts or [], "n_dropped": 0}
+    return TensorRecord(name, "matrix", "superpose", "", (2, 2), 0.0, figures)
+
+
+def test_solves_that_were_stopped_or_are_inexact_are_said() -> None:
+    early, opposed = "iterative (stopped early)", [[0, 1, -0.9]]
+    fine = [solved("x", "direct", 1e-3), solved("y", "iterative", 1e-5), solved("z", "direct", 0.5, opposed)]
+    assert [sentence[:9] for sentence in warnings_of(("a", "b"), fine)] == ["Conflict:"]
+    said = warnings_of(("a", "b"), [*fine[:2], solved("p", early, 0.02), solved("q", early, 0.3, opposed)])
+    assert "stopped early in 2 layers (largest residual 0.3, in q)" in said[-1] and len(said) == 2
+    (said,) = warnings_of(("a", "b"), [*fine[:2], solved("p", "direct", 0.04)])
+    assert "inexact in 1 layer (largest residual 0.04, in p), though no tasks oppose each other there" in said
+    assert warnings_of(("a", "b"), [TensorRecord("x", "matrix", "sum", "", (2,), 0.0)]) == ()
+
+
+def test_the_word_for_a_solve_that_was_stopped_is_the_solvers_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    from sftm_app.linalg import superposition
+    from sftm_app.linalg.svd import factorise
+    from sftm_app.merging.report import STOPPED_EARLY
+
+    monkeypatch.setattr(superposition, "MAX_ITERATIONS", 1)
+    monkeypatch.setattr(superposition, "FALLBACK_MAX", 0)
+    torch.manual_seed(0)
+    factors = [factorise(torch.randn(6, 5)) for _ in range(2)]
+    assert superposition.superpose(factors, solver="iterative").solver == STOPPED_EARLY
 
 
 def test_weights_that_are_stored_transposed(tmp_path: Path) -> None:

@@ -22,14 +22,13 @@ from transformers import ViTForImageClassification, ViTModel
 
 from sftm_app import __version__
 from sftm_app.checkpoints import writer
-from sftm_app.errors import NumericalError, OutputError, ResourceError
-from sftm_app.merging import plan as plan_module
-from sftm_app.merging import save as save_module
+from sftm_app.checkpoints.writer import check_room, output_folder
+from sftm_app.errors import CheckpointError, NumericalError, OutputError, ResourceError
 from sftm_app.merging.plan import check_output, make_plan
 from sftm_app.merging.recipe import Recipe, load_recipe, make_recipe
 from sftm_app.merging.report import Report
 from sftm_app.merging.run import run
-from sftm_app.merging.save import Progress, publish, save
+from sftm_app.merging.save import LAST_STEP, Progress, publish, save
 
 
 def save_all(recipe: Recipe, output: Path) -> tuple[Report, list[Progress]]:
@@ -60,7 +59,9 @@ def test_the_whole_folder(models: Path, tmp_path: Path) -> None:
     assert (output / "tokenizer.json").read_text() == "tokenizer.json"
     assert list(output.parent.iterdir()) == [output]
     assert json.loads((output / "config.json").read_text()) == json.loads((models / "base" / "config.json").read_text())
-    assert [step.done for step in seen] == list(range(1, len(report.tensors) + 1))
+    n = len(report.tensors)
+    assert [step.done for step in seen] == [*range(1, n + 1), n]
+    assert (seen[-1].name, seen[-1].fraction, seen[-1].remaining_s) == (LAST_STEP, 1.0, 0.0)
     assert {step.total for step in seen} == {len(report.tensors)}
     fractions = [step.fraction for step in seen]
     assert fractions == sorted(fractions) and fractions[0] > 0 and fractions[-1] == pytest.approx(1)
@@ -287,7 +288,7 @@ def test_too_little_room_is_said_before_any_compute(
     tmp_path: Path, recipe_for: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan = make_plan(recipe_for("a"))
-    monkeypatch.setattr(plan_module.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 10})())
+    monkeypatch.setattr(writer.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 10})())
     with pytest.raises(ResourceError, match=r"needs .* GB, the disk has"):
         check_output(plan, tmp_path / "out")
 
@@ -429,13 +430,94 @@ def test_publish_copies_all_or_nothing(tmp_path: Path, recipe_for: Callable, mon
         publish(tmp_path / "model", tmp_path / "model" / "copy")
     assert listing(tmp_path / "final") == listing(tmp_path / "model")
 
-    def fail(*_: Any, **__: Any) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        publish(tmp_path / "none", tmp_path / "third")
 
-    monkeypatch.setattr(save_module.shutil, "copyfile", fail)
-    with pytest.raises((ResourceError, OutputError)):
-        publish(tmp_path / "model", tmp_path / "third")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["final", "model"]
+    synced: list[int] = []
+    fsync = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda descriptor: (synced.append(descriptor), fsync(descriptor)))
+    publish(tmp_path / "model", tmp_path / "third")
+    assert len(synced) >= len(listing(tmp_path / "model")) + 3, "every file, and every folder of names"
+    monkeypatch.undo()
+
+    monkeypatch.setattr(writer.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 10})())
+    with pytest.raises(ResourceError, match=r"needs .* GB, the disk has"):
+        publish(tmp_path / "model", tmp_path / "fourth")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["final", "model", "third"]
+
+
+def test_publish_goes_on_where_a_killed_run_left_its_lock(tmp_path: Path, recipe_for: Callable) -> None:
+    save_all(recipe_for("a"), tmp_path / "model")
+    before = listing(tmp_path / "model")
+    (tmp_path / "model" / "lock.json").write_text("{}")
+    publish(tmp_path / "model", tmp_path / "final")
+    assert listing(tmp_path / "final") == before
+
+
+@pytest.mark.parametrize(
+    ("number", "kind", "said"),
+    [
+        (errno.ENOSPC, ResourceError, "the disk is full"),
+        (errno.EIO, OutputError, r"writing failed \(Input/output error"),
+    ],
+)
+def test_publish_names_the_first_error_of_the_disk(
+    tmp_path: Path, recipe_for: Callable, monkeypatch: pytest.MonkeyPatch, number: int, kind: type[Exception], said: str
+) -> None:
+    save_all(recipe_for("ab"), tmp_path / "model")
+
+    def fail(_: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(kind, match=said):
+        publish(tmp_path / "model", tmp_path / "final")
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_a_file_of_the_base_that_cannot_be_read_is_no_failure_to_write(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vocabulary = models / "base" / "vocab.txt"
+    vocabulary.write_text("words")
+
+    def refuse(path: Any, *rest: Any, **named: Any) -> Any:
+        if path == vocabulary:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return open(path, *rest, **named)
+
+    monkeypatch.setattr(writer, "open", refuse, raising=False)
+    with pytest.raises(CheckpointError, match=r"vocab\.txt: cannot be read \(Permission denied\)"):
+        save_all(make_recipe(models / "base", [models / "a"], device="cpu"), tmp_path / "x" / "out")
+    assert listing(tmp_path / "x") == []
+
+
+@pytest.mark.parametrize("change", ["rewritten", "removed"])
+def test_an_input_that_changes_before_it_is_hashed_fails_the_run(models: Path, tmp_path: Path, change: str) -> None:
+    file = models / "a" / "model.safetensors"
+    steps = save(make_plan(make_recipe(models / "base", [models / "a"], device="cpu")), tmp_path / "x" / "out")
+    while next(steps).name != LAST_STEP:
+        pass
+    if change == "removed":
+        file.unlink()
+    else:
+        change_weights(file, lambda tensors: tensors["vit.layernorm.weight"].mul_(2))
+    with pytest.raises(CheckpointError, match=r"a/model\.safetensors: (was changed while in use|cannot be read)"):
+        next(steps)
+    assert listing(tmp_path / "x") == []
+
+
+def test_no_permission_below_the_output_is_a_sentence(recipe_for: Callable, as_ordinary_user: Path) -> None:
+    locked = as_ordinary_user / "locked"
+    locked.mkdir()
+    locked.chmod(0)
+    with pytest.raises(OutputError, match=r"out: cannot be written \(Permission denied\)"):
+        check_room(locked / "deep" / "out", 1)
+    with (
+        pytest.raises(OutputError, match=r"out: cannot be written \(Permission denied\)"),
+        output_folder(locked / "out"),
+    ):
+        pass
 
 
 def test_types_of_every_kind_are_written_as_safetensors_reads_them(tmp_path: Path) -> None:
