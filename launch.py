@@ -2,14 +2,13 @@
 """Start SFTM Studio. Needs Python 3.10 to 3.13 with pip, and nothing else.
 
 usage: python launch.py [options of the app]
-       python launch.py test [pytest arguments]
-       python launch.py setup [test] [dev]
+       python launch.py merge | check | inspect RECIPE [options]
+       python launch.py test [pytest arguments] | setup [test] [dev]
 
 The first start makes the folder .venv beside launch.py, installs SFTM Studio into it (some minutes, about 1.5 GB)
 and opens the app in the browser. Later starts install nothing. To begin afresh, delete .venv.
 
-  test     run the tests (installs what they need first)
-  setup    install only; with dev also the linters
+test runs the tests, setup installs only (with dev also the linters), merge, check and inspect work without a browser.
 
 Where no NVIDIA GPU is found, a CPU build of torch is installed. SFTM_TORCH overrides the choice with pip arguments:
   SFTM_TORCH="torch==2.12.0"                                              a certain version
@@ -56,6 +55,7 @@ CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 NO_NETWORK = (r"Connection\w*Error|NameResolutionError|getaddrinfo|name resolution|connection broken|TimeoutError|"
               r"timed out|ProxyError|SSLError|CERTIFICATE_VERIFY_FAILED|Network is unreachable")
 VENV_PARTS = {"bin", "include", "lib", "lib64", "scripts"}  # what a half-made .venv may hold
+APP_COMMANDS = ("merge", "check", "inspect", "ui")
 EXTRAS = {"test": ("test",), "dev": ("dev", "test")}  # asked for -> what is then there
 
 APP_OPTIONS = """\
@@ -361,11 +361,12 @@ def show_help() -> int:
 
 def run(arguments: Sequence[str]) -> int:
     word, rest = (arguments[0], arguments[1:]) if arguments and not arguments[0].startswith("-") else ("", arguments)
-    if word not in ("", "test", "setup"):
-        near = difflib.get_close_matches(word, ["test", "setup"], 1)
-        raise Stop(f"launch.py does not know '{word}'." + (f" Did you mean '{near[0]}'?" if near else "")
-                   + f" See python launch.py --help. For the command line: {PYTHON} -m sftm_app --help", 2)
-    if ("--help" in rest or "-h" in rest) and (word != "test" or not is_installed(["test"])):
+    if word not in ("", "test", "setup", *APP_COMMANDS):
+        near = difflib.get_close_matches(word, ["test", "setup", *APP_COMMANDS], 1)
+        hint = f" Did you mean '{near[0]}'?" if near else ""
+        raise Stop(f"launch.py does not know '{word}'.{hint} See python launch.py --help.", 2)
+    own_help = (word in APP_COMMANDS and is_installed([])) or (word == "test" and is_installed(["test"]))
+    if ("--help" in rest or "-h" in rest) and not own_help:
         return show_help()
     if word == "setup":
         if not set(rest) <= set(EXTRAS):
@@ -378,8 +379,7 @@ def run(arguments: Sequence[str]) -> int:
         os.chdir(ROOT)
         return hand_over([str(PYTHON), "-m", "pytest", *rest])
     ensure_installed([])
-    say("Starting SFTM Studio")
-    return hand_over([str(PYTHON), "-m", "sftm_app", "ui", *rest])
+    return hand_over([str(PYTHON), "-m", "sftm_app", word or "ui", *rest])
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from sftm_app import __version__
+from sftm_app.devices import DEVICES
 from sftm_app.errors import InputError, OutputError, RecipeError, SFTMError
 
 if TYPE_CHECKING:
     from sftm_app.merging.recipe import Recipe
     from sftm_app.merging.save import Progress
 
-DEVICES = ("auto", "cpu", "cuda", "mps")
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

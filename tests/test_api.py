@@ -36,7 +36,7 @@ def test_options_reach_the_merge(tiny_models: Path, tmp_path: Path) -> None:
     )  # fmt: skip
     assert [(entry.name, entry.weight) for entry in report.inputs[1:]] == [("x", 2.0), ("b", 1.0)]
     assert (report.method, report.recipe["params"]) == ("task_arithmetic", {"scaling": 0.4})
-    assert len(seen) == len(report.tensors)
+    assert len(seen) == len(report.tensors) + 1
     shards = list((tmp_path / "out").glob("model-*.safetensors"))
     assert len(shards) > 1
     assert {t.dtype for shard in shards for t in load_file(shard).values()} == {torch.float16}

@@ -14,11 +14,11 @@ from typing import Any, TypeGuard
 import torch
 import yaml
 
+from sftm_app.devices import DEVICES
 from sftm_app.errors import RecipeError
 from sftm_app.merging.methods import get_method
 from sftm_app.merging.params import NoParams, make_params, refuse_unknown
 
-DEVICES = ("auto", "cpu", "cuda", "mps")
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "float64": torch.float64}
 MAX_RECIPE_BYTES = 1024 * 1024
 MAX_BRACKETS = 1000

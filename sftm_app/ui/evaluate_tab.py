@@ -62,7 +62,7 @@ def build(studio: Studio, workspace: gr.State, run_id: gr.State, tab: gr.Tab) ->
                     label="Probabilities",
                     filename="probabilities",
                     empty_title="Nothing tried yet",
-                    empty_body="Draw a glyph of the chosen task or upload an image; or pick a sample new to all models.",
+                    empty_body="Draw a glyph of the chosen task or upload an image; or pick a sample no model saw.",
                     elem_id="probabilities",
                 )
         gr.HTML(

@@ -7,10 +7,11 @@ from typing import Any
 
 import gradio as gr
 
+from sftm_app.devices import DEVICES
 from sftm_app.errors import InputError
 from sftm_app.jobs import control
 from sftm_app.jobs.folder import open_run
-from sftm_app.merging.recipe import DEVICES, DTYPES, Recipe, recipe_to_dict
+from sftm_app.merging.recipe import DTYPES, Recipe, recipe_to_dict
 from sftm_app.ui.handlers import sentences
 from sftm_app.ui.params_form import ParamsForm
 from sftm_app.ui.recipe_view import SAME_AS_BASE, plan_html, read_recipe, recipe_views, workspace_of

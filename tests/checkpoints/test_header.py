@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 from tiny_checkpoints import header_bytes
 
-from sftm_app.checkpoints.header import TORCH_DTYPES, read_header
+from sftm_app.checkpoints.header import TORCH_DTYPES, FileStamp, read_header
 from sftm_app.errors import CheckpointError
 
 F32 = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
@@ -155,7 +155,7 @@ def test_supported_types_are_read_as_safetensors_writes_them(tmp_path: Path, cod
     assert infos["a"].is_float == code.startswith(("F", "BF"))
     assert (infos["scalar"].shape, infos["none"].n_bytes) == ((), 0)
     assert header.metadata == {"k": "v"}
-    assert header.file_bytes == file.stat().st_size
+    assert header.stamp == FileStamp.of(file) and header.stamp.size_bytes == file.stat().st_size
 
 
 def test_offsets_point_at_the_bytes(tmp_path: Path) -> None:
