@@ -19,13 +19,14 @@ ERRORS, LINALG, CHECKPOINTS, MERGING = (
     {"errors"},
     {"errors"},
     {"errors"},
-    {"errors", "linalg", "checkpoints", "__init__"},
+    {"errors", "devices", "linalg", "checkpoints", "__init__"},
 )
 INSPECTION = EVALUATION = MERGING | {"merging", "caching"}
 JOBS = INSPECTION | {"inspection", "evaluation"}
 MAY_IMPORT = {
     "errors": set(),
     "caching": set(),
+    "devices": set(),
     "resources": {"errors"},
     "linalg": LINALG,
     "checkpoints": CHECKPOINTS,
