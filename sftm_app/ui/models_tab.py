@@ -34,7 +34,7 @@ def build(studio: Studio, workspace: gr.State, tabs: gr.Tabs, page: gr.Blocks) -
                 demo.click(_demo_handler(studio, pack), outputs=workspace, show_progress="hidden")
         with gr.Column(scale=3, min_width=320):
             gr.HTML(
-                heading("Your own checkpoints", "Folders that `save_pretrained` wrote, all fine-tuned from one base."),
+                heading("Your own checkpoints", "Folders as save_pretrained writes them, all fine-tuned from one base."),
                 apply_default_css=False,
             )
             base = gr.Dropdown(
