@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from sftm_app import __version__
@@ -19,9 +21,11 @@ if TYPE_CHECKING:
     from sftm_app.merging.save import Progress
 
 
-
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Parse the arguments, run the command, exit with its code. Errors end as one sentence on stderr."""
+    # Until a command is under way nothing has to be cleaned up, and a KeyboardInterrupt could get lost: some library's
+    # import swallows it.
+    signal.signal(signal.SIGINT, _leave)
     options = build_parser().parse_args(arguments)
     # Nothing here needs a model hub; a name that looks like one must never be fetched by accident.
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -40,6 +44,30 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         sys.exit(0)
     sys.exit(0)
+
+
+def _leave(signal_number: int, frame: FrameType | None) -> NoReturn:
+    os.write(2, b"sftm: cancelled, nothing was written.\n")
+    os._exit(130)
+
+
+def _interruptible() -> Callable[[], None]:
+    """From here on Ctrl-C is a KeyboardInterrupt again, which lets a merge remove what it began to write.
+
+    Call what is returned now and then: it raises one that a library swallowed once more.
+    """
+    asked: list[int] = []
+
+    def interrupt(signal_number: int, frame: FrameType | None) -> NoReturn:
+        asked.append(signal_number)
+        raise KeyboardInterrupt
+
+    def check() -> None:
+        if asked:
+            raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, interrupt)
+    return check
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -87,7 +115,11 @@ def add_ui_options(parser: argparse.ArgumentParser) -> None:
     """The options of the app itself."""
     parser.add_argument("--port", type=int, help="port on 127.0.0.1 (default: the first free one from 7860)")
     parser.add_argument("--device", choices=DEVICES, default="auto", help="where to compute (default: auto)")
-    parser.add_argument("--models-dir", type=Path, help="folder to pick checkpoints from (default: ./models)")
+    parser.add_argument(
+        "--models-dir",
+        type=Path,
+        help="folder to pick checkpoints from (default: ./models if it exists, else your home folder)",
+    )
     parser.add_argument("--output-dir", type=Path, help="folder for runs and saved models (default: ./sftm-output)")
     parser.add_argument("--no-browser", action="store_true", help="do not open a browser")
 
@@ -103,19 +135,27 @@ def _merge(options: argparse.Namespace) -> None:
 
     from sftm_app.api import merge_recipe
 
+    check = _interruptible()
     recipe = _with_changes(_load(options.recipe), options)
     output = options.output or (Path(recipe.output.path) if recipe.output.path else None)
     if output is None:
         raise OutputError("The recipe names no output.path. Give --output FOLDER, or add `output: {path: ...}` to it.")
-    with tqdm(
-        total=100, unit="%", bar_format="{l_bar}{bar}| {elapsed}<{remaining} {postfix}", disable=options.quiet
-    ) as bar:
+    # Drawn with the first tensor, not before: a sentence about the inputs should stand alone.
+    bars: list[Any] = []
 
-        def show(step: Progress) -> None:
-            bar.set_postfix_str(step.name, refresh=False)
-            bar.update(round(100 * step.fraction) - bar.n)
+    def show(step: Progress) -> None:
+        check()
+        if not bars:
+            shape = "{l_bar}{bar}| {elapsed}<{remaining} {postfix}"
+            bars.append(tqdm(total=100, bar_format=shape, disable=options.quiet))
+        bars[0].set_postfix_str(step.name, refresh=False)
+        bars[0].update(round(100 * step.fraction) - bars[0].n)
 
+    try:
         report = merge_recipe(recipe, output, show)
+    finally:
+        for bar in bars:
+            bar.close()
     print(f"Merged {len(report.inputs) - 1} tasks with {report.method} in {report.seconds:.1f} s: {output}")
     for task, error in report.readout_errors.items():
         mapping = report.mapping_errors[task]
@@ -171,7 +211,7 @@ def _inspect(options: argparse.Namespace) -> None:
     if not result.layers:
         raise InputError("Base and tasks share no weight matrix: there is nothing to inspect. Pick other checkpoints.")
     width = max(len(layer.name) for layer, _, _ in result.layers)
-    print(f"{'layer':<{width}}  {'shape':>11}  change  eff.rank  read overlap  write overlap")
+    print(f"{'layer':<{width}}  {'shape':>11}  change  rank/full  read overlap  write overlap")
     for layer, measures, _ in result.layers:
         print(
             f"{layer.name:<{width}}  {layer.shape[0]:>5}x{layer.shape[1]:<5}  {measures['change']:6.3f}  "
@@ -188,4 +228,5 @@ def _ui(options: argparse.Namespace) -> None:
     from sftm_app.ui.app import serve
     from sftm_app.ui.settings import make_settings
 
+    _interruptible()
     serve(make_settings(options.models_dir, options.output_dir, options.device, options.port), not options.no_browser)

@@ -167,12 +167,14 @@ def _match(base: Checkpoint, task: Source, architecture: Architecture) -> tuple[
 
     problems = [
         f"{task.name}: tensor {name!r} has shape {list(theirs)}, in the base it is {list(ours)}"
-        f"{', which is its transpose' if theirs == ours[::-1] else ''}. "
-        "The checkpoint was not fine-tuned from this base, or its vocabulary or image size was changed."
+        f"{', which is its transpose' if theirs == ours[::-1] else ''}."
         for name, ours, theirs in reshaped[:MAX_NAMED]
     ]
-    if len(reshaped) > MAX_NAMED:
-        problems.append(f"{task.name}: {len(reshaped) - MAX_NAMED} more tensors have another shape than in the base.")
+    if reshaped:
+        more = f"{len(reshaped) - MAX_NAMED} more tensors have another shape. " if len(reshaped) > MAX_NAMED else ""
+        problems.append(
+            f"{task.name}: {more}It was not fine-tuned from this base, or its vocabulary or image size was changed."
+        )
     if retyped:
         problems.append(
             f"{task.name}: {len(retyped)} tensors are integers on one side and floating-point numbers on the other: "

@@ -98,7 +98,7 @@ def check_room(path: Path, n_bytes: int) -> None:
         raise OutputError(f"{path}: cannot be written ({error.strerror}). Choose another output folder.") from None
     if free < n_bytes:
         raise ResourceError(
-            f"{path}: needs {n_bytes / 1e9:.2f} GB, the disk has {free / 1e9:.2f} GB free. "
+            f"{path}: needs {n_bytes / 1e6:.1f} MB, the disk has {free / 1e6:.1f} MB free. "
             "Free some space or choose another output folder."
         )
 

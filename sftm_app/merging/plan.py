@@ -7,11 +7,12 @@ from pathlib import Path
 
 import torch
 
-from sftm_app.checkpoints.checkpoint import open_checkpoint
+from sftm_app.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from sftm_app.checkpoints.compatibility import Preflight, Source, preflight, refuse_unchanged
 from sftm_app.checkpoints.roles import Role, assign
 from sftm_app.checkpoints.writer import OutputTensor, check_room, refuse_existing
-from sftm_app.errors import InputError, OutputError
+from sftm_app.devices import DEVICES
+from sftm_app.errors import CheckpointError, CompatibilityError, InputError, OutputError
 from sftm_app.merging.methods import get_method
 from sftm_app.merging.methods.base import Method
 from sftm_app.merging.recipe import DTYPES, Recipe, parse_size
@@ -77,14 +78,22 @@ class Plan:
 
 
 def check_recipe(recipe: Recipe) -> Preflight:
-    """Open base and tasks by their headers and compare them. Problems are listed, not raised.
+    """Open base and tasks by their headers and compare them. What does not fit is listed, not raised.
 
     Raises
-        CheckpointError: a checkpoint cannot be opened at all.
+        CompatibilityError: checkpoints cannot be opened at all; names every one of them.
     """
-    base = open_checkpoint(recipe.base)
-    tasks = [Source(task.name, open_checkpoint(task.path), task.weight) for task in recipe.tasks]
-    return preflight(base, tasks)
+    opened: dict[str, Checkpoint] = {}
+    problems = []
+    for path in dict.fromkeys((recipe.base, *(task.path for task in recipe.tasks))):
+        try:
+            opened[path] = open_checkpoint(path)
+        except CheckpointError as error:
+            problems.append(str(error))
+    if problems:
+        raise CompatibilityError(problems)
+    tasks = [Source(task.name, opened[task.path], task.weight) for task in recipe.tasks]
+    return preflight(opened[recipe.base], tasks)
 
 
 def make_plan(recipe: Recipe) -> Plan:
@@ -133,19 +142,25 @@ def _peak_bytes(entry: PlanEntry) -> int:
     return size * (2 + n_tasks + factors)
 
 
+def available_devices() -> tuple[str, ...]:
+    """The names of DEVICES that this machine can compute on, "auto" first."""
+    there = {"auto": True, "cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    return tuple(device for device in DEVICES if there[device])
+
+
 def resolve_device(name: str) -> torch.device:
     """ "auto" is the first of cuda, mps, cpu that this machine has.
 
     Raises
         InputError: the device asked for is not there.
     """
-    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    available = available_devices()
     if name == "auto":
-        return torch.device(next(device for device, there in available.items() if there))
-    if not available.get(name, False):
+        return torch.device(next(device for device in ("cuda", "mps", "cpu") if device in available))
+    if name not in available:
         raise InputError(
-            f"device: {name!r} is not available here (torch {torch.__version__} finds "
-            f"{', '.join(device for device, there in available.items() if there)}). Choose auto or cpu."
+            f"device: {name!r} is not available here (torch {torch.__version__} finds {', '.join(available[1:])}). "
+            "Choose auto or cpu."
         )
     return torch.device(name)
 

@@ -15,7 +15,7 @@ from sftm_app.plots.accuracy import accuracy_bars
 from sftm_app.plots.style import METHOD_COLOURS
 from sftm_app.ui.handlers import sentences
 from sftm_app.ui.studio import Studio
-from sftm_app.ui.trying import Sample, answer, chosen_contestants, offer, samples_of, table_html
+from sftm_app.ui.trying import Sample, all_samples, answer, chosen_contestants, offer, samples_of, table_html
 from sftm_app.ui.widgets import DrawPad, PlotlyView, decode_drawing, encode_drawing
 from sftm_app.ui.widgets.html import Safe, empty_state, heading, safe
 from sftm_app.ui.workspace import Workspace
@@ -62,7 +62,7 @@ def build(studio: Studio, workspace: gr.State, run_id: gr.State, tab: gr.Tab) ->
                     label="Probabilities",
                     filename="probabilities",
                     empty_title="Nothing tried yet",
-                    empty_body="Draw a glyph of the chosen task or upload an image; or pick a sample no model saw.",
+                    empty_body="Give the models something to read on the left, or pick a sample that none has seen.",
                     elem_id="probabilities",
                 )
         gr.HTML(
@@ -71,7 +71,7 @@ def build(studio: Studio, workspace: gr.State, run_id: gr.State, tab: gr.Tab) ->
         with gr.Row(equal_height=False):
             folder = gr.Textbox(
                 label="Labelled images",
-                info="A folder per task, in it a folder of images per class. Left empty: the demo's own samples.",
+                info="Inside the models folder: per task a folder, in it one per class. Empty: the demo's own.",
                 max_lines=1,
                 scale=3,
                 elem_id="labelled",
@@ -106,6 +106,8 @@ def build(studio: Studio, workspace: gr.State, run_id: gr.State, tab: gr.Tab) ->
     def try_it(ws: Workspace, name: str, keys: list[str], shown: str, sample: Sample | None) -> tuple[Any, ...]:
         if sample is None or not studio.usable(ws) or name not in ws.task_names:
             return "", None
+        if not keys:
+            return Safe('<p class="sf-help">Tick at least one model.</p>'), None
         return answer(studio, ws, name, sample, chosen_contestants(studio, ws, shown, keys))
 
     def drawn(ws: Workspace, name: str, keys: list[str], shown: str, drawing: Any) -> tuple[Any, ...]:
@@ -129,14 +131,15 @@ def build(studio: Studio, workspace: gr.State, run_id: gr.State, tab: gr.Tab) ->
     def measure(ws: Workspace, keys: list[str], shown: str, where: str, most: float) -> Iterator[Any]:
         if not studio.usable(ws):
             raise InputError("No models are loaded. Open the Models tab and try the demo, or pick checkpoints.")
-        measured = empty_table(ws.task_names, tuple(chosen_contestants(studio, ws, shown, keys)))
-        yield table_html(measured), gr.update(visible=False)
-        steps = fill_table(
-            studio.arena(ws), measured, lambda name: samples_of(studio, ws, name, where or ""), int(most)
-        )
-        for filled in steps:
+        contestants = chosen_contestants(studio, ws, shown, keys)
+        samples, left_out = all_samples(studio, ws, where or "")
+        used = min(int(most), max(len(found) for found in samples.values()))
+        caption = f"Up to {used} samples per task. The best merge of each row is bold. {' '.join(left_out)}"
+        measured = empty_table(tuple(samples), tuple(contestants))
+        yield table_html(measured, caption), gr.update(visible=False)
+        for filled in fill_table(studio.arena(ws), measured, samples.__getitem__, int(most)):
             measured = filled
-            yield table_html(measured), gr.skip()
+            yield table_html(measured, caption), gr.skip()
         columns = zip(*measured.values, strict=True)
         figure = accuracy_bars(
             measured.tasks,
@@ -144,7 +147,7 @@ def build(studio: Studio, workspace: gr.State, run_id: gr.State, tab: gr.Tab) ->
             [list(column) for column in columns],
             [METHOD_COLOURS[contestant.kind] for contestant in measured.contestants],
         )
-        yield table_html(measured), gr.update(value=figure, visible=True)
+        yield table_html(measured, caption), gr.update(value=figure, visible=True)
 
     quick: dict[str, Any] = {"show_progress": "hidden"}
     asked = [workspace, task, models, run_id]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
 
 from sftm_app.checkpoints.compatibility import Preflight
+from sftm_app.errors import NumericalError
 from sftm_app.inspection.layer import LayerDetail, PairDetail, layer_detail, pair_detail
 from sftm_app.inspection.layers import MapLayer, map_layers, short_columns, short_rows
 from sftm_app.inspection.measures import MEASURES
@@ -21,7 +22,7 @@ from sftm_app.ui.handlers import sentences
 from sftm_app.ui.studio import Studio
 from sftm_app.ui.theme import task_colour
 from sftm_app.ui.widgets import PlotlyView, parse_selection
-from sftm_app.ui.widgets.html import Safe, chip, code, empty_state, heading, join
+from sftm_app.ui.widgets.html import Safe, chip, code, empty_state, heading, join, notice, safe, stack
 from sftm_app.ui.workspace import Workspace
 
 FIRST_MEASURE = "change"
@@ -51,8 +52,8 @@ def make_grid(found: Preflight) -> Grid:
     )
 
 
-def map_figure(studio: Studio, found: Preflight, measure: str, chosen: str | None) -> Iterator[Any]:
-    """The map, redrawn while the factors of layer after layer are computed."""
+def map_figure(studio: Studio, found: Preflight, measure: str, chosen: str | None) -> Iterator[tuple[Any, list[str]]]:
+    """The map, redrawn while the factors of layer after layer are computed; and why layers stay blank."""
     grid = make_grid(found)
     values: list[list[float | None]] = [[None] * len(grid.columns) for _ in grid.rows]
     names: list[list[str | None]] = [[None] * len(grid.columns) for _ in grid.rows]
@@ -61,14 +62,17 @@ def map_figure(studio: Studio, found: Preflight, measure: str, chosen: str | Non
         names[row][column] = layer.name
     selected = next((grid.position(layer) for layer in grid.layers if layer.name == chosen), None)
     rows = [f"layer {row}" if row.isdigit() else row for row in short_rows(grid.rows)]
+    problems: list[str] = []
     for index, layer in enumerate(grid.layers):
         row, column = grid.position(layer)
-        value = MEASURES[measure].compute(studio.factors.get(found, layer))
-        values[row][column] = value if math.isfinite(value) else None
+        try:
+            value = MEASURES[measure].compute(studio.factors.get(found, layer))
+            values[row][column] = value if math.isfinite(value) else None
+        except NumericalError as error:
+            problems.append(str(error))
         if (index + 1) % LAYERS_PER_STEP == 0 or index + 1 == len(grid.layers):
-            yield layer_map(
-                values, rows, short_columns(grid.columns), MEASURES[measure].title, selected, names, zmax=None
-            )
+            title = MEASURES[measure].title
+            yield layer_map(values, rows, short_columns(grid.columns), title, selected, names), problems
 
 
 def spectra_figure(detail: LayerDetail, names: tuple[str, ...]) -> Any:
@@ -114,11 +118,12 @@ def show_layer(
     other = second if second in members and second != one else next((m for m in members if m != one), one)
     pair = pair_detail(made, names, members.index(one), members.index(other))
     read, write = pair_figures(pair)
+    cell = (members.index(one), members.index(other)) if one != other else None
     return (
         layer_title(layer, detail, names),
         spectra_figure(detail, names),
-        task_overlap(detail.read.numpy(), members, "read overlap", title="Read overlap of the tasks"),
-        task_overlap(detail.write.numpy(), members, "write overlap", title="Write overlap of the tasks"),
+        task_overlap(detail.read.numpy(), members, "read overlap", cell, "Read overlap of the tasks"),
+        task_overlap(detail.write.numpy(), members, "write overlap", cell, "Write overlap of the tasks"),
         gr.update(choices=members, value=one),
         gr.update(choices=members, value=other),
         read,
@@ -184,11 +189,11 @@ def build(studio: Studio, workspace: gr.State) -> None:
         session = str(request.session_hash)
         number = studio.newer_draw(session)
         if studio.usable(ws):
-            for figure in map_figure(studio, studio.preflight(ws), _known(chosen_measure), chosen):
+            for figure, problems in map_figure(studio, studio.preflight(ws), _known(chosen_measure), chosen):
                 # Another measure, layer or workspace was chosen meanwhile: its drawing is the one to be seen.
                 if not studio.is_latest_draw(session, number):
                     return
-                yield figure
+                yield figure, _help(_known(chosen_measure), problems)
 
     def show(ws: Workspace, name: str | None, one: str | None, other: str | None) -> tuple[Any, ...]:
         if not studio.usable(ws) or not name:
@@ -215,17 +220,18 @@ def build(studio: Studio, workspace: gr.State) -> None:
         if selection is None or selection.cell is None or not members or max(selection.cell) >= len(members):
             return tuple(gr.skip() for _ in detail_outputs)
         row, column = selection.cell
+        if row == column:
+            gr.Info("A task overlaps wholly with itself. Click a cell beside the diagonal to see two tasks.")
         return show(ws, name, members[row], members[column])
 
     quick: dict[str, Any] = {"queue": False, "show_progress": "hidden"}
     shown = workspace.change(sentences(open_workspace), workspace, [empty, body, layer], show_progress="hidden")
     shown.then(sentences(show), inputs, detail_outputs, show_progress="hidden").then(
-        sentences(draw_map), [workspace, measure, layer], layers_map, show_progress="hidden"
+        sentences(draw_map), [workspace, measure, layer], [layers_map, measure_help], show_progress="hidden"
     )
-    measure.input(sentences(lambda name: _help(_known(name))), measure, measure_help, **quick)
-    measure.input(sentences(draw_map), [workspace, measure, layer], layers_map, show_progress="hidden")
+    measure.input(sentences(draw_map), [workspace, measure, layer], [layers_map, measure_help], show_progress="hidden")
     layer.input(sentences(show), inputs, detail_outputs, **quick).then(
-        sentences(draw_map), [workspace, measure, layer], layers_map, show_progress="hidden"
+        sentences(draw_map), [workspace, measure, layer], [layers_map, measure_help], show_progress="hidden"
     )
     # The map is no output here: its frame follows the click in the browser already.
     layers_map.select(sentences(click_map), [workspace, first, second], [layer, *detail_outputs], **quick)
@@ -251,5 +257,6 @@ def _known(measure: str) -> str:
     return measure if measure in MEASURES else FIRST_MEASURE
 
 
-def _help(measure: str) -> Safe:
-    return Safe(f'<p class="sf-help">{code(MEASURES[measure].title)} {join([MEASURES[measure].help])}</p>')
+def _help(measure: str, problems: Sequence[str] = ()) -> Safe:
+    said = Safe(f'<p class="sf-help">{code(MEASURES[measure].title)} {safe(MEASURES[measure].help)}</p>')
+    return stack(said, notice("error", "Some layers cannot be measured", items=problems)) if problems else said

@@ -7,10 +7,10 @@ from typing import Any
 
 import gradio as gr
 
-from sftm_app.devices import DEVICES
 from sftm_app.errors import InputError
 from sftm_app.jobs import control
 from sftm_app.jobs.folder import open_run
+from sftm_app.merging.plan import available_devices
 from sftm_app.merging.recipe import DTYPES, Recipe, recipe_to_dict
 from sftm_app.ui.handlers import sentences
 from sftm_app.ui.params_form import ParamsForm
@@ -49,7 +49,7 @@ def build(studio: Studio, workspace: gr.State) -> gr.State:
                 )
             with gr.Accordion("Device and output", open=False):
                 device = gr.Radio(
-                    list(DEVICES),
+                    list(available_devices()),
                     value=studio.settings.device,
                     label="Device",
                     info=f"Where to compute. auto is {studio.device} here.",

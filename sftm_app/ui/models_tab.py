@@ -13,7 +13,7 @@ import gradio as gr
 
 from sftm_app.checkpoints.checkpoint import Checkpoint
 from sftm_app.checkpoints.compatibility import Match, refuse_unchanged
-from sftm_app.errors import CheckpointError, SFTMError
+from sftm_app.errors import CheckpointError, CompatibilityError, InputError, SFTMError
 from sftm_app.evaluation.packs import Pack
 from sftm_app.merging.recipe import TaskEntry
 from sftm_app.ui.handlers import sentences
@@ -21,7 +21,7 @@ from sftm_app.ui.settings import allowed
 from sftm_app.ui.studio import Studio, find_checkpoints, fingerprint
 from sftm_app.ui.theme import task_colour
 from sftm_app.ui.widgets.html import Safe, card, cards, chip, empty_state, facts, heading, notice, stack
-from sftm_app.ui.workspace import Workspace, make_workspace, store
+from sftm_app.ui.workspace import Workspace, make_workspace, restore, store
 
 
 def build(studio: Studio, workspace: gr.State, tabs: gr.Tabs, page: gr.Blocks) -> None:
@@ -34,7 +34,7 @@ def build(studio: Studio, workspace: gr.State, tabs: gr.Tabs, page: gr.Blocks) -
                 demo.click(_demo_handler(studio, pack), outputs=workspace, show_progress="hidden")
         with gr.Column(scale=3, min_width=320):
             gr.HTML(
-                heading("Your own checkpoints", "Folders as save_pretrained writes them, all fine-tuned from one base."),
+                heading("Your own checkpoints", "Folders as save_pretrained writes them, fine-tuned from one base."),
                 apply_default_css=False,
             )
             base = gr.Dropdown(
@@ -108,7 +108,7 @@ def _load_handler(studio: Studio) -> Callable[[str | None, list[str] | None], tu
         try:
             loaded = load_own(studio, base or "", tasks or [])
         except SFTMError as error:
-            return gr.skip(), refused(error)
+            return gr.skip(), refused(error, restore(studio.settings.output_dir))
         return loaded, preflight_html(studio, loaded)
 
     return load
@@ -120,7 +120,15 @@ def load_own(studio: Studio, base: str, tasks: list[str]) -> Workspace:
     Raises
         InputError: a path is not allowed or no checkpoint, or base and tasks do not fit; nothing is loaded then.
     """
-    made = make_workspace(allowed(studio.settings, base), [allowed(studio.settings, task) for task in tasks])
+    paths, problems = [], []
+    for text in (base, *tasks):
+        try:
+            paths.append(allowed(studio.settings, text))
+        except InputError as error:
+            problems.append(str(error))
+    if problems:
+        raise CompatibilityError(problems)
+    made = make_workspace(paths[0], paths[1:])
     if not made.ready:
         raise CheckpointError("No task is picked. Add at least one checkpoint fine-tuned from the base.")
     refuse_unchanged(studio.preflight(made).require())
@@ -131,6 +139,8 @@ def checkpoint_choices(studio: Studio) -> list[tuple[str, str]]:
     """Every checkpoint below the models folder and every saved model: as shown, and its whole path."""
     root, saved = studio.settings.models_dir, studio.settings.saved_dir
     found = dict.fromkeys(path for folder in (root, saved) for path in find_checkpoints(folder))
+    # What runs made is offered under Runs so far, and under its name once it is saved.
+    found = dict.fromkeys(path for path in found if studio.settings.runs_dir not in path.parents)
     return [(str(path.relative_to(root)) if root in path.parents else str(path), str(path)) for path in found]
 
 
@@ -148,10 +158,13 @@ def _choices_or_why_not(studio: Studio) -> tuple[Any, Any]:
     return _choices(studio)
 
 
-def refused(error: SFTMError) -> Safe:
-    """Why nothing was loaded, one line for each problem."""
-    problems = str(error).split("\n")
-    return notice("error", "These checkpoints cannot be merged", items=problems)
+def refused(error: SFTMError, still: Workspace | None = None) -> Safe:
+    """Why nothing was loaded, one line for each problem; and what is loaded from before."""
+    said = notice("error", "These checkpoints cannot be merged", items=str(error).split("\n"))
+    if still is None or not still.ready:
+        return said
+    before = f"{Path(still.base).name} with {', '.join(still.task_names)}"
+    return stack(said, notice("info", "The models from before are still loaded", before))
 
 
 def preflight_html(studio: Studio, workspace: Workspace) -> Safe:
@@ -167,7 +180,7 @@ def preflight_html(studio: Studio, workspace: Workspace) -> Safe:
     heads = sum(bool(match.heads) for match in found.matches)
     summary = notice(
         "ok",
-        f"{len(found.tasks)} tasks fit the base",
+        f"{_tasks(len(found.tasks), 'fits', 'fit')} the base",
         f"{len(found.base.tensors)} tensors line up by name and shape. {_heads_sentence(heads)}",
         items=[note for note in found.notes if "belong to its own head" not in note],
     )
@@ -187,9 +200,13 @@ def preflight_html(studio: Studio, workspace: Workspace) -> Safe:
 
 
 def _heads_sentence(n_heads: int) -> str:
-    return (
-        f"{n_heads} tasks bring a head of their own, which is kept apart and saved beside the model." if n_heads else ""
-    )
+    if not n_heads:
+        return ""
+    return f"{_tasks(n_heads, 'brings', 'bring')} a head of their own, which is kept apart and saved beside the model."
+
+
+def _tasks(n: int, one: str, many: str) -> str:
+    return f"1 task {one}" if n == 1 else f"{n} tasks {many}"
 
 
 def _facts(checkpoint: Checkpoint, match: Match | None = None) -> Safe:

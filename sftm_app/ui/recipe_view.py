@@ -91,7 +91,11 @@ def workspace_of(studio: Studio, path: Path) -> tuple[Workspace, Recipe]:
         RecipeError: it is no recipe.
         InputError: a path is not allowed, or base and tasks do not fit.
     """
-    recipe = load_recipe(path, studio.settings.models_dir)
+    try:
+        recipe = load_recipe(path, studio.settings.models_dir)
+    except RecipeError as error:
+        # The person knows the file by its name, not by where the upload was put.
+        raise RecipeError(str(error).replace(str(path), path.name)) from None
     tasks = tuple(replace(task, path=str(allowed(studio.settings, task.path))) for task in recipe.tasks)
     made = Workspace(str(allowed(studio.settings, recipe.base)), tasks)
     refuse_unchanged(studio.preflight(made).require())

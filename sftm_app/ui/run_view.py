@@ -24,6 +24,13 @@ WORDS = {
 }
 
 
+_READING = Safe(
+    '<p class="sf-help">Readout error: how far the merged model misses the gains of a task\'s own features. Mapping '
+    "error: the same with what the other tasks' features write on top. The readout variant makes the first vanish and "
+    "lets the second grow; which matters more shows on samples, on the Evaluate tab.</p>"
+)
+
+
 def progress_html(now: RunStatus) -> Safe:
     """A bar while it runs, a sentence when it ended badly."""
     if now.state == "failed":
@@ -66,14 +73,15 @@ def result_html(folder: RunFolder) -> Safe:
         worst = max(readout, key=lambda task: readout[task])
         average = max(report.medians("average_readout_errors").values())
         figures.append(stat("Readout error", f"{readout[worst]:.2g}", f"worst task; plain average {average:.2g}"))
-        figures.append(stat("Leakage", f"{max(mapping.values()):.2f}", "largest mapping error, median layer"))
+        others = max(report.medians("average_mapping_errors").values())
+        figures.append(stat("Mapping error", f"{max(mapping.values()):.2g}", f"worst task; plain average {others:.2g}"))
     if solved:
         residual = max(figure["residual"] for figure in solved)
-        figures.append(stat("Residual", f"{residual:.1e}", f"worst of {len(solved)} linear systems"))
+        figures.append(stat("Residual", f"{residual:.1e}", f"how exactly {len(solved)} systems were solved"))
     base, *tasks = (entry.name if entry.weight is not None else Path(entry.path).name for entry in report.inputs)
     merged = Safe(f'<p class="sf-help">{safe(", ".join(tasks))} merged into {code(base)}</p>')
     warnings = [notice("warning", "Worth knowing", items=report.warnings)] if report.warnings else []
-    return stack(merged, stats(figures), *warnings)
+    return stack(merged, stats(figures), *warnings, *([_READING] if readout else []))
 
 
 def _params(params: dict[str, Any]) -> str:

@@ -95,8 +95,12 @@ def save_run(studio: Studio, run_id: str, name: str) -> Path:
     """
     folder = finished_run(studio, run_id)
     wanted = (name or "").strip()
-    if not wanted or wanted in (".", "..") or wanted.startswith(".") or any(c in wanted for c in '/\\:*?"<>|\0'):
-        raise OutputError(f"{wanted!r} cannot be a folder name. Use letters, digits, dashes and dots.")
+    if not wanted:
+        raise OutputError("The merged model has no name yet. Give it one under Save as.")
+    if wanted.startswith(".") or not wanted.isprintable() or any(character in wanted for character in '/\\:*?"<>|'):
+        raise OutputError(
+            f"{wanted!r} cannot be a folder name. Begin with a letter or digit, without / \\ : * ? < > |."
+        )
     target = studio.settings.saved_dir / wanted
     publish(folder.model, target)
     return target

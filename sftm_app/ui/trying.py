@@ -61,7 +61,11 @@ def contestants(studio: Studio, ws: Workspace, run_id: str) -> list[Contestant]:
     for folder in list_runs(studio.settings.runs_dir):
         if len(runs) < MAX_RUNS_OFFERED and same_inputs(folder, ws) and status(folder).state == "done":
             method = recipe_of(folder).method
-            mark = "your merge" if folder.run_id == run_id else f"run {folder.run_id[9:15]}"
+            mark = (
+                "your merge"
+                if folder.run_id == run_id
+                else f"run of {folder.run_id[9:11]}:{folder.run_id[11:13]}:{folder.run_id[13:15]}"
+            )
             runs.append(folder_contestant(folder.model, f"{METHODS[method].title}, {mark}", method))
     return offered + runs
 
@@ -120,7 +124,7 @@ def answer(studio: Studio, ws: Workspace, task: str, sample: Sample, models: lis
     return Safe(f'<p class="sf-help">{safe(said)}</p>{stats(verdicts)}'), probabilities(labels, series, truth)
 
 
-def table_html(measured: AccuracyTable) -> Safe:
+def table_html(measured: AccuracyTable, caption: str = "") -> Safe:
     """Tasks x models in percent, the best merge of each row in bold; the mean, and the mean relative to individual."""
     merges = [i for i, c in enumerate(measured.contestants) if c.key not in (BASE.key, INDIVIDUAL.key)]
 
@@ -140,7 +144,7 @@ def table_html(measured: AccuracyTable) -> Safe:
     if any(c.key == INDIVIDUAL.key for c in measured.contestants):
         rows.append([strong("Relative to individual"), *cells([measured.normalised(i) for i in n])])
     names = ["task", *(contestant.title for contestant in measured.contestants)]
-    return table(names, rows, numeric=range(1, len(names)))
+    return table(names, rows, numeric=range(1, len(names)), caption=caption)
 
 
 def samples_of(studio: Studio, ws: Workspace, task: str, folder: str) -> Samples:
@@ -160,9 +164,30 @@ def samples_of(studio: Studio, ws: Workspace, task: str, folder: str) -> Samples
             "task, in it one subfolder of images per class."
         )
     root = allowed(studio.settings, folder)
-    inner = root / task if (root / task).is_dir() else root
+    inner = root
+    if any((root / name).is_dir() for name in ws.task_names):
+        inner = root / task
+        if not inner.is_dir():
+            raise SampleError(f"{root}: has no folder {task!r}, so this task is left out.")
     source = studio.preflight(ws).tasks[ws.task_names.index(task)]
     return load_labelled_folder(inner, source.checkpoint.id2label, channels_of(studio, ws, task))
+
+
+def all_samples(studio: Studio, ws: Workspace, folder: str) -> tuple[dict[str, Samples], list[str]]:
+    """The labelled samples of every task that has some, and why the others have none.
+
+    Raises
+        SampleError, InputError: no task has any.
+    """
+    found, problems = {}, []
+    for task in ws.task_names:
+        try:
+            found[task] = samples_of(studio, ws, task, folder)
+        except SampleError as error:
+            problems.append(str(error))
+    if not found:
+        raise SampleError(problems[0])
+    return found, problems
 
 
 def channels_of(studio: Studio, ws: Workspace, task: str) -> int:

@@ -107,6 +107,12 @@ def test_bad_input_is_one_clear_sentence_and_loads_nothing(studio: Studio, damag
 def test_nothing_picked_is_said(studio: Studio) -> None:
     with pytest.raises(InputError, match="No path is given"):
         models_tab.load_own(studio, "", [])
+    with pytest.raises(InputError) as caught:
+        models_tab.load_own(studio, "/nowhere", ["a", "/elsewhere"])
+    assert len(str(caught.value).split("\n")) == 2, "all that is wrong is said at once"
+    with pytest.raises(InputError) as caught:
+        models_tab.load_own(studio, "none", ["a", "missing"])
+    assert len(str(caught.value).split("\n")) == 2
     with pytest.raises(CheckpointError, match="No task is picked"):
         models_tab.load_own(studio, "base", [])
 
@@ -124,7 +130,9 @@ def test_names_from_files_are_shown_as_text(studio: Studio) -> None:
 def test_the_map_fills_up_and_ends_complete(studio: Studio, workspace: Workspace) -> None:
     found = studio.preflight(workspace)
     layers = map_layers(found)
-    figures = list(inspect_tab.map_figure(studio, found, "change", layers[3].name))
+    steps = list(inspect_tab.map_figure(studio, found, "change", layers[3].name))
+    assert not any(problems for _, problems in steps)
+    figures = [figure for figure, _ in steps]
     blanks = [int(np.isnan(figure.data[0].z).sum()) for figure in figures]
     assert len(figures) > 1 and blanks == sorted(blanks, reverse=True)
     names = [name for row in figures[-1].data[0].customdata for name in row if name]
@@ -216,7 +224,7 @@ def test_a_finished_run_is_shown_saved_and_offered(studio: Studio, workspace: Wo
     assert offered[-1] == "SFTM, your merge"
 
 
-@pytest.mark.parametrize("name", ["", "..", ".hidden", "a/b", "../x", "a\\b", "a\0b"])
+@pytest.mark.parametrize("name", ["a\tb", "..", ".hidden", "a/b", "../x", "a\\b", "a\0b"])
 def test_a_name_that_is_no_folder_name_is_refused(studio: Studio, finished: RunFolder, name: str) -> None:
     with pytest.raises(OutputError, match="cannot be a folder name"):
         runs.save_run(studio, finished.run_id, name)
@@ -367,3 +375,38 @@ def test_an_outdated_map_stops_drawing(studio: Studio) -> None:
     second = studio.newer_draw("page")
     assert not studio.is_latest_draw("page", first) and studio.is_latest_draw("page", second)
     assert not studio.is_latest_draw("another page", second)
+
+
+def test_a_broken_layer_leaves_the_rest_of_the_map(studio: Studio) -> None:
+    def spoil(tensors: dict[str, Any]) -> None:
+        tensors["vit.encoder.layer.0.output.dense.weight"][0, 0] = float("nan")
+
+    change_weights(studio.settings.models_dir / "a" / "model.safetensors", spoil)
+    own = models_tab.load_own(studio, "base", ["a", "b"])
+    found = studio.preflight(own)
+    figure, problems = list(inspect_tab.map_figure(studio, found, "change", None))[-1]
+    assert len(problems) == 1 and "layer.0.output.dense.weight" in problems[0]
+    assert int(np.isfinite(figure.data[0].z).sum()) == len(map_layers(found)) - 1
+
+
+def test_tasks_without_labelled_images_are_left_out_and_named(studio: Studio) -> None:
+    from PIL import Image
+
+    own = models_tab.load_own(studio, "base", ["a", "b"])
+    folder = studio.settings.models_dir / "pictures" / "a" / "label 1 of a"
+    folder.mkdir(parents=True)
+    Image.new("L", (8, 8)).save(folder / "x.png")
+    samples, left_out = trying.all_samples(studio, own, "pictures")
+    assert list(samples) == ["a"] and "no folder 'b'" in left_out[0]
+    with pytest.raises(SampleError):
+        trying.all_samples(studio, own, "")
+
+
+def test_refusals_say_what_is_still_loaded(studio: Studio, workspace: Workspace) -> None:
+    shown = models_tab.refused(InputError("No."), workspace)
+    assert "still loaded" in shown and "base with a, b, c" in shown
+
+
+def test_a_name_is_asked_for(studio: Studio, finished: RunFolder) -> None:
+    with pytest.raises(OutputError, match="no name yet"):
+        runs.save_run(studio, finished.run_id, "  ")
