@@ -235,5 +235,12 @@ const themes = new MutationObserver(() => {
 });
 themes.observe(document.body, {attributes: true, attributeFilter: ['class']});
 
-watch(['value', 'label', 'empty_title', 'empty_body'], draw);
+// One answer of the server may change many plots: those in view are drawn and painted first, the others right after.
+function drawInOrder() {
+  const box = root.getBoundingClientRect();
+  if (box.bottom > 0 && box.top < window.innerHeight) draw();
+  else setTimeout(draw, 30);
+}
+
+watch(['value', 'label', 'empty_title', 'empty_body'], drawInOrder);
 draw();
