@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,7 +31,7 @@ class Survey:
                     "name": layer.name,
                     "shape": list(layer.shape),
                     "measures": measures,
-                    "spectra": [{**vars(spectrum)} for spectrum in detail.spectra],
+                    "spectra": [vars(spectrum) for spectrum in detail.spectra],
                     "read_overlap": detail.read.tolist(),
                     "write_overlap": detail.write.tolist(),
                 }
@@ -72,15 +71,11 @@ def survey(found: Preflight, layer: str | None = None) -> Survey:
     Raises
         InputError: there is no such layer.
     """
-    return Survey(tuple(task.name for task in found.tasks), tuple(survey_layers(found, layer)))
-
-
-def survey_layers(
-    found: Preflight, layer: str | None = None
-) -> Iterator[tuple[MapLayer, dict[str, float], LayerDetail]]:
-    """The same, one layer at a time."""
     layers = map_layers(found)
     names = tuple(task.name for task in found.tasks)
+    rows = []
     for chosen in layers if layer is None else (find_layer(layers, layer),):
         made = factorise_layer(found, chosen)
-        yield chosen, {name: measure.compute(made) for name, measure in MEASURES.items()}, layer_detail(made, names)
+        measures = {name: measure.compute(made) for name, measure in MEASURES.items()}
+        rows.append((chosen, measures, layer_detail(made, names)))
+    return Survey(names, tuple(rows))

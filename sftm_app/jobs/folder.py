@@ -163,7 +163,7 @@ def status(folder: RunFolder) -> RunStatus:
     last = events[-1]
     progress: dict[str, Any] = next((event for event in reversed(events) if event["kind"] == "progress"), {})
     shown = {key: progress[key] for key in ("fraction", "done", "total", "elapsed_s", "remaining_s") if key in progress}
-    alive = worker_alive(events)
+    alive = worker_process(events) is not None
     # The model appears complete or not at all: a worker stopped before it could say "done" was done nevertheless.
     if last["kind"] == "done" or (last["kind"] in ("started", "progress") and not alive and folder.report.is_file()):
         return RunStatus(folder.run_id, "done", **(shown | {"fraction": 1.0, "remaining_s": 0.0}))
@@ -179,11 +179,6 @@ def status(folder: RunFolder) -> RunStatus:
             **shown,
         )
     return RunStatus(folder.run_id, "running", message=progress.get("name", "Reading the checkpoints"), **shown)
-
-
-def worker_alive(events: list[dict[str, Any]]) -> bool:
-    """Whether the process that wrote "started" still runs; a pid taken over by another process does not count."""
-    return worker_process(events) is not None
 
 
 def worker_process(events: list[dict[str, Any]]) -> psutil.Process | None:

@@ -8,7 +8,6 @@ from typing import Any
 
 import gradio as gr
 
-from sftm_app.errors import InputError
 from sftm_app.evaluation.accuracy import empty_table, fill_table
 from sftm_app.evaluation.samples import centre_glyph
 from sftm_app.plots.accuracy import accuracy_bars
@@ -17,7 +16,7 @@ from sftm_app.ui.handlers import sentences
 from sftm_app.ui.studio import Studio
 from sftm_app.ui.trying import Sample, all_samples, answer, chosen_contestants, offer, samples_of, table_html
 from sftm_app.ui.widgets import DrawPad, PlotlyView, decode_drawing, encode_drawing
-from sftm_app.ui.widgets.html import Safe, empty_state, heading, safe
+from sftm_app.ui.widgets.html import Safe, empty_state, heading, hint
 from sftm_app.ui.workspace import Workspace
 
 MAX_LABELS_SHOWN = 60
@@ -107,7 +106,7 @@ def build(studio: Studio, workspace: gr.State, run_id: gr.State, tab: gr.Tab) ->
         if sample is None or not studio.usable(ws) or name not in ws.task_names:
             return "", None
         if not keys:
-            return Safe('<p class="sf-help">Tick at least one model.</p>'), None
+            return hint("Tick at least one model."), None
         return answer(studio, ws, name, sample, chosen_contestants(studio, ws, shown, keys))
 
     def drawn(ws: Workspace, name: str, keys: list[str], shown: str, drawing: Any) -> tuple[Any, ...]:
@@ -129,8 +128,7 @@ def build(studio: Studio, workspace: gr.State, run_id: gr.State, tab: gr.Tab) ->
         return sample, on_pad, None if on_pad else sample.image, *try_it(ws, name, keys, shown, sample)
 
     def measure(ws: Workspace, keys: list[str], shown: str, where: str, most: float) -> Iterator[Any]:
-        if not studio.usable(ws):
-            raise InputError("No models are loaded. Open the Models tab and try the demo, or pick checkpoints.")
+        studio.preflight(ws).require()
         contestants = chosen_contestants(studio, ws, shown, keys)
         samples, left_out = all_samples(studio, ws, where or "")
         used = min(int(most), max(len(found) for found in samples.values()))
@@ -185,7 +183,7 @@ def _known_classes(studio: Studio, ws: Workspace, name: str) -> Safe:
         return Safe("")
     labels = list(studio.preflight(ws).tasks[ws.task_names.index(name)].checkpoint.id2label.values())
     more = f" and {len(labels) - MAX_LABELS_SHOWN} more" if len(labels) > MAX_LABELS_SHOWN else ""
-    return Safe(f'<p class="sf-help">{safe("Classes: " + " · ".join(labels[:MAX_LABELS_SHOWN]) + more)}</p>')
+    return hint("Classes: " + " · ".join(labels[:MAX_LABELS_SHOWN]) + more)
 
 
 def _no_table() -> Safe:

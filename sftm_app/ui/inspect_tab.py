@@ -22,7 +22,7 @@ from sftm_app.ui.handlers import sentences
 from sftm_app.ui.studio import Studio
 from sftm_app.ui.theme import task_colour
 from sftm_app.ui.widgets import PlotlyView, parse_selection
-from sftm_app.ui.widgets.html import Safe, chip, code, empty_state, heading, join, notice, safe, stack
+from sftm_app.ui.widgets.html import Safe, chip, chips, code, empty_state, heading, hint, join, notice, stack
 from sftm_app.ui.workspace import Workspace
 
 FIRST_MEASURE = "change"
@@ -101,7 +101,7 @@ def layer_title(layer: MapLayer, detail: LayerDetail, names: tuple[str, ...]) ->
         for s in detail.spectra
     ]
     title = heading(layer.name.removesuffix(".weight"), f"{layer.shape[0]} outputs × {layer.shape[1]} inputs")
-    return Safe(f'{title}<div class="sf-chips">{join(changes)}</div>')
+    return join([title, chips(changes)])
 
 
 def show_layer(
@@ -204,9 +204,9 @@ def build(studio: Studio, workspace: gr.State) -> None:
         if not studio.usable(ws):
             return gr.update(visible=True), gr.update(visible=False), gr.update(choices=[], value=None)
         names = [layer.name for layer in map_layers(studio.preflight(ws))]
-        busiest = names[len(names) // 2] if names else None
+        middle = names[len(names) // 2] if names else None
         choices = [(name.removesuffix(".weight"), name) for name in names]
-        return gr.update(visible=False), gr.update(visible=True), gr.update(choices=choices, value=busiest)
+        return gr.update(visible=False), gr.update(visible=True), gr.update(choices=choices, value=middle)
 
     def click_map(ws: Workspace, one: str | None, other: str | None, event: gr.EventData) -> tuple[Any, ...]:
         name = _clicked_name(event)
@@ -258,5 +258,5 @@ def _known(measure: str) -> str:
 
 
 def _help(measure: str, problems: Sequence[str] = ()) -> Safe:
-    said = Safe(f'<p class="sf-help">{code(MEASURES[measure].title)} {safe(MEASURES[measure].help)}</p>')
+    said = hint(join([code(MEASURES[measure].title), " ", MEASURES[measure].help]))
     return stack(said, notice("error", "Some layers cannot be measured", items=problems)) if problems else said

@@ -18,7 +18,7 @@ from sftm_app.ui.recipe_view import SAME_AS_BASE, plan_html, read_recipe, recipe
 from sftm_app.ui.runs import default_save_name, open_a_run, save_run, saved_html, show_latest, show_run
 from sftm_app.ui.studio import Studio
 from sftm_app.ui.widgets import PlotlyView
-from sftm_app.ui.widgets.html import Safe, empty_state, notice, safe
+from sftm_app.ui.widgets.html import empty_state, hint, notice
 from sftm_app.ui.workspace import Workspace
 
 
@@ -44,7 +44,7 @@ def build(studio: Studio, workspace: gr.State) -> gr.State:
                     elem_id="weights",
                 )
                 gr.HTML(
-                    _help("A task's changes are multiplied by its weight: 1 is neutral, 0.5 asks for half."),
+                    hint("A task's changes are multiplied by its weight: 1 is neutral, 0.5 asks for half."),
                     apply_default_css=False,
                 )
             with gr.Accordion("Device and output", open=False):
@@ -121,8 +121,6 @@ def build(studio: Studio, workspace: gr.State) -> gr.State:
         return gr.update(visible=not ready), gr.update(visible=ready), rows, *show_latest(studio, ws)
 
     def begin(ws: Workspace, *values: Any) -> tuple[Any, ...]:
-        if not ws.ready:
-            raise InputError("No models are loaded. Open the Models tab and try the demo, or pick checkpoints.")
         studio.preflight(ws).require()
         recipe = read(ws, *values)
         going_on = control.active_run(studio.settings.runs_dir)
@@ -167,7 +165,3 @@ def build(studio: Studio, workspace: gr.State) -> gr.State:
     runs.input(sentences(lambda chosen: open_a_run(studio, chosen or "")), runs, opening, **quick)
     upload.upload(sentences(use_recipe), upload, settings, **quick)
     return run_id
-
-
-def _help(text: str) -> Safe:
-    return Safe(f'<p class="sf-help">{safe(text)}</p>')

@@ -68,8 +68,8 @@ def build(studio: Studio, workspace: gr.State, tabs: gr.Tabs, page: gr.Blocks) -
                 lambda tab=tab: gr.Tabs(selected=tab), None, tabs, queue=False, show_progress="hidden"
             )
 
-    page.load(sentences(lambda: _choices(studio)), None, [base, tasks], show_progress="hidden")
-    browse.click(sentences(lambda: _choices_or_why_not(studio)), outputs=[base, tasks])
+    page.load(sentences(lambda: _offered(checkpoint_choices(studio))), None, [base, tasks], show_progress="hidden")
+    browse.click(sentences(lambda: _offered_or_why_not(studio)), outputs=[base, tasks])
     load.click(sentences(_load_handler(studio)), [base, tasks], [workspace, report], show_progress="minimal")
     workspace.change(
         sentences(lambda ws: (preflight_html(studio, ws), gr.update(visible=studio.usable(ws)))),
@@ -131,6 +131,15 @@ def load_own(studio: Studio, base: str, tasks: list[str]) -> Workspace:
     made = make_workspace(paths[0], paths[1:])
     if not made.ready:
         raise CheckpointError("No task is picked. Add at least one checkpoint fine-tuned from the base.")
+    return load_checked(studio, made)
+
+
+def load_checked(studio: Studio, made: Workspace) -> Workspace:
+    """Remember a workspace whose checkpoints fit together and differ from the base.
+
+    Raises
+        InputError: they do not; nothing is loaded then.
+    """
     refuse_unchanged(studio.preflight(made).require())
     return remember(studio, made)
 
@@ -144,18 +153,18 @@ def checkpoint_choices(studio: Studio) -> list[tuple[str, str]]:
     return [(str(path.relative_to(root)) if root in path.parents else str(path), str(path)) for path in found]
 
 
-def _choices(studio: Studio) -> tuple[Any, Any]:
-    found = checkpoint_choices(studio)
+def _offered(found: list[tuple[str, str]]) -> tuple[Any, Any]:
     return gr.update(choices=found), gr.update(choices=found)
 
 
-def _choices_or_why_not(studio: Studio) -> tuple[Any, Any]:
-    if not checkpoint_choices(studio):
+def _offered_or_why_not(studio: Studio) -> tuple[Any, Any]:
+    found = checkpoint_choices(studio)
+    if not found:
         raise CheckpointError(
             f"{studio.settings.models_dir}: no checkpoints were found in it. Paste a folder's path, or start the app "
             "with `--models-dir FOLDER`."
         )
-    return _choices(studio)
+    return _offered(found)
 
 
 def refused(error: SFTMError, still: Workspace | None = None) -> Safe:

@@ -10,14 +10,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sftm_app.checkpoints.compatibility import refuse_unchanged
 from sftm_app.errors import RecipeError
 from sftm_app.merging.plan import plan_for
 from sftm_app.merging.recipe import Recipe, load_recipe, make_recipe, recipe_to_yaml
-from sftm_app.ui.models_tab import remember
+from sftm_app.ui.models_tab import load_checked
 from sftm_app.ui.settings import allowed
 from sftm_app.ui.studio import Studio
-from sftm_app.ui.widgets.html import Safe, chip, chips, code, heading, join, table
+from sftm_app.ui.widgets.html import Safe, chip, chips, code, heading, hint, join, table
 from sftm_app.ui.workspace import Workspace
 
 SAME_AS_BASE = "same as the base"
@@ -51,7 +50,7 @@ def recipe_views(recipe: Recipe) -> tuple[str, Safe, Safe]:
     command = shlex.join([sys.executable, "-m", "sftm_app", "merge", "recipe.yaml", "--output", "merged"])
     content = base64.b64encode(text.encode()).decode()
     link = f'<a class="sf-button" download="recipe.yaml" href="data:text/yaml;base64,{content}">Download the recipe</a>'
-    return text, Safe(f'<p class="sf-help">The same from a terminal: {code(command)}</p>'), Safe(link)
+    return text, hint(join(["The same from a terminal: ", code(command)])), Safe(link)
 
 
 def plan_html(studio: Studio, ws: Workspace, recipe: Recipe) -> Safe:
@@ -98,5 +97,4 @@ def workspace_of(studio: Studio, path: Path) -> tuple[Workspace, Recipe]:
         raise RecipeError(str(error).replace(str(path), path.name)) from None
     tasks = tuple(replace(task, path=str(allowed(studio.settings, task.path))) for task in recipe.tasks)
     made = Workspace(str(allowed(studio.settings, recipe.base)), tasks)
-    refuse_unchanged(studio.preflight(made).require())
-    return remember(studio, made), recipe
+    return load_checked(studio, made), recipe

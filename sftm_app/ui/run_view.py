@@ -10,9 +10,11 @@ from typing import Any
 from sftm_app.errors import SFTMError
 from sftm_app.jobs.folder import RunFolder, RunStatus, status
 from sftm_app.merging.methods import METHODS
+from sftm_app.merging.recipe import Recipe
 from sftm_app.merging.report import Report, load_report
 from sftm_app.plots.preservation import preservation
-from sftm_app.ui.widgets.html import Safe, code, notice, progress, safe, stack, stat, stats
+from sftm_app.ui.widgets.html import Safe, code, hint, join, notice, progress, stack, stat, stats
+from sftm_app.ui.workspace import Workspace
 
 WORDS = {
     "starting": "Starting",
@@ -24,10 +26,10 @@ WORDS = {
 }
 
 
-_READING = Safe(
-    '<p class="sf-help">Readout error: how far the merged model misses the gains of a task\'s own features. Mapping '
-    "error: the same with what the other tasks' features write on top. The readout variant makes the first vanish and "
-    "lets the second grow; which matters more shows on samples, on the Evaluate tab.</p>"
+_READING = (
+    "Readout error: how far the merged model misses the gains of a task's own features. Mapping error: the same with "
+    "what the other tasks' features write on top. The readout variant makes the first vanish and lets the second grow; "
+    "which matters more shows on samples, on the Evaluate tab."
 )
 
 
@@ -79,9 +81,9 @@ def result_html(folder: RunFolder) -> Safe:
         residual = max(figure["residual"] for figure in solved)
         figures.append(stat("Residual", f"{residual:.1e}", f"how exactly {len(solved)} systems were solved"))
     base, *tasks = (entry.name if entry.weight is not None else Path(entry.path).name for entry in report.inputs)
-    merged = Safe(f'<p class="sf-help">{safe(", ".join(tasks))} merged into {code(base)}</p>')
+    merged = hint(join([", ".join(tasks), " merged into ", code(base)]))
     warnings = [notice("warning", "Worth knowing", items=report.warnings)] if report.warnings else []
-    return stack(merged, stats(figures), *warnings, *([_READING] if readout else []))
+    return stack(merged, stats(figures), *warnings, hint(_READING) if readout else "")
 
 
 def _params(params: dict[str, Any]) -> str:
@@ -105,11 +107,26 @@ def result_plot(folder: RunFolder) -> Any:
     return preservation(tasks, both("readout_errors"), both("mapping_errors"), titles)
 
 
+@lru_cache(maxsize=256)
+def recipe_of(folder: RunFolder) -> Recipe:
+    """A run's recipe, which never changes. Raises RecipeError when it cannot be read."""
+    return folder.recipe()
+
+
+def same_inputs(folder: RunFolder, ws: Workspace) -> bool:
+    """Whether a run merged this workspace's checkpoints; False for a run whose recipe cannot be read."""
+    try:
+        recipe = recipe_of(folder)
+    except SFTMError:
+        return False
+    return (recipe.base, *(task.path for task in recipe.tasks)) == ws.inputs
+
+
 def run_label(folder: RunFolder) -> str:
     """One line for the list of runs: when, what, how it ended."""
     when = time.strftime("%d %b %H:%M:%S", time.strptime(folder.run_id[:15], "%Y%m%d-%H%M%S"))
     try:
-        recipe = folder.recipe()
+        recipe = recipe_of(folder)
     except SFTMError:
         return f"{when} · unreadable recipe"
     return f"{when} · {METHODS[recipe.method].title}, {len(recipe.tasks)} tasks · {WORDS[status(folder).state].lower()}"

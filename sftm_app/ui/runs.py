@@ -12,9 +12,8 @@ from sftm_app.evaluation.packs import pack_of
 from sftm_app.jobs import control
 from sftm_app.jobs.folder import RunFolder, list_runs, open_run, status
 from sftm_app.merging.save import publish
-from sftm_app.ui.run_view import progress_html, result_html, result_plot, run_label
+from sftm_app.ui.run_view import progress_html, recipe_of, result_html, result_plot, run_label, same_inputs
 from sftm_app.ui.studio import Studio
-from sftm_app.ui.trying import recipe_of, same_inputs
 from sftm_app.ui.widgets.html import Safe, code, empty_state, join, notice
 from sftm_app.ui.workspace import Workspace
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -11,19 +10,19 @@ import gradio as gr
 import numpy as np
 from numpy.typing import NDArray
 
-from sftm_app.errors import InputError, SampleError, SFTMError
+from sftm_app.errors import InputError, SampleError
 from sftm_app.evaluation.accuracy import AccuracyTable
 from sftm_app.evaluation.contestants import BASE, INDIVIDUAL, Contestant, folder_contestant, method_contestant
 from sftm_app.evaluation.packs import PackTask, load_samples
 from sftm_app.evaluation.samples import Samples, load_labelled_folder
-from sftm_app.jobs.folder import RunFolder, list_runs, status
+from sftm_app.jobs.folder import list_runs, status
 from sftm_app.merging.methods import METHODS
-from sftm_app.merging.recipe import Recipe
 from sftm_app.plots.probabilities import probabilities
 from sftm_app.plots.style import METHOD_COLOURS, Series
+from sftm_app.ui.run_view import recipe_of, same_inputs
 from sftm_app.ui.settings import allowed
 from sftm_app.ui.studio import Studio
-from sftm_app.ui.widgets.html import Kind, Safe, safe, stat, stats, strong, table
+from sftm_app.ui.widgets.html import Kind, Safe, hint, join, stat, stats, strong, table
 from sftm_app.ui.workspace import Workspace
 
 MAX_RUNS_OFFERED = 5
@@ -37,21 +36,6 @@ class Sample:
 
     image: NDArray[np.uint8]
     truth: int | None = None
-
-
-@lru_cache(maxsize=256)
-def recipe_of(folder: RunFolder) -> Recipe:
-    """A run's recipe, which never changes. Raises RecipeError when it cannot be read."""
-    return folder.recipe()
-
-
-def same_inputs(folder: RunFolder, ws: Workspace) -> bool:
-    """Whether a run merged this workspace's checkpoints; False for a run whose recipe cannot be read."""
-    try:
-        recipe = recipe_of(folder)
-    except SFTMError:
-        return False
-    return (recipe.base, *(task.path for task in recipe.tasks)) == ws.inputs
 
 
 def contestants(studio: Studio, ws: Workspace, run_id: str) -> list[Contestant]:
@@ -121,7 +105,7 @@ def answer(studio: Studio, ws: Workspace, task: str, sample: Sample, models: lis
         verdicts.append(stat(contestant.title, labels[best], f"{found[best]:.0%} sure", tone))
     truth = sample.truth if sample.truth is not None and sample.truth < len(labels) else None
     said = f"The right answer is {labels[truth]}." if truth is not None else "What each model reads:"
-    return Safe(f'<p class="sf-help">{safe(said)}</p>{stats(verdicts)}'), probabilities(labels, series, truth)
+    return join([hint(said), stats(verdicts)]), probabilities(labels, series, truth)
 
 
 def table_html(measured: AccuracyTable, caption: str = "") -> Safe:

@@ -25,7 +25,7 @@ from sftm_app.jobs.worker import work
 from sftm_app.merging.methods import METHODS
 from sftm_app.merging.params import controls
 from sftm_app.merging.recipe import recipe_from_yaml, recipe_to_yaml
-from sftm_app.ui import inspect_tab, models_tab, recipe_view, runs, trying
+from sftm_app.ui import inspect_tab, models_tab, recipe_view, run_view, runs, trying
 from sftm_app.ui.params_form import ParamsForm
 from sftm_app.ui.studio import Studio
 from sftm_app.ui.workspace import Workspace, restore
@@ -343,7 +343,7 @@ def test_a_damaged_run_is_said_once_and_stops_nothing(
 ) -> None:
     target = finished.path / damage
     shutil.rmtree(target) if target.is_dir() else target.write_text("{")
-    trying.recipe_of.cache_clear()
+    run_view.recipe_of.cache_clear()
     shown = runs.show_run(studio, finished.run_id)
     assert not shown[6].active, "the timer must not repeat it"
     assert trying.contestants(studio, workspace, "")[:2] == [BASE, INDIVIDUAL]

@@ -162,6 +162,11 @@ def code(text: object) -> Safe:
     return Safe(f'<code class="sf-code">{safe(text)}</code>')
 
 
+def hint(text: object) -> Safe:
+    """A small paragraph: what a control does, or how a figure is read."""
+    return Safe(f'<p class="sf-help">{safe(text)}</p>')
+
+
 def heading(title: object, body: object = "") -> Safe:
     """A section's title and the sentence below it."""
     text = f'<p class="sf-heading-body">{safe(body)}</p>' if body else ""
