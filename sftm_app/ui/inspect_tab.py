@@ -145,6 +145,7 @@ def build(studio: Studio, workspace: gr.State) -> None:
                 label="Measure",
                 info="What the map's colours mean.",
                 scale=3,
+                min_width=420,
             )
             layer = gr.Dropdown(
                 label="Layer",
@@ -152,6 +153,8 @@ def build(studio: Studio, workspace: gr.State) -> None:
                 choices=[],
                 value=None,
                 scale=2,
+                # So wide that a whole layer's name fits; in a narrow window it moves below the measures.
+                min_width=400,
                 elem_id="layer",
             )
         measure_help = gr.HTML(_help(FIRST_MEASURE), apply_default_css=False)
