@@ -2,13 +2,13 @@
 """Start SFTM Studio. Needs Python 3.10 to 3.13 with pip, and nothing else.
 
 usage: python launch.py [options of the app]
-       python launch.py merge | check | inspect RECIPE [options]
+       python launch.py merge | check | inspect RECIPE | extract | fetch [options]
        python launch.py test [pytest arguments] | setup [test] [dev]
 
 The first start makes the folder .venv beside launch.py, installs SFTM Studio into it (some minutes, about 1.5 GB)
 and opens the app in the browser. Later starts install nothing. To begin afresh, delete .venv.
 
-test runs the tests, setup installs only (with dev also the linters), merge, check and inspect work without a browser.
+test runs the tests, setup installs only (with dev also the linters), merge and the like need no browser.
 
 Where no NVIDIA GPU is found, a CPU build of torch is installed. SFTM_TORCH overrides the choice with pip arguments:
   SFTM_TORCH="torch==2.12.0"                                              a certain version
@@ -55,7 +55,7 @@ CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 NO_NETWORK = (r"Connection\w*Error|NameResolutionError|getaddrinfo|name resolution|connection broken|TimeoutError|"
               r"timed out|ProxyError|SSLError|CERTIFICATE_VERIFY_FAILED|Network is unreachable")
 VENV_PARTS = {"bin", "include", "lib", "lib64", "scripts"}  # what a half-made .venv may hold
-APP_COMMANDS = ("merge", "check", "inspect", "ui")
+APP_COMMANDS = ("merge", "check", "inspect", "extract", "fetch", "ui")
 EXTRAS = {"test": ("test",), "dev": ("dev", "test")}  # asked for -> what is then there
 
 APP_OPTIONS = """\

@@ -1,4 +1,4 @@
-"""SFTM Studio from Python: check, inspect, merge."""
+"""SFTM Studio from Python: check, inspect, merge, extract."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from typing import Any
 
 from sftm_app.checkpoints.compatibility import Preflight
 from sftm_app.inspection.survey import Survey, survey
+from sftm_app.merging.extraction import RankCost, rank_costs
 from sftm_app.merging.plan import check_recipe, make_plan
+from sftm_app.merging.progress import Progress
 from sftm_app.merging.recipe import Recipe, TaskEntry, absolute, make_recipe
 from sftm_app.merging.report import Report
-from sftm_app.merging.save import Progress, save
+from sftm_app.merging.save import save
 
 Tasks = Sequence[str | Path | Mapping[str, Any]] | Mapping[str, str | Path]
 
@@ -27,6 +29,11 @@ def merge(
     *,
     dtype: str | None = None,
     max_shard_size: str = "5GB",
+    roles: Mapping[str, str] | None = None,
+    split_fused: bool = False,
+    kind: str = "model",
+    adapter_rank: int | float | None = None,
+    adapter_energy: float | None = None,
     progress: Callable[[Progress], None] | None = None,
     **params: Any,
 ) -> Report:
@@ -35,14 +42,19 @@ def merge(
     tasks: checkpoint folders; or entries {"path": ..., "name": ..., "weight": ...}; or a mapping name -> folder.
     method: "sftm" (params variant, rank, scaling), "average" or "task_arithmetic" (scaling).
     device: "auto", "cpu", "cuda" or "mps". dtype: the type written, None for the base's.
+    roles: what tensors are, by patterns of their names, where a guess or the architecture says otherwise.
+    kind: "model", or "adapter" for one LoRA adapter, which PEFT loads, cut to adapter_rank and adapter_energy (see
+    extract).
+    split_fused: merge query, key and value (or gate and up) one by one where one matrix holds them.
     progress: called after each tensor and once before the last step.
 
     Raises
         InputError: inputs, parameters or output cannot be used; nothing was computed or written.
         NumericalError, ResourceError: the merge failed on the way; nothing is left behind.
     """
-    target = {"path": str(output), "dtype": dtype, "max_shard_size": max_shard_size}
-    recipe = make_recipe(base, _listed(tasks), method, params, target, device)
+    target: dict[str, Any] = {"path": str(output), "dtype": dtype, "max_shard_size": max_shard_size, "kind": kind}
+    target |= {"rank": adapter_rank, "energy": adapter_energy}
+    recipe = make_recipe(base, _listed(tasks), method, params, target, device, roles, split_fused)
     # The recipe is saved beside the model, where relative paths would mean something else.
     return merge_recipe(absolute(recipe, Path.cwd()), Path(os.path.expanduser(output)), progress)
 
@@ -62,13 +74,47 @@ def merge_recipe(recipe: Recipe, output: Path, progress: Callable[[Progress], No
         steps.close()
 
 
-def check(base: str | Path, tasks: Tasks) -> Preflight:
+def extract(
+    base: str | Path,
+    task: str | Path,
+    output: str | Path,
+    rank: int | float | None = None,
+    energy: float | None = None,
+    device: str = "auto",
+    *,
+    dtype: str | None = None,
+    progress: Callable[[Progress], None] | None = None,
+) -> Report:
+    """Write what one fine-tune changed as a LoRA adapter of its base. What that loses stands in the report's warnings.
+
+    rank: at most that many features a layer (a whole number), or that fraction of each layer's full rank (0..1).
+    energy: no more features than hold that share (0..1) of the layer's squared change. A full checkpoint needs one of
+    the two; see extraction_costs. Raises as merge().
+    """
+    settings: dict[str, Any] = {"dtype": dtype, "adapter_rank": rank, "adapter_energy": energy, "progress": progress}
+    return merge(base, [task], output, "average", device, kind="adapter", **settings)
+
+
+def extraction_costs(
+    base: str | Path, task: str | Path, device: str = "auto", progress: Callable[[Progress], None] | None = None
+) -> tuple[RankCost, ...]:
+    """What a fine-tune costs as an adapter: energy kept and size at ranks 1, 2, 4, ... Writes nothing.
+
+    Raises
+        InputError: base and task do not fit, or no linear layer changes.
+    """
+    # Energy 1 asks for every feature, which a full checkpoint is otherwise refused.
+    recipe = make_recipe(base, _listed([task]), "average", None, {"kind": "adapter", "energy": 1.0}, device)
+    return rank_costs(make_plan(recipe), progress)
+
+
+def check(base: str | Path, tasks: Tasks, roles: Mapping[str, str] | None = None) -> Preflight:
     """Compare base and tasks by their headers. The result's `problems` say why they cannot be merged, `notes` the rest.
 
     Raises
         CheckpointError: a folder cannot be opened at all.
     """
-    return check_recipe(make_recipe(base, _listed(tasks)))
+    return check_recipe(make_recipe(base, _listed(tasks), roles=roles))
 
 
 def inspect(base: str | Path, tasks: Tasks, layer: str | None = None) -> Survey:

@@ -1,4 +1,4 @@
-"""The command line: sftm merge | inspect | check | ui. Exit codes: 0 done, 2 refused, 3 no room, 130 cancelled."""
+"""The command line: sftm merge | extract | inspect | check | fetch | ui. Exit codes: 0, 2 refused, 3 no room, 130."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import dataclasses
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -17,8 +18,9 @@ from sftm_app.devices import DEVICES
 from sftm_app.errors import InputError, OutputError, RecipeError, SFTMError
 
 if TYPE_CHECKING:
+    from sftm_app.checkpoints.checkpoint import Checkpoint
+    from sftm_app.merging.progress import Progress
     from sftm_app.merging.recipe import Recipe
-    from sftm_app.merging.save import Progress
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -29,6 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     options = build_parser().parse_args(arguments)
     # Nothing here needs a model hub; a name that looks like one must never be fetched by accident.
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     command: Callable[[argparse.Namespace], None] = options.command
     try:
@@ -103,6 +106,37 @@ def build_parser() -> argparse.ArgumentParser:
     inspect.add_argument("--json", action="store_true", help="everything as one JSON document")
     inspect.set_defaults(command=_inspect)
 
+    extract = commands.add_parser(
+        "extract",
+        help="turn a fine-tune into a LoRA adapter",
+        description="Write what a fine-tune changed as a LoRA adapter of a rank or energy. Without either, only print "
+        "what it would cost: the share of the change that each rank keeps, and the size.",
+    )
+    extract.add_argument("--base", required=True, help="folder of the model that was fine-tuned")
+    extract.add_argument("--task", required=True, help="folder of the fine-tune")
+    extract.add_argument("--output", type=Path, help="output folder")
+    extract.add_argument("--rank", help="features a layer at most: a count such as 16, or a share such as 25%%")
+    extract.add_argument("--energy", type=float, help="share of each layer's squared change to keep, such as 0.9")
+    extract.add_argument("--table", action="store_true", help="only print what each rank would cost")
+    extract.add_argument("--dtype", help="type of the adapter's numbers: float32, float16 or bfloat16")
+    extract.add_argument("--device", choices=DEVICES, default="auto", help="where to compute (default: auto)")
+    extract.add_argument("--quiet", action="store_true", help="no progress bar")
+    extract.set_defaults(command=_extract)
+
+    fetch = commands.add_parser(
+        "fetch",
+        help="download models from the Hugging Face hub",
+        description="Look at models on the hub, compare them by their headers, and download them into the hub's cache. "
+        "Prints their folders: base first, then tasks. This is the one command that contacts the hub.",
+    )
+    fetch.add_argument("models", nargs="*", metavar="MODEL", help="org/name, org/name@revision, or a folder here")
+    fetch.add_argument("--base", help="the model that the others were fine-tuned from: they are compared with it first")
+    fetch.add_argument("--preset", help="a well-known set: base and tasks by one name (a wrong one lists them all)")
+    fetch.add_argument("--recipe", type=Path, metavar="FILE", help="write a recipe for base and tasks")
+    fetch.add_argument("--look", action="store_true", help="only say what would be downloaded, and compare")
+    fetch.add_argument("--quiet", action="store_true", help="no progress bar, print nothing but the folders")
+    fetch.set_defaults(command=_fetch)
+
     ui = commands.add_parser(
         "ui", help="open the app in the browser", description="Start the app and open the browser."
     )
@@ -131,8 +165,6 @@ def _load(path: Path) -> Recipe:
 
 
 def _merge(options: argparse.Namespace) -> None:
-    from tqdm import tqdm
-
     from sftm_app.api import merge_recipe
 
     check = _interruptible()
@@ -140,26 +172,62 @@ def _merge(options: argparse.Namespace) -> None:
     output = options.output or (Path(recipe.output.path) if recipe.output.path else None)
     if output is None:
         raise OutputError("The recipe names no output.path. Give --output FOLDER, or add `output: {path: ...}` to it.")
-    # Drawn with the first tensor, not before: a sentence about the inputs should stand alone.
+    with _progress_bar(check, options.quiet) as show:
+        report = merge_recipe(recipe, output, show)
+    print(f"Merged {len(report.inputs) - 1} tasks with {report.method} in {report.seconds:.1f} s: {output}")
+    print(f"  {report.memory}")
+    for task, error in report.readout_errors.items():
+        mapping = report.mapping_errors[task]
+        print(f"  {task}: readout error {error:.2g}, mapping error {mapping:.2g} (medians over layers)")
+    for warning in report.warnings:
+        print(f"  {warning}")
+
+
+@contextmanager
+def _progress_bar(check: Callable[[], None], quiet: bool) -> Iterator[Callable[[Progress], None]]:
+    """What to call with each step. The bar is drawn with the first tensor: a sentence about inputs stands alone."""
+    from tqdm import tqdm
+
     bars: list[Any] = []
 
     def show(step: Progress) -> None:
         check()
         if not bars:
             shape = "{l_bar}{bar}| {elapsed}<{remaining} {postfix}"
-            bars.append(tqdm(total=100, bar_format=shape, disable=options.quiet))
+            bars.append(tqdm(total=100, bar_format=shape, disable=quiet))
         bars[0].set_postfix_str(step.name, refresh=False)
         bars[0].update(round(100 * step.fraction) - bars[0].n)
 
     try:
-        report = merge_recipe(recipe, output, show)
+        yield show
     finally:
         for bar in bars:
             bar.close()
-    print(f"Merged {len(report.inputs) - 1} tasks with {report.method} in {report.seconds:.1f} s: {output}")
-    for task, error in report.readout_errors.items():
-        mapping = report.mapping_errors[task]
-        print(f"  {task}: readout error {error:.2g}, mapping error {mapping:.2g} (medians over layers)")
+
+
+def _extract(options: argparse.Namespace) -> None:
+    from sftm_app.api import extract, extraction_costs
+    from sftm_app.merging.params import check_rank
+
+    check = _interruptible()
+    rank = check_rank(options.rank, "--rank")
+    if options.table or (rank is None and options.energy is None):
+        with _progress_bar(check, options.quiet) as show:
+            costs = extraction_costs(options.base, options.task, options.device, show)
+        print(" rank  change kept  worst layer   size")
+        for cost in costs:
+            size = f"{cost.n_bytes / 1e6:.1f} MB" if cost.n_bytes >= 1e5 else f"{cost.n_bytes / 1e3:.1f} kB"
+            print(f"{cost.rank:5d}  {cost.energy:11.1%}  {cost.worst_energy:11.1%}  {size:>9}")
+        print(f"Of the whole change {costs[0].carried:.1%} is in layers that factors can stand beside.")
+        return
+    if options.output is None:
+        raise OutputError("Give --output FOLDER for the adapter, or --table to see what each rank would cost.")
+    with _progress_bar(check, options.quiet) as show:
+        report = extract(
+            options.base, options.task, options.output, rank, options.energy, options.device,
+            dtype=options.dtype, progress=show,
+        )  # fmt: skip
+    print(f"Extracted an adapter of {report.output_bytes / 1e6:.1f} MB in {report.seconds:.1f} s: {options.output}")
     for warning in report.warnings:
         print(f"  {warning}")
 
@@ -191,13 +259,18 @@ def _value(text: str) -> str | float:
 
 def _check(options: argparse.Namespace) -> None:
     from sftm_app.checkpoints.compatibility import refuse_unchanged
+    from sftm_app.checkpoints.hub_names import short_name
     from sftm_app.merging.plan import check_recipe
 
     found = check_recipe(_load(options.recipe)).require()
     refuse_unchanged(found)
     for note in found.notes:
         print(note)
-    print(f"{len(found.tasks)} tasks fit the base {found.base.path.name} ({found.base.architecture}).")
+    print(f"{len(found.tasks)} tasks fit the base {short_name(found.base.path)} ({_kind(found.base)}).")
+
+
+def _kind(base: Checkpoint) -> str:
+    return "no config.json, so roles are guessed" if base.bare else base.architecture
 
 
 def _inspect(options: argparse.Namespace) -> None:
@@ -222,6 +295,42 @@ def _inspect(options: argparse.Namespace) -> None:
             gains = ", ".join(f"{gain:.3g}" for gain in spectrum.gains[:8])
             ranks = ", ".join(f"{rank} for {energy:.0%}" for energy, rank in spectrum.ranks_for_energy.items())
             print(f"{spectrum.task}: gains {gains}, ...; features needed: {ranks}")
+
+
+def _fetch(options: argparse.Namespace) -> None:
+    from tqdm import tqdm
+
+    from sftm_app.jobs.fetching import choose, fetch
+    from sftm_app.jobs.hub_look import look
+    from sftm_app.jobs.hub_process import HubProcess
+    from sftm_app.merging.recipe import recipe_to_yaml
+
+    if not options.models and not options.preset:
+        raise InputError("Name a model, such as org/name, or a set with --preset. See sftm fetch --help.")
+    if options.recipe and not (options.base or options.preset):
+        raise InputError("--recipe needs a base. Add --base MODEL.")
+    if options.recipe and options.recipe.exists():
+        raise OutputError(f"{options.recipe}: exists already. Give --recipe another name, or remove it first.")
+    _interruptible()
+    chosen = choose(options.base or "", options.models, options.preset, _folder)
+    seen = look(chosen, HubProcess())
+    if not options.quiet:
+        for line in (*seen.summary(), *seen.notes):
+            print(line, file=sys.stderr)
+    seen.require()
+    if options.look:
+        return
+    with tqdm(total=seen.missing_bytes, unit="B", unit_scale=True, disable=options.quiet) as bar:
+        fetched = fetch(seen, HubProcess(), lambda done, total: bar.update(done - bar.n) and None)
+    for source in chosen.sources:
+        print(fetched.folders[source])
+    if options.recipe:
+        options.recipe.write_text(recipe_to_yaml(fetched.recipe()), encoding="utf-8")
+
+
+def _folder(text: str) -> Path | None:
+    path = Path(os.path.abspath(os.path.expanduser(text)))
+    return path if path.is_dir() else None
 
 
 def _ui(options: argparse.Namespace) -> None:

@@ -3,6 +3,7 @@
     SFTMError                    base of all; its text is a sentence made for the person who reads it
     ├── InputError               what was given cannot be used            (exit code 2)
     │   ├── CheckpointError      a folder or file of weights is unusable
+    │   ├── HubError             a model on the hub cannot be named, reached, seen or used
     │   ├── CompatibilityError   base and tasks do not fit; carries every problem found
     │   ├── RecipeError          a recipe or an option is not understood
     │   ├── OutputError          the output folder cannot be written
@@ -34,6 +35,10 @@ class InputError(SFTMError):
 
 class CheckpointError(InputError):
     """A checkpoint folder or weight file is missing, damaged or not understood."""
+
+
+class HubError(InputError):
+    """A model on the Hugging Face hub cannot be named, reached, seen or used."""
 
 
 class CompatibilityError(InputError):

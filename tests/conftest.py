@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from hub_fixture import hub  # noqa: F401
 from tiny_checkpoints import N_LABELS, save_base, save_task
 
 torch.set_num_threads(1)

@@ -14,9 +14,9 @@ from safetensors.torch import load_file
 import sftm_app
 from sftm_app import check, inspect, merge
 from sftm_app.errors import CompatibilityError, InputError, OutputError, RecipeError
+from sftm_app.merging.progress import Progress
 from sftm_app.merging.recipe import load_recipe
 from sftm_app.merging.report import Report
-from sftm_app.merging.save import Progress
 
 
 def test_the_shape_of_the_documented_call(tiny_models: Path, tmp_path: Path) -> None:
@@ -117,7 +117,7 @@ def test_inspect(tiny_models: Path) -> None:
 
 
 def test_what_the_package_offers() -> None:
-    assert set(sftm_app.__all__) == {"__version__", "check", "inspect", "merge"}
+    assert set(sftm_app.__all__) == {"__version__", "check", "extract", "inspect", "merge"}
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         _ = sftm_app.nonsense
 

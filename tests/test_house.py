@@ -44,6 +44,7 @@ MAY_IMPORT = {
 # Where a library may be imported: rooms, or single files.
 ONLY_IN = {
     "gradio": ("ui/",),
+    "huggingface_hub": ("checkpoints/hub",),
     "plotly": ("plots/",),
     "safetensors": ("checkpoints/",),
     "transformers": ("checkpoints/architecture.py", "evaluation/"),

@@ -1,4 +1,4 @@
-"""A checkpoint: a folder in Hugging Face format, opened by its headers only; tensors are read on demand."""
+"""A checkpoint: a folder in Hugging Face format or bare weights, opened by headers only; tensors are read on demand."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,15 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from sftm_app.checkpoints.adapter_config import (
+    ADAPTER_CONFIG_NAME,
+    ADAPTER_WEIGHTS_NAME,
+    AdapterConfig,
+    parse_adapter_config,
+)
+from sftm_app.checkpoints.bare import INDEX_SUFFIX, find_bare, pickles_in, refuse_pickle
 from sftm_app.checkpoints.header import FileStamp, Header, TensorInfo, open_regular, read_header
+from sftm_app.checkpoints.shards import refuse_foreign_link, size_note
 from sftm_app.errors import CheckpointError, NumericalError
 
 WEIGHTS_NAME = "model.safetensors"
@@ -31,6 +40,7 @@ class Checkpoint:
     """A checkpoint whose headers were read and verified.
 
     `tensors` maps each name, as it stands in the files, to its place; `files` maps the same name to its file.
+    `adapter` is set for a LoRA adapter, whose `config` is empty.
     """
 
     path: Path
@@ -38,13 +48,21 @@ class Checkpoint:
     tensors: dict[str, TensorInfo]
     files: dict[str, Path]
     stamps: dict[Path, FileStamp]
+    adapter: AdapterConfig | None = None
+
+    @property
+    def bare(self) -> bool:
+        """Whether no config says what model this is, so that roles are guessed."""
+        return not self.config and self.adapter is None
 
     @property
     def model_type(self) -> str:
-        return str(self.config.get("model_type", "unknown"))
+        return "lora" if self.adapter else str(self.config.get("model_type", "unknown"))
 
     @property
     def architecture(self) -> str:
+        if self.adapter:
+            return f"LoRA adapter, r {self.adapter.r}"
         named = self.config.get("architectures")
         return str(named[0]) if isinstance(named, list) and named else "unknown"
 
@@ -70,11 +88,11 @@ class Checkpoint:
 
 
 def open_checkpoint(path: str | Path) -> Checkpoint:
-    """Open a checkpoint folder by its headers.
+    """Open a checkpoint folder, or a safetensors file, by its headers. Without config.json the checkpoint is bare.
 
     Raises
-        CheckpointError: no such folder, no permission, no config.json, no safetensors, or a damaged file; with the next
-            step.
+        CheckpointError: no such folder, no permission, no safetensors, several without config.json, or a damaged file;
+            with the next step.
     """
     # os.path, because Path.expanduser() raises for an unknown ~user.
     folder = Path(os.path.expanduser(path))
@@ -102,33 +120,78 @@ def _is_there(path: Path) -> bool:
 def _open_folder(folder: Path) -> Checkpoint:
     if not _is_there(folder):
         raise CheckpointError(f"{folder}: there is no such folder. Check the path.")
-    if folder.is_file() and folder.suffix == ".safetensors":
-        folder = folder.parent
+    if folder.is_file():
+        return _open_file(folder)
     if not folder.is_dir():
         raise CheckpointError(f"{folder}: is not a checkpoint folder. Pick the folder that holds {CONFIG_NAME}.")
-    if _is_there(folder / "adapter_config.json"):
-        raise CheckpointError(
-            f"{folder}: is a LoRA adapter. Adapters cannot be merged yet; merge it into its base first "
-            "(`peft_model.merge_and_unload().save_pretrained(folder)`) and pick that folder."
-        )
+    if _is_there(folder / ADAPTER_CONFIG_NAME):
+        return _open_adapter(folder)
     if not _is_there(folder / CONFIG_NAME):
-        raise CheckpointError(f"{folder}: has no {CONFIG_NAME}. {_next_step_without_config(folder)}")
+        found = find_bare(folder)
+        if found is None:
+            raise CheckpointError(f"{folder}: has no {CONFIG_NAME}. {_next_step_without_config(folder)}")
+        return _assemble(folder, {}, _read_bare(found))
     config = read_json(folder / CONFIG_NAME)
-    headers = _read_headers(folder)
+    if not config:
+        raise CheckpointError(f"{folder / CONFIG_NAME}: is empty. Download it again, or remove it to merge by guesses.")
+    return _assemble(folder, config, _read_headers(folder))
+
+
+def _open_adapter(folder: Path) -> Checkpoint:
+    values = read_json(folder / ADAPTER_CONFIG_NAME)
+    if values.get("peft_type") != "LORA":
+        raise CheckpointError(
+            f"{folder}: is an adapter of the kind {values.get('peft_type')!r}; only LoRA adapters can be merged as "
+            "they are. Merge it into its base with PEFT (`merge_and_unload`, if its kind allows that) and pick that."
+        )
+    if _is_there(folder / WEIGHTS_NAME) or _is_there(folder / INDEX_NAME):
+        raise CheckpointError(
+            f"{folder}: holds both a LoRA adapter and a full model. Move the one meant to a folder of its own."
+        )
+    file = folder / ADAPTER_WEIGHTS_NAME
+    if not _is_there(file):
+        if not _is_there(folder / "adapter_model.bin"):
+            raise CheckpointError(f"{file}: is missing. Download the adapter again.")
+        raise CheckpointError(
+            f"{folder}: its weights are a pickle (adapter_model.bin), which can run code when loaded. Convert it: load "
+            "it with `PeftModel.from_pretrained(base, folder)` and save it with `save_pretrained(folder)`: that writes "
+            "safetensors."
+        )
+    return replace(_assemble(folder, {}, {file: read_header(file)}), adapter=parse_adapter_config(values))
+
+
+def _open_file(file: Path) -> Checkpoint:
+    """A weight file stands for its folder where a config beside it says so, else for itself."""
+    folder = file.parent
+    described = [name for name in (CONFIG_NAME, ADAPTER_CONFIG_NAME) if _is_there(folder / name)]
+    found = find_bare(file)
+    if not described:
+        assert found is not None
+        return _assemble(found, {}, _read_bare(found))
+    opened = _open_folder(folder)
+    if file.resolve() not in {path.resolve() for path in opened.files.values()} and file.name != INDEX_NAME:
+        raise CheckpointError(
+            f"{file}: is not the file that {described[0]} beside it belongs to. Move it to a folder of its own to have "
+            f"its roles guessed, or pick the folder {folder}."
+        )
+    return opened
+
+
+def _assemble(path: Path, config: dict[str, Any], headers: dict[Path, Header]) -> Checkpoint:
     tensors: dict[str, TensorInfo] = {}
     files: dict[str, Path] = {}
     for file, header in headers.items():
         for info in header.tensors:
             if info.name in files:
                 raise CheckpointError(
-                    f"{folder}: tensor {info.name!r} stands in both {files[info.name].name} and {file.name}. "
+                    f"{path}: tensor {info.name!r} stands in both {files[info.name].name} and {file.name}. "
                     "Download the checkpoint again."
                 )
             tensors[info.name], files[info.name] = info, file
     if not tensors:
-        raise CheckpointError(f"{folder}: its weight files hold no tensors. Download the checkpoint again.")
+        raise CheckpointError(f"{path}: its weight files hold no tensors. Download the checkpoint again.")
     stamps = {file: header.stamp for file, header in headers.items()}
-    return Checkpoint(folder.resolve(), config, tensors, files, stamps)
+    return Checkpoint(path.resolve(), config, tensors, files, stamps)
 
 
 def _next_step_without_config(folder: Path) -> str:
@@ -147,22 +210,23 @@ def _read_headers(folder: Path) -> dict[Path, Header]:
             raise CheckpointError(
                 f"{folder}: holds both {WEIGHTS_NAME} and {INDEX_NAME}, and they may differ. Remove the one not meant."
             )
-        return _read_sharded(folder)
+        return _read_sharded(folder / INDEX_NAME)
     if _is_there(folder / WEIGHTS_NAME):
+        refuse_foreign_link(folder / WEIGHTS_NAME)
         return {folder / WEIGHTS_NAME: read_header(folder / WEIGHTS_NAME)}
-    pickles = sorted(p.name for pattern in ("*.bin", "*.pt", "*.pth") for p in folder.glob(pattern))
-    if pickles:
-        raise CheckpointError(
-            f"{folder}: its weights are a pickle ({pickles[0]}), which can run code when loaded. Convert it: load the "
-            "model with transformers and save it with `model.save_pretrained(folder)`, which writes safetensors."
-        )
+    if pickles := pickles_in(folder):
+        raise refuse_pickle(folder, pickles[0])
     others = sorted(p.name for p in folder.glob("*.safetensors"))
     hint = f" It holds {', '.join(others[:4])}; rename the one meant to {WEIGHTS_NAME}." if others else ""
     raise CheckpointError(f"{folder}: has neither {WEIGHTS_NAME} nor {INDEX_NAME}.{hint or ' Download it again.'}")
 
 
-def _read_sharded(folder: Path) -> dict[Path, Header]:
-    index_path = folder / INDEX_NAME
+def _read_bare(found: Path) -> dict[Path, Header]:
+    return _read_sharded(found) if found.name.endswith(INDEX_SUFFIX) else {found: read_header(found)}
+
+
+def _read_sharded(index_path: Path) -> dict[Path, Header]:
+    folder = index_path.parent
     weight_map = read_json(index_path).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(f"{index_path}: has no table `weight_map`. Download the checkpoint again.")
@@ -172,6 +236,7 @@ def _read_sharded(folder: Path) -> dict[Path, Header]:
             raise CheckpointError(
                 f"{index_path}: names the shard {shard!r}; only plain .safetensors names beside the index are allowed."
             )
+        refuse_foreign_link(folder / shard)
         headers[folder / shard] = read_header(folder / shard)
     found = {(info.name, file.name) for file, header in headers.items() for info in header.tensors}
     claimed = {(str(name), str(shard)) for name, shard in weight_map.items()}
@@ -182,6 +247,19 @@ def _read_sharded(folder: Path) -> dict[Path, Header]:
             f"{folder / shard}: holds tensor {name!r}, which the index does not place there. Download it again."
         )
     return headers
+
+
+def index_note(checkpoint: Checkpoint) -> str | None:
+    """What the index of a sharded checkpoint claims wrongly of its files, in a sentence; None when nothing.
+
+    Raises
+        CheckpointError: the index is gone or was damaged since the checkpoint was opened.
+    """
+    index = checkpoint.path if checkpoint.path.name.endswith(INDEX_SUFFIX) else checkpoint.path / INDEX_NAME
+    if len(checkpoint.stamps) < 2 or not index.is_file():
+        return None
+    sizes = {name: info.n_bytes for name, info in checkpoint.tensors.items()}
+    return size_note(read_json(index).get("metadata"), sizes)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -206,38 +284,43 @@ def read_json(path: Path) -> dict[str, Any]:
 class TensorReader:
     """Reads tensors of one checkpoint; refuses once a file changed since the checkpoint was opened.
 
-    Files are read with pread: a file that shrinks while mapped into memory would kill the process with SIGBUS.
+    Files are read, not mapped: a mapped file that shrinks would kill the process with SIGBUS, and its pages would
+    count as memory of ours.
     """
 
     def __init__(self, checkpoint: Checkpoint, stack: ExitStack) -> None:
         self._checkpoint = checkpoint
         self._stack = stack
-        self._handles: dict[Path, Any] = {}
+        self._handles: dict[Path, FileIO] = {}
 
-    def __call__(self, name: str) -> Tensor:
+    def __call__(self, name: str, row: int | None = None) -> Tensor:
         """The tensor `name` as stored, on the CPU, with its stored dtype and shape.
+
+        row: only this entry along the first dimension, as one expert of a stack; no more than that is read.
 
         Raises
             CheckpointError: the file changed or cannot be read.
         """
-        file = self._checkpoint.files[name]
+        file, info = self._checkpoint.files[name], self._checkpoint.tensors[name]
+        tensor = torch.empty(info.shape if row is None else info.shape[1:], dtype=info.dtype)
         try:
             if FileStamp.of(file) != self._checkpoint.stamps[file]:
                 raise CheckpointError(f"{file}: was changed while in use. Start again.")
             if file not in self._handles:
-                self._handles[file] = self._stack.enter_context(safe_open(file, "pt", backend="pread"))
-            tensor: Tensor = self._handles[file].get_tensor(name)
-        except (OSError, SafetensorError) as error:
+                self._handles[file] = self._stack.enter_context(FileIO(file))
+            self._handles[file].seek(info.offset + (row or 0) * tensor.nbytes)
+            _fill(tensor, self._handles[file])
+        except OSError as error:
             raise CheckpointError(f"{file}: tensor {name!r} cannot be read ({error}). Start again.") from None
         return tensor
 
-    def finite(self, name: str, dtype: torch.dtype = torch.float32) -> Tensor:
+    def finite(self, name: str, dtype: torch.dtype = torch.float32, row: int | None = None) -> Tensor:
         """The same in a floating-point compute `dtype`, refused when it holds NaN or Inf.
 
         Raises
             NumericalError: naming the file, the tensor and how many values are not finite.
         """
-        tensor = self(name).to(dtype)
+        tensor = self(name, row).to(dtype)
         # One pass over the data instead of three: the sum is finite unless a value is not, or it overflows.
         if tensor.numel() and not torch.isfinite(tensor.sum()):
             n_bad = int((~torch.isfinite(tensor)).sum())
@@ -247,6 +330,17 @@ class TensorReader:
                     f"out of {tensor.numel()}. The checkpoint is broken: train or download it again."
                 )
         return tensor
+
+
+def _fill(tensor: Tensor, file: FileIO) -> None:
+    """Read a contiguous tensor's bytes from where the file stands. Raises OSError when it ends too early."""
+    wanted: memoryview = tensor.reshape(-1).view(torch.uint8).numpy().data
+    while wanted:
+        # One call gives at most 2 GiB on Linux.
+        n_read = file.readinto(wanted)
+        if not n_read:
+            raise OSError("it is cut off")
+        wanted = wanted[n_read:]
 
 
 @contextmanager

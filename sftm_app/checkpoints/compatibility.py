@@ -3,38 +3,25 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
-from sftm_app.checkpoints.architecture import Architecture, read_architecture
-from sftm_app.checkpoints.checkpoint import Checkpoint, TensorReader, open_reader
+from sftm_app.checkpoints.adapter_config import PEFT_PREFIX, LoraPair
+from sftm_app.checkpoints.adapter_matching import match_adapter
+from sftm_app.checkpoints.architecture import Architecture
+from sftm_app.checkpoints.checkpoint import Checkpoint, TensorReader, index_note, open_reader
+from sftm_app.checkpoints.guess import guess_architecture
+from sftm_app.checkpoints.matching import Match, Source, match_full
+from sftm_app.checkpoints.mismatches import apart_note, listing, vocabulary_problems
+from sftm_app.checkpoints.role_rules import RoleRules, apply_rules
+from sftm_app.checkpoints.ties import architecture_of
 from sftm_app.errors import CheckpointError, CompatibilityError, InputError
 
-MAX_NAMED = 5
-# What a config says about its checkpoint rather than about the model.
-_SAVING_KEYS = ("num_labels", "use_cache", "torchscript", "return_dict", "output_attentions", "output_hidden_states")
+GUESSED = (
+    "The base has no config.json: what each tensor is was guessed from names and shapes. Look the guesses through, and "
+    "set those that are wrong (in the app under What each tensor is, in a recipe by `roles`)."
+)
 TASK_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-
-
-@dataclass(frozen=True)
-class Source:
-    """A task checkpoint with its name and its weight in the merge (a positive factor on its task matrices)."""
-
-    name: str
-    checkpoint: Checkpoint
-    weight: float = 1.0
-
-
-@dataclass(frozen=True)
-class Match:
-    """How one task lines up with the base.
-
-    names: name in the base -> name in the task's files, for every tensor that both hold in the same shape.
-    heads: names in the task's files that the base lacks or holds in another shape, outside the backbone.
-    """
-
-    names: dict[str, str]
-    heads: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -59,28 +46,43 @@ class Preflight:
         return self
 
 
-def preflight(base: Checkpoint, tasks: Sequence[Source]) -> Preflight:
-    """Compare base and tasks by their configs and headers.
+def _index_notes(base: Checkpoint, tasks: Sequence[Source]) -> list[str]:
+    """What the indices of sharded checkpoints claim wrongly; nothing that keeps a merge from being right."""
+    named = {"base": base} | {task.name: task.checkpoint for task in tasks}
+    return [f"{name}: {note}" for name, checkpoint in named.items() if (note := index_note(checkpoint))]
+
+
+def preflight(base: Checkpoint, tasks: Sequence[Source], roles: RoleRules = ()) -> Preflight:
+    """Compare base and tasks by their configs and headers. roles: set by a person, as in Recipe.
 
     Raises
         CheckpointError: the base's architecture is not known.
     """
+    if base.adapter:
+        raise CheckpointError(
+            f"{base.path}: is a LoRA adapter, which cannot be the base. Pick the model that it was trained on as "
+            "the base and the adapter as a task."
+        )
     try:
-        architecture = read_architecture(base.config)
+        architecture = guess_architecture(base.tensors) if base.bare else architecture_of(base)
     except CheckpointError as error:
         raise CheckpointError(f"{base.path}: {error}") from None
-    problems = _check_set(base, tasks)
-    notes = _picked_twice(tasks)
+    architecture, unfit = apply_rules(architecture, base.tensors, roles)
+    problems = _check_set(base, tasks) + unfit
+    notes = ([GUESSED] if base.bare else []) + apart_note("The base", architecture.apart) + _picked_twice(tasks)
+    notes += _index_notes(base, tasks)
     matches = []
     for task in tasks:
-        match, found, said = _match(base, task, architecture)
+        match_task = match_adapter if task.checkpoint.adapter else match_full
+        match, found, said = match_task(base, task, architecture)
         matches.append(match)
         problems += found
         notes += said
+    problems += vocabulary_problems([task.name for task in tasks], [match.vocabulary for match in matches])
     matches = _apart_where_some_lack_it(matches)
-    copied = [name for name in base.tensors if not any(name in match.names for match in matches)]
+    copied = [name for name in base.tensors if not any(match.source(name) for match in matches)]
     if copied and tasks and not problems:
-        notes.append(f"{len(copied)} tensors are in no task and are copied from the base: {_listing(copied)}.")
+        notes.append(f"{len(copied)} tensors are in no task and are copied from the base: {listing(copied)}.")
     dtypes = {" and ".join(source.dtypes) for source in (base, *(task.checkpoint for task in tasks))}
     if len(dtypes) > 1:
         notes.append(f"The types differ ({', '.join(sorted(dtypes))}); everything is computed in float32.")
@@ -89,11 +91,16 @@ def preflight(base: Checkpoint, tasks: Sequence[Source]) -> Preflight:
 
 def _apart_where_some_lack_it(matches: list[Match]) -> list[Match]:
     """A tensor that is one task's head is kept apart for all of them: heads of some tasks only are never mixed."""
-    head_names = {head for match in matches for head in match.heads}
+    head_names = {head.removeprefix(PEFT_PREFIX) for match in matches for head in match.heads}
+
+    def apart(theirs: str) -> bool:
+        return theirs.removeprefix(PEFT_PREFIX) in head_names
+
     return [
-        Match(
-            {ours: theirs for ours, theirs in match.names.items() if theirs not in head_names},
-            match.heads + tuple(theirs for theirs in match.names.values() if theirs in head_names),
+        replace(
+            match,
+            names={ours: theirs for ours, theirs in match.names.items() if not apart(theirs)},
+            heads=match.heads + tuple(theirs for theirs in match.names.values() if apart(theirs)),
         )
         for match in matches
     ]
@@ -128,118 +135,6 @@ def _picked_twice(tasks: Sequence[Source]) -> list[str]:
     ]
 
 
-def _match(base: Checkpoint, task: Source, architecture: Architecture) -> tuple[Match, list[str], list[str]]:
-    checkpoint = task.checkpoint
-    if checkpoint.model_type != base.model_type:
-        problem = (
-            f"{task.name}: is a {checkpoint.model_type!r} model, the base is a {base.model_type!r} model. "
-            "Only checkpoints fine-tuned from the base can be merged into it."
-        )
-        return Match({}, ()), [problem], []
-    try:
-        task_architecture = read_architecture(checkpoint.config)
-    except CheckpointError as error:
-        return Match({}, ()), [f"{task.name}: {error}"], []
-
-    prefix = architecture.backbone_prefix
-    names: dict[str, str] = {}
-    absent, reshaped, retyped = [], [], []
-    other_labels = checkpoint.id2label != base.id2label
-    for name, info in base.tensors.items():
-        found = _find(name, prefix, checkpoint)
-        if found is not None and other_labels and not _in_backbone(found, task_architecture):
-            continue  # a classifier of the same size for other classes is another head
-        if found is None:
-            absent.append(name)
-        elif checkpoint.tensors[found].is_float != info.is_float:
-            retyped.append(name)
-            names[name] = found
-        elif checkpoint.tensors[found].shape == info.shape:
-            names[name] = found
-        elif _in_backbone(found, task_architecture):
-            reshaped.append((name, info.shape, checkpoint.tensors[found].shape))
-    missing = _ought_to_hold(absent, base, checkpoint, prefix)
-    matched = set(names.values())
-    rest = [name for name in checkpoint.tensors if name not in matched]
-    heads = tuple(name for name in rest if not _in_backbone(name, task_architecture))
-    known = {_find(name, prefix, checkpoint) for name, _, _ in reshaped}
-    unexpected = [name for name in rest if name not in heads and name not in known]
-
-    problems = [
-        f"{task.name}: tensor {name!r} has shape {list(theirs)}, in the base it is {list(ours)}"
-        f"{', which is its transpose' if theirs == ours[::-1] else ''}."
-        for name, ours, theirs in reshaped[:MAX_NAMED]
-    ]
-    if reshaped:
-        more = f"{len(reshaped) - MAX_NAMED} more tensors have another shape. " if len(reshaped) > MAX_NAMED else ""
-        problems.append(
-            f"{task.name}: {more}It was not fine-tuned from this base, or its vocabulary or image size was changed."
-        )
-    if retyped:
-        problems.append(
-            f"{task.name}: {len(retyped)} tensors are integers on one side and floating-point numbers on the other: "
-            f"{_listing(retyped)}. Quantised checkpoints cannot be merged: use the one before quantisation."
-        )
-    if missing:
-        problems.append(
-            f"{task.name}: {len(missing)} tensors of the base are missing from it: {_listing(missing)}. "
-            "The checkpoint is incomplete, or smaller than the base: download it again, or pick another."
-        )
-    if unexpected:
-        problems.append(
-            f"{task.name}: holds {len(unexpected)} tensors that the base lacks: {_listing(unexpected)}. "
-            "It was not fine-tuned from this base."
-        )
-    notes = _other_settings(base, task)
-    if heads:
-        notes.append(f"{task.name}: {_listing(list(heads))} belong to its own head, which is kept apart, not merged.")
-    return Match(names, heads), problems, notes
-
-
-def _other_settings(base: Checkpoint, task: Source) -> list[str]:
-    """A note when settings that leave no trace in the shapes differ, such as the number of attention heads."""
-    ours, theirs = base.config, task.checkpoint.config
-    other = [
-        f"{key} ({theirs[key]!r}, in the base {ours[key]!r})"
-        for key in ours
-        if key in theirs and key not in _SAVING_KEYS and isinstance(ours[key], int | float) and ours[key] != theirs[key]
-    ]
-    return [f"{task.name}: its config differs in {_listing(other)}; the merged model has the base's."] if other else []
-
-
-def _ought_to_hold(absent: list[str], base: Checkpoint, task: Checkpoint, prefix: str) -> list[str]:
-    """Those tensors of the base that a model of the task's class has when it is as large as the base.
-
-    A classifier without the base's pooler lacks nothing; a task with fewer layers than the base does.
-    """
-    if not absent:
-        return []
-    as_large = read_architecture(base.config | {"architectures": task.config.get("architectures")})
-    return [name for name in absent if _find_name(name, prefix, as_large.owners) is not None]
-
-
-def _find(name: str, prefix: str, checkpoint: Checkpoint) -> str | None:
-    return _find_name(name, prefix, checkpoint.tensors)
-
-
-def _find_name(name: str, prefix: str, names: Mapping[str, object]) -> str | None:
-    """The same parameter's name in another checkpoint, with or without the backbone's prefix."""
-    for candidate in (name, prefix + name, name.removeprefix(prefix)):
-        if candidate in names:
-            return candidate
-    return None
-
-
-def _in_backbone(name: str, architecture: Architecture) -> bool:
-    owner = architecture.owners.get(name)
-    return owner is None or owner.in_backbone
-
-
-def _listing(names: list[str]) -> str:
-    more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
-    return ", ".join(names[:MAX_NAMED]) + more
-
-
 def refuse_unchanged(found: Preflight) -> None:
     """Refuse a task whose merged tensors all equal the base's. Reads tensors until the first difference.
 
@@ -250,7 +145,8 @@ def refuse_unchanged(found: Preflight) -> None:
         unchanged = []
         for task, match in zip(found.tasks, found.matches, strict=True):
             with open_reader(task.checkpoint) as read:
-                if not any(_differs(base, read, ours, theirs) for ours, theirs in match.names.items()):
+                changed = any(_differs(base, read, ours, theirs) for ours, theirs in match.names.items())
+                if not changed and not any(_acts(read, pair) for pair in match.pairs.values()):
                     unchanged.append(task.name)
     if unchanged:
         raise InputError(
@@ -263,3 +159,8 @@ def _differs(base: TensorReader, task: TensorReader, ours: str, theirs: str) -> 
     left, right = base(ours), task(theirs)
     # Compared in the task's type: a task saved in half precision equals its base when rounding explains every change.
     return bool((left.to(right.dtype).float() != right.float()).any()) if right.is_floating_point() else False
+
+
+def _acts(read: TensorReader, pair: LoraPair) -> bool:
+    """Whether a LoRA pair changes anything: training starts with B at zero, which is the base itself."""
+    return bool(pair.scaling and read(pair.b).float().any() and read(pair.a).float().any())

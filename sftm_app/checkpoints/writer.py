@@ -39,8 +39,12 @@ class OutputTensor:
     shape: tuple[int, ...]
 
     @property
+    def n_elements(self) -> int:
+        return torch.Size(self.shape).numel()
+
+    @property
     def n_bytes(self) -> int:
-        return torch.Size(self.shape).numel() * self.dtype.itemsize
+        return self.n_elements * self.dtype.itemsize
 
 
 @contextmanager
@@ -141,16 +145,23 @@ def sync_folder(path: Path) -> None:
 
 
 def shard(tensors: Sequence[OutputTensor], max_shard_bytes: int) -> list[list[OutputTensor]]:
-    """Split tensors, in order, into files of at most `max_shard_bytes` (a larger tensor gets a file of its own)."""
-    shards: list[list[OutputTensor]] = [[]]
+    """Split tensors into files of at most `max_shard_bytes`, which tensor goes where as transformers decides it.
+
+    In order; a tensor larger than that gets a file of its own, and the one being filled goes on behind it.
+    """
+    shards: list[list[OutputTensor]] = []
+    filling: list[OutputTensor] = []
     size = 0
     for tensor in tensors:
-        if shards[-1] and size + tensor.n_bytes > max_shard_bytes:
-            shards.append([])
-            size = 0
-        shards[-1].append(tensor)
+        if tensor.n_bytes > max_shard_bytes:
+            shards.append([tensor])
+            continue
+        if size + tensor.n_bytes > max_shard_bytes:
+            shards.append(filling)
+            filling, size = [], 0
+        filling.append(tensor)
         size += tensor.n_bytes
-    return shards
+    return [*shards, filling] if filling or not shards else shards
 
 
 class TensorFile:
@@ -237,10 +248,13 @@ class WeightsWriter:
             raise
         if n > 1:
             index = {
-                "metadata": {"total_size": sum(tensor.n_bytes for tensor in tensors)},
+                "metadata": {
+                    "total_parameters": sum(t.n_elements for t in tensors if t.dtype.is_floating_point),
+                    "total_size": sum(t.n_bytes for t in tensors),
+                },
                 "weight_map": {t.name: name for name, members in zip(names, shards, strict=True) for t in members},
             }
-            write_text(folder / INDEX_NAME, json.dumps(index, indent=2))
+            write_text(folder / INDEX_NAME, json.dumps(index, indent=2, sort_keys=True) + "\n")
 
     def write(self, name: str, tensor: Tensor) -> None:
         """Put one tensor's bytes in their place. The tensor has the announced shape and dtype."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from sftm_app.evaluation.contestants import INDIVIDUAL, Arena, Contestant
-from sftm_app.evaluation.samples import Samples
+from sftm_app.evaluation.family import Samples, accuracy
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,6 @@ def fill_table(
         for row, task in enumerate(table.tasks):
             if task not in kept:
                 kept[task] = samples(task) if limit is None else samples(task).subset(limit)
-            labelled = kept[task]
-            value = arena.classifier(contestant, task).accuracy(labelled.images, labelled.labels)
+            value = accuracy(arena.model(contestant, task), kept[task])
             table = table.with_value(row, column, value)
             yield table

@@ -14,14 +14,18 @@ from cachetools import LRUCache
 from torch import Tensor
 
 from sftm_app.caching import keep
-from sftm_app.checkpoints.checkpoint import Checkpoint, open_checkpoint, open_reader
-from sftm_app.checkpoints.compatibility import Preflight
-from sftm_app.errors import InputError, SampleError
-from sftm_app.evaluation.image_classifier import ImageClassifier, build_image_classifier
+from sftm_app.checkpoints.checkpoint import open_checkpoint
+from sftm_app.checkpoints.compatibility import Preflight, preflight
+from sftm_app.checkpoints.matching import Source
+from sftm_app.errors import InputError
+from sftm_app.evaluation.building import has_chat_template
+from sftm_app.evaluation.families import family_of
+from sftm_app.evaluation.family import Family, Tryable
+from sftm_app.evaluation.task_model import individual_parts, layout_of, merged_parts, read_all
 from sftm_app.merging.methods import get_method
 from sftm_app.merging.plan import plan_for
 from sftm_app.merging.recipe import make_recipe
-from sftm_app.merging.run import run
+from sftm_app.merging.run import individual_tensors, run
 
 BACKBONE_BYTES = 2_000_000_000
 MODEL_BYTES = 2_000_000_000
@@ -66,17 +70,32 @@ class Arena:
         self._device = device
         self._lock = Lock()
         self._backbones: LRUCache[str, Mapping[str, Tensor]] = LRUCache(BACKBONE_BYTES, getsizeof=_backbone_bytes)
-        self._models: LRUCache[tuple[str, str], ImageClassifier] = LRUCache(MODEL_BYTES, getsizeof=_model_bytes)
+        self._models: LRUCache[tuple[str, str], Tryable] = LRUCache(MODEL_BYTES, getsizeof=lambda model: model.n_bytes)
 
     @property
     def task_names(self) -> tuple[str, ...]:
         return tuple(task.name for task in self._found.tasks)
 
-    def classifier(self, contestant: Contestant, task: str) -> ImageClassifier:
-        """The contestant with the head of `task`, ready to classify.
+    def family(self, task: str) -> Family:
+        """What kind of model a task is.
 
         Raises
-            SampleError: the task cannot be tried (see build_image_classifier).
+            SampleError: none that can be tried.
+            InputError: no such task.
+        """
+        layout = layout_of(self._found, self._index(task))
+        return family_of(layout.class_name, layout.config)
+
+    def chats(self, task: str) -> bool:
+        """Whether a task's model has a chat template that a message can be put into. Raises as family()."""
+        source = self._found.tasks[self._index(task)].checkpoint
+        return self.family(task).chats and has_chat_template((source.path, self._found.base.path))
+
+    def model(self, contestant: Contestant, task: str) -> Tryable:
+        """The contestant with the head of `task`, ready to be tried.
+
+        Raises
+            SampleError: the task cannot be tried (see family and its build).
             InputError: no such task.
         """
         key = (contestant.key, task)
@@ -84,26 +103,18 @@ class Arena:
         with self._lock:
             return self._models.get(key) or keep(self._models, key, self._build(contestant, task))
 
-    def _build(self, contestant: Contestant, task_name: str) -> ImageClassifier:
-        if task_name not in self.task_names:
-            raise InputError(f"There is no task {task_name!r}. Choose one of {', '.join(self.task_names)}.")
-        index = self.task_names.index(task_name)
-        task, match = self._found.tasks[index], self._found.matches[index]
-        with open_reader(task.checkpoint) as read:
-            if contestant.key == INDIVIDUAL.key:
-                tensors = {name: read(name) for name in task.checkpoint.tensors}
-            else:
-                backbone = self._backbone(contestant)
-                lacking = [name for name in match.names if name not in backbone]
-                if lacking:
-                    raise SampleError(f"{contestant.title}: lacks {lacking[0]!r}, so it was not merged from this base.")
-                tensors = {theirs: backbone[ours] for ours, theirs in match.names.items()}
-                tensors |= {name: read(name) for name in match.heads}
-        return build_image_classifier(task.checkpoint.config, tensors, self._processor(task.checkpoint), self._device)
+    def _index(self, task: str) -> int:
+        if task not in self.task_names:
+            raise InputError(f"There is no task {task!r}. Choose one of {', '.join(self.task_names)}.")
+        return self.task_names.index(task)
 
-    def _processor(self, task: Checkpoint) -> Path:
-        own = (task.path / "preprocessor_config.json").is_file()
-        return task.path if own else self._found.base.path
+    def _build(self, contestant: Contestant, task: str) -> Tryable:
+        # Asked first: a task that cannot be tried at all should not wait for a merge.
+        family, index = self.family(task), self._index(task)
+        if contestant.key == INDIVIDUAL.key:
+            return family.build(individual_parts(self._found, index, self._device))
+        backbone = self._backbone(contestant)
+        return family.build(merged_parts(self._found, index, backbone, contestant.title, self._device))
 
     def _backbone(self, contestant: Contestant) -> Mapping[str, Tensor]:
         known = self._backbones.get(contestant.key)
@@ -114,17 +125,16 @@ class Arena:
         if kind == "method":
             method, _, params = value.partition(":")
             return merge_in_memory(self._found, method, json.loads(params or "{}"), str(self._device))
-        checkpoint = self._found.base if kind == "base" else open_checkpoint(value)
-        with open_reader(checkpoint) as read:
-            return {name: read(name) for name in checkpoint.tensors}
+        if kind == "base":
+            return read_all(self._found.base)
+        merged = open_checkpoint(value)
+        if merged.adapter is None:
+            return read_all(merged)
+        return individual_tensors(preflight(self._found.base, [Source("merged", merged)]).require(), 0)
 
 
 def _backbone_bytes(tensors: Mapping[str, Tensor]) -> int:
     return sum(tensor.nbytes for tensor in tensors.values())
-
-
-def _model_bytes(classifier: ImageClassifier) -> int:
-    return sum(parameter.nbytes for parameter in classifier.model.parameters())
 
 
 def merge_in_memory(found: Preflight, method: str, params: Mapping[str, Any], device: str) -> dict[str, Tensor]:

@@ -1,19 +1,17 @@
-"""Image classifiers: a merged backbone with a task's own head. The first model family."""
+"""Image classifiers: a merged backbone with a task's own head."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import transformers
 from numpy.typing import NDArray
-from torch import Tensor
 
 from sftm_app.errors import SampleError
+from sftm_app.evaluation.building import build_model, load_processor, parameter_bytes
+from sftm_app.evaluation.family import Answer, Family, Parts, Samples, as_images
 
 BATCH = 256
 # What a gray picture takes of red, green and blue (ITU-R BT.601, as Pillow's mode L).
@@ -29,68 +27,81 @@ class ImageClassifier:
     labels: tuple[str, ...]
     channels: int
 
+    @property
+    def n_bytes(self) -> int:
+        return parameter_bytes(self.model)
+
+    def answer(self, samples: Samples) -> list[Answer]:
+        """The most probable class of each image. Raises SampleError: texts, or labels beyond the model's classes."""
+        images = as_images(samples)
+        return class_answers(self.labels, self.probabilities(images.images), images.labels)
+
+    @torch.inference_mode()
     def probabilities(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Class probabilities, float32 (n, classes), of uint8 images (n, height, width) or (n, height, width, 3)."""
         found = [self._batch(images[i : i + BATCH]) for i in range(0, len(images), BATCH)]
         return np.concatenate(found) if found else np.zeros((0, len(self.labels)), np.float32)
 
-    def accuracy(self, images: NDArray[np.uint8], labels: NDArray[np.int64]) -> float:
-        """The share of images whose most probable class is their label, 0..1."""
-        return float((self.probabilities(images).argmax(1) == labels).mean())
-
-    @torch.inference_mode()
     def _batch(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        if images.ndim == 4 and self.channels == 1:
-            images = np.round(images @ LUMINANCE).astype(np.uint8)
-        if images.ndim == 3:
-            images = images[:, None] if self.channels == 1 else np.repeat(images[:, None], 3, axis=1)
-        else:
-            images = images.transpose(0, 3, 1, 2)
-        inputs = self.processor(images=list(images), return_tensors="pt", input_data_format="channels_first")
-        pixels = inputs["pixel_values"].to(self.model.device, self.model.dtype)
+        pixels = pixel_values(self.processor, images, self.channels).to(self.model.device, self.model.dtype)
         result: NDArray[np.float32] = self.model(pixel_values=pixels).logits.float().softmax(-1).cpu().numpy()
         return result
 
 
-def build_image_classifier(
-    config: Mapping[str, Any], tensors: Mapping[str, Tensor], processor_folder: Path, device: torch.device
-) -> ImageClassifier:
-    """A classifier from a task's config.json and a whole set of weights under the names of the task's files.
+def pixel_values(processor: Any, images: NDArray[np.uint8], channels: int) -> torch.Tensor:
+    """Images uint8 (n, height, width) or (n, height, width, 3) as a model with 1 or 3 channels reads them."""
+    if images.ndim == 4 and channels == 1:
+        images = np.round(images @ LUMINANCE).astype(np.uint8)
+    if images.ndim == 3:
+        images = images[:, None] if channels == 1 else np.repeat(images[:, None], 3, axis=1)
+    else:
+        images = images.transpose(0, 3, 1, 2)
+    found: torch.Tensor = processor(images=list(images), return_tensors="pt", input_data_format="channels_first")[
+        "pixel_values"
+    ]
+    return found
+
+
+def class_answers(
+    labels: tuple[str, ...], probabilities: NDArray[np.float32], truths: NDArray[np.int64]
+) -> list[Answer]:
+    """The most probable of the classes for each row of float32 (n, classes); truths: int64 (n,), -1 where not known.
 
     Raises
-        SampleError: the task's model is no image classifier, the weights do not cover it, or preprocessor_config.json
-            is missing from `processor_folder`.
+        SampleError: a label that is no class.
     """
-    named = (config.get("architectures") or ["none"])[0]
-    model_class = getattr(transformers, named, None)
-    if model_class is None or not named.endswith("ForImageClassification"):
-        raise SampleError(f"The model class {named} cannot be tried here yet: only image classifiers can.")
-    parsed = transformers.AutoConfig.for_model(**config)
-    # float32 throughout: half precision is slow on a CPU, and its rounding would blur the comparison.
-    transformers.utils.logging.disable_progress_bar()
-    values = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
-    model, info = model_class.from_pretrained(
-        None, config=parsed, state_dict=values, output_loading_info=True, dtype=torch.float32
-    )
-    for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-        if info[kind]:
-            raise SampleError(f"The weights do not fit {named}: {kind.replace('_', ' ')} {sorted(info[kind])[:3]}.")
-    labels = tuple(str(parsed.id2label[i]) for i in range(parsed.num_labels))
-    channels = int(getattr(parsed, "num_channels", 3))
-    return ImageClassifier(model.to(device).eval(), load_processor(processor_folder), labels, channels)
+    if len(truths) and truths.max() >= len(labels):
+        raise SampleError(f"A sample has the class number {truths.max()}; the model knows {len(labels)} classes.")
+    best = probabilities.argmax(1)
+    return [
+        Answer(
+            labels[said],
+            labels,
+            tuple(row.tolist()),
+            labels[truth] if truth >= 0 else None,
+            bool(said == truth) if truth >= 0 else None,
+        )
+        for said, row, truth in zip(best, probabilities, truths, strict=True)
+    ]
 
 
-def load_processor(folder: Path) -> Any:
-    """The preprocessing that a checkpoint folder names.
+def build(parts: Parts) -> ImageClassifier:
+    """A classifier from a task's config.json and weights.
 
     Raises
-        SampleError: it names none, or one that cannot be read or is not known.
+        SampleError: the weights do not cover it, or preprocessor_config.json is missing.
     """
-    try:
-        if not (folder / "preprocessor_config.json").is_file():
-            raise SampleError(f"{folder}: has no preprocessor_config.json, so images cannot be prepared for the model.")
-        # The Pillow backend is always there; the default one needs torchvision.
-        return transformers.AutoImageProcessor.from_pretrained(folder, backend="pil", local_files_only=True)
-    except (OSError, ValueError) as error:
-        said = str(error).partition("\n")[0]
-        raise SampleError(f"{folder}: its preprocessor_config.json cannot be used ({said}).") from None
+    model = build_model(parts)
+    labels = tuple(str(model.config.id2label[i]) for i in range(model.config.num_labels))
+    channels = int(getattr(model.config, "num_channels", 3))
+    return ImageClassifier(model, load_processor(parts.folders), labels, channels)
+
+
+FAMILY = Family(
+    "image_classifier",
+    "image classifiers",
+    "images",
+    "Give an image; each model says which class it shows.",
+    lambda model_class, config: model_class.__name__.endswith("ForImageClassification"),
+    build,
+)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from sftm_app.checkpoints.checkpoint import read_json, read_tensors
 from sftm_app.errors import SampleError
-from sftm_app.evaluation.samples import Samples
+from sftm_app.evaluation.samples import ImageSamples
+from sftm_app.evaluation.texts import TextSamples, load_texts
 
 PACK_NAME = "pack.json"
+KINDS = ("images", "text")
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,10 @@ class PackTask:
 
 @dataclass(frozen=True)
 class Pack:
-    """A demo pack. `drawn` says that its inputs are white strokes on black, so that a drawing can be tried."""
+    """A demo pack. `drawn` says that its inputs are white strokes on black, so that a drawing can be tried.
+
+    kind: what its models read. A task's checkpoint is a whole model or a PEFT adapter.
+    """
 
     name: str
     title: str
@@ -32,6 +38,7 @@ class Pack:
     base: Path
     tasks: tuple[PackTask, ...]
     drawn: bool
+    kind: Literal["images", "text"] = "images"
 
 
 def open_pack(folder: Path) -> Pack:
@@ -46,8 +53,12 @@ def open_pack(folder: Path) -> Pack:
             PackTask(task["name"], task["title"], folder / task["path"], folder / task["samples"])
             for task in content["tasks"]
         )
-        drawn = content["image"]["channels"] == 1
-        return Pack(content["name"], content["title"], content["description"], folder / content["base"], tasks, drawn)
+        kind = content.get("kind", "images")
+        if kind not in KINDS:
+            raise SampleError(f"{folder / PACK_NAME}: is of the kind {kind!r}; known are {' and '.join(KINDS)}.")
+        drawn = kind == "images" and content["image"]["channels"] == 1
+        title, description = content["title"], content["description"]
+        return Pack(content["name"], title, description, folder / content["base"], tasks, drawn, kind)
     except (KeyError, TypeError) as error:
         raise SampleError(f"{folder / PACK_NAME}: is incomplete ({error}). Install SFTM Studio again.") from None
 
@@ -62,14 +73,16 @@ def pack_of(base: Path, packs: list[Pack]) -> Pack | None:
     return next((pack for pack in packs if pack.base.resolve() == base.resolve()), None)
 
 
-def load_samples(task: PackTask) -> Samples:
-    """The held-out samples of one task: images uint8 (n, height, width) and labels int64 (n,).
+def load_samples(task: PackTask) -> ImageSamples | TextSamples:
+    """The held-out samples of one task: a .json file holds texts, a .safetensors file images and labels.
 
     Raises
         CheckpointError, SampleError: the file is missing, damaged or holds something else.
     """
+    if task.samples_path.suffix == ".json":
+        return load_texts(task.samples_path)
     content = read_tensors(task.samples_path)
     try:
-        return Samples(content["images"].numpy(), content["labels"].numpy())
+        return ImageSamples(content["images"].numpy(), content["labels"].numpy())
     except KeyError as error:
         raise SampleError(f"{task.samples_path}: lacks {error}. Install SFTM Studio again.") from None

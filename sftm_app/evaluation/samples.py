@@ -18,19 +18,26 @@ IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
 
 @dataclass(frozen=True, eq=False)
-class Samples:
-    """Labelled images: uint8 (n, height, width) or (n, height, width, 3), and labels int64 (n,)."""
+class ImageSamples:
+    """Images uint8 (n, height, width) or (n, height, width, 3), and labels int64 (n,), -1 where not known.
+
+    choices: names of the classes, for models that have none of their own.
+    """
 
     images: NDArray[np.uint8]
     labels: NDArray[np.int64]
+    choices: tuple[str, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def subset(self, n: int) -> Samples:
+    def subset(self, n: int) -> ImageSamples:
         """At most `n` of them, in their order, the same ones each time and as even over the classes as can be."""
-        chosen = balanced(self.labels, n)
-        return Samples(self.images[chosen], self.labels[chosen])
+        return self.take(balanced(self.labels, n).tolist())
+
+    def take(self, positions: list[int]) -> ImageSamples:
+        """The samples at these positions."""
+        return ImageSamples(self.images[positions], self.labels[positions], self.choices)
 
 
 def balanced(labels: NDArray[np.int64], n: int) -> NDArray[np.intp]:
@@ -88,7 +95,7 @@ def load_image(path: Path, channels: int) -> NDArray[np.uint8]:
         raise SampleError(f"{path.name}: is not an image that can be read. Use PNG or JPEG.") from None
 
 
-def load_labelled_folder(folder: Path, id2label: dict[int, str], channels: int, limit: int = 2000) -> Samples:
+def load_labelled_folder(folder: Path, id2label: dict[int, str], channels: int, limit: int = 2000) -> ImageSamples:
     """Labelled images from a folder with one subfolder per class, named by the class or its number.
 
     At most `limit` images are read, as even over the classes as can be. Images of different sizes are scaled to the
@@ -114,7 +121,7 @@ def load_labelled_folder(folder: Path, id2label: dict[int, str], channels: int, 
             size = images[0].shape[1::-1]
             image = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))
         images.append(image)
-    return Samples(np.stack(images), labels[chosen])
+    return ImageSamples(np.stack(images), labels[chosen])
 
 
 def _labelled_files(folder: Path, id2label: dict[int, str]) -> list[tuple[Path, int]]:

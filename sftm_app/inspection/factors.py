@@ -7,14 +7,13 @@ from threading import Lock
 
 import torch
 from cachetools import LRUCache
-from torch import Tensor
 
 from sftm_app.caching import keep
 from sftm_app.checkpoints.checkpoint import Checkpoint, open_reader
 from sftm_app.checkpoints.compatibility import Preflight
-from sftm_app.checkpoints.roles import as_matrix
 from sftm_app.inspection.layers import MapLayer
 from sftm_app.linalg.svd import Factors, factorise
+from sftm_app.merging.run import part_of, read_change
 
 DEFAULT_LIMIT_BYTES = 2_000_000_000
 
@@ -49,7 +48,8 @@ class FactorCache:
             NumericalError: an input holds NaN or Inf.
             CheckpointError: an input changed since it was opened.
         """
-        key = (layer.name, _identity(found.base), *(_identity(found.tasks[i].checkpoint) for i in layer.members))
+        read = (found.base, *(found.tasks[i].checkpoint for i in layer.members))
+        key = (layer.name, layer.part, *map(_identity, read))
         with self._lock:
             known = self._kept.get(key)
         if known is not None:
@@ -68,14 +68,13 @@ def _identity(checkpoint: Checkpoint) -> tuple[object, ...]:
 def factorise_layer(found: Preflight, layer: MapLayer) -> LayerFactors:
     """Read one layer of base and tasks and factorise every task matrix at full rank."""
     with open_reader(found.base) as read:
-        base = as_matrix(read.finite(layer.name), layer.transposed)
+        base = read.finite(layer.tensor)
+    weight = layer.part.of(base)
     factors = []
     for index in layer.members:
+        source = found.matches[index].source(layer.tensor)
+        assert source is not None
         with open_reader(found.tasks[index].checkpoint) as read:
-            weight = read.finite(found.matches[index].names[layer.name])
-        factors.append(factorise(_minus(as_matrix(weight, layer.transposed), base)))
-    return LayerFactors(layer, float(torch.linalg.vector_norm(base)), tuple(factors))
-
-
-def _minus(weight: Tensor, base: Tensor) -> Tensor:
-    return (weight - base).contiguous()
+            change = read_change(read, source, base, base.device)
+        factors.append(factorise(part_of(change, layer.part)))
+    return LayerFactors(layer, float(torch.linalg.vector_norm(weight)), tuple(factors))

@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sftm_app.checkpoints.compatibility import Preflight
-from sftm_app.checkpoints.roles import Role, assign
+from sftm_app.checkpoints.roles import Part, assign
 
 
 @dataclass(frozen=True)
 class MapLayer:
-    """One weight matrix: its name in the base, its place on the map, and its shape as a linear map (m, n).
+    """One linear map: its name, its place on the map of the model, and its shape (m, n).
 
-    members: indices of the tasks that hold it. transposed: stored as in x out.
+    tensor: the name in the base of the tensor that holds it; part: where in it. members: indices of the tasks that
+    hold it.
     """
 
     name: str
     row: str
     column: str
     shape: tuple[int, int]
-    transposed: bool
+    tensor: str
+    part: Part
     members: tuple[int, ...]
 
 
@@ -34,12 +35,13 @@ def map_layers(found: Preflight) -> tuple[MapLayer, ...]:
     layers = []
     for name, info in found.base.tensors.items():
         assignment = assign(info, found.architecture.owners.get(name))
-        members = tuple(i for i, match in enumerate(found.matches) if name in match.names)
-        if assignment.role is Role.MATRIX and members:
-            m, n = info.shape[0], math.prod(info.shape[1:])
-            shape = (n, m) if assignment.transposed else (m, n)
+        members = tuple(i for i, match in enumerate(found.matches) if match.source(name))
+        for part in assignment.parts if members else ():
             row, column = place(name)
-            layers.append(MapLayer(name, row, column, shape, assignment.transposed, members))
+            label = f" [{part.label}]" if part.label else ""
+            layers.append(
+                MapLayer(name + label, row, column + label, part.shape_in(info.shape), name, part, members)
+            )
     return tuple(sorted(layers, key=lambda layer: _order(layer.name)))
 
 

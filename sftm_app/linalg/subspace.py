@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from sftm_app.errors import InputError
+from sftm_app.linalg.low_rank import Change, image
 from sftm_app.linalg.svd import Factors
-from sftm_app.linalg.system import gram, read
+from sftm_app.linalg.system import gram
 
 
 def overlap(A: Tensor, B: Tensor) -> Tensor:
@@ -106,21 +107,26 @@ def rank_for_energy(S: Tensor, fraction: float) -> int:
     return int((cumulative_energy(S) < fraction).sum()) + 1
 
 
-def readout_error(D: Tensor, factors: Factors) -> float:
+def readout_error(D: Change, factors: Factors) -> float:
     """|| diag(U^T D V) - s || / || s || for one task; 0 when D (m, n) keeps every feature, or when there is none."""
     if factors.rank == 0:
         return 0.0
-    scale = float(factors.S[0])
-    return float((read(D.to(factors.U) / scale, factors) - factors.S / scale).norm() / (factors.S / scale).norm())
+    kept, S = _image(D, factors)
+    return float(((kept * factors.U).sum(0) - S).norm() / S.norm())
 
 
-def mapping_error(D: Tensor, factors: Factors) -> float:
+def mapping_error(D: Change, factors: Factors) -> float:
     """|| D V - U S ||_F / || S || for one task: readout error plus what D (m, n) writes elsewhere."""
     if factors.rank == 0:
         return 0.0
-    scale = float(factors.S[0])
-    S = factors.S / scale
-    return float(((D.to(factors.U) / scale) @ factors.Vh.T - factors.U * S).norm() / S.norm())
+    kept, S = _image(D, factors)
+    return float(kept.addcmul_(factors.U, S, value=-1.0).norm() / S.norm())
+
+
+def _image(D: Change, factors: Factors) -> tuple[Tensor, Tensor]:
+    """D V (m, r) and the gains (r,), both in units of the largest gain, so that no square overflows."""
+    scale = 1 / float(factors.S[0])
+    return image(D * scale, factors.Vh.T), factors.S * scale
 
 
 def interference(factors: Sequence[Factors], top: int | None = None) -> Tensor:

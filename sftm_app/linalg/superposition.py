@@ -21,6 +21,7 @@ from torch import Tensor
 
 from sftm_app.errors import InputError, NumericalError, RecipeError, ResourceError
 from sftm_app.linalg.conflicts import Conflict, find_conflicts
+from sftm_app.linalg.low_rank import Change, LowRank, dense, norm
 from sftm_app.linalg.solvers import Solution, solve_direct, solve_iterative
 from sftm_app.linalg.svd import Factors, power_of_two
 from sftm_app.linalg.system import System, superposed
@@ -126,12 +127,19 @@ def superpose(
     )  # fmt: skip
 
 
-def superposed_matrix(factors: Sequence[Factors], superposition: Superposition) -> Tensor:
-    """D* = sum_tk a_tk u_tk v_tk^T, (m, n), in the factors' dtype and without any scaling.
+def superposed_change(factors: Sequence[Factors], superposition: Superposition) -> Change:
+    """D* = sum_tk a_tk u_tk v_tk^T, (m, n), without any scaling: low-rank where there are few features, else dense.
 
-    Summed in the coefficients' dtype, and where they are, so that large ones cancel as they should.
+    Summed in the coefficients' dtype, and where they are, so that large ones cancel as they should: a dense result is
+    then turned into the factors' dtype, a low-rank one stays in the coefficients'.
     """
-    return superposed(factors, superposition.coefficients).to(factors[0].U)
+    change = superposed(factors, superposition.coefficients)
+    return change if isinstance(change, LowRank) else change.to(factors[0].U)
+
+
+def superposed_matrix(factors: Sequence[Factors], superposition: Superposition) -> Tensor:
+    """The same as a dense matrix in the factors' dtype."""
+    return dense(superposed_change(factors, superposition)).to(factors[0].U)
 
 
 def _direct(factors: Sequence[Factors], variant: str, gains: Tensor) -> tuple[System, Solution]:
@@ -167,7 +175,7 @@ def _stopped_early(system: System, gains: Tensor) -> tuple[System, Solution]:
 
 def _moderate(system: System, a: Tensor, gains: Tensor) -> bool:
     """||D*|| within GROWTH_LIMIT of sqrt(sum ||D_t||^2)."""
-    return float(system.matrix(a).norm()) <= GROWTH_LIMIT * float(gains.norm())
+    return norm(system.matrix(a)) <= GROWTH_LIMIT * float(gains.norm())
 
 
 def _check(factors: Sequence[Factors], variant: str, solver: str, weights: Sequence[float] | None) -> None:

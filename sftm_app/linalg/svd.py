@@ -9,6 +9,8 @@ which one succeeded.
     float64  CPU, gesdd in float64
     eigh     CPU, float64, eigenvectors of [[0, D], [D^T, 0]]: slow, and another algorithm altogether
 
+A low-rank matrix is never formed: QR of its two thin factors leaves an (r, r) core to be factorised, O((m + n) r^2).
+
 `gesvda` is never used: it is approximate by design. Devices without an SVD of their own (MPS) start at the CPU rungs.
 """
 
@@ -22,6 +24,7 @@ import torch
 from torch import Tensor
 
 from sftm_app.errors import InputError, NumericalError, RecipeError
+from sftm_app.linalg.low_rank import Change, LowRank
 from sftm_app.linalg.tolerance import BACKWARD_ERROR_FACTOR, rcond
 
 _SVD = Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]
@@ -84,13 +87,17 @@ def power_of_two(largest: float) -> float:
     return 2.0 ** min(max(math.frexp(largest)[1], -125), 125)
 
 
-def factorise(matrix: Tensor, rank: int | float | None = None) -> Factors:
-    """Thin SVD of a float32 or float64 (m, n) matrix, cut to its numerical rank and then to `rank` (see `n_kept`).
+def factorise(change: Change, rank: int | float | None = None) -> Factors:
+    """Thin SVD of a float32 or float64 (m, n) matrix, dense or low-rank, cut to its numerical rank and
+    then to `rank` (see `n_kept`).
 
     Gains at or below rcond(dtype, m, n) times the largest are rounding noise and are dropped, so a zero or empty matrix
     gives r = 0. Results have the matrix's dtype and device. Raises InputError for another shape or dtype, RecipeError
     for a bad rank, NumericalError for NaN or Inf, for gains beyond the dtype's range, or when every method failed.
     """
+    if isinstance(change, LowRank):
+        return _factorise_low_rank(change, rank)
+    matrix = change
     if matrix.ndim != 2 or matrix.dtype not in (torch.float32, torch.float64):
         raise InputError(
             f"A task matrix must have 2 dimensions and be float32 or float64, but this one is "
@@ -98,13 +105,13 @@ def factorise(matrix: Tensor, rank: int | float | None = None) -> Factors:
         )
     m, n = matrix.shape
     count = n_kept(rank, m, n)
-    n_bad = matrix.numel() - int(torch.isfinite(matrix).sum())
-    if n_bad:
+    largest = _largest(matrix)
+    if not math.isfinite(largest):
+        n_bad = int(torch.count_nonzero(~torch.isfinite(matrix)))
         raise NumericalError(
             f"A task matrix of shape {m} x {n} holds {n_bad} values that are NaN or infinite. "
             "Check the checkpoint that it came from."
         )
-    largest = float(matrix.abs().max()) if matrix.numel() else 0.0
     if largest == 0.0:
         return Factors(matrix.new_zeros(m, 0), matrix.new_zeros(0), matrix.new_zeros(0, n), "zero")
 
@@ -119,7 +126,41 @@ def factorise(matrix: Tensor, rank: int | float | None = None) -> Factors:
             f"entry is {largest:.3g}). Compute in float64, or check the checkpoint that it came from."
         )
     U, Vh = _fix_signs(U[:, :r], Vh[:r])
-    return Factors(U.to(matrix).contiguous(), S, Vh.to(matrix).contiguous(), how)
+    U = U.to(matrix).contiguous()
+    return Factors(U, S, Vh.to(matrix).contiguous(), how)
+
+
+def _largest(matrix: Tensor) -> float:
+    """The largest magnitude, NaN or infinite when there is such an entry; needs no copy of the matrix."""
+    return max(abs(float(end)) for end in torch.aminmax(matrix)) if matrix.numel() else 0.0
+
+
+def _factorise_low_rank(change: LowRank, rank: int | float | None) -> Factors:
+    """SVD of left @ right from the QR of both and the SVD of the small core; in float64, which costs little here."""
+    left, right = change.left.double(), change.right.double()
+    count = n_kept(rank, *change.shape)
+    for factor in (left, right):
+        if not bool(torch.isfinite(factor).all()):
+            raise NumericalError(
+                f"A factor of a low-rank change of shape {change.shape[0]} x {change.shape[1]} holds values that are "
+                "NaN or infinite. Check the adapter that it came from."
+            )
+    Q_left, R_left = torch.linalg.qr(left)
+    Q_right, R_right = torch.linalg.qr(right.T)
+    core = factorise(R_left @ R_right.T)
+    # The core has the gains of the whole matrix, so what is noise beside the whole matrix's largest gain goes here.
+    noise = rcond(change.left.dtype, *change.shape) * core.S[:1]
+    n_real = int(torch.gt(core.S, noise).sum())
+    r = min(count, n_real)
+    U, Vh = _fix_signs((Q_left @ core.U)[:, :r], (core.Vh @ Q_right.T)[:r])
+    S = core.S[:r].to(change.left)
+    if not bool(torch.isfinite(S).all()):
+        raise NumericalError(
+            f"The largest gain of a low-rank change of shape {change.shape[0]} x {change.shape[1]} does not fit "
+            f"{_name(change.left.dtype)}. Compute in float64, or check the adapter that it came from."
+        )
+    how = "zero" if core.how == "zero" else f"qr, {core.how}"
+    return Factors(U.to(change.left).contiguous(), S, Vh.to(change.left).contiguous(), how)
 
 
 def _name(dtype: torch.dtype) -> str:
@@ -176,13 +217,16 @@ def _trouble(matrix: Tensor, U: Tensor, S: Tensor, Vh: Tensor) -> str | None:
     if not bool(torch.isfinite(U).all() & torch.isfinite(S).all() & torch.isfinite(Vh).all()):
         return "the result is not finite"
     D = matrix.to(S)
-    error = float(torch.linalg.vector_norm(D - (U * S) @ Vh) / torch.linalg.vector_norm(D))
+    # The smaller factor takes the gains: at a long matrix's other one this would be another matrix in memory.
+    U, Vh = (U, S[:, None] * Vh) if len(U) > Vh.shape[1] else (U * S, Vh)
+    missed = torch.addmm(D, U, Vh, alpha=-1.0)
+    error = float(torch.linalg.vector_norm(missed) / torch.linalg.vector_norm(D))
     limit = BACKWARD_ERROR_FACTOR * max(D.shape) * float(torch.finfo(S.dtype).eps)
     return None if error <= limit else f"its factors miss the matrix by {error:.1e}, more than {limit:.1e}"
 
 
 def _fix_signs(U: Tensor, Vh: Tensor) -> tuple[Tensor, Tensor]:
-    """Flip (u, v) pairs so that the entry of largest magnitude of each u is positive."""
+    """Flip (u, v) pairs in place so that the entry of largest magnitude of each u is positive."""
     negative = U.gather(0, U.abs().argmax(0, keepdim=True)) < 0
     signs = torch.where(negative, -1.0, 1.0).to(U)
-    return U * signs, Vh * signs.T
+    return U.mul_(signs), Vh.mul_(signs.T)

@@ -11,38 +11,44 @@ which equals (U^T U) o (V^T C V) as a matrix (o: elementwise product). Both are 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 
 import torch
 from torch import Tensor
 
+from sftm_app.linalg.low_rank import Change, LowRank
 from sftm_app.linalg.svd import Factors
 
 
-def superposed(factors: Sequence[Factors], coefficients: Sequence[Tensor]) -> Tensor:
-    """sum_tk a_tk u_tk v_tk^T, (m, n), in the coefficients' dtype and on their device."""
+def superposed(factors: Sequence[Factors], coefficients: Sequence[Tensor]) -> Change:
+    """sum_tk a_tk u_tk v_tk^T, (m, n), in the coefficients' dtype and on their device; low-rank where that is less."""
     m, n = factors[0].shape
+    if sum(f.rank for f in factors) < min(m, n):
+        left = torch.cat([f.U.to(a) * a for f, a in zip(factors, coefficients, strict=True)], dim=1)
+        return LowRank(left, torch.cat([f.Vh.to(left) for f in factors]))
     total = coefficients[0].new_zeros(m, n)
     for f, a in zip(factors, coefficients, strict=True):
         total.addmm_(f.U.to(a) * a, f.Vh.to(a))
     return total
 
 
-def read(D: Tensor, factors: Factors) -> Tensor:
+def read(D: Change, factors: Factors) -> Tensor:
     """u_k^T D v_k for every feature of one task, (r,): what the matrix D (m, n) still does of what the task did."""
-    return ((factors.U.T @ D) * factors.Vh).sum(1)
+    like = D.left if isinstance(D, LowRank) else D
+    return (D @ factors.Vh.T.to(like)).mul_(factors.U.to(like)).sum(0)
 
 
-def gram(factors: Sequence[Factors], C: Tensor | None = None) -> Tensor:
-    """A as a matrix, (R, R), block by block; C (n, n) symmetric, or None for the identity."""
+def gram(factors: Sequence[Factors], C: Change | None = None, dtype: torch.dtype | None = None) -> Tensor:
+    """A as a matrix, (R, R), block by block, in `dtype` (default: the factors'); C (n, n) symmetric of that dtype, or
+    None for the identity."""
     offsets = [0]
     for f in factors:
         offsets.append(offsets[-1] + f.rank)
-    A = factors[0].U.new_empty(offsets[-1], offsets[-1])
+    A = factors[0].U.new_empty(offsets[-1], offsets[-1], dtype=dtype)
     for i, f in enumerate(factors):
-        reader = f.Vh if C is None else f.Vh @ C
+        writer, reader = f.U.to(A).T, f.Vh.to(A)
+        reader = reader if C is None else (C @ reader.T).T
         for j in range(i, len(factors)):
-            block = (f.U.T @ factors[j].U).mul_(reader @ factors[j].Vh.T)
+            block = (writer @ factors[j].U.to(A)).mul_(reader @ factors[j].Vh.to(A).T)
             block = (block + block.T) / 2 if i == j else block  # symmetric to the last bit
             A[offsets[i] : offsets[i + 1], offsets[j] : offsets[j + 1]] = block
             A[offsets[j] : offsets[j + 1], offsets[i] : offsets[i + 1]] = block.T
@@ -50,25 +56,25 @@ def gram(factors: Sequence[Factors], C: Tensor | None = None) -> Tensor:
 
 
 class System:
-    """A of one variant: as a stored (R, R) matrix or matrix-free. Works in `dtype` on the factors' device."""
+    """A of one variant: as a stored (R, R) matrix or matrix-free. Works in `dtype` on the factors' device.
+
+    The factors stay in their own dtype and are converted one task at a time, for they are most of the memory.
+    """
 
     def __init__(self, factors: Sequence[Factors], variant: str, dtype: torch.dtype, stored: bool) -> None:
         device = factors[0].U.device
         if dtype == torch.float64 and device.type == "mps":  # MPS knows no float64
             device = torch.device("cpu")
-        to = partial(Tensor.to, device=device, dtype=dtype)
-        self.factors = [Factors(to(f.U), to(f.S), to(f.Vh), f.how) for f in factors]
+        self.factors = [Factors(f.U.to(device), f.S.to(device), f.Vh.to(device), f.how) for f in factors]
         self.ranks = [f.rank for f in factors]
-        self._C: Tensor | None = None
-        if variant == "mapping":
-            self._C = sum((f.Vh.T @ f.Vh for f in self.factors[1:]), start=self.factors[0].Vh.T @ self.factors[0].Vh)
-        self.gram = gram(self.factors, self._C) if stored else None
+        self._C = _readers(self.factors, dtype) if variant == "mapping" else None
+        self.gram = gram(self.factors, self._C, dtype) if stored else None
 
-    def matrix(self, a: Tensor) -> Tensor:
+    def matrix(self, a: Tensor) -> Change:
         """D(a), (m, n)."""
         return superposed(self.factors, torch.split(a, self.ranks))
 
-    def read(self, D: Tensor) -> Tensor:
+    def read(self, D: Change) -> Tensor:
         """diag(U^T D V), (R,)."""
         return torch.cat([read(D, f) for f in self.factors])
 
@@ -77,8 +83,20 @@ class System:
         if self.gram is not None:
             return self.gram @ a
         D = self.matrix(a)
-        return self.read(D if self._C is None else D @ self._C)
+        return self.read(D) if self._C is None else self._read_all(D)
+
+    def _read_all(self, D: Change) -> Tensor:
+        """diag(U^T D C V), (R,)."""
+        assert self._C is not None
+        like = D.left if isinstance(D, LowRank) else D
+        return torch.cat([(D @ (self._C @ f.Vh.T.to(like))).mul_(f.U.to(like)).sum(0) for f in self.factors])
 
     def right_side(self, gains: Tensor) -> Tensor:
         """b (R,): the gains for readout, (G_u o G_v) gains for mapping."""
         return gains if self._C is None else self.read(self.matrix(gains))
+
+
+def _readers(factors: Sequence[Factors], dtype: torch.dtype) -> Change:
+    """V V^T, (n, n), over the read directions of all tasks."""
+    Vh = torch.cat([f.Vh.to(dtype) for f in factors])
+    return LowRank(Vh.T, Vh) if Vh.shape[0] < Vh.shape[1] else Vh.T @ Vh

@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from sftm_app.checkpoints.checkpoint import Checkpoint
+from sftm_app.checkpoints.hub_names import hub_name
 from sftm_app.merging.plan import Plan
 from sftm_app.merging.report import Report
 
@@ -16,10 +17,13 @@ from sftm_app.merging.report import Report
 def model_card(plan: Plan, report: Report) -> str:
     """Markdown with YAML front matter: base model, relation, tags; then what was merged and how to load it."""
     sources = [plan.preflight.base, *(task.checkpoint for task in plan.preflight.tasks)]
+    adapter = plan.recipe.output.kind == "adapter"
+    library = {} if plan.preflight.base.bare else {"library_name": "transformers"}
     front = {
-        "base_model": [_public_name(source) for source in sources],
-        "base_model_relation": "merge",
-        "library_name": "transformers",
+        # The hub knows models by name alone; the commit stands in the table.
+        "base_model": base_name(plan) if adapter else [public_name(source).partition("@")[0] for source in sources],
+        "base_model_relation": "adapter" if adapter else "merge",
+        **({"library_name": "peft"} if adapter else library),
         "tags": ["merge", "sftm-studio", plan.method.name],
     }
     params = ", ".join(f"{key} {_shown(value)}" for key, value in dataclasses.asdict(plan.recipe.params).items())
@@ -29,9 +33,9 @@ def model_card(plan: Plan, report: Report) -> str:
         yaml.safe_dump(front, sort_keys=False, allow_unicode=True).strip(),
         "---",
         "",
-        f"# {_public_name(plan.preflight.base)} with {len(plan.preflight.tasks)} tasks, merged by {plan.method.title}",
+        f"# {public_name(plan.preflight.base)} with {len(plan.preflight.tasks)} tasks, merged by {plan.method.title}",
         "",
-        f"{len(plan.preflight.tasks)} fine-tuned checkpoints were merged into `{_public_name(plan.preflight.base)}` "
+        f"{len(plan.preflight.tasks)} fine-tuned checkpoints were merged into `{public_name(plan.preflight.base)}` "
         f"with **{plan.method.title}**{f' ({params})' if params else ''} by SFTM Studio {report.version}.",
         "",
         "| task | checkpoint | weight |" + (" readout error | mapping error |" if report.readout_errors else ""),
@@ -40,6 +44,7 @@ def model_card(plan: Plan, report: Report) -> str:
         "",
         f"Reference: {plan.method.reference}.",
         "`sftm_recipe.yaml` repeats the merge, `sftm_report.json` says what was done to every tensor.",
+        *(["", *_adapter_lines(plan)] if adapter else []),
         *(["", *_head_lines(plan)] if heads else []),
         "",
     ]
@@ -47,15 +52,32 @@ def model_card(plan: Plan, report: Report) -> str:
 
 
 def _row(name: str, checkpoint: Checkpoint, weight: float, report: Report) -> str:
-    row = f"| {name} | {_public_name(checkpoint)} | {weight:g} |"
+    row = f"| {name} | {public_name(checkpoint)} | {weight:g} |"
     if report.readout_errors:
         row += f" {report.readout_errors[name]:.3g} | {report.mapping_errors[name]:.3g} |"
     return row
 
 
+def _adapter_lines(plan: Plan) -> list[str]:
+    base = plan.preflight.base
+    model = "AutoModel" if base.bare or base.architecture == "unknown" else base.architecture
+    return [
+        "This is one LoRA adapter. To use it:",
+        "",
+        "```python",
+        "from peft import PeftModel",
+        f"from transformers import {model}",
+        "",
+        f'model = PeftModel.from_pretrained({model}.from_pretrained("{base_name(plan)}"), ".")',
+        "```",
+    ]
+
+
 def _head_lines(plan: Plan) -> list[str]:
     tasks = zip(plan.preflight.tasks, plan.preflight.matches, strict=True)
     task, _ = next(pair for pair in tasks if pair[1].heads)
+    if plan.preflight.base.bare or not task.checkpoint.config:
+        return [f"Each task keeps its own head, as tensors in `heads/{task.name}.safetensors` and its like."]
     return [
         "Each task keeps its own head. To use one:",
         "",
@@ -70,8 +92,21 @@ def _head_lines(plan: Plan) -> list[str]:
     ]
 
 
-def _public_name(checkpoint: Checkpoint) -> str:
-    """The hub name that a config remembers, else the folder's name: a card is published, so no path of this machine."""
+def base_name(plan: Plan) -> str:
+    """The base's public name without a commit; where it has none, what all adapters among the tasks call it."""
+    base = plan.preflight.base
+    ours = public_name(base)
+    named = {task.checkpoint.adapter.base_name for task in plan.preflight.tasks if task.checkpoint.adapter}
+    theirs = named.pop() if len(named) == 1 else ""
+    return theirs if ours == base.path.name and theirs and not Path(theirs).is_absolute() else ours.partition("@")[0]
+
+
+def public_name(checkpoint: Checkpoint) -> str:
+    """The hub's name and commit of a fetched checkpoint, else the name that a config remembers, else the folder's name:
+    a card is published, so no path of this machine."""
+    fetched = hub_name(checkpoint.path)
+    if fetched:
+        return fetched
     named = checkpoint.config.get("_name_or_path")
     return named if isinstance(named, str) and named and not Path(named).is_absolute() else checkpoint.path.name
 

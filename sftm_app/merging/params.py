@@ -102,9 +102,18 @@ def _check_rank(value: Any, where: str) -> int | float | None:
     raise RecipeError(f"{where}: {value!r} is no rank. {_RANKS}")
 
 
+def check_rank(value: Any, where: str) -> int | float | None:
+    """A rank as a value or as text (see parse_rank).
+
+    Raises
+        RecipeError: when it is none.
+    """
+    return _check_rank(parse_rank(value) if isinstance(value, str) else value, where)
+
+
 def _check(control: Control, value: Any, where: str) -> Any:
     if control.kind == "rank":
-        return _check_rank(parse_rank(value) if isinstance(value, str) else value, where)
+        return check_rank(value, where)
     if control.kind == "choice":
         if value not in control.choices:
             raise RecipeError(f"{where}: {value!r} is not one of {', '.join(control.choices)}.")

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from sftm_app.checkpoints.adapter_config import LoraPair
 from sftm_app.checkpoints.checkpoint import Checkpoint, open_checkpoint
-from sftm_app.checkpoints.compatibility import Preflight, Source, preflight, refuse_unchanged
-from sftm_app.checkpoints.roles import Role, assign
+from sftm_app.checkpoints.compatibility import Preflight, preflight, refuse_unchanged
+from sftm_app.checkpoints.matching import Source
+from sftm_app.checkpoints.roles import Part, Role, assign
 from sftm_app.checkpoints.writer import OutputTensor, check_room, refuse_existing
 from sftm_app.devices import DEVICES
-from sftm_app.errors import CheckpointError, CompatibilityError, InputError, OutputError
+from sftm_app.errors import CheckpointError, CompatibilityError, InputError, OutputError, RecipeError
+from sftm_app.linalg.svd import n_kept
+from sftm_app.merging.memory import peak_bytes
 from sftm_app.merging.methods import get_method
 from sftm_app.merging.methods.base import Method
 from sftm_app.merging.recipe import DTYPES, Recipe, parse_size
@@ -24,33 +29,52 @@ COMPUTE_DTYPE = torch.float32
 class PlanEntry:
     """One tensor of the output.
 
-    rule: "superpose", "sum", "average" or "copy". sources: for each task the tensor's name in its files, None where the
-    task lacks it. transposed: the stored weight is in x out.
+    rule: "superpose", "sum", "average" or "copy". sources: for each task the tensor's name in its files or its LoRA
+    pair, None where the task lacks it. parts: the linear maps that are merged one by one; empty where the tensor is
+    merged as it stands.
     """
 
     output: OutputTensor
     role: Role
     rule: str
     why: str
-    sources: tuple[str | None, ...]
-    transposed: bool
+    sources: tuple[str | LoraPair | None, ...]
+    parts: tuple[Part, ...] = ()
 
     @property
     def name(self) -> str:
         return self.output.name
+
+    def adapter_bytes(self, rank: int | float | None) -> int:
+        """At most what the entry takes in an adapter whose layers are cut to `rank`: two thin factors a linear map."""
+        if self.rule == "copy":
+            return 0
+        if not self.parts:
+            return self.output.n_bytes
+        total = 0
+        for part in self.parts:
+            m, n = part.shape_in(self.output.shape)
+            asked = sum(s.rank if isinstance(s, LoraPair) else min(m, n) for s in self.sources if s is not None)
+            total += (m + n) * min(asked, n_kept(rank, m, n)) * self.output.dtype.itemsize
+        return total
 
     @property
     def cost(self) -> float:
         """Relative work, for the estimate of the time left: elements touched, times the short side for an SVD."""
         n_elements = float(torch.Size(self.output.shape).numel())
         n_tasks = sum(source is not None for source in self.sources)
-        short_side = min(self.output.shape[0], n_elements / max(1, self.output.shape[0])) if self.output.shape else 1
-        return 1 + n_elements * (1 + n_tasks * (1 + (short_side if self.rule == "superpose" else 0)))
+        pairs = [source for source in self.sources if isinstance(source, LoraPair)]
+        work = n_elements * (1 + n_tasks)
+        if self.rule == "superpose":
+            short_side = min(self.parts[0].shape_in(self.output.shape))
+            work += n_elements * short_side * (n_tasks - len(pairs))
+            work += sum(pair.n_elements * pair.rank for pair in pairs)
+        return 1 + work
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything decided. `peak_bytes` estimates the memory that tensors take at the largest layer."""
+    """Everything decided. `peak_bytes` is the memory that it takes at the worst moment, see merging.memory."""
 
     recipe: Recipe
     method: Method
@@ -70,7 +94,15 @@ class Plan:
             for task, match in zip(self.preflight.tasks, self.preflight.matches, strict=True)
             for name in match.heads
         )
+        if self.recipe.output.kind == "adapter":
+            return heads + sum(entry.adapter_bytes(self.recipe.output.rank) for entry in self.entries)
         return heads + sum(entry.output.n_bytes for entry in self.entries)
+
+    @property
+    def outputs(self) -> list[OutputTensor]:
+        """The tensors of the output in the order in which transformers would write them; unknown ones come last."""
+        order = {name: position for position, name in enumerate(self.preflight.architecture.owners)}
+        return sorted((e.output for e in self.entries), key=lambda output: order.get(output.name, len(order)))
 
     @property
     def max_shard_bytes(self) -> int:
@@ -93,7 +125,7 @@ def check_recipe(recipe: Recipe) -> Preflight:
     if problems:
         raise CompatibilityError(problems)
     tasks = [Source(task.name, opened[task.path], task.weight) for task in recipe.tasks]
-    return preflight(opened[recipe.base], tasks)
+    return preflight(opened[recipe.base], tasks, recipe.roles)
 
 
 def make_plan(recipe: Recipe) -> Plan:
@@ -108,18 +140,26 @@ def make_plan(recipe: Recipe) -> Plan:
 
 
 def plan_for(recipe: Recipe, found: Preflight) -> Plan:
-    """The plan for inputs that were checked already."""
+    """The plan for inputs that were checked already.
+
+    Raises
+        RecipeError: an adapter is asked for that would have to be as large as the model.
+        InputError: the device is not there.
+    """
+    _check_kind(recipe, found)
     method = get_method(recipe.method)
     out_dtype = DTYPES[recipe.output.dtype] if recipe.output.dtype else None
     entries = []
     for name, info in found.base.tensors.items():
-        assignment = assign(info, found.architecture.owners.get(name))
-        sources = tuple(match.names.get(name) for match in found.matches)
+        assignment = assign(info, found.architecture.owners.get(name), recipe.split_fused)
+        sources = tuple(match.source(name) for match in found.matches)
         role, why = assignment.role, assignment.why
         if role is not Role.BUFFER and not any(sources):
             role, why = Role.FIXED, "no task holds it, so it is copied from the base"
         rule = {Role.MATRIX: method.matrix_rule, Role.BUFFER: "copy", Role.FIXED: "copy"}.get(role)
-        dtype = out_dtype if out_dtype is not None and info.is_float else info.dtype
+        # Masks may hold infinities, which not every type has.
+        retyped = out_dtype is not None and info.is_float and role is not Role.BUFFER
+        dtype = out_dtype if out_dtype is not None and retyped else info.dtype
         entries.append(
             PlanEntry(
                 OutputTensor(name, dtype, info.shape),
@@ -127,19 +167,28 @@ def plan_for(recipe: Recipe, found: Preflight) -> Plan:
                 rule or method.rules[role.value],
                 why,
                 sources,
-                assignment.transposed,
+                assignment.parts or _part_of_pairs(sources),
             )
         )
     device = resolve_device(recipe.device)
-    return Plan(recipe, method, found, tuple(entries), device, max(map(_peak_bytes, entries), default=0))
+    return Plan(recipe, method, found, tuple(entries), device, peak_bytes(entries, found, recipe.params, recipe.output))
 
 
-def _peak_bytes(entry: PlanEntry) -> int:
-    """Base, T task matrices and the result in float32; for a superposition T factor pairs and two copies on top."""
-    size = torch.Size(entry.output.shape).numel() * COMPUTE_DTYPE.itemsize
-    n_tasks = sum(source is not None for source in entry.sources)
-    factors = 2 * n_tasks + 2 if entry.rule == "superpose" else 0
-    return size * (2 + n_tasks + factors)
+def _check_kind(recipe: Recipe, found: Preflight) -> None:
+    """A full fine-tune changes every direction a little: an exact adapter of it would outgrow the model."""
+    full = [task.name for task in found.tasks if task.checkpoint.adapter is None]
+    output = recipe.output
+    if output.kind == "adapter" and full and output.rank is None and output.energy is None:
+        raise RecipeError(
+            f"output: {', '.join(full)} are full checkpoints, so an adapter can only come close to the merge. "
+            "Give output.rank (such as 16) or output.energy (such as 0.9), or write a full model (`kind: model`)."
+        )
+
+
+def _part_of_pairs(sources: Sequence[str | LoraPair | None]) -> tuple[Part, ...]:
+    """A LoRA pair is a linear map even where it changes no layer's weight, as an embedding table."""
+    pairs = [source for source in sources if isinstance(source, LoraPair)]
+    return (Part(transposed=pairs[0].transposed),) if pairs else ()
 
 
 def available_devices() -> tuple[str, ...]:

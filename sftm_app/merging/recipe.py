@@ -14,12 +14,23 @@ from typing import Any, TypeGuard
 import torch
 import yaml
 
+from sftm_app.checkpoints.bare import INDEX_SUFFIX
+from sftm_app.checkpoints.hub_names import hub_name
+from sftm_app.checkpoints.role_rules import ROLE_KINDS
 from sftm_app.devices import DEVICES
 from sftm_app.errors import RecipeError
 from sftm_app.merging.methods import get_method
-from sftm_app.merging.params import NoParams, make_params, refuse_unknown
+from sftm_app.merging.params import NoParams, check_rank, make_params, refuse_unknown
 
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "float64": torch.float64}
+DTYPES = {
+    "float32": torch.float32,
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+    "float64": torch.float64,
+    "float8_e4m3fn": torch.float8_e4m3fn,
+    "float8_e5m2": torch.float8_e5m2,
+}
+KINDS = ("model", "adapter")
 MAX_RECIPE_BYTES = 1024 * 1024
 MAX_BRACKETS = 1000
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(B|KB|MB|GB|TB)", re.IGNORECASE)
@@ -37,16 +48,27 @@ class TaskEntry:
 
 @dataclass(frozen=True)
 class Output:
-    """Where the merged model goes. dtype None keeps the base's types."""
+    """What is written, and where. dtype None keeps the base's types (of an adapter: the adapters').
+
+    kind: "model", or "adapter" for one LoRA adapter. rank and energy bound the adapter: at most that many features a
+    layer (as in parse_rank), and no more than hold that share (0..1) of the layer's change.
+    """
 
     path: str | None = None
     dtype: str | None = None
     max_shard_size: str = "5GB"
+    kind: str = "model"
+    rank: int | float | None = None
+    energy: float | None = None
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A whole merge. `params` is the frozen Params dataclass of the method."""
+    """A whole merge. `params` is the frozen Params dataclass of the method.
+
+    roles: (pattern of tensor names, word of ROLE_KINDS), over what the architecture says; a later one wins.
+    split_fused: matrices that hold several linear maps, such as query, key and value, are merged map by map.
+    """
 
     base: str
     tasks: tuple[TaskEntry, ...]
@@ -54,6 +76,8 @@ class Recipe:
     params: Any = field(default_factory=NoParams)
     output: Output = Output()
     device: str = "auto"
+    roles: tuple[tuple[str, str], ...] = ()
+    split_fused: bool = False
 
 
 def make_recipe(
@@ -63,8 +87,12 @@ def make_recipe(
     params: Mapping[str, Any] | None = None,
     output: Mapping[str, Any] | None = None,
     device: str = "auto",
+    roles: Mapping[str, str] | None = None,
+    split_fused: bool = False,
 ) -> Recipe:
     """Check every field and build a Recipe. A task is a path, or a mapping with path, name and weight.
+
+    roles: pattern of tensor names -> what they are, such as {"*.gate.weight": "embedding"}; see ROLE_KINDS.
 
     Raises
         RecipeError: an unknown key (with the nearest known one) or a value of the wrong kind.
@@ -75,9 +103,21 @@ def make_recipe(
         raise RecipeError("tasks: should be a list of paths, or of entries with path, name and weight.")
     if device not in DEVICES:
         raise RecipeError(f"device: {device!r} is not one of {', '.join(DEVICES)}.")
+    if not isinstance(split_fused, bool):
+        raise RecipeError(f"split_fused: {split_fused!r} is neither true nor false.")
     found = get_method(method)
     checked = make_params(found.params, _mapping(params, "params"), f"params of {method}")
-    return Recipe(str(base), _name_tasks(tasks), method, checked, _make_output(_mapping(output, "output")), device)
+    out = _make_output(_mapping(output, "output"))
+    by_pattern = _make_roles(_mapping(roles, "roles"))
+    return Recipe(str(base), _name_tasks(tasks), method, checked, out, device, by_pattern, split_fused)
+
+
+def _make_roles(roles: Mapping[Any, Any]) -> tuple[tuple[str, str], ...]:
+    for pattern, role in roles.items():
+        if not isinstance(pattern, str) or not pattern:
+            raise RecipeError(f"roles: {pattern!r} is no pattern of tensor names, such as '*.norm.weight'.")
+        refuse_unknown([role], ROLE_KINDS, f"roles: {pattern}")
+    return tuple(roles.items())
 
 
 def _is_path(value: Any) -> TypeGuard[str | Path]:
@@ -109,8 +149,10 @@ def _name_tasks(tasks: Sequence[Any]) -> tuple[TaskEntry, ...]:
 
 
 def default_name(path: str | Path, taken: set[str]) -> str:
-    """A task name from the folder's name, unlike any in `taken`."""
-    stem = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(path).name).strip("-.")[:56] or "task"
+    """A task name from the folder's name (or the model's, for one from the hub), unlike any in `taken`."""
+    fetched = hub_name(path)
+    own = fetched.partition("@")[0].rpartition("/")[2] if fetched else _own_name(Path(path))
+    stem = re.sub(r"[^A-Za-z0-9._-]+", "-", own).strip("-.")[:56] or "task"
     stem = stem if stem[0].isalnum() else f"task{stem}"
     name, n = stem, 1
     while name in taken:
@@ -119,15 +161,31 @@ def default_name(path: str | Path, taken: set[str]) -> str:
     return name
 
 
+def _own_name(path: Path) -> str:
+    """A folder's name, or a weight file's without its suffix; a file that is just called "model" has its folder's."""
+    if not path.name.endswith((".safetensors", INDEX_SUFFIX)):
+        return path.name
+    stem = path.name.removesuffix(".index.json").removesuffix(".safetensors")
+    return path.absolute().parent.name if stem == "model" else stem
+
+
 def _make_output(output: Mapping[str, Any]) -> Output:
-    refuse_unknown(output, ("path", "dtype", "max_shard_size"), "output")
-    path, dtype, size = (output.get(key, default) for key, default in dataclasses.asdict(Output()).items())
+    values = dataclasses.asdict(Output())
+    refuse_unknown(output, values, "output")
+    path, dtype, size, kind, rank, energy = (values | dict(output)).values()
     if path is not None and not _is_path(path):
         raise RecipeError("output: path should be the path of a folder, or null.")
     if dtype is not None and dtype not in list(DTYPES):
         raise RecipeError(f"output: dtype {dtype!r} is not one of {', '.join(DTYPES)}, or null for the base's.")
+    if kind not in KINDS:
+        raise RecipeError(f"output: kind {kind!r} is not one of {', '.join(KINDS)}.")
+    rank = check_rank(rank, "output: rank")
+    if energy is not None and (isinstance(energy, bool) or not isinstance(energy, int | float) or not 0 < energy <= 1):
+        raise RecipeError(f"output: energy {energy!r} is no share. Give a number above 0 and at most 1, such as 0.9.")
+    if kind == "model" and (rank is not None or energy is not None):
+        raise RecipeError("output: rank and energy are for adapters. Set `kind: adapter`, or leave them out.")
     parse_size(size)
-    return Output(None if path is None else str(path), dtype, str(size))
+    return Output(None if path is None else str(path), dtype, str(size), kind, rank, energy)
 
 
 def parse_size(text: str) -> int:
@@ -152,6 +210,8 @@ def recipe_to_dict(recipe: Recipe) -> dict[str, Any]:
         "params": dataclasses.asdict(recipe.params),
         "output": dataclasses.asdict(recipe.output),
         "device": recipe.device,
+        "roles": dict(recipe.roles),
+        "split_fused": recipe.split_fused,
     }
 
 
@@ -172,7 +232,7 @@ def recipe_from_yaml(text: str) -> Recipe:
     try:
         # A few aliases of aliases can stand for gigabytes, which an error message would spell out.
         if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
-            raise RecipeError("The recipe uses a YAML alias (`*name`). Write the value out in its place.")
+            raise RecipeError("The recipe uses a YAML alias (`*name`). Write the value out in its place, or quote it.")
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
@@ -182,9 +242,10 @@ def recipe_from_yaml(text: str) -> Recipe:
         raise RecipeError(f"The recipe holds a value that YAML cannot read ({error}). Mend it.") from None
     except RecursionError:
         raise RecipeError("The recipe is nested too deeply to be one.") from None
+    known = [item.name for item in dataclasses.fields(Recipe)]
     if not isinstance(value, dict):
-        raise RecipeError("The recipe should be a table with base, tasks, method, params, output and device.")
-    refuse_unknown(value, [item.name for item in dataclasses.fields(Recipe)], "recipe")
+        raise RecipeError(f"The recipe should be a table with {', '.join(known[:-1])} and {known[-1]}.")
+    refuse_unknown(value, known, "recipe")
     for key in ("base", "tasks"):
         if key not in value:
             raise RecipeError(f"The recipe has no `{key}`. Add it.")

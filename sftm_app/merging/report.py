@@ -11,11 +11,11 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 
 from sftm_app import __version__
 from sftm_app.checkpoints.checkpoint import Checkpoint, hash_files, read_json
+from sftm_app.checkpoints.hub_names import hub_name
 from sftm_app.errors import CheckpointError
 from sftm_app.merging.plan import Plan
 from sftm_app.merging.recipe import recipe_to_dict
@@ -45,17 +45,22 @@ class TensorRecord:
 
 @dataclass(frozen=True)
 class InputRecord:
-    """An input: its folder, and each weight file's SHA-256."""
+    """An input: its folder, each weight file's SHA-256, and for one from the hub its "org/name@commit"."""
 
     name: str
     path: str
     weight: float | None
     sha256: dict[str, str]
+    hub: str | None = None
 
 
 @dataclass(frozen=True)
 class Report:
-    """The whole run: `seconds` of wall time, `output_bytes` of tensors."""
+    """The whole run: `seconds` of wall time, `output_bytes` of tensors.
+
+    machine: where it ran, the memory that the plan expected (`memory_predicted_bytes`) and what the run took at most
+    above what the process held before (`memory_peak_bytes`).
+    """
 
     version: str
     created: str
@@ -88,6 +93,12 @@ class Report:
         whole = [row for row in rows if len(row) == len(names)]
         return {name: statistics.median(row[i] for row in whole) for i, name in enumerate(names)} if whole else {}
 
+    @property
+    def memory(self) -> str:
+        """What the run took and what the plan expected: "312 MB of memory (300 MB expected)"."""
+        took, expected = self.machine["memory_peak_bytes"], self.machine["memory_predicted_bytes"]
+        return f"{took / 1e6:.0f} MB of memory ({expected / 1e6:.0f} MB expected)"
+
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self), indent=1, ensure_ascii=False)
 
@@ -106,8 +117,10 @@ def load_report(path: Path) -> Report:
         raise CheckpointError(f"{path}: is not a report of this version of SFTM Studio. Merge again.") from None
 
 
-def make_report(plan: Plan, records: Sequence[TensorRecord], seconds: float) -> Report:
+def make_report(plan: Plan, records: Sequence[TensorRecord], seconds: float, peak_bytes: int) -> Report:
     """Put the report together once every tensor is merged. Reads each input once more for its hash.
+
+    peak_bytes: what the run took at most, see MemoryMeter.
 
     Raises
         CheckpointError: an input changed since it was opened, so nobody can say what was merged.
@@ -129,7 +142,8 @@ def make_report(plan: Plan, records: Sequence[TensorRecord], seconds: float) -> 
             "device": str(plan.device),
             "torch": torch.__version__,
             "threads": torch.get_num_threads(),
-            "memory_bytes_in_use": psutil.Process().memory_info().rss,
+            "memory_predicted_bytes": plan.peak_bytes,
+            "memory_peak_bytes": peak_bytes,
         },
         seconds=seconds,
         output_bytes=plan.output_bytes,
@@ -189,4 +203,4 @@ def _layers(records: Sequence[TensorRecord]) -> str:
 
 
 def _input(name: str, checkpoint: Checkpoint, weight: float | None) -> InputRecord:
-    return InputRecord(name, str(checkpoint.path), weight, hash_files(checkpoint))
+    return InputRecord(name, str(checkpoint.path), weight, hash_files(checkpoint), hub_name(checkpoint.path))

@@ -12,6 +12,7 @@ import gradio as gr
 import psutil
 from starlette.middleware import Middleware
 
+from sftm_app.checkpoints.hub_names import short_name
 from sftm_app.errors import InputError, SFTMError
 from sftm_app.ui import evaluate_tab, inspect_tab, merge_tab, models_tab
 from sftm_app.ui.guard import LocalOnly
@@ -51,7 +52,7 @@ def build(studio: Studio) -> gr.Blocks:
 def header_html(studio: Studio, ws: Workspace) -> Safe:
     """The header bar: the workspace in its colours, the device, the machine's free memory."""
     free = psutil.virtual_memory().available / 1e9
-    base = os.path.basename(ws.base) if ws.ready else None
+    base = short_name(ws.base) if ws.ready else None
     return header_bar(base, ws.task_names, str(studio.device), f"{free:.1f} GB free")
 
 

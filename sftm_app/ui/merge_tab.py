@@ -11,14 +11,15 @@ from sftm_app.errors import InputError
 from sftm_app.jobs import control
 from sftm_app.jobs.folder import open_run
 from sftm_app.merging.plan import available_devices
-from sftm_app.merging.recipe import DTYPES, Recipe, recipe_to_dict
+from sftm_app.merging.recipe import Recipe, recipe_to_dict
 from sftm_app.ui.handlers import sentences
+from sftm_app.ui.output_form import OutputForm
 from sftm_app.ui.params_form import ParamsForm
-from sftm_app.ui.recipe_view import SAME_AS_BASE, plan_html, read_recipe, recipe_views, workspace_of
+from sftm_app.ui.recipe_view import plan_html, rank_costs_html, read_recipe, recipe_views, workspace_of
 from sftm_app.ui.runs import default_save_name, open_a_run, save_run, saved_html, show_latest, show_run
 from sftm_app.ui.studio import Studio
 from sftm_app.ui.widgets import PlotlyView
-from sftm_app.ui.widgets.html import empty_state, hint, notice
+from sftm_app.ui.widgets.html import Safe, empty_state, hint, notice
 from sftm_app.ui.workspace import Workspace
 
 
@@ -55,14 +56,11 @@ def build(studio: Studio, workspace: gr.State) -> gr.State:
                     info=f"Where to compute. auto is {studio.device} here.",
                     elem_id="device",
                 )
-                dtype = gr.Dropdown(
-                    [SAME_AS_BASE, *DTYPES],
-                    value=SAME_AS_BASE,
-                    label="Type of the merged weights",
-                    info="Everything is computed in float32; this is what is written.",
-                )
-                shard = gr.Textbox(
-                    value="5GB", label="Largest file", info="Larger models are split: 5GB, 500MB.", max_lines=1
+                output = OutputForm()
+                split = gr.Checkbox(
+                    label="Merge fused maps apart",
+                    info="Query, key and value in one tensor (GPT-2's c_attn, qkv) are superposed one by one.",
+                    elem_id="split-fused",
                 )
             with gr.Row():
                 start = gr.Button("Start the merge", variant="primary", elem_id="start")
@@ -100,11 +98,13 @@ def build(studio: Studio, workspace: gr.State) -> gr.State:
             )
     timer = gr.Timer(0.5, active=False)
 
-    settings = [workspace, weights, device, dtype, shard, *form.inputs]
+    settings = [workspace, weights, device, split, *output.inputs, *form.inputs]
     view = [progress, result, chart, save_box, start, cancel, timer, runs]
 
     def read(ws: Workspace, *values: Any) -> Recipe:
-        return read_recipe(ws, form.read(values[4:]), *values[:4])
+        weighted, where, apart, *rest = values
+        n = len(output.inputs)
+        return read_recipe(ws, weighted, where, bool(apart), output.read(tuple(rest[:n])), form.read(tuple(rest[n:])))
 
     def preview(ws: Workspace, *values: Any) -> tuple[Any, ...]:
         if not studio.usable(ws):
@@ -114,6 +114,9 @@ def build(studio: Studio, workspace: gr.State) -> gr.State:
             return (*recipe_views(recipe), plan_html(studio, ws, recipe))
         except InputError as error:
             return gr.skip(), gr.skip(), gr.skip(), notice("warning", "These settings do not work", error)
+
+    def costs(ws: Workspace, *values: Any) -> Safe:
+        return rank_costs_html(studio, ws, read(ws, *values))
 
     def open_workspace(ws: Workspace) -> tuple[Any, ...]:
         ready = studio.usable(ws)
@@ -144,8 +147,8 @@ def build(studio: Studio, workspace: gr.State) -> gr.State:
             ws,
             [[task.name, task.weight] for task in ws.tasks],
             recipe.device,
-            recipe.output.dtype or SAME_AS_BASE,
-            recipe.output.max_shard_size,
+            recipe.split_fused,
+            *output.write(recipe.output),
             *form.write(recipe.method, recipe_to_dict(recipe)["params"]),
         )
 
@@ -155,8 +158,9 @@ def build(studio: Studio, workspace: gr.State) -> gr.State:
     opened = workspace.change(sentences(open_workspace), workspace, [empty, body, weights, *opening], **quick)
     opened.then(sentences(preview), settings, outputs, **quick)
     form.on_change(sentences(preview), settings, outputs)
-    for component in (weights, device, dtype, shard):
+    for component in (weights, device, split, *output.inputs):
         component.change(sentences(preview), settings, outputs, queue=False, **quick)
+    output.ask.click(sentences(costs), settings, output.costs, trigger_mode="once", show_progress="minimal")
     # One at a time over all pages, so that two clicks at once start one run.
     start.click(sentences(begin), settings, opening, trigger_mode="once", concurrency_limit=1, **quick)
     cancel.click(sentences(stop), run_id, view, **quick)

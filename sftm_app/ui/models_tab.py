@@ -12,10 +12,13 @@ from typing import Any
 import gradio as gr
 
 from sftm_app.checkpoints.checkpoint import Checkpoint
-from sftm_app.checkpoints.compatibility import Match, refuse_unchanged
+from sftm_app.checkpoints.compatibility import refuse_unchanged
+from sftm_app.checkpoints.hub_names import hub_name, short_name
+from sftm_app.checkpoints.matching import Match
 from sftm_app.errors import CheckpointError, CompatibilityError, InputError, SFTMError
 from sftm_app.evaluation.packs import Pack
 from sftm_app.merging.recipe import TaskEntry
+from sftm_app.ui import hub_panel, roles_panel
 from sftm_app.ui.handlers import sentences
 from sftm_app.ui.settings import allowed
 from sftm_app.ui.studio import Studio, find_checkpoints, fingerprint
@@ -34,12 +37,16 @@ def build(studio: Studio, workspace: gr.State, tabs: gr.Tabs, page: gr.Blocks) -
                 demo.click(_demo_handler(studio, pack), outputs=workspace, show_progress="hidden")
         with gr.Column(scale=3, min_width=320):
             gr.HTML(
-                heading("Your own checkpoints", "Folders as save_pretrained writes them, fine-tuned from one base."),
+                heading(
+                    "Your own checkpoints",
+                    "Folders as save_pretrained writes them, LoRA adapters, or bare .safetensors files, fine-tuned "
+                    "from one base.",
+                ),
                 apply_default_css=False,
             )
             base = gr.Dropdown(
                 label="Base",
-                info="The checkpoint that the others were fine-tuned from. Pick one, or paste a folder's path.",
+                info="The checkpoint that the others were fine-tuned from. Pick one, or paste its path.",
                 choices=[],
                 value=None,
                 allow_custom_value=True,
@@ -47,7 +54,7 @@ def build(studio: Studio, workspace: gr.State, tabs: gr.Tabs, page: gr.Blocks) -
             )
             tasks = gr.Dropdown(
                 label="Tasks",
-                info="One or more fine-tuned checkpoints. Pick them, or paste each folder's path and press Enter.",
+                info="One or more fine-tuned checkpoints. Pick them, or paste each path and press Enter.",
                 choices=[],
                 value=[],
                 multiselect=True,
@@ -57,7 +64,9 @@ def build(studio: Studio, workspace: gr.State, tabs: gr.Tabs, page: gr.Blocks) -
             with gr.Row():
                 load = gr.Button("Check and load", variant="primary", elem_id="load-own")
                 browse = gr.Button("Look again for checkpoints", elem_id="browse")
+    hub_panel.build(studio, workspace, page, load_checked)
     report = gr.HTML(_nothing(), apply_default_css=False, elem_id="preflight")
+    roles_panel.build(studio, workspace, remember)
     with gr.Row(visible=False) as following:
         for title, tab in (
             ("Inspect the layers", "inspect"),
@@ -172,7 +181,7 @@ def refused(error: SFTMError, still: Workspace | None = None) -> Safe:
     said = notice("error", "These checkpoints cannot be merged", items=str(error).split("\n"))
     if still is None or not still.ready:
         return said
-    before = f"{Path(still.base).name} with {', '.join(still.task_names)}"
+    before = f"{short_name(still.base)} with {', '.join(still.task_names)}"
     return stack(said, notice("info", "The models from before are still loaded", before))
 
 
@@ -195,7 +204,7 @@ def preflight_html(studio: Studio, workspace: Workspace) -> Safe:
     )
     pack = studio.pack(workspace)
     titles = {str(task.path): task.title for task in pack.tasks} if pack else {}
-    base = card("Base", _facts(found.base), subtitle=_short(found.base.path), badge=chip(found.base.model_type))
+    base = card("Base", _facts(found.base), subtitle=_short(found.base.path), badge=_badge(found.base))
     tasks = [
         card(
             titles.get(str(task.checkpoint.path), task.name),
@@ -206,6 +215,12 @@ def preflight_html(studio: Studio, workspace: Workspace) -> Safe:
         for index, (task, match) in enumerate(zip(found.tasks, found.matches, strict=True))
     ]
     return stack(summary, cards([base, *tasks]))
+
+
+def _badge(checkpoint: Checkpoint) -> Safe:
+    if checkpoint.bare:
+        return chip("guessed", title="no config.json says what each tensor is", tone="warning")
+    return chip(checkpoint.model_type)
 
 
 def _heads_sentence(n_heads: int) -> str:
@@ -222,7 +237,8 @@ def _facts(checkpoint: Checkpoint, match: Match | None = None) -> Safe:
     stored = f"{checkpoint.n_bytes / 1e6:.1f} MB {', '.join(checkpoint.dtypes)}"
     size = f"{_count(checkpoint.n_parameters)} parameters, {stored}"
     # A break opportunity lets a long class name break between its words instead of anywhere.
-    name = re.sub(r"(?<=[a-z])(?=[A-Z])", "<wbr>", html.escape(checkpoint.architecture))
+    shown_name = "bare weights, no config.json" if checkpoint.bare else checkpoint.architecture
+    name = re.sub(r"(?<=[a-z])(?=[A-Z])", "<wbr>", html.escape(shown_name))
     pairs: list[tuple[object, object]] = [("Class", Safe(name)), ("Size", size)]
     labels = list(checkpoint.id2label.values())
     if match is not None and match.heads and labels:
@@ -232,7 +248,8 @@ def _facts(checkpoint: Checkpoint, match: Match | None = None) -> Safe:
 
 
 def _short(path: Path) -> str:
-    return "/".join(path.parts[-2:])
+    fetched, at, commit = (hub_name(path) or "").partition("@")
+    return f"{fetched}{at}{commit[:10]}" or "/".join(path.parts[-2:])
 
 
 def _count(n: int) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sftm_app.errors import RecipeError
+from sftm_app.merging.extraction import rank_costs
 from sftm_app.merging.plan import plan_for
 from sftm_app.merging.recipe import Recipe, load_recipe, make_recipe, recipe_to_yaml
 from sftm_app.ui.models_tab import load_checked
@@ -19,11 +20,14 @@ from sftm_app.ui.studio import Studio
 from sftm_app.ui.widgets.html import Safe, chip, chips, code, heading, hint, join, table
 from sftm_app.ui.workspace import Workspace
 
-SAME_AS_BASE = "same as the base"
-
 
 def read_recipe(
-    ws: Workspace, method: tuple[str, dict[str, Any]], weights: Any, device: str, dtype: str, shard: str
+    ws: Workspace,
+    weights: Any,
+    device: str,
+    split_fused: bool,
+    output: dict[str, Any],
+    method: tuple[str, dict[str, Any]],
 ) -> Recipe:
     """The recipe that the controls describe.
 
@@ -40,8 +44,9 @@ def read_recipe(
         except (TypeError, ValueError, IndexError):
             raise RecipeError(f"{task.name}: the weight {row[1:2]} is not a number. Enter one above 0.") from None
         tasks.append({"path": task.path, "name": task.name, "weight": weight})
-    output = {"dtype": None if dtype == SAME_AS_BASE else dtype, "max_shard_size": shard}
-    return make_recipe(ws.base, tasks, method[0], method[1], output, device)
+    return make_recipe(
+        ws.base, tasks, method[0], method[1], output, device, split_fused=split_fused, roles=dict(ws.roles)
+    )
 
 
 def recipe_views(recipe: Recipe) -> tuple[str, Safe, Safe]:
@@ -64,8 +69,8 @@ def plan_html(studio: Studio, ws: Workspace, recipe: Recipe) -> Safe:
         rows.append(("task heads", "kept apart, one file per task", heads))
     needs = chips(
         [
-            chip(f"writes {plan.output_bytes / 1e6:.1f} MB"),
-            chip(f"needs about {plan.peak_bytes / 1e6:.0f} MB for tensors"),
+            chip(f"writes {'at most ' if recipe.output.kind == 'adapter' else ''}{plan.output_bytes / 1e6:.1f} MB"),
+            chip(f"needs about {plan.peak_bytes / 1e6:.0f} MB of memory"),
             chip(f"on {plan.device}"),
         ]
     )
@@ -83,6 +88,24 @@ def plan_html(studio: Studio, ws: Workspace, recipe: Recipe) -> Safe:
     )
 
 
+def rank_costs_html(studio: Studio, ws: Workspace, recipe: Recipe) -> Safe:
+    """What an adapter of each rank would keep of this merge, and its size. Computes every layer."""
+    # All of the change: the bounds that are set are what the person is about to choose.
+    output = replace(recipe.output, kind="adapter", rank=None, energy=1.0)
+    costs = rank_costs(plan_for(replace(recipe, output=output), studio.preflight(ws).require()))
+    rows = [
+        (cost.rank, f"{cost.energy:.1%}", f"{cost.worst_energy:.1%}", code(cost.worst_layer), _size(cost.n_bytes))
+        for cost in costs
+    ]
+    left = 1 - costs[0].carried
+    caption = f"{left:.1%} of the whole change is outside the layers that an adapter carries." if left > 5e-4 else ""
+    return table(["rank", "keeps", "worst layer keeps", "worst layer", "size"], rows, [0, 1, 2, 4], caption)
+
+
+def _size(n_bytes: int) -> str:
+    return f"{n_bytes / 1e6:.1f} MB" if n_bytes >= 1e5 else f"{n_bytes / 1e3:.1f} kB"
+
+
 def workspace_of(studio: Studio, path: Path) -> tuple[Workspace, Recipe]:
     """The workspace of an uploaded recipe, and the recipe; relative paths in it start at the models folder.
 
@@ -96,5 +119,5 @@ def workspace_of(studio: Studio, path: Path) -> tuple[Workspace, Recipe]:
         # The person knows the file by its name, not by where the upload was put.
         raise RecipeError(str(error).replace(str(path), path.name)) from None
     tasks = tuple(replace(task, path=str(allowed(studio.settings, task.path))) for task in recipe.tasks)
-    made = Workspace(str(allowed(studio.settings, recipe.base)), tasks)
+    made = Workspace(str(allowed(studio.settings, recipe.base)), tasks, roles=recipe.roles)
     return load_checked(studio, made), recipe

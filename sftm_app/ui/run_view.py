@@ -7,6 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from sftm_app.checkpoints.hub_names import short_name
 from sftm_app.errors import SFTMError
 from sftm_app.jobs.folder import RunFolder, RunStatus, status
 from sftm_app.merging.methods import METHODS
@@ -67,9 +68,11 @@ def result_html(folder: RunFolder) -> Safe:
     report = read_report(folder)
     readout, mapping = report.readout_errors, report.mapping_errors
     solved = [record.figures for record in report.tensors if "residual" in record.figures]
+    took, expected = report.machine["memory_peak_bytes"], report.machine["memory_predicted_bytes"]
     figures = [
         stat("Method", METHODS[report.method].title, _params(report.recipe["params"])),
         stat("Time", f"{report.seconds:.1f} s", f"on {report.machine['device']}"),
+        stat("Memory", f"{took / 1e6:.0f} MB", f"{expected / 1e6:.0f} MB expected"),
     ]
     if readout:
         worst = max(readout, key=lambda task: readout[task])
@@ -80,7 +83,7 @@ def result_html(folder: RunFolder) -> Safe:
     if solved:
         residual = max(figure["residual"] for figure in solved)
         figures.append(stat("Residual", f"{residual:.1e}", f"how exactly {len(solved)} systems were solved"))
-    base, *tasks = (entry.name if entry.weight is not None else Path(entry.path).name for entry in report.inputs)
+    base, *tasks = (entry.name if entry.weight is not None else short_name(entry.path) for entry in report.inputs)
     merged = hint(join([", ".join(tasks), " merged into ", code(base)]))
     warnings = [notice("warning", "Worth knowing", items=report.warnings)] if report.warnings else []
     return stack(merged, stats(figures), *warnings, hint(_READING) if readout else "")

@@ -7,10 +7,13 @@ from typing import Any
 
 import gradio as gr
 
+from sftm_app.checkpoints.adapter_config import ADAPTER_CONFIG_NAME
+from sftm_app.checkpoints.checkpoint import CONFIG_NAME
 from sftm_app.errors import JobError, OutputError, SFTMError
 from sftm_app.evaluation.packs import pack_of
 from sftm_app.jobs import control
 from sftm_app.jobs.folder import RunFolder, list_runs, open_run, status
+from sftm_app.merging.recipe import default_name
 from sftm_app.merging.save import publish
 from sftm_app.ui.run_view import progress_html, recipe_of, result_html, result_plot, run_label, same_inputs
 from sftm_app.ui.studio import Studio
@@ -107,7 +110,14 @@ def save_run(studio: Studio, run_id: str, name: str) -> Path:
 
 def saved_html(target: Path) -> Safe:
     """Where the model is and how to load it."""
-    text = join(["Load it anywhere: ", code(f'AutoModel.from_pretrained("{target.as_posix()}")')])
+    folder = target.as_posix()
+    if (target / ADAPTER_CONFIG_NAME).is_file():
+        load = f'PeftModel.from_pretrained(base, "{folder}")'
+    elif (target / CONFIG_NAME).is_file():
+        load = f'AutoModel.from_pretrained("{folder}")'
+    else:
+        load = f'safetensors.torch.load_file("{next(iter(sorted(target.glob("*.safetensors"))), target).as_posix()}")'
+    text = join(["Load it anywhere: ", code(load)])
     return notice("ok", f"Saved {target.name}", text)
 
 
@@ -118,6 +128,6 @@ def default_save_name(studio: Studio, run_id: str) -> str:
     except SFTMError:
         return ""
     pack = pack_of(base, list(studio.packs))
-    stem = f"{pack.name if pack else base.name}-merged"
+    stem = f"{pack.name if pack else default_name(base, set())}-merged"
     taken = {child.name for child in studio.settings.saved_dir.glob("*")}
     return next(name for n in range(1, len(taken) + 2) if (name := stem if n == 1 else f"{stem}-{n}") not in taken)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from sftm_app.checkpoints.hub_names import is_blob, is_snapshot
 from sftm_app.errors import InputError, OutputError
 from sftm_app.resources import asset_path
+
+READ_SUFFIXES = (".safetensors", ".json", ".model", ".txt", ".jinja", ".yaml")
 
 
 @dataclass(frozen=True)
@@ -55,10 +59,11 @@ def make_settings(
 
 
 def allowed(settings: Settings, text: str) -> Path:
-    """A path typed or sent by the browser, resolved.
+    """A path typed or sent by the browser, resolved. A snapshot in the hub's cache, which is hidden, is allowed too.
 
     Raises
-        InputError: it is empty, leads outside the folders the app was started with, or into a hidden one.
+        InputError: it is empty, leads outside the folders the app was started with, or into a hidden one, or a file in
+            it is a link that does.
     """
     if not text or not text.strip() or "\0" in text:
         raise InputError("No path is given. Pick a checkpoint from the list or paste the path of its folder.")
@@ -69,7 +74,8 @@ def allowed(settings: Settings, text: str) -> Path:
         raise InputError(f"{text.strip()[:200]}: is not a path. Paste the path of a checkpoint folder.") from None
     inside = [path.relative_to(root).parts for root in settings.roots if path == root or root in path.parents]
     # Roots may lie in each other: a demo pack below a hidden folder of the home folder is still a demo pack.
-    if any(not any(part.startswith(".") for part in parts) for parts in inside):
+    if is_snapshot(path) or any(not any(part.startswith(".") for part in parts) for parts in inside):
+        _refuse_links_outside(settings, path.parent if path.is_file() else path)
         return path
     if inside:
         raise InputError(f"{path}: lies in a hidden folder. Copy the checkpoint to a visible one.")
@@ -77,3 +83,18 @@ def allowed(settings: Settings, text: str) -> Path:
         f"{text.strip()[:200]}: lies outside the models folder {settings.models_dir}. "
         "Start the app with `--models-dir FOLDER` to allow another one."
     )
+
+
+def _refuse_links_outside(settings: Settings, folder: Path) -> None:
+    """Refuse a checkpoint whose files are links to somewhere else; links into the hub's cache are how it stores them.
+
+    What cannot be looked into is left to whoever opens it: it has the better sentence.
+    """
+    with contextlib.suppress(OSError):
+        for entry in os.scandir(folder):
+            target = Path(entry.path).resolve() if entry.is_symlink() and entry.name.endswith(READ_SUFFIXES) else None
+            if target and not is_blob(target) and not any(root in target.parents for root in settings.roots):
+                raise InputError(
+                    f"{entry.path}: is a link to {target}, outside the models folder {settings.models_dir}. Put a copy "
+                    "in its place, or start the app with `--models-dir FOLDER` to allow another folder."
+                )

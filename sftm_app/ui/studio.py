@@ -11,15 +11,19 @@ from threading import RLock
 from cachetools import LRUCache
 
 from sftm_app.caching import keep
+from sftm_app.checkpoints.adapter_config import ADAPTER_CONFIG_NAME
+from sftm_app.checkpoints.bare import sets_of
 from sftm_app.checkpoints.checkpoint import CONFIG_NAME
 from sftm_app.checkpoints.compatibility import Preflight
 from sftm_app.errors import InputError, SFTMError
 from sftm_app.evaluation.contestants import Arena
-from sftm_app.evaluation.packs import Pack, find_packs, pack_of
+from sftm_app.evaluation.packs import PACK_NAME, Pack, find_packs, pack_of
 from sftm_app.inspection.factors import FactorCache
 from sftm_app.jobs.workers import Workers
+from sftm_app.merging.output_files import HEADS_FOLDER
 from sftm_app.merging.plan import check_recipe, resolve_device
 from sftm_app.merging.recipe import Recipe
+from sftm_app.merging.report import REPORT_NAME
 from sftm_app.ui.settings import Settings
 from sftm_app.ui.workspace import Workspace
 
@@ -55,7 +59,7 @@ class Studio:
         with self._lock:
             key = self._key(workspace)
             known = self._preflights.get(key)
-            return known or keep(self._preflights, key, check_recipe(Recipe(workspace.base, workspace.tasks)))
+            return known or keep(self._preflights, key, check_recipe(_recipe(workspace)))
 
     def arena(self, workspace: Workspace) -> Arena:
         """The models of a workspace, ready to be tried.
@@ -89,23 +93,31 @@ class Studio:
         return self._draws.get(session) == number
 
     def _key(self, workspace: Workspace) -> object:
-        return workspace.inputs, workspace.tasks, fingerprint(workspace)
+        return workspace.inputs, workspace.tasks, workspace.roles, fingerprint(workspace)
+
+
+def _recipe(workspace: Workspace) -> Recipe:
+    return Recipe(workspace.base, workspace.tasks, roles=workspace.roles)
 
 
 def fingerprint(workspace: Workspace) -> str:
     """Changes whenever a file of the workspace's folders is written, replaced, added or removed."""
     found = []
-    for folder in workspace.inputs:
+    for path in workspace.inputs:
+        # A weight file's neighbours may be further parts of it.
+        folder = os.path.dirname(path) if os.path.isfile(path) else path
         with contextlib.suppress(OSError):
             for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
                 status = entry.stat()
                 found.append((entry.name, status.st_size, status.st_mtime_ns, status.st_ino))
-        found.append((folder, 0, 0, 0))
+        found.append((path, 0, 0, 0))
     return hashlib.sha256(repr(found).encode()).hexdigest()[:16]
 
 
 def find_checkpoints(root: Path) -> list[Path]:
-    """Folders below `root` that hold a config.json, at most four levels down; hidden folders are left out.
+    """Checkpoints below `root`, at most four levels down; hidden folders are left out.
+
+    They are folders with a config.json or a LoRA adapter, and weight files (or the index of shards) without either.
 
     Stops after 20,000 folders: a home folder can be large, and a path can always be pasted.
     """
@@ -121,8 +133,15 @@ def find_checkpoints(root: Path) -> list[Path]:
                 entries = list(os.scandir(folder))
             except OSError:
                 continue
-            if any(entry.name == CONFIG_NAME for entry in entries):
-                found.append(folder)
-            below += [Path(e.path) for e in entries if e.is_dir(follow_symlinks=False) and not e.name.startswith(".")]
+            names = {entry.name for entry in entries}
+            described = bool(names & {CONFIG_NAME, ADAPTER_CONFIG_NAME})
+            found += [folder] if described else sets_of(folder, names)
+            # Weights there are no checkpoints: heads that were kept apart, and samples.
+            inner = {HEADS_FOLDER} if REPORT_NAME in names else {"samples"} if PACK_NAME in names else set()
+            below += [
+                Path(entry.path)
+                for entry in entries
+                if entry.is_dir(follow_symlinks=False) and not entry.name.startswith(".") and entry.name not in inner
+            ]
         level = below
     return sorted(found)

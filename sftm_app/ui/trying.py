@@ -1,41 +1,28 @@
-"""Trying models: which ones are on offer, what they answer, where labelled samples come from."""
+"""Trying models: which ones are on offer, and what they answer."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import gradio as gr
-import numpy as np
-from numpy.typing import NDArray
 
-from sftm_app.errors import InputError, SampleError
+from sftm_app.errors import InputError
 from sftm_app.evaluation.accuracy import AccuracyTable
 from sftm_app.evaluation.contestants import BASE, INDIVIDUAL, Contestant, folder_contestant, method_contestant
-from sftm_app.evaluation.packs import PackTask, load_samples
-from sftm_app.evaluation.samples import Samples, load_labelled_folder
+from sftm_app.evaluation.family import Answer, Family, Samples
 from sftm_app.jobs.folder import list_runs, status
 from sftm_app.merging.methods import METHODS
 from sftm_app.plots.probabilities import probabilities
 from sftm_app.plots.style import METHOD_COLOURS, Series
 from sftm_app.ui.run_view import recipe_of, same_inputs
-from sftm_app.ui.settings import allowed
 from sftm_app.ui.studio import Studio
-from sftm_app.ui.widgets.html import Kind, Safe, hint, join, stat, stats, strong, table
+from sftm_app.ui.widgets.html import Kind, Safe, card, cards, chip, hint, join, stat, stats, strong, table
 from sftm_app.ui.workspace import Workspace
 
 MAX_RUNS_OFFERED = 5
 # Merging in memory blocks the answer to a first try, so it is ticked beforehand only where it takes a moment.
 QUICK_MERGE_BYTES = 200_000_000
-
-
-@dataclass(frozen=True, eq=False)
-class Sample:
-    """What is being tried: uint8 (height, width) or (height, width, 3), and the right class where it is known."""
-
-    image: NDArray[np.uint8]
-    truth: int | None = None
 
 
 def contestants(studio: Studio, ws: Workspace, run_id: str) -> list[Contestant]:
@@ -90,22 +77,60 @@ def _merges_quickly(studio: Studio, ws: Workspace) -> bool:
     return sum(task.checkpoint.n_bytes for task in studio.preflight(ws).tasks) <= QUICK_MERGE_BYTES
 
 
-def answer(studio: Studio, ws: Workspace, task: str, sample: Sample, models: list[Contestant]) -> tuple[Safe, Any]:
-    """Each model's answer for one sample: a card of verdicts, and the probabilities as a figure."""
+def answers(
+    studio: Studio, ws: Workspace, task: str, sample: Samples, models: list[Contestant]
+) -> Iterator[tuple[Safe, Any]]:
+    """What each model says to one sample, after each model: a card of verdicts, and the scores as a figure.
+
+    The figure is None where models write freely.
+    """
     arena = studio.arena(ws)
-    series, verdicts = [], []
-    labels: tuple[str, ...] = ()
+    family = arena.family(task)
+    said: list[Answer] = []
     for contestant in models:
-        classifier = arena.classifier(contestant, task)
-        labels = classifier.labels
-        found = classifier.probabilities(sample.image[None])[0]
-        best = int(found.argmax())
-        tone: Kind | None = None if sample.truth is None else "ok" if best == sample.truth else "error"
-        series.append(Series(contestant.title, [float(p) for p in found], METHOD_COLOURS.get(contestant.kind)))
-        verdicts.append(stat(contestant.title, labels[best], f"{found[best]:.0%} sure", tone))
-    truth = sample.truth if sample.truth is not None and sample.truth < len(labels) else None
-    said = f"The right answer is {labels[truth]}." if truth is not None else "What each model reads:"
-    return join([hint(said), stats(verdicts)]), probabilities(labels, series, truth)
+        said += arena.model(contestant, task).answer(sample)
+        yield verdicts(family, models, said), scores(family, models, said)
+
+
+def answer(studio: Studio, ws: Workspace, task: str, sample: Samples, models: list[Contestant]) -> tuple[Safe, Any]:
+    """The last of answers(): what all the models say."""
+    return list(answers(studio, ws, task, sample, models))[-1]
+
+
+def verdicts(family: Family, models: Sequence[Contestant], said: Sequence[Answer]) -> Safe:
+    """A card for each model, of those that have answered with what they say."""
+    truth = next((one.truth for one in said), None)
+    sentence = "What each model says:" if truth is None else f"The right answer is {truth.strip()}."
+    if any(not one.options for one in said):
+        waiting = [card(model.title, hint("…")) for model in models[len(said) :]]
+        written = [_written(model, one) for model, one in zip(models, said, strict=False)]
+        return join([hint(sentence), cards(written + waiting)])
+    waiting = [stat(model.title, "…") for model in models[len(said) :]]
+    chosen = [_chosen(family, model, one) for model, one in zip(models, said, strict=False)]
+    return join([hint(sentence), stats(chosen + waiting)])
+
+
+def _chosen(family: Family, model: Contestant, one: Answer) -> Safe:
+    best = max(one.scores)
+    sure = f"{best:.0%} sure" if family.scores == "probability" else f"cosine {best:.2f}"
+    tone: Kind | None = None if one.right is None else "ok" if one.right else "error"
+    return stat(model.title, one.said.strip(), sure, tone)
+
+
+def _written(model: Contestant, one: Answer) -> Safe:
+    mark = "" if one.right is None else chip("right", tone="ok") if one.right else chip("not right", tone="error")
+    lines = join(one.said.strip().splitlines(), between="<br>")
+    return card(model.title, lines or hint("(nothing)"), badge=mark)
+
+
+def scores(family: Family, models: Sequence[Contestant], said: Sequence[Answer]) -> Any:
+    """The scores of every option as a figure; None where models write freely."""
+    if not said or not said[0].options:
+        return None
+    answered = zip(models, said, strict=False)
+    series = [Series(model.title, one.scores, METHOD_COLOURS.get(model.kind)) for model, one in answered]
+    options, truth = said[0].options, said[0].truth
+    return probabilities(options, series, None if truth is None else options.index(truth), measure=family.scores)
 
 
 def table_html(measured: AccuracyTable, caption: str = "") -> Safe:
@@ -129,60 +154,3 @@ def table_html(measured: AccuracyTable, caption: str = "") -> Safe:
         rows.append([strong("Relative to individual"), *cells([measured.normalised(i) for i in n])])
     names = ["task", *(contestant.title for contestant in measured.contestants)]
     return table(names, rows, numeric=range(1, len(names)), caption=caption)
-
-
-def samples_of(studio: Studio, ws: Workspace, task: str, folder: str) -> Samples:
-    """The labelled samples of a task: the demo pack's, or those of a folder that the person names.
-
-    Raises
-        SampleError, InputError: there are none.
-    """
-    if task not in ws.task_names:
-        raise InputError(f"There is no task {task!r}. Choose one of {', '.join(ws.task_names)}.")
-    pack = studio.pack(ws)
-    if pack and not folder.strip():
-        return load_samples(_pack_task(pack.tasks, ws, task))
-    if not folder.strip():
-        raise SampleError(
-            "There are no labelled samples for these models. Name a folder under Labelled images: one subfolder per "
-            "task, in it one subfolder of images per class."
-        )
-    root = allowed(studio.settings, folder)
-    inner = root
-    if any((root / name).is_dir() for name in ws.task_names):
-        inner = root / task
-        if not inner.is_dir():
-            raise SampleError(f"{root}: has no folder {task!r}, so this task is left out.")
-    source = studio.preflight(ws).tasks[ws.task_names.index(task)]
-    return load_labelled_folder(inner, source.checkpoint.id2label, channels_of(studio, ws, task))
-
-
-def all_samples(studio: Studio, ws: Workspace, folder: str) -> tuple[dict[str, Samples], list[str]]:
-    """The labelled samples of every task that has some, and why the others have none.
-
-    Raises
-        SampleError, InputError: no task has any.
-    """
-    found, problems = {}, []
-    for task in ws.task_names:
-        try:
-            found[task] = samples_of(studio, ws, task, folder)
-        except SampleError as error:
-            problems.append(str(error))
-    if not found:
-        raise SampleError(problems[0])
-    return found, problems
-
-
-def channels_of(studio: Studio, ws: Workspace, task: str) -> int:
-    """How many colour channels a task's model reads: 1 or 3."""
-    config = studio.preflight(ws).tasks[ws.task_names.index(task)].checkpoint.config
-    return 1 if config.get("num_channels") == 1 else 3
-
-
-def _pack_task(tasks: tuple[PackTask, ...], ws: Workspace, name: str) -> PackTask:
-    path = Path(next(task.path for task in ws.tasks if task.name == name))
-    for task in tasks:
-        if task.path.resolve() == path.resolve():
-            return task
-    raise SampleError(f"{name}: the demo has no samples for this task. Choose another task.")

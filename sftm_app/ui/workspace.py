@@ -17,12 +17,14 @@ WORKSPACE_NAME = "workspace.json"
 class Workspace:
     """Base and tasks by absolute paths; an empty base means that nothing is loaded.
 
-    fingerprint: of the files when they were loaded, so that loading retrained checkpoints is a change.
+    fingerprint: of the files when they were loaded, so that loading retrained checkpoints is a change. roles: what the
+    person says that tensors are, as in Recipe.
     """
 
     base: str = ""
     tasks: tuple[TaskEntry, ...] = ()
     fingerprint: str = ""
+    roles: tuple[tuple[str, str], ...] = ()
 
     @property
     def ready(self) -> bool:
@@ -59,5 +61,6 @@ def restore(output_dir: Path) -> Workspace:
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         value = json.loads((output_dir / WORKSPACE_NAME).read_text(encoding="utf-8"))
         tasks = tuple(TaskEntry(**task) for task in value["tasks"])
-        return Workspace(str(value["base"]), tasks, str(value["fingerprint"]))
+        roles = tuple((str(pattern), str(role)) for pattern, role in value.get("roles", ()))
+        return Workspace(str(value["base"]), tasks, str(value["fingerprint"]), roles)
     return Workspace()

@@ -13,7 +13,8 @@ from tiny_checkpoints import change_config, change_weights, save_base, save_task
 from transformers import BertConfig, BertModel, ViTConfig, ViTForImageClassification, ViTModel
 
 from sftm_app.checkpoints.checkpoint import open_checkpoint
-from sftm_app.checkpoints.compatibility import Preflight, Source, preflight, refuse_unchanged
+from sftm_app.checkpoints.compatibility import Preflight, preflight, refuse_unchanged
+from sftm_app.checkpoints.matching import Source
 from sftm_app.errors import CheckpointError, CompatibilityError, InputError
 
 DENSE = "encoder.layer.1.intermediate.dense.weight"

@@ -24,7 +24,8 @@ from sftm_app.evaluation.contestants import (
     merge_in_memory,
     method_contestant,
 )
-from sftm_app.evaluation.samples import Samples
+from sftm_app.evaluation.family import accuracy
+from sftm_app.evaluation.samples import ImageSamples
 from sftm_app.merging.plan import check_recipe, make_plan
 from sftm_app.merging.recipe import make_recipe
 from sftm_app.merging.save import save
@@ -73,7 +74,7 @@ def test_individual_is_the_task_model(ready_models: Path, arena: Arena, images: 
     model = ViTForImageClassification.from_pretrained(ready_models / task).eval()
     with torch.no_grad():
         wanted = model(pixels_of(images)).logits.softmax(-1).numpy()
-    classifier = arena.classifier(INDIVIDUAL, task)
+    classifier = arena.model(INDIVIDUAL, task)
     np.testing.assert_allclose(classifier.probabilities(images), wanted, atol=1e-5)
     assert classifier.labels == tuple(f"label {i} of {task}" for i in range(len(classifier.labels)))
 
@@ -84,7 +85,7 @@ def test_base_is_the_bases_backbone_with_the_tasks_head(
 ) -> None:
     backbone = ViTModel.from_pretrained(ready_models / "base", add_pooling_layer=False)
     wanted = plain(backbone, ready_models / task, images)
-    np.testing.assert_allclose(arena.classifier(BASE, task).probabilities(images), wanted, atol=1e-5)
+    np.testing.assert_allclose(arena.model(BASE, task).probabilities(images), wanted, atol=1e-5)
 
 
 @pytest.mark.parametrize("method", ["sftm", "average", "task_arithmetic"])
@@ -96,12 +97,12 @@ def test_a_merge_in_memory_is_the_merge_on_the_disk(
         pass
     wanted = plain(ViTModel.from_pretrained(tmp_path / "out", add_pooling_layer=False), ready_models / "b", images)
     for contestant in (method_contestant(method), folder_contestant(tmp_path / "out", "Saved", method)):
-        found = arena.classifier(contestant, "b").probabilities(images)
+        found = arena.model(contestant, "b").probabilities(images)
         np.testing.assert_allclose(found, wanted, atol=1e-5)
 
 
 def test_probabilities(arena: Arena, images: np.ndarray) -> None:
-    classifier = arena.classifier(BASE, "c")
+    classifier = arena.model(BASE, "c")
     found = classifier.probabilities(images)
     assert found.shape == (6, 5) and found.dtype == np.float32
     np.testing.assert_allclose(found.sum(1), 1, atol=1e-5)
@@ -112,12 +113,17 @@ def test_probabilities(arena: Arena, images: np.ndarray) -> None:
 
 
 def test_accuracy_counts_the_most_probable_class(arena: Arena, images: np.ndarray) -> None:
-    classifier = arena.classifier(INDIVIDUAL, "a")
+    classifier = arena.model(INDIVIDUAL, "a")
     best = classifier.probabilities(images).argmax(1)
-    assert classifier.accuracy(images, best) == 1.0
+    assert accuracy(classifier, ImageSamples(images, best)) == 1.0
     wrong = best.copy()
     wrong[:3] = (wrong[:3] + 1) % 3
-    assert classifier.accuracy(images, wrong) == 0.5
+    assert accuracy(classifier, ImageSamples(images, wrong)) == 0.5
+    for unknown in (ImageSamples(images[:0], best[:0]), ImageSamples(images, np.full(6, -1))):
+        with pytest.raises(SampleError, match="right answers are all known"):
+            accuracy(classifier, unknown)
+    with pytest.raises(SampleError, match="class number 7; the model knows 3"):
+        classifier.answer(ImageSamples(images, np.full(6, 7)))
 
 
 def test_weights_of_the_workspace_count_in_memory_too(ready_models: Path) -> None:
@@ -131,14 +137,14 @@ def test_weights_of_the_workspace_count_in_memory_too(ready_models: Path) -> Non
 
 def test_models_are_kept_and_tasks_are_known(arena: Arena) -> None:
     assert arena.task_names == ("a", "b", "c")
-    assert arena.classifier(BASE, "a") is arena.classifier(BASE, "a")
+    assert arena.model(BASE, "a") is arena.model(BASE, "a")
     with pytest.raises(InputError, match=r"There is no task 'x'. Choose one of a, b, c"):
-        arena.classifier(BASE, "x")
+        arena.model(BASE, "x")
 
 
 def test_a_task_without_preprocessing_anywhere(tiny_models: Path) -> None:
     with pytest.raises(SampleError, match=r"has no preprocessor_config\.json"):
-        arena_of(tiny_models).classifier(BASE, "a")
+        arena_of(tiny_models).model(BASE, "a")
 
 
 def copied(ready_models: Path, tmp_path: Path) -> Path:
@@ -150,26 +156,26 @@ def test_a_task_that_is_no_image_classifier(ready_models: Path, tmp_path: Path) 
     change_config(models / "a", architectures=["ViTModel"])
     change_weights(models / "a" / "model.safetensors", lambda t: [t.pop(f"classifier.{n}") for n in ("weight", "bias")])
     with pytest.raises(SampleError, match="The model class ViTModel cannot be tried"):
-        arena_of(models).classifier(BASE, "a")
+        arena_of(models).model(BASE, "a")
 
 
 def test_half_a_head_is_not_made_up(ready_models: Path, tmp_path: Path) -> None:
     models = copied(ready_models, tmp_path)
     change_weights(models / "a" / "model.safetensors", lambda tensors: tensors.pop("classifier.bias"))
     with pytest.raises(SampleError, match=r"missing keys \['classifier.bias'\]"):
-        arena_of(models).classifier(INDIVIDUAL, "a")
+        arena_of(models).model(INDIVIDUAL, "a")
 
 
 def test_a_folder_that_was_not_merged_from_this_base(ready_models: Path, arena: Arena) -> None:
     with pytest.raises(SampleError, match=r"Other: lacks '.*', so it was not merged from this base"):
-        arena.classifier(folder_contestant(ready_models / "a", "Other", "sftm"), "b")
+        arena.model(folder_contestant(ready_models / "a", "Other", "sftm"), "b")
 
 
 def test_a_table_is_filled_cell_by_cell(arena: Arena, images: np.ndarray) -> None:
-    samples = Samples(images, np.zeros(6, np.int64))
+    samples = ImageSamples(images, np.zeros(6, np.int64))
     asked: list[str] = []
 
-    def samples_of(task: str) -> Samples:
+    def samples_of(task: str) -> ImageSamples:
         asked.append(task)
         return samples
 
@@ -177,7 +183,7 @@ def test_a_table_is_filled_cell_by_cell(arena: Arena, images: np.ndarray) -> Non
     assert len(tables) == 4
     assert [sum(v is not None for line in t.values for v in line) for t in tables] == [1, 2, 3, 4]
     assert asked == ["a", "b"], "each task's samples are loaded once"
-    assert tables[-1].values[1][1] == arena.classifier(INDIVIDUAL, "b").accuracy(images[:4], samples.labels[:4])
+    assert tables[-1].values[1][1] == accuracy(arena.model(INDIVIDUAL, "b"), samples.subset(4))
 
 
 def test_means_and_normalised_means() -> None:

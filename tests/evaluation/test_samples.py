@@ -10,7 +10,7 @@ from PIL import Image
 
 from sftm_app.errors import SampleError
 from sftm_app.evaluation import samples as samples_module
-from sftm_app.evaluation.samples import GLYPH_SIDE, Samples, centre_glyph, load_image, load_labelled_folder
+from sftm_app.evaluation.samples import GLYPH_SIDE, ImageSamples, centre_glyph, load_image, load_labelled_folder
 
 
 def drawing(side: int = 280) -> np.ndarray:
@@ -159,7 +159,7 @@ def test_images_that_are_too_large(tmp_path: Path) -> None:
 
 def test_a_subset_holds_every_class_however_they_are_stored() -> None:
     labels = np.array([2] * 50 + [0] * 3 + [1] * 20)
-    samples = Samples(np.arange(73, dtype=np.uint8)[:, None, None], labels)
+    samples = ImageSamples(np.arange(73, dtype=np.uint8)[:, None, None], labels)
     assert len(samples) == 73
     few = samples.subset(9)
     assert few.labels.tolist() == [2, 2, 2, 0, 0, 0, 1, 1, 1]

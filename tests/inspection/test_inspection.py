@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from tiny_checkpoints import change_weights
 
 from sftm_app.checkpoints.compatibility import Preflight
+from sftm_app.checkpoints.roles import Part
 from sftm_app.errors import CheckpointError, InputError, NumericalError
 from sftm_app.inspection.factors import FactorCache, LayerFactors, factorise_layer
 from sftm_app.inspection.layer import layer_detail, pair_detail
@@ -77,7 +78,7 @@ def test_the_map_of_a_vit(tiny_models: Path) -> None:
     assert layers[0].shape == (16, 16)  # 16 channels out, 1 x 4 x 4 in
     by_name = {layer.name: layer for layer in layers}
     assert by_name[NAME].shape == (24, 16)
-    assert all(layer.members == (0, 1, 2) and not layer.transposed for layer in layers)
+    assert all(layer.members == (0, 1, 2) and not layer.part.transposed for layer in layers)
 
 
 def test_blocks_are_ordered_by_number(tiny_models: Path) -> None:
@@ -145,7 +146,7 @@ def made_of(*matrices: torch.Tensor, base_norm: float = 1.0) -> LayerFactors:
     from sftm_app.linalg.svd import factorise
 
     m, n = matrices[0].shape
-    layer = MapLayer("x.weight", "outside", "x", (m, n), False, tuple(range(len(matrices))))
+    layer = MapLayer("x.weight", "outside", "x", (m, n), "x.weight", Part(), tuple(range(len(matrices))))
     return LayerFactors(layer, base_norm, tuple(factorise(matrix) for matrix in matrices))
 
 
@@ -231,7 +232,7 @@ def test_transposed_weights_are_turned(tmp_path: Path) -> None:
         GPT2Model(config).save_pretrained(tmp_path / name)
     found = check_recipe(make_recipe(tmp_path / "base", [tmp_path / "t"])).require()
     layer = find_layer(map_layers(found), "h.0.attn.c_attn")
-    assert (layer.shape, layer.transposed) == ((24, 8), True)
+    assert (layer.shape, layer.part.transposed) == ((24, 8), True)
     base, task = (load_file(tmp_path / name / "model.safetensors")[layer.name] for name in ("base", "t"))
     torch.testing.assert_close(factorise_layer(found, layer).factors[0].matrix(), (task - base).T)
 

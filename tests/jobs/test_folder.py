@@ -18,7 +18,7 @@ from sftm_app.jobs import workers as workers_module
 from sftm_app.jobs.control import active_run, cancel, start
 from sftm_app.jobs.folder import START_LIMIT_S, RunFolder, create_run, identity, list_runs, open_run, status
 from sftm_app.jobs.worker import work
-from sftm_app.merging.save import LAST_STEP
+from sftm_app.merging.progress import LAST_STEP
 
 
 @pytest.fixture

@@ -327,7 +327,7 @@ def test_opposed_tasks_give_the_base_and_a_warning_that_says_conflict(models: Pa
     base = arrays(models / "base")
     records = []
     for step in run(plan):
-        records.append(step.record)
+        records.extend(step.records)
         np.testing.assert_allclose(step.tensor.double().numpy(), base[step.entry.name], atol=1e-5)
     said = warnings_of(plan.task_names, records)
     assert any(sentence.startswith("Conflict: a and mirror oppose each other in") for sentence in said)
@@ -346,7 +346,7 @@ def test_a_conflict_in_a_layer_that_some_task_lacks_names_the_right_tasks(models
     plan = plan_for(recipe, check_recipe(recipe).require())
     entry = next(entry for entry in plan.entries if entry.name == name)
     assert entry.sources == (None, f"vit.{name}", f"vit.{name}")
-    records = [step.record for step in run(plan)]
+    records = [record for step in run(plan) for record in step.records]
     assert any("a and mirror oppose" in sentence for sentence in warnings_of(plan.task_names, records))
     assert not any("b and" in sentence for sentence in warnings_of(plan.task_names, records))
 
@@ -398,5 +398,5 @@ def test_errors_measure_what_was_added_on_all_features(
 ) -> None:
     """A merge that adds nothing keeps nothing, and one of rank one does not keep what it cut off."""
     for merged in run(make_plan(recipe_for(params=params))):
-        for error in merged.record.figures.get("readout_errors", ()):
+        for error in merged.records[0].figures.get("readout_errors", ()):
             assert low - 1e-6 <= error <= high + 1e-6

@@ -25,10 +25,11 @@ from sftm_app.checkpoints import writer
 from sftm_app.checkpoints.writer import check_room, output_folder
 from sftm_app.errors import CheckpointError, NumericalError, OutputError, ResourceError
 from sftm_app.merging.plan import check_output, make_plan
+from sftm_app.merging.progress import LAST_STEP, Progress
 from sftm_app.merging.recipe import Recipe, load_recipe, make_recipe
 from sftm_app.merging.report import Report
 from sftm_app.merging.run import run
-from sftm_app.merging.save import LAST_STEP, Progress, publish, save
+from sftm_app.merging.save import publish, save
 
 
 def save_all(recipe: Recipe, output: Path) -> tuple[Report, list[Progress]]:

@@ -16,9 +16,8 @@ import psutil
 import pytest
 from tiny_checkpoints import change_config, change_weights
 
-from sftm_app.errors import CheckpointError, InputError, JobError, OutputError, RecipeError, SampleError, SFTMError
-from sftm_app.evaluation.accuracy import empty_table
-from sftm_app.evaluation.contestants import BASE, INDIVIDUAL, method_contestant
+from sftm_app.errors import CheckpointError, InputError, JobError, OutputError, RecipeError, SFTMError
+from sftm_app.evaluation.contestants import BASE, INDIVIDUAL
 from sftm_app.inspection.layers import map_layers
 from sftm_app.jobs.folder import RunFolder, create_run, identity, status
 from sftm_app.jobs.worker import work
@@ -34,7 +33,7 @@ NO_WEIGHTS: list[list[Any]] = []
 
 
 def default_recipe(ws: Workspace, method: str = "sftm", **params: Any) -> Any:
-    return recipe_view.read_recipe(ws, (method, params), NO_WEIGHTS, "cpu", recipe_view.SAME_AS_BASE, "5GB")
+    return recipe_view.read_recipe(ws, NO_WEIGHTS, "cpu", False, {}, (method, params))
 
 
 def run_here(studio: Studio, recipe: Any) -> RunFolder:
@@ -73,8 +72,9 @@ def truncate(models: Path) -> None:
     file.write_bytes(file.read_bytes()[:-100])
 
 
-def remove_config(models: Path) -> None:
-    (models / "a" / "config.json").unlink()
+def empty_the_folder(models: Path) -> None:
+    shutil.rmtree(models / "a")
+    (models / "a").mkdir()
 
 
 def other_architecture(models: Path) -> None:
@@ -90,7 +90,7 @@ def equal_to_base(models: Path) -> None:
     ("damage", "sentence"),
     [
         (truncate, "is cut off"),
-        (remove_config, "has no config.json"),
+        (empty_the_folder, "has no config.json"),
         (other_architecture, "'gpt2' model, the base is a 'vit' model"),
         (equal_to_base, "equals the base's"),
     ],
@@ -181,12 +181,13 @@ def test_controls_follow_from_the_declarations() -> None:
 def test_the_recipe_of_the_controls(workspace: Workspace) -> None:
     recipe = recipe_view.read_recipe(
         workspace,
-        ("sftm", {"variant": "readout", "rank": "25%", "scaling": 0.5}),
         [["a", 1], ["b", "0.5"], ["c", 2.0]],
         "cpu",
-        "float16",
-        "1MB",
+        True,
+        {"dtype": "float16", "max_shard_size": "1MB"},
+        ("sftm", {"variant": "readout", "rank": "25%", "scaling": 0.5}),
     )
+    assert (recipe.output.dtype, recipe.output.max_shard_size, recipe.split_fused) == ("float16", "1MB", True)
     assert (recipe.params.rank, recipe.params.scaling) == (0.25, 0.5)
     assert [task.weight for task in recipe.tasks] == [1.0, 0.5, 2.0]
     text, command, link = recipe_view.recipe_views(recipe)
@@ -198,7 +199,7 @@ def test_the_recipe_of_the_controls(workspace: Workspace) -> None:
 @pytest.mark.parametrize("weights", [[["a", "x"], ["b", 1], ["c", 1]], [["a", -1], ["b", 1], ["c", 1]]])
 def test_a_bad_weight_is_said(workspace: Workspace, weights: Any) -> None:
     with pytest.raises(RecipeError, match="weight"):
-        recipe_view.read_recipe(workspace, ("average", {}), weights, "cpu", recipe_view.SAME_AS_BASE, "5GB")
+        recipe_view.read_recipe(workspace, weights, "cpu", False, {}, ("average", {}))
 
 
 def test_the_plan_says_what_happens_to_what(studio: Studio, workspace: Workspace) -> None:
@@ -253,45 +254,6 @@ def test_a_recipe_file_cannot_lead_outside(studio: Studio, workspace: Workspace,
 # Evaluate
 
 
-def test_each_model_answers_for_one_image(studio: Studio, workspace: Workspace) -> None:
-    image = np.zeros((8, 8), np.uint8)
-    models = [BASE, INDIVIDUAL, method_contestant("average")]
-    lines, figure = trying.answer(studio, workspace, "b", trying.Sample(image, 2), models)
-    assert lines.count("sf-stat-value") == 3 and "The right answer is label 2 of b" in lines
-    assert [trace.name for trace in figure.data] == ["Base", "Individual", "Plain average"]
-    for trace in figure.data:
-        assert sum(trace.x) == pytest.approx(1, abs=1e-3)
-
-
-def test_samples_come_from_the_pack_or_from_a_folder(studio: Studio, workspace: Workspace) -> None:
-    assert len(trying.samples_of(studio, workspace, "a", "")) == 12
-    own = models_tab.load_own(studio, "base", ["a", "b"])
-    with pytest.raises(SampleError, match="no labelled samples"):
-        trying.samples_of(studio, own, "a", "")
-    with pytest.raises(InputError, match="outside"):
-        trying.samples_of(studio, own, "a", "/etc")
-    from PIL import Image
-
-    folder = studio.settings.models_dir / "pictures" / "a" / "label 1 of a"
-    folder.mkdir(parents=True)
-    Image.new("L", (8, 8)).save(folder / "x.png")
-    found = trying.samples_of(studio, own, "a", "pictures")
-    assert found.images.shape == (1, 8, 8) and found.labels.tolist() == [1]
-
-
-def test_the_table_shows_means_and_marks_the_best_merge() -> None:
-    models = (BASE, INDIVIDUAL, method_contestant("average"), method_contestant("sftm"))
-    measured = empty_table(("a", "b"), models)
-    assert "·" in trying.table_html(measured)
-    for row, values in enumerate([(0.5, 0.8, 0.6, 0.7), (0.4, 1.0, 0.9, 0.8)]):
-        for column, value in enumerate(values):
-            measured = measured.with_value(row, column, value)
-    shown = trying.table_html(measured)
-    assert "<strong>70.0%</strong>" in shown and "<strong>90.0%</strong>" in shown
-    assert "<strong>80.0%</strong>" not in shown, "the individual model is no merge"
-    assert "75.0%" in shown and "·" not in shown
-
-
 def test_a_new_merge_takes_the_place_of_the_one_in_memory(
     studio: Studio, workspace: Workspace, finished: RunFolder
 ) -> None:
@@ -303,11 +265,6 @@ def test_a_new_merge_takes_the_place_of_the_one_in_memory(
     assert update["value"] == ["base", merge]
     update, _ = trying.offer(studio, workspace, finished.run_id, ["base"], keys)
     assert update["value"] == ["base"], "what the person unticked stays so"
-
-
-def test_keys_from_the_browser_must_be_on_offer(studio: Studio, workspace: Workspace) -> None:
-    with pytest.raises(InputError, match="No model is chosen"):
-        trying.chosen_contestants(studio, workspace, "", ["folder:/etc", "method:nothing"])
 
 
 def test_a_run_of_other_inputs_is_not_offered(studio: Studio, workspace: Workspace, finished: RunFolder) -> None:
@@ -363,12 +320,6 @@ def test_a_replaced_file_is_noticed_whatever_its_date(studio: Studio, workspace:
     assert models_tab.load_own(studio, "base", ["a", "b"]) != own, "loading again must be seen as a change"
 
 
-def test_a_colour_picture_is_tried_on_a_gray_model(studio: Studio, workspace: Workspace) -> None:
-    picture = np.random.default_rng(0).integers(0, 256, (30, 20, 3)).astype(np.uint8)
-    lines, _ = trying.answer(studio, workspace, "a", trying.Sample(picture), [BASE])
-    assert "What each model reads" in lines
-
-
 def test_an_outdated_map_stops_drawing(studio: Studio) -> None:
     first = studio.newer_draw("page")
     assert studio.is_latest_draw("page", first)
@@ -387,19 +338,6 @@ def test_a_broken_layer_leaves_the_rest_of_the_map(studio: Studio) -> None:
     figure, problems = list(inspect_tab.map_figure(studio, found, "change", None))[-1]
     assert len(problems) == 1 and "layer.0.output.dense.weight" in problems[0]
     assert int(np.isfinite(figure.data[0].z).sum()) == len(map_layers(found)) - 1
-
-
-def test_tasks_without_labelled_images_are_left_out_and_named(studio: Studio) -> None:
-    from PIL import Image
-
-    own = models_tab.load_own(studio, "base", ["a", "b"])
-    folder = studio.settings.models_dir / "pictures" / "a" / "label 1 of a"
-    folder.mkdir(parents=True)
-    Image.new("L", (8, 8)).save(folder / "x.png")
-    samples, left_out = trying.all_samples(studio, own, "pictures")
-    assert list(samples) == ["a"] and "no folder 'b'" in left_out[0]
-    with pytest.raises(SampleError):
-        trying.all_samples(studio, own, "")
 
 
 def test_refusals_say_what_is_still_loaded(studio: Studio, workspace: Workspace) -> None:

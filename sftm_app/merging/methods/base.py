@@ -6,8 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import Tensor
-
+from sftm_app.linalg.low_rank import Change, weighted_sum
 from sftm_app.linalg.svd import Factors
 
 Rank = int | float | None
@@ -17,12 +16,12 @@ Rank = int | float | None
 class Layer:
     """What a method sees of one layer.
 
-    matrices: the T task matrices D_t, each (m, n), in the compute dtype, on the compute device.
+    changes: the T task matrices D_t, each (m, n), dense or low-rank, in the compute dtype, on the compute device.
     weights: T positive factors.
     factorise: gives the full-rank Factors of task t; the caller may keep them in a cache.
     """
 
-    matrices: Sequence[Tensor]
+    changes: Sequence[Change]
     weights: Sequence[float]
     factorise: Callable[[int], Factors]
 
@@ -31,7 +30,7 @@ class Layer:
 class Merged:
     """One layer's merged change, (m, n), added to the base's weight; and figures for the report (JSON values)."""
 
-    delta: Tensor
+    delta: Change
     figures: dict[str, Any] = field(default_factory=dict)
 
 
@@ -55,14 +54,7 @@ class Method:
     scaling: Callable[[Any], float]
 
 
-def weighted_sum(tensors: Sequence[Tensor], weights: Sequence[float], scaling: float) -> Tensor:
-    """scaling * sum_t w_t D_t; all of one shape."""
-    total = tensors[0] * (weights[0] * scaling)
-    for tensor, weight in zip(tensors[1:], weights[1:], strict=True):
-        total.add_(tensor, alpha=weight * scaling)
-    return total
-
-
-def weighted_average(tensors: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
+def weighted_average(changes: Sequence[Change], weights: Sequence[float]) -> Change:
     """sum_t w_t D_t / sum_t w_t; all of one shape."""
-    return weighted_sum(tensors, weights, 1 / sum(weights))
+    total = sum(weights)
+    return weighted_sum(changes, [weight / total for weight in weights])

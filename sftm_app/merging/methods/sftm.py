@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sftm_app.linalg.subspace import mapping_error, readout_error
-from sftm_app.linalg.superposition import superpose, superposed_matrix
+from sftm_app.linalg.superposition import superpose, superposed_change
 from sftm_app.merging.methods.base import Layer, Merged, Method, Rank, weighted_average
 from sftm_app.merging.params import choice, number, rank
 
@@ -50,11 +50,11 @@ def merge_matrix(layer: Layer, params: SFTMParams) -> Merged:
     scaling, weights and truncation) on all of the task's own features; the same errors of the plain average for
     comparison; and how the system was solved.
     """
-    whole = [layer.factorise(task) for task in range(len(layer.matrices))]
+    whole = [layer.factorise(task) for task in range(len(layer.changes))]
     factors = [item.cut(params.rank) for item in whole]
     solved = superpose(factors, variant=params.variant, weights=layer.weights)
-    delta = superposed_matrix(factors, solved) * params.scaling
-    average = weighted_average(layer.matrices, layer.weights)
+    delta = superposed_change(factors, solved) * params.scaling
+    average = weighted_average(layer.changes, layer.weights)
     figures = {
         "ranks": [item.rank for item in factors],
         "factorised_by": [item.how for item in factors],

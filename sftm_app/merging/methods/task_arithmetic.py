@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sftm_app.merging.methods.base import Layer, Merged, Method, weighted_sum
+from sftm_app.linalg.low_rank import weighted_sum
+from sftm_app.merging.methods.base import Layer, Merged, Method
 from sftm_app.merging.params import number
 
 
@@ -28,7 +29,7 @@ class TaskArithmeticParams:
 
 def merge_matrix(layer: Layer, params: TaskArithmeticParams) -> Merged:
     """The scaled sum of the task matrices."""
-    return Merged(weighted_sum(layer.matrices, layer.weights, params.scaling))
+    return Merged(weighted_sum(layer.changes, [params.scaling * weight for weight in layer.weights]))
 
 
 METHOD = Method(

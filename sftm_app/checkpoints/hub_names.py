@@ -1,0 +1,121 @@
+"""Names of models on the Hugging Face hub, and where its cache keeps them. Nothing here contacts anything."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from huggingface_hub import constants
+
+from sftm_app.errors import HubError, InputError
+
+HUB_PREFIX = "hub:"
+MAX_REPO_ID = 96
+_REPO_ID = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9_])?/[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9_])?")
+_REVISION = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._/-]{0,198}[A-Za-z0-9_-])?")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_REPO_FOLDER = re.compile(r"models((?:--[A-Za-z0-9._-]+?){1,2})")
+
+
+@dataclass(frozen=True)
+class HubRef:
+    """A model repository and optionally a branch, tag or commit of it; without one, the hub's default branch."""
+
+    repo_id: str
+    revision: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.repo_id}@{self.revision}" if self.revision else self.repo_id
+
+    @property
+    def name(self) -> str:
+        """The repository's own name, without its owner."""
+        return self.repo_id.rpartition("/")[2]
+
+
+def parse_ref(text: str) -> HubRef:
+    """Read `org/name` or `org/name@revision`, with or without `hub:` or the hub's address before it.
+
+    Raises
+        HubError: it is written otherwise.
+    """
+    named = text.strip().removeprefix(HUB_PREFIX).removeprefix("https://huggingface.co/")
+    repo_id, at, revision = named.partition("@")
+    shown = text.strip()[:200]
+    sound = _REPO_ID.fullmatch(repo_id) and len(repo_id) <= MAX_REPO_ID and not repo_id.endswith(".git")
+    if not sound or "--" in repo_id or ".." in repo_id:
+        raise HubError(
+            f"{shown!r} names neither a folder here nor a model on the hub. Write org/name, such as "
+            "openai/clip-vit-base-patch32, or org/name@revision."
+        )
+    if at and (not _REVISION.fullmatch(revision) or ".." in revision or "//" in revision):
+        raise HubError(
+            f"{shown!r}: {revision[:100]!r} is no revision. After @ write a branch, a tag, a commit or refs/pr/N."
+        )
+    return HubRef(repo_id, revision or None)
+
+
+def endpoint() -> str:
+    """The hub that is asked: https://huggingface.co, or what HF_ENDPOINT says."""
+    return str(constants.ENDPOINT)
+
+
+def hub_cache() -> Path:
+    """The folder that huggingface_hub keeps its downloads in, which other programs share."""
+    return Path(constants.HF_HUB_CACHE).resolve()
+
+
+def hub_name(path: str | Path) -> str | None:
+    """ "org/name@commit" for a snapshot folder of the hub's cache, wherever that cache lies; None for other folders."""
+    folder = Path(path)
+    if len(folder.parts) < 3 or folder.parent.name != "snapshots" or not _COMMIT.fullmatch(folder.name):
+        return None
+    found = _REPO_FOLDER.fullmatch(folder.parent.parent.name)
+    return f"{found[1].removeprefix('--').replace('--', '/')}@{folder.name}" if found else None
+
+
+def short_name(path: str | Path) -> str:
+    """What a checkpoint is called for short: the model's own name for a snapshot of the cache, else the folder's."""
+    fetched = hub_name(path)
+    return fetched.partition("@")[0].rpartition("/")[2] if fetched else Path(path).name
+
+
+def is_snapshot(path: Path) -> bool:
+    """Whether a resolved path is a snapshot folder of this machine's hub cache."""
+    return hub_name(path) is not None and path.parents[2] == hub_cache()
+
+
+def is_blob(path: Path) -> bool:
+    """Whether a resolved path is a file of the hub cache, where the links of its snapshots lead."""
+    return hub_cache() in path.parents
+
+
+def read_source(text: str, local: Callable[[str], Path | None]) -> tuple[HubRef | Path, str]:
+    """What a person's text names, and a sentence when it could have meant something else ("" otherwise).
+
+    local: the folder that a text is the path of, or None. A folder that is there wins over the hub; `hub:` before a
+    name always means the hub; an absolute path, or one that begins with a dot or ~, never does.
+
+    Raises
+        HubError: it is neither.
+        InputError: whatever `local` raises for a text that can only be a path.
+    """
+    text = text.strip()
+    if text.startswith(HUB_PREFIX):
+        return parse_ref(text), ""
+    only_path = text.startswith(("/", ".", "~")) or "\\" in text or Path(text).is_absolute()
+    try:
+        folder = local(text)
+    except InputError:
+        if only_path:
+            raise
+        folder = None
+    if folder is None:
+        return parse_ref(text), ""
+    with contextlib.suppress(HubError):
+        note = f"{text} is taken as the folder {folder}. Write hub:{parse_ref(text)} for the model on the hub."
+        return folder, note
+    return folder, ""

@@ -1,0 +1,62 @@
+"""What each tensor of the base is, in groups: names that differ only in their numbers are one row."""
+
+from __future__ import annotations
+
+import glob
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from sftm_app.checkpoints.compatibility import Preflight
+from sftm_app.checkpoints.role_rules import matching
+from sftm_app.checkpoints.roles import Assignment, Role, assign
+
+_NUMBER = re.compile(r"(?<![^._\-])\d+(?![^._\-])")
+
+
+@dataclass(frozen=True)
+class TensorGroup:
+    """Tensors whose names are the same but for numbers, and that have one role.
+
+    pattern: with `*` for the numbers. role: a word of ROLE_KINDS. shapes: as stored, each once.
+    """
+
+    pattern: str
+    names: tuple[str, ...]
+    shapes: tuple[tuple[int, ...], ...]
+    role: str
+    why: str
+
+
+def tensor_groups(found: Preflight) -> tuple[TensorGroup, ...]:
+    """Every tensor of the base in one group, in the order of the file."""
+    members: dict[tuple[str, str, str], list[str]] = {}
+    for name, info in found.base.tensors.items():
+        assignment = assign(info, found.architecture.owners.get(name))
+        # Whether fused maps are split is the recipe's choice, not a role.
+        key = _NUMBER.sub("*", name), role_word(assignment), assignment.why.removesuffix(", merged whole")
+        members.setdefault(key, []).append(name)
+    tensors = found.base.tensors
+    return tuple(
+        TensorGroup(pattern, tuple(names), tuple(dict.fromkeys(tensors[name].shape for name in names)), role, why)
+        for (pattern, role, why), names in members.items()
+    )
+
+
+def role_word(assignment: Assignment) -> str:
+    """The word of ROLE_KINDS for a role."""
+    if assignment.role is Role.MATRIX:
+        return "matrix_transposed" if assignment.parts and assignment.parts[0].transposed else "matrix"
+    return "copy" if assignment.role in (Role.BUFFER, Role.FIXED) else assignment.role.value
+
+
+def patterns_for(pattern: str, groups: Iterable[TensorGroup]) -> list[str]:
+    """Patterns that mean the tensors of the rows called `pattern` and no others; none when there is no such row.
+
+    That is the row's own pattern, or every name by itself where the pattern means other rows as well: `*` stands for
+    more than a number.
+    """
+    rows = {group: group.pattern == pattern for group in groups}
+    mine = [name for group, chosen in rows.items() if chosen for name in group.names]
+    others = [name for group, chosen in rows.items() if not chosen for name in group.names]
+    return [pattern] if mine and not matching(pattern, others) else [glob.escape(name) for name in mine]

@@ -1,0 +1,98 @@
+"""The merged change of each tensor as a whole, and its features cut to what an adapter is to hold."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+import torch
+from torch import Tensor
+
+from sftm_app.linalg.low_rank import Change, LowRank, dense, norm
+from sftm_app.linalg.svd import Factors, factorise, n_kept
+from sftm_app.merging.plan import Plan, PlanEntry
+from sftm_app.merging.report import TensorRecord
+from sftm_app.merging.run import MergedChange, run_changes
+
+
+@dataclass(frozen=True)
+class TensorChange:
+    """What is added to one tensor: a linear map (m, n) where it is one, else a tensor of its own shape, on the CPU.
+
+    change is None for a stack of experts, which no one map stands for; square is ||change||^2 in any case.
+    """
+
+    entry: PlanEntry
+    change: Change | None
+    square: float
+    records: tuple[TensorRecord, ...]
+
+
+def tensor_changes(plan: Plan) -> Iterator[TensorChange]:
+    """The merged changes, tensor by tensor, in the plan's order; nothing for tensors that are copied.
+
+    Raises as run_changes().
+    """
+    for _, group in groupby(run_changes(plan), key=lambda merged: merged.entry.name):
+        parts = list(group)
+        entry = parts[0].entry
+        square = math.fsum(norm(part.change) ** 2 for part in parts)
+        stacked = any(part.part is not None and part.part.expert is not None for part in parts)
+        change = None if stacked else _on_cpu(_joined(entry, parts))
+        yield TensorChange(entry, change, square, tuple(part.record for part in parts))
+
+
+def _joined(entry: PlanEntry, parts: Sequence[MergedChange]) -> Change:
+    """The changes of fused maps, one below the other, as one change of the whole matrix."""
+    first = parts[0]
+    if first.part is None or first.part.rows is None:
+        return first.change
+    m, n = 0, first.change.shape[1]
+    spans = []
+    for part in parts:
+        assert part.part is not None and part.part.rows is not None
+        spans.append(part.part.rows)
+        m = max(m, part.part.rows[1])
+    changes = [part.change for part in parts]
+    thin = [change for change in changes if isinstance(change, LowRank)]
+    if len(thin) < len(changes):
+        whole = torch.zeros(m, n, dtype=dense(changes[0]).dtype)
+        for (start, stop), change in zip(spans, changes, strict=True):
+            whole[start:stop] = dense(change)
+        return whole
+    lefts = []
+    for (start, stop), change in zip(spans, thin, strict=True):
+        left = change.left.new_zeros(m, change.rank)
+        left[start:stop] = change.left
+        lefts.append(left)
+    return LowRank(torch.cat(lefts, dim=1), torch.cat([change.right for change in thin]))
+
+
+def _on_cpu(change: Change) -> Change:
+    if isinstance(change, LowRank):
+        return LowRank(change.left.cpu(), change.right.cpu())
+    return change.cpu()
+
+
+def features(change: Change) -> Factors:
+    """The singular features of a change, in float64: QR of thin factors, or an SVD."""
+    return factorise(
+        LowRank(change.left.double(), change.right.double()) if isinstance(change, LowRank) else change.double()
+    )
+
+
+def n_features(found: Factors, rank: int | float | None, energy: float | None) -> int:
+    """How many features to keep: at most `rank` (see n_kept), and no more than hold the share `energy` of sum S^2."""
+    kept = min(n_kept(rank, *found.shape), found.rank)
+    if energy is None or kept == 0:
+        return kept
+    reached = shares(found.S) >= energy - 1e-12
+    return min(kept, int(reached.nonzero()[0]) + 1)
+
+
+def shares(S: Tensor) -> Tensor:
+    """The share of sum S^2 that the first 1, 2, ... features hold, (r,)."""
+    squares = S.double().square().cumsum(0)
+    return squares / squares[-1]

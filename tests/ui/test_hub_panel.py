@@ -1,0 +1,152 @@
+"""The panel of the Models tab for hub models; its handlers as plain functions, its wiring through the app."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import pytest
+from fake_hub import FakeHub, read_folder
+from tiny_checkpoints import change_config
+
+from sftm_app.checkpoints.hub_names import HubRef, hub_cache
+from sftm_app.checkpoints.presets import PRESETS, Preset
+from sftm_app.errors import InputError
+from sftm_app.jobs.fetching import Fetching, FetchStatus, choose, fetch
+from sftm_app.jobs.hub_look import look
+from sftm_app.jobs.hub_process import HubProcess
+from sftm_app.ui import hub_panel
+from sftm_app.ui.models_tab import load_checked, load_own, preflight_html
+from sftm_app.ui.settings import allowed
+from sftm_app.ui.studio import Studio
+from sftm_app.ui.workspace import Workspace, restore
+
+
+def handlers(studio: Studio) -> dict[str, Any]:
+    """The panel's own handlers by their names, as the page would call them."""
+    with gr.Blocks() as page:
+        hub_panel.build(studio, gr.State(Workspace()), page, load_checked)
+    return {function.fn.__name__: function.fn for function in page.fns.values() if function.fn is not None}
+
+
+def watch_until(page: dict[str, Any], word: str, seconds: float = 20) -> tuple[Any, ...]:
+    deadline = time.monotonic() + seconds
+    while True:
+        seen = page["watch"]()
+        if word in str(seen[1]):
+            return seen
+        assert time.monotonic() < deadline, seen
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def tiny_preset(monkeypatch: pytest.MonkeyPatch) -> None:
+    tasks = (("first", HubRef("org/a")), ("second", HubRef("org/b")))
+    monkeypatch.setitem(PRESETS, "tiny", Preset("tiny", "Tiny", "For tests.", HubRef("org/base"), tasks))
+
+
+def test_a_preset_is_two_clicks(hub: FakeHub, studio: Studio, tiny_preset: None) -> None:
+    page = handlers(studio)
+    assert hub.served == []
+    text, look_button, fetch_button, cancel, timer = page["begin_look"]("tiny", "", "")
+    assert "Reading headers" in text and hub.url in text
+    assert (look_button["interactive"], fetch_button["interactive"], cancel["interactive"]) == (False, False, True)
+    assert timer.active
+    seen = watch_until(page, "The 2 tasks fit the base")
+    assert "The download takes" in seen[1] and "org/a" in seen[1] and seen[3]["interactive"] is True
+    page["begin_fetch"]("tiny", "", "")
+    loaded = watch_until(page, "Downloaded")
+    workspace = loaded[0]
+    while not isinstance(workspace, Workspace):  # the page that saw the end first gets it
+        workspace = page["watch"]()[0]
+    assert workspace.task_names == ("first", "second")
+    assert restore(studio.settings.output_dir) == workspace
+    assert os.environ["HF_HUB_OFFLINE"] == "1"
+    shown = preflight_html(studio, workspace)
+    assert "2 tasks fit the base" in shown and "org/a@" in shown
+
+
+def test_mismatches_and_refusals_are_shown_and_nothing_can_be_downloaded(hub: FakeHub, studio: Studio) -> None:
+    odd = studio.settings.models_dir / "c"
+    change_config(odd, model_type="bert", architectures=["BertModel"])
+    hub.add("org/odd", read_folder(odd))
+    page = handlers(studio)
+    page["begin_look"]("", "hub:org/base", "org/a\norg/odd\n")
+    seen = watch_until(page, "cannot be merged, so nothing is downloaded")
+    assert "is a &#x27;bert&#x27; model" in seen[1] and seen[3]["interactive"] is False
+    page["begin_look"]("", "org/base", "org/none")
+    assert "org/none: there is no such model" in watch_until(page, "The hub models cannot be used")[1]
+    assert hub.bytes_of(".safetensors") < 3 * 8000 and not hub_cache().exists()
+
+
+def test_a_changed_choice_is_not_downloaded(hub: FakeHub, studio: Studio) -> None:
+    page = handlers(studio)
+    with pytest.raises(gr.Error, match="Press Look again"):
+        page["begin_fetch"]("", "org/base", "org/a")
+    page["begin_look"]("", "org/base", "org/a")
+    watch_until(page, "The task fits")
+    with pytest.raises(gr.Error, match="Press Look again"):
+        page["begin_fetch"]("", "org/base", "org/b")
+    assert not hub_cache().exists()
+
+
+def test_cancel(hub: FakeHub, studio: Studio, tiny_preset: None) -> None:
+    page = handlers(studio)
+    page["begin_look"]("tiny", "", "")
+    watch_until(page, "fit the base")
+    hub.stall.add("model.safetensors")
+    page["begin_fetch"]("tiny", "", "")
+    watch_until(page, "Downloading")
+    began = time.monotonic()
+    page["stop"]()
+    seen = watch_until(page, "Cancelled", 2)
+    assert time.monotonic() - began < 2
+    assert seen[3]["interactive"] is True, "what was looked at can be downloaded again"
+
+
+def test_own_choice_needs_base_and_tasks_and_prefers_folders(studio: Studio) -> None:
+    with pytest.raises(InputError, match="Name a base and at least one task"):
+        hub_panel.read_choice(studio, "", "org/base", " \n")
+    shutil.copytree(studio.settings.models_dir / "a", studio.settings.models_dir / "org" / "a")
+    chosen = hub_panel.read_choice(studio, "", "base", "org/a\nhub:org/b@main")
+    assert chosen.base == studio.settings.models_dir / "base"
+    assert chosen.tasks == (("a", studio.settings.models_dir / "org" / "a"), ("b", HubRef("org/b", "main")))
+    assert "is taken as the folder" in chosen.notes[0]
+    with pytest.raises(InputError, match="lies outside the models folder"):
+        hub_panel.read_choice(studio, "", "/etc", "org/a")
+
+
+def test_texts_of_others_are_shown_letter_by_letter() -> None:
+    shown = hub_panel.status_html(FetchStatus("failed", "<script>\nb"))
+    assert "<script>" not in shown and "&lt;script&gt;" in shown
+    assert hub_panel.status_html(FetchStatus()) == ""
+    assert not Fetching().status.active
+
+
+def test_fetched_snapshots_may_be_picked_by_path_and_other_links_not(
+    hub: FakeHub, studio: Studio, tmp_path: Path
+) -> None:
+    chosen = choose("org/base", ["org/a"], None, lambda text: None)
+    folders = fetch(look(chosen, HubProcess()), HubProcess()).folders
+    snapshot = folders[HubRef("org/a")].resolve()
+    assert allowed(studio.settings, str(snapshot)) == snapshot
+    for other in (snapshot.parent, snapshot.parents[1] / "blobs", snapshot / "config.json"):
+        with pytest.raises(InputError, match="outside"):
+            allowed(studio.settings, str(other))
+    loaded = load_own(studio, str(folders[HubRef("org/base")]), [str(snapshot)])
+    assert loaded.task_names == ("a",)
+
+    linked = studio.settings.models_dir / "linked"
+    linked.mkdir()
+    for file in snapshot.iterdir():
+        (linked / file.name).symlink_to(file)
+    assert allowed(studio.settings, "linked") == linked, "links into the hub's cache are allowed"
+    outside = Path(shutil.copytree(studio.settings.models_dir / "b", tmp_path / "elsewhere"))
+    (linked / "model.safetensors").unlink()
+    (linked / "model.safetensors").symlink_to(outside / "model.safetensors")
+    with pytest.raises(InputError, match=r"linked/model.safetensors: is a link to .* outside the models folder"):
+        allowed(studio.settings, "linked")

@@ -1,0 +1,63 @@
+"""The controls of what is written, and the recipe that they make."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+import pytest
+
+from sftm_app.api import extraction_costs
+from sftm_app.errors import RecipeError
+from sftm_app.merging.recipe import Output, make_recipe
+from sftm_app.ui.output_form import SAME_AS_INPUT, OutputForm
+from sftm_app.ui.recipe_view import rank_costs_html
+from sftm_app.ui.studio import Studio
+from sftm_app.ui.workspace import Workspace
+
+UNTOUCHED = ("model", "full", "all", SAME_AS_INPUT, "5GB")
+
+
+def output_of(*values: Any) -> Output:
+    return make_recipe("base", ["task"], output=OutputForm.read(values)).output
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (UNTOUCHED, Output()),
+        (("model", "16", "90%", "float16", "1MB"), Output(dtype="float16", max_shard_size="1MB")),
+        (("adapter", "full", "all", SAME_AS_INPUT, "5GB"), Output(kind="adapter")),
+        (("adapter", "", "", SAME_AS_INPUT, "5GB"), Output(kind="adapter")),
+        (("adapter", "16", "all", SAME_AS_INPUT, "5GB"), Output(kind="adapter", rank=16)),
+        (("adapter", "25%", "90%", SAME_AS_INPUT, "5GB"), Output(kind="adapter", rank=0.25, energy=0.9)),
+        (("adapter", "full", "0.5", "float32", "5GB"), Output(kind="adapter", energy=0.5, dtype="float32")),
+    ],
+)
+def test_the_controls_make_an_output_and_show_it_again(values: tuple[Any, ...], expected: Output) -> None:
+    assert output_of(*values) == expected
+    assert output_of(*OutputForm.write(expected)) == expected
+
+
+@pytest.mark.parametrize(
+    ("rank", "energy", "said"),
+    [("full", "most", "'most' is no share"), ("-3", "all", "is no rank"), ("full", "0", "is no share")],
+)
+def test_what_is_not_understood_is_said(rank: str, energy: str, said: str) -> None:
+    with pytest.raises(RecipeError, match=said):
+        output_of("adapter", rank, energy, SAME_AS_INPUT, "5GB")
+
+
+def test_the_controls_begin_with_a_full_model() -> None:
+    with gr.Blocks():
+        form = OutputForm()
+    assert tuple(component.value for component in form.inputs) == UNTOUCHED
+
+
+def test_what_each_rank_would_keep(studio: Studio, workspace: Workspace) -> None:
+    recipe = make_recipe(workspace.base, [{"path": workspace.tasks[0].path, "name": "a"}], device="cpu")
+    alone = Workspace(workspace.base, workspace.tasks[:1])
+    shown = rank_costs_html(studio, alone, recipe)
+    for cost in extraction_costs(workspace.base, workspace.tasks[0].path, "cpu"):
+        assert f"{cost.energy:.1%}" in shown and cost.worst_layer in shown
+    assert "outside the layers that an adapter carries" in shown
