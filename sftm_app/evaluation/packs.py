@@ -64,8 +64,9 @@ def open_pack(folder: Path) -> Pack:
 
 
 def find_packs(root: Path) -> list[Pack]:
-    """Every pack below `root`, by name."""
-    return [open_pack(file.parent) for file in sorted(root.glob(f"*/{PACK_NAME}"))]
+    """Every pack below `root`: pictures first, which anybody can draw, then by name."""
+    packs = [open_pack(file.parent) for file in root.glob(f"*/{PACK_NAME}")]
+    return sorted(packs, key=lambda pack: (pack.kind != "images", pack.name))
 
 
 def pack_of(base: Path, packs: list[Pack]) -> Pack | None:

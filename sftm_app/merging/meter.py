@@ -13,7 +13,7 @@ import torch
 
 _INTERVAL_S = 0.005
 # Blocks of this size and above come from the system and go back to it. glibc would raise its own limit to 32 MB and
-# keep what is freed in pieces: up to half as much again as the tensors alone, for 8 % less time.
+# keep what is freed in pieces: up to half as much again as the tensors alone.
 _BLOCK_BYTES = 1 << 20
 _M_MMAP_THRESHOLD = -3
 
@@ -21,8 +21,9 @@ _M_MMAP_THRESHOLD = -3
 class MemoryMeter:
     """Watches the memory of a `with` block; on CUDA the device's, elsewhere the process's own.
 
-    `peak_bytes`: the most that was held above the start so far. On Linux the kernel keeps the exact figure; elsewhere,
-    and where its counter cannot be reset, a thread looks every few milliseconds.
+    On Linux the kernel keeps the exact peak, from which the pages of files are taken off: of the libraries' code, they
+    come and go as the system likes. Elsewhere, and where the kernel's counter cannot be reset, a thread looks every few
+    milliseconds at all that is resident.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -37,8 +38,8 @@ class MemoryMeter:
             self._start = torch.cuda.memory_allocated(self._device)
             return self
         _tune_allocator()
-        self._start = self._highest = _resident()
         self._kernel = _reset_high_water_mark()
+        self._start = self._highest = _since_reset() if self._kernel else _resident()
         if not self._kernel:
             self._thread = threading.Thread(target=self._watch, daemon=True)
             self._thread.start()
@@ -51,12 +52,17 @@ class MemoryMeter:
         if self._thread:
             self._thread.join()
 
-    @property
-    def peak_bytes(self) -> int:
+    def look(self) -> int:
+        """The most that was held above the start so far, in bytes.
+
+        To be called now and then: how many pages of files there were at the peak is only known soon after it.
+        """
         if self._device.type == "cuda":
             return int(torch.cuda.max_memory_allocated(self._device)) - self._start
-        now = _high_water_mark() if self._kernel else max(self._highest, _resident())
-        return max(0, now - self._start)
+        self._highest = max(self._highest, _since_reset() if self._kernel else _resident())
+        if self._kernel:
+            _reset_high_water_mark()
+        return self._highest - self._start
 
     def _watch(self) -> None:
         while not self._stop.wait(_INTERVAL_S):
@@ -84,13 +90,13 @@ def _reset_high_water_mark() -> bool:
     """Whether Linux starts counting the peak anew; a container may forbid it."""
     try:
         Path("/proc/self/clear_refs").write_text("5")
-        return _high_water_mark() > 0
-    except (OSError, ValueError):
+        return _since_reset() > 0
+    except (OSError, KeyError, ValueError):
         return False
 
 
-def _high_water_mark() -> int:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024
-    return 0
+def _since_reset() -> int:
+    """The most that was resident since the last reset, without the pages of files."""
+    lines = (line.split() for line in Path("/proc/self/status").read_text().splitlines())
+    sizes = {words[0]: int(words[1]) * 1024 for words in lines if words[0] in ("VmHWM:", "RssFile:")}
+    return sizes["VmHWM:"] - sizes["RssFile:"]

@@ -49,11 +49,12 @@ def _save_model(plan: Plan, output: Path, meter: MemoryMeter) -> Generator[Progr
                 records.extend(merged.records)
                 entry = merged.entry
                 del merged  # its tensor would be held while the next one is made
+                meter.look()
                 yield clock.after(entry)
             # What follows takes seconds for large models: bytes go to the disk, every input is read again for its hash.
             yield clock.last()
         write_side_files(plan, partial)
-        report = make_report(plan, records, clock.elapsed_s, meter.peak_bytes)
+        report = make_report(plan, records, clock.elapsed_s, meter.look())
         write_documents(plan, report, partial)
     return report
 

@@ -70,6 +70,7 @@ def save_adapter(plan: Plan, output: Path, meter: MemoryMeter) -> Generator[Prog
             _take(plan, found, carriers[found.entry.name], made)
             entry = found.entry
             del found
+            meter.look()
             yield clock.after(entry)
         if not made.ranks:
             raise InputError(
@@ -79,7 +80,7 @@ def save_adapter(plan: Plan, output: Path, meter: MemoryMeter) -> Generator[Prog
         _add_whole(plan, carriers, made)
         write_tensors(partial / ADAPTER_WEIGHTS_NAME, made.tensors, {})
         write_adapter_config(plan, partial, made.ranks, tuple(made.modules), bool(made.biases))
-        report = make_report(plan, made.records, clock.elapsed_s, meter.peak_bytes)
+        report = make_report(plan, made.records, clock.elapsed_s, meter.look())
         n_bytes = sum(tensor.nbytes for tensor in made.tensors.values())
         said = (*report.warnings, *_losses(made))
         report = dataclasses.replace(report, warnings=said, output_bytes=n_bytes)

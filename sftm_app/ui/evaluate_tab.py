@@ -49,7 +49,7 @@ def build(studio: Studio, workspace: gr.State, run_id: gr.State, tab: gr.Tab) ->
     current = gr.State(None)
     offered = gr.State([])
     empty = gr.HTML(
-        empty_state("Nothing to try yet", "Load models on the Models tab; one click on Try the demo is enough."),
+        empty_state("Nothing to try yet", "Load models on the Models tab; one click on a demo is enough."),
         apply_default_css=False,
     )
     with gr.Column(visible=False, elem_classes="sf-stack") as body:

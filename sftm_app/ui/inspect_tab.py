@@ -134,7 +134,7 @@ def show_layer(
 def build(studio: Studio, workspace: gr.State) -> None:
     """Lay out the tab and wire it."""
     empty = gr.HTML(
-        empty_state("Nothing to inspect yet", "Load models on the Models tab; one click on Try the demo is enough."),
+        empty_state("Nothing to inspect yet", "Load models on the Models tab; one click on a demo is enough."),
         apply_default_css=False,
     )
     with gr.Column(visible=False, elem_classes="sf-stack") as body:

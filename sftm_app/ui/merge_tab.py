@@ -27,7 +27,7 @@ def build(studio: Studio, workspace: gr.State) -> gr.State:
     """Lay out the tab and wire it. Returns the state that holds the id of the run on show ("" for none)."""
     run_id = gr.State("")
     empty = gr.HTML(
-        empty_state("Nothing to merge yet", "Load models on the Models tab; one click on Try the demo is enough."),
+        empty_state("Nothing to merge yet", "Load models on the Models tab; one click on a demo is enough."),
         apply_default_css=False,
     )
     with gr.Row(visible=False, equal_height=False) as body:

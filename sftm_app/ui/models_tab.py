@@ -31,9 +31,10 @@ def build(studio: Studio, workspace: gr.State, tabs: gr.Tabs, page: gr.Blocks) -
     """Lay out the tab and wire it. Whatever it loads goes into `workspace`; the rest of the app follows that."""
     with gr.Row(equal_height=False):
         with gr.Column(scale=2, min_width=280):
-            for pack in studio.packs:
+            for number, pack in enumerate(studio.packs):
                 gr.HTML(_pack_text(pack), apply_default_css=False)
-                demo = gr.Button("Try the demo", variant="primary", elem_id=f"try-{pack.name}")
+                kind = "secondary" if number else "primary"
+                demo = gr.Button(f"Try the {pack.name} demo", variant=kind, elem_id=f"try-{pack.name}")
                 demo.click(_demo_handler(studio, pack), outputs=workspace, show_progress="hidden")
         with gr.Column(scale=3, min_width=320):
             gr.HTML(
@@ -266,5 +267,5 @@ def _pack_text(pack: Pack) -> Safe:
 def _nothing() -> Safe:
     return empty_state(
         "No models are loaded",
-        "Press Try the demo for eight small models that are ready to be merged, or pick checkpoints of your own.",
+        "Try a demo, whose small models are ready to be merged, or pick checkpoints of your own.",
     )

@@ -70,7 +70,7 @@ def plan_html(studio: Studio, ws: Workspace, recipe: Recipe) -> Safe:
     needs = chips(
         [
             chip(f"writes {'at most ' if recipe.output.kind == 'adapter' else ''}{plan.output_bytes / 1e6:.1f} MB"),
-            chip(f"needs about {plan.peak_bytes / 1e6:.0f} MB of memory"),
+            chip(f"needs about {plan.peak_bytes / 1e6:.0f} MB", title="of memory, at the worst moment"),
             chip(f"on {plan.device}"),
         ]
     )
