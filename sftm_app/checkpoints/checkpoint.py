@@ -25,7 +25,7 @@ from sftm_app.checkpoints.adapter_config import (
 )
 from sftm_app.checkpoints.bare import INDEX_SUFFIX, find_bare, pickles_in, refuse_pickle
 from sftm_app.checkpoints.header import FileStamp, Header, TensorInfo, open_regular, read_header
-from sftm_app.checkpoints.shards import refuse_foreign_link, size_note
+from sftm_app.checkpoints.shards import refuse_foreign_link, refuse_unnamed_shards, size_note
 from sftm_app.errors import CheckpointError, NumericalError
 
 WEIGHTS_NAME = "model.safetensors"
@@ -138,7 +138,8 @@ def _open_folder(folder: Path) -> Checkpoint:
 
 
 def _open_adapter(folder: Path) -> Checkpoint:
-    values = read_json(folder / ADAPTER_CONFIG_NAME)
+    config_file = folder / ADAPTER_CONFIG_NAME
+    stamp, values = FileStamp.of(config_file), read_json(config_file)
     if values.get("peft_type") != "LORA":
         raise CheckpointError(
             f"{folder}: is an adapter of the kind {values.get('peft_type')!r}; only LoRA adapters can be merged as "
@@ -157,7 +158,11 @@ def _open_adapter(folder: Path) -> Checkpoint:
             "it with `PeftModel.from_pretrained(base, folder)` and save it with `save_pretrained(folder)`: that writes "
             "safetensors."
         )
-    return replace(_assemble(folder, {}, {file: read_header(file)}), adapter=parse_adapter_config(values))
+    refuse_foreign_link(file)
+    opened = _assemble(folder, {}, {file: read_header(file)})
+    # Rank and alpha decide what is merged as much as the weights do.
+    stamps = opened.stamps | {config_file: stamp}
+    return replace(opened, stamps=stamps, adapter=parse_adapter_config(values))
 
 
 def _open_file(file: Path) -> Checkpoint:
@@ -222,6 +227,7 @@ def _read_headers(folder: Path) -> dict[Path, Header]:
 
 
 def _read_bare(found: Path) -> dict[Path, Header]:
+    refuse_foreign_link(found)
     return _read_sharded(found) if found.name.endswith(INDEX_SUFFIX) else {found: read_header(found)}
 
 
@@ -238,6 +244,7 @@ def _read_sharded(index_path: Path) -> dict[Path, Header]:
             )
         refuse_foreign_link(folder / shard)
         headers[folder / shard] = read_header(folder / shard)
+    refuse_unnamed_shards(index_path, [file.name for file in headers])
     found = {(info.name, file.name) for file, header in headers.items() for info in header.tensors}
     claimed = {(str(name), str(shard)) for name, shard in weight_map.items()}
     for name, shard in sorted(claimed - found)[:1]:
@@ -256,7 +263,7 @@ def index_note(checkpoint: Checkpoint) -> str | None:
         CheckpointError: the index is gone or was damaged since the checkpoint was opened.
     """
     index = checkpoint.path if checkpoint.path.name.endswith(INDEX_SUFFIX) else checkpoint.path / INDEX_NAME
-    if len(checkpoint.stamps) < 2 or not index.is_file():
+    if not index.is_file():
         return None
     sizes = {name: info.n_bytes for name, info in checkpoint.tensors.items()}
     return size_note(read_json(index).get("metadata"), sizes)

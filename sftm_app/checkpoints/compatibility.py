@@ -14,6 +14,7 @@ from sftm_app.checkpoints.guess import guess_architecture
 from sftm_app.checkpoints.matching import Match, Source, match_full
 from sftm_app.checkpoints.mismatches import apart_note, listing, vocabulary_problems
 from sftm_app.checkpoints.role_rules import RoleRules, apply_rules
+from sftm_app.checkpoints.roles import assign
 from sftm_app.checkpoints.ties import architecture_of
 from sftm_app.errors import CheckpointError, CompatibilityError, InputError
 
@@ -67,27 +68,64 @@ def preflight(base: Checkpoint, tasks: Sequence[Source], roles: RoleRules = ()) 
         architecture = guess_architecture(base.tensors) if base.bare else architecture_of(base)
     except CheckpointError as error:
         raise CheckpointError(f"{base.path}: {error}") from None
+    # How an adapter's factors lie is a fact of the architecture; only a guess may be set right by a person.
+    as_built = architecture
     architecture, unfit = apply_rules(architecture, base.tensors, roles)
+    as_built = architecture if base.bare else as_built
     problems = _check_set(base, tasks) + unfit
     notes = ([GUESSED] if base.bare else []) + apart_note("The base", architecture.apart) + _picked_twice(tasks)
     notes += _index_notes(base, tasks)
     matches = []
     for task in tasks:
-        match_task = match_adapter if task.checkpoint.adapter else match_full
-        match, found, said = match_task(base, task, architecture)
+        if task.checkpoint.adapter:
+            match, found, said = match_adapter(base, task, as_built)
+        else:
+            match, found, said = match_full(base, task, architecture)
         matches.append(match)
         problems += found
         notes += said
     problems += vocabulary_problems([task.name for task in tasks], [match.vocabulary for match in matches])
+    problems += _turned_by_role(base, tasks, matches, architecture) + _factors_on_heads(tasks, matches)
     matches = _apart_where_some_lack_it(matches)
     copied = [name for name in base.tensors if not any(match.source(name) for match in matches)]
     if copied and tasks and not problems:
         are = "tensors are in no task and are" if len(copied) > 1 else "tensor is in no task and is"
         notes.append(f"{len(copied)} {are} copied from the base: {listing(copied)}.")
     dtypes = {_float_types(source) for source in (base, *(task.checkpoint for task in tasks))}
-    if len(dtypes) > 1:
-        notes.append(f"The types differ ({', '.join(sorted(dtypes))}); everything is computed in float32.")
+    if len(dtypes) > 1 or "float64" in dtypes:
+        are = f"The types differ ({', '.join(sorted(dtypes))})" if len(dtypes) > 1 else "The weights are float64"
+        notes.append(f"{are}; everything is computed in float32.")
     return Preflight(base, tuple(tasks), architecture, tuple(matches), tuple(problems), tuple(notes))
+
+
+def _turned_by_role(
+    base: Checkpoint, tasks: Sequence[Source], matches: Sequence[Match], architecture: Architecture
+) -> list[str]:
+    """Problems where a role set by a person lays a weight the other way than an adapter's factors do."""
+    problems = []
+    for task, match in zip(tasks, matches, strict=True):
+        for name, pair in match.pairs.items():
+            parts = assign(base.tensors[name], architecture.owners.get(name)).parts
+            if parts and parts[0].transposed != pair.transposed:
+                problems.append(
+                    f"{task.name}: changes {name!r} as stored {'in x out' if pair.transposed else 'out x in'}; "
+                    f"the role that was set for it says otherwise. Take it out of `roles`, or set "
+                    f"{'matrix_transposed' if pair.transposed else 'matrix'}."
+                )
+    return problems
+
+
+def _factors_on_heads(tasks: Sequence[Source], matches: Sequence[Match]) -> list[str]:
+    """Problems where an adapter changes by factors what another task keeps as a head of its own."""
+    paired = list(zip(tasks, matches, strict=True))
+    heads = {head.removeprefix(PEFT_PREFIX): task.name for task, match in paired for head in match.heads}
+    return [
+        f"{task.name}: changes {name!r} by LoRA, which is a head of {heads[name]}'s own. A head is kept apart for all "
+        "tasks or for none: leave one of the two out, or train the adapter with this module in `modules_to_save`."
+        for task, match in paired
+        for name in match.pairs
+        if name in heads
+    ]
 
 
 def _float_types(checkpoint: Checkpoint) -> str:

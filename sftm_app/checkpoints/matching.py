@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +22,8 @@ from sftm_app.checkpoints.mismatches import (
 from sftm_app.checkpoints.ties import architecture_of
 from sftm_app.errors import CheckpointError
 
+# Classes of models whose outputs have names.
+_CLASSIFIES = re.compile("Classification|Detection|Segmentation")
 # What a config says about its checkpoint rather than about the model.
 _SAVING_KEYS = ("num_labels", "use_cache", "torchscript", "return_dict", "output_attentions", "output_hidden_states")
 
@@ -75,7 +78,7 @@ def match_full(base: Checkpoint, task: Source, architecture: Architecture) -> tu
         return Match({}, ()), [problem], []
 
     found = align(base, architecture, checkpoint, known)
-    other_labels = checkpoint.id2label != base.id2label and not bare
+    other_labels = _class_names(checkpoint) != _class_names(base) and not bare
     names: dict[str, str] = {}
     reshaped, retyped = [], []
     for name, theirs in found.names.items():
@@ -102,6 +105,14 @@ def match_full(base: Checkpoint, task: Source, architecture: Architecture) -> tu
     if kept:
         notes.append(f"{task.name}: {listing(list(kept))} belong to its own head, which is kept apart, not merged.")
     return Match(names, kept, vocabulary=vocabulary), problems, notes
+
+
+def _class_names(checkpoint: Checkpoint) -> tuple[str, ...]:
+    """What the outputs of a classifier stand for; nothing for other models, and for names that are only numbers."""
+    if not _CLASSIFIES.search(checkpoint.architecture):
+        return ()
+    names = [label for _, label in sorted(checkpoint.id2label.items())]
+    return () if names == [f"LABEL_{i}" for i in range(len(names))] else tuple(names)
 
 
 def _leftovers(

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from sftm_app.errors import CheckpointError
+
+_SHARD = re.compile(r"(.+)-\d+-of-\d+\.safetensors")
 
 
 def refuse_foreign_link(file: Path) -> None:
@@ -24,6 +27,22 @@ def refuse_foreign_link(file: Path) -> None:
             f"{file}: is a link that leads out of the checkpoint, to {target}. "
             "Put the file itself there, or pick the folder that holds it."
         )
+
+
+def refuse_unnamed_shards(index_path: Path, named: Sequence[str]) -> None:
+    """A further shard beside those that the index names is a part of another checkpoint, or the index is.
+
+    Raises
+        CheckpointError: there is one.
+    """
+    series = {found[1] for name in named if (found := _SHARD.fullmatch(name))}
+    for file in sorted(index_path.parent.glob("*.safetensors")):
+        found = _SHARD.fullmatch(file.name)
+        if found and found[1] in series and file.name not in named:
+            raise CheckpointError(
+                f"{file}: is a shard that {index_path.name} does not name. Remove it if it is left over from another "
+                "checkpoint, or download this one again."
+            )
 
 
 def size_note(metadata: Any, n_bytes: Mapping[str, int]) -> str | None:

@@ -68,13 +68,14 @@ def _identity(checkpoint: Checkpoint) -> tuple[object, ...]:
 def factorise_layer(found: Preflight, layer: MapLayer) -> LayerFactors:
     """Read one layer of base and tasks and factorise every task matrix at full rank."""
     with open_reader(found.base) as read:
-        base = read.finite(layer.tensor)
-    weight = layer.part.of(base)
+        base = read.finite(layer.tensor, row=layer.part.expert)
+    part = layer.part.in_slice
+    weight = part.of(base)
     factors = []
     for index in layer.members:
         source = found.matches[index].source(layer.tensor)
         assert source is not None
         with open_reader(found.tasks[index].checkpoint) as read:
-            change = read_change(read, source, base, base.device)
-        factors.append(factorise(part_of(change, layer.part)))
+            change = read_change(read, source, base, base.device, layer.part.expert)
+        factors.append(factorise(part_of(change, part)))
     return LayerFactors(layer, float(torch.linalg.vector_norm(weight)), tuple(factors))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -54,8 +53,9 @@ def dense(change: Change) -> Tensor:
 def norm(change: Change) -> float:
     """Frobenius norm."""
     if isinstance(change, LowRank):
-        square = ((change.left.T @ change.left) * (change.right @ change.right.T)).sum()
-        return math.sqrt(max(0.0, float(square)))
+        # Of the small cores in float64: the terms may nearly cancel, and a Gram matrix would lose half of the digits.
+        cores = [torch.linalg.qr(factor.double(), mode="r").R for factor in (change.left, change.right.T)]
+        return float(torch.linalg.vector_norm(cores[0] @ cores[1].T))
     return float(torch.linalg.vector_norm(change))
 
 

@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from sftm_app.merging.plan import PlanEntry
     from sftm_app.merging.recipe import Output
 
-# What the first factorisation and the first products make resident once: code of the libraries and their buffers.
-FIRST_USE_BYTES = 18_000_000
+# What the first factorisation and the first products allocate once and keep.
+FIRST_USE_BYTES = 8_000_000
 # LAPACK's gesdd asks for 3 k^2 and, for a matrix much longer than wide, k^2 more (measured with torch 2.13).
 WORK_SQUARES = 4
 FLOAT_BYTES = 4

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from sftm_app.checkpoints.checkpoint import CONFIG_NAME, open_reader
+from sftm_app.checkpoints.shards import refuse_foreign_link
 from sftm_app.checkpoints.writer import copy_file, sync_folder, write_tensors, write_text
 from sftm_app.merging.card import model_card
 from sftm_app.merging.plan import Plan
@@ -16,7 +17,7 @@ from sftm_app.merging.report import REPORT_NAME, Report
 
 HEADS_FOLDER = "heads"
 RECIPE_NAME = "sftm_recipe.yaml"
-# What `save_pretrained` of tokenizers, processors and generation configs writes; never code, never other weights.
+# What `save_pretrained` of tokenizers, processors and generation configs writes; never code.
 SIDE_FILES = (
     "generation_config.json",
     "preprocessor_config.json",
@@ -38,11 +39,12 @@ SIDE_FILES = (
     "*.tiktoken",
     "chat_template.*",
     "additional_chat_templates/*.jinja",
-    # What a sentence-transformers model needs to pool and to normalise, where it has no weights of its own for it.
+    # What a sentence-transformers model needs behind the transformer: pooling, dense layers, normalisation.
     "modules.json",
     "config_sentence_transformers.json",
     "sentence_*_config.json",
     "[0-9]_*/config.json",
+    "[0-9]_*/model.safetensors",
 )
 
 
@@ -58,7 +60,9 @@ def write_heads(plan: Plan, folder: Path) -> None:
                     read.finite(name)
             heads = {name: read(name) for name in match.heads}
         write_tensors(folder / HEADS_FOLDER / f"{task.name}.safetensors", heads, {"task": task.name})
-        text = json.dumps(task.checkpoint.config, indent=2, ensure_ascii=False)
+        adapter = task.checkpoint.adapter
+        named = {"peft_type": "LORA", "task_type": adapter.task_type} if adapter else task.checkpoint.config
+        text = json.dumps(named, indent=2, ensure_ascii=False)
         write_text(folder / HEADS_FOLDER / f"{task.name}.json", text)
     if (folder / HEADS_FOLDER).is_dir():
         sync_folder(folder / HEADS_FOLDER)
@@ -82,6 +86,7 @@ def write_side_files(plan: Plan, folder: Path) -> None:
     for pattern in SIDE_FILES:
         for file in sorted(base.path.glob(pattern)):
             target = folder / file.relative_to(base.path)
+            refuse_foreign_link(file)
             if file.is_file() and file.suffix != ".py" and not target.exists():
                 target.parent.mkdir(exist_ok=True)
                 copy_file(file, target)

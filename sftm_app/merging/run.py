@@ -232,6 +232,12 @@ def _merge_parts(
     present = [index for index, source in enumerate(entry.sources) if source is not None]
     weights = [plan.preflight.tasks[index].weight for index in present]
     partly = {"tasks": [plan.task_names[index] for index in present]} if len(present) < len(entry.sources) else {}
+    # A full checkpoint that lacks a tensor says nothing of it; an adapter says that it is the base's.
+    idle_weight = sum(
+        task.weight
+        for task, source in zip(plan.preflight.tasks, entry.sources, strict=True)
+        if source is None and task.checkpoint.adapter is not None
+    )
     for part in parts:
         started = time.perf_counter()
 
@@ -242,7 +248,8 @@ def _merge_parts(
             return part_of(change, part.in_slice if part else None)
 
         try:
-            merged = merge_changes(plan.method, plan.recipe.params, entry, _Changes(read, present), weights)
+            changes = _Changes(read, present)
+            merged = merge_changes(plan.method, plan.recipe.params, entry, changes, weights, idle_weight)
         except NumericalError as error:
             raise NumericalError(f"{_record(entry, part, started, {}).name!r}: {error}") from None
         yield MergedChange(entry, part, merged.delta, _record(entry, part, started, merged.figures | partly))
@@ -258,13 +265,18 @@ def part_of(change: Change, part: Part | None) -> Change:
 
 
 def merge_changes(
-    method: Method, params: Any, entry: PlanEntry, changes: Sequence[Change], weights: Sequence[float]
+    method: Method,
+    params: Any,
+    entry: PlanEntry,
+    changes: Sequence[Change],
+    weights: Sequence[float],
+    idle_weight: float = 0.0,
 ) -> Merged:
     """The merged change of one linear map or tensor by the entry's rule, and figures for the report."""
     if entry.role is Role.MATRIX:
-        return method.merge_matrix(Layer(changes, weights, partial(_factorise, changes)), params)
+        return method.merge_matrix(Layer(changes, weights, partial(_factorise, changes), idle_weight), params)
     if entry.rule == "average":
-        return Merged(weighted_average(changes, weights))
+        return Merged(weighted_average(changes, weights, idle_weight))
     scaling = method.scaling(params)
     return Merged(weighted_sum(changes, [scaling * weight for weight in weights]))
 

@@ -43,6 +43,7 @@ def _save_model(plan: Plan, output: Path, meter: MemoryMeter) -> Generator[Progr
     records: list[TensorRecord] = []
     with output_folder(output) as partial:
         write_heads(plan, partial)
+        write_side_files(plan, partial)
         with weights_writer(partial, plan.outputs, plan.max_shard_bytes) as writer:
             for merged in run(plan):
                 writer.write(merged.entry.name, merged.tensor)
@@ -53,7 +54,6 @@ def _save_model(plan: Plan, output: Path, meter: MemoryMeter) -> Generator[Progr
                 yield clock.after(entry)
             # What follows takes seconds for large models: bytes go to the disk, every input is read again for its hash.
             yield clock.last()
-        write_side_files(plan, partial)
         report = make_report(plan, records, clock.elapsed_s, meter.look())
         write_documents(plan, report, partial)
     return report

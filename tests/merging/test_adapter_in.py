@@ -61,11 +61,13 @@ def test_merging_one_adapter_is_what_peft_makes_of_it(name: str, tmp_path: Path)
         torch.testing.assert_close(logits(merged, kind), logits(unloaded, kind), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["llama", "gpt2", "vit"])
-def test_adapters_and_their_full_models_merge_to_the_same(kind: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("kind", "norm"), [("llama", "norm"), ("gpt2", "ln_f"), ("vit", "layernorm")])
+@pytest.mark.parametrize("method", ["sftm", "average"])
+def test_adapters_and_their_full_models_merge_to_the_same(kind: str, norm: str, method: str, tmp_path: Path) -> None:
     """Also when adapters and full checkpoints are mixed, and when tasks touch different modules."""
     build(kind).save_pretrained(tmp_path / "base")
-    settings: list[dict[str, Any]] = [{}, {"use_rslora": True}, {"layers_to_transform": [0]}]
+    settings: list[dict[str, Any]] = [{"modules_to_save": [norm]}, {"use_rslora": True}, {"layers_to_transform": [0]}]
+    variant = {"variant": "mapping"} if method == "sftm" else {}
     adapters, full = [], []
     for seed, setting in enumerate(settings, start=1):
         adapters.append(save_adapter(tmp_path / f"lora{seed}", kind, seed, **setting))
@@ -73,8 +75,8 @@ def test_adapters_and_their_full_models_merge_to_the_same(kind: str, tmp_path: P
         load_adapter(adapters[-1], kind).merge_and_unload().save_pretrained(full[-1])
     wholly = {}
     for label, tasks in {"adapters": adapters, "mixed": [*adapters[:2], full[2]], "full": full}.items():
-        # A full checkpoint holds every tensor, an adapter what it touches: without averaging both count alike.
-        merge(tmp_path / "base", tasks, tmp_path / label, "sftm", "cpu", variant="mapping")
+        # A full checkpoint holds every tensor, an adapter what it touches: the rest counts as unchanged.
+        merge(tmp_path / "base", tasks, tmp_path / label, method, "cpu", **variant)
         opened = open_checkpoint(tmp_path / label)
         with running.open_reader(opened) as read:
             wholly[label] = {name: read(name) for name in opened.tensors}

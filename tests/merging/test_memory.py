@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import save_file
 
 from sftm_app.checkpoints.checkpoint import open_checkpoint, open_reader
+from sftm_app.linalg import factorise, superpose, superposed_matrix
 from sftm_app.merging import run as run_module
 from sftm_app.merging.memory import FIRST_USE_BYTES, entry_bytes, peak_bytes
 from sftm_app.merging.meter import MemoryMeter
@@ -180,6 +181,27 @@ def test_one_expert_of_a_stack_is_read_without_the_others(tmp_path: Path) -> Non
     with open_reader(open_checkpoint(folder)) as read:
         assert torch.equal(read("x", 2), stack[2]) and torch.equal(read("x"), stack)
         assert torch.equal(read.finite("y", torch.float32, 1), stack[1].to(torch.bfloat16).float())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux keeps the exact peak")
+def test_a_stack_of_experts_is_merged_expert_by_expert(tmp_path: Path) -> None:
+    name, shape = "mlp.experts.down_proj", (8, 65536, 16)
+    base = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    tasks = [base + 0.1 * torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in (1, 2)]
+    files = [tmp_path / f"{stem}.safetensors" for stem in ("base", "a", "b")]
+    for file, tensor in zip(files, (base, *tasks), strict=True):
+        save_file({name: tensor}, file)
+    plan = plan_of(files, name, "sftm", {})
+    (merged,) = run(plan)
+    for expert in range(len(base)):
+        factors = [factorise(task[expert] - base[expert]) for task in tasks]
+        expected = base[expert] + superposed_matrix(factors, superpose(factors))
+        assert torch.allclose(merged.tensor[expert], expected, atol=1e-5)
+    assert [record.name for record in merged.records] == [f"{name} [expert {expert}]" for expert in range(8)]
+    del merged
+    took = run_all(plan)
+    assert took == pytest.approx(plan.peak_bytes, rel=0.2)
+    assert took < 2.5 * base.nbytes
 
 
 def test_copies_and_heads_count(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from sftm_app.merging.params import NoParams
 
 def merge_matrix(layer: Layer, params: NoParams) -> Merged:
     """The weighted average of the task matrices."""
-    return Merged(weighted_average(layer.changes, layer.weights))
+    return Merged(weighted_average(layer.changes, layer.weights, layer.idle_weight))
 
 
 METHOD = Method(

@@ -18,12 +18,14 @@ class Layer:
 
     changes: the T task matrices D_t, each (m, n), dense or low-rank, in the compute dtype, on the compute device.
     weights: T positive factors.
+    idle_weight: the sum of the factors of adapters that leave this layer as it is: tasks whose change is zero.
     factorise: gives the full-rank Factors of task t; the caller may keep them in a cache.
     """
 
     changes: Sequence[Change]
     weights: Sequence[float]
     factorise: Callable[[int], Factors]
+    idle_weight: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ class Method:
     scaling: Callable[[Any], float]
 
 
-def weighted_average(changes: Sequence[Change], weights: Sequence[float]) -> Change:
-    """sum_t w_t D_t / sum_t w_t; all of one shape."""
-    total = sum(weights)
+def weighted_average(changes: Sequence[Change], weights: Sequence[float], idle_weight: float = 0.0) -> Change:
+    """sum_t w_t D_t / sum_t w_t; all of one shape. idle_weight: the factors of tasks whose D_t is zero."""
+    total = sum(weights) + idle_weight
     return weighted_sum(changes, [weight / total for weight in weights])

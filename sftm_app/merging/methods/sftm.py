@@ -54,7 +54,7 @@ def merge_matrix(layer: Layer, params: SFTMParams) -> Merged:
     factors = [item.cut(params.rank) for item in whole]
     solved = superpose(factors, variant=params.variant, weights=layer.weights)
     delta = superposed_change(factors, solved) * params.scaling
-    average = weighted_average(layer.changes, layer.weights)
+    average = weighted_average(layer.changes, layer.weights, layer.idle_weight)
     figures = {
         "ranks": [item.rank for item in factors],
         "factorised_by": [item.how for item in factors],
