@@ -1,7 +1,7 @@
-"""Accuracy of the demo pack, for every method: `python -m bench.accuracy`.
+"""Accuracy of a demo pack, for every method: `python -m bench.accuracy [--pack glosses] [--few]`.
 
 Prints two Markdown tables, measured on all held-out samples: task by task for a few models, and the mean over tasks for
-a grid of scalings and ranks. `gap closed` is (merge - base) / (individual - base) of the means.
+a grid of scalings and ranks (`--few`: a small one). `gap closed` is (merge - base) / (individual - base) of the means.
 """
 
 from __future__ import annotations
@@ -36,9 +36,12 @@ class Means:
         return f"| {title} | {mean:.1%} | {closed:.0%} |"
 
 
-def grid() -> list[Contestant]:
+def grid(few: bool) -> list[Contestant]:
     """Every merge that is measured."""
     merges = [method_contestant("average")]
+    if few:
+        merges += [method_contestant("task_arithmetic", {"scaling": scaling}) for scaling in (0.3, 0.6, 0.8, 1.0)]
+        return merges + [method_contestant("sftm", {"rank": None, "scaling": scaling}) for scaling in (0.8, 1.0)]
     merges += [method_contestant("task_arithmetic", {"scaling": scaling}) for scaling in SCALINGS]
     for rank in RANKS:
         merges += [method_contestant("sftm", {"rank": rank, "scaling": scaling}) for scaling in SFTM_SCALINGS]
@@ -61,16 +64,18 @@ def measure(arena: Arena, contestants: list[Contestant], samples: dict[str, obje
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pack", default="glyphs", help="name of the demo pack")
-    wanted = parser.parse_args().pack
-    pack = next(pack for pack in find_packs(asset_path("demo")) if pack.name == wanted)
+    parser.add_argument("--few", action="store_true", help="a few merges instead of the whole grid")
+    options = parser.parse_args()
+    pack = next(pack for pack in find_packs(asset_path("demo")) if pack.name == options.pack)
+    merges = grid(options.few)
     tasks = [{"path": task.path, "name": task.name} for task in pack.tasks]
     arena = Arena(check_recipe(make_recipe(pack.base, tasks)), torch.device("cpu"))
     samples: dict[str, object] = {task.name: load_samples(task) for task in pack.tasks}
 
-    measured = measure(arena, [BASE, INDIVIDUAL, *grid()], samples)
+    measured = measure(arena, [BASE, INDIVIDUAL, *merges], samples)
     means = {key: sum(values) / len(values) for key, values in measured.items()}
     reference = Means(means[BASE.key], means[INDIVIDUAL.key])
-    arithmetic = [c for c in grid() if c.kind == "task_arithmetic"]
+    arithmetic = [c for c in merges if c.kind == "task_arithmetic"]
     best = max(arithmetic, key=lambda contestant: means[contestant.key])
     sftm = method_contestant("sftm", {"rank": None, "scaling": 1.0})
 
@@ -88,7 +93,7 @@ def main() -> None:
         print(f"| {task.title} | {' | '.join(f'{measured[c.key][index]:.1%}' for c in shown)} |")
     print(f"| **mean** | {' | '.join(f'**{means[c.key]:.1%}**' for c in shown)} |")
     print("\n| merge | mean accuracy | gap closed |\n|---|---:|---:|")
-    for contestant in grid():
+    for contestant in merges:
         print(reference.row(contestant.title, means[contestant.key]))
 
 

@@ -220,7 +220,7 @@ def _extract(options: argparse.Namespace) -> None:
         for cost in costs:
             size = f"{cost.n_bytes / 1e6:.1f} MB" if cost.n_bytes >= 1e5 else f"{cost.n_bytes / 1e3:.1f} kB"
             print(f"{cost.rank:5d}  {cost.energy:11.1%}  {cost.worst_energy:11.1%}  {size:>9}")
-        print(f"Of the whole change {costs[0].carried:.1%} is in layers that factors can stand beside.")
+        print(f"{1 - costs[0].carried:.1%} of the whole change is outside the layers that an adapter carries.")
         return
     if options.output is None:
         raise OutputError("Give --output FOLDER for the adapter, or --table to see what each rank would cost.")

@@ -9,10 +9,8 @@ name made of its settings, so a run that was stopped goes on where it was; delet
 from __future__ import annotations
 
 import argparse
-import hashlib
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -23,6 +21,7 @@ from transformers import ViTModel
 
 from bench.demo_packs.augment import Hand, Pool, draw_pool
 from bench.demo_packs.data import Sources, load_sources
+from bench.demo_packs.stages import digest, stage
 from bench.demo_packs.training import Schedule, backbone, fine_tune, train_base
 from bench.demo_packs.writing import write_pack
 
@@ -55,21 +54,6 @@ def quick(settings: Settings) -> Settings:
         settings, base_images=100, task_images=100, n_samples=20,
         base=replace(settings.base, steps=4, batch=16), task=replace(settings.task, steps=3, batch=16),
     )  # fmt: skip
-
-
-def digest(content: object) -> str:
-    """A short name for exactly these settings."""
-    return hashlib.sha256(repr(content).encode()).hexdigest()[:12]
-
-
-def stage(path: Path, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-    """The tensors in `path`, made and kept there first if need be."""
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        torch.save(make(), path.with_suffix(".partial"))
-        path.with_suffix(".partial").rename(path)
-    loaded: dict[str, Tensor] = torch.load(path, weights_only=True)
-    return loaded
 
 
 def drawings(path: Path, sources: Sources, count: int, hand: Hand, seed: int) -> Pool:

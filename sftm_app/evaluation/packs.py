@@ -17,12 +17,13 @@ KINDS = ("images", "text")
 
 @dataclass(frozen=True)
 class PackTask:
-    """One task of a pack: its checkpoint folder and its file of samples."""
+    """One task of a pack: its checkpoint folder and its file of samples. description: what it asks of its input."""
 
     name: str
     title: str
     path: Path
     samples_path: Path
+    description: str = ""
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,13 @@ def open_pack(folder: Path) -> Pack:
     content = read_json(folder / PACK_NAME)
     try:
         tasks = tuple(
-            PackTask(task["name"], task["title"], folder / task["path"], folder / task["samples"])
+            PackTask(
+                task["name"],
+                task["title"],
+                folder / task["path"],
+                folder / task["samples"],
+                task.get("description", ""),
+            )
             for task in content["tasks"]
         )
         kind = content.get("kind", "images")

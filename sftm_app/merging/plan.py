@@ -181,7 +181,8 @@ def _check_kind(recipe: Recipe, found: Preflight) -> None:
     if output.kind == "adapter" and full and output.rank is None and output.energy is None:
         raise RecipeError(
             f"output: {', '.join(full)} are full checkpoints, so an adapter can only come close to the merge. "
-            "Give output.rank (such as 16) or output.energy (such as 0.9), or write a full model (`kind: model`)."
+            "Give it a rank (output.rank, such as 16) or a share of the change (output.energy, such as 0.9), or write "
+            "a full model (output.kind: model)."
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -10,6 +11,7 @@ import numpy as np
 
 from sftm_app.errors import SampleError, SFTMError
 from sftm_app.evaluation.family import Family, Samples
+from sftm_app.evaluation.packs import Pack
 from sftm_app.evaluation.samples import ImageSamples
 from sftm_app.evaluation.texts import MAX_CHOICES, TextSamples
 from sftm_app.ui.studio import Studio
@@ -80,7 +82,7 @@ def for_task(studio: Studio, ws: Workspace, task: str) -> tuple[Any, ...]:
     return (
         gr.update(visible=drawn, value=None),
         gr.update(visible=images and not drawn, value=None),
-        gr.update(visible=text, value="", info=family.hint if family else INFO_TEXT),
+        gr.update(visible=text, value="", info=f"{family.hint} {_asked(pack, ws, task)}" if family else INFO_TEXT),
         _choices_box(family),
         # A pack's samples are whole prompts; a model that was taught to chat is mostly asked in a chat.
         gr.update(visible=chats, value=chats and pack is None),
@@ -88,6 +90,13 @@ def for_task(studio: Studio, ws: Workspace, task: str) -> tuple[Any, ...]:
         gr.update(visible=family is not None),
         _known(studio, ws, task, family),
     )
+
+
+def _asked(pack: Pack | None, ws: Workspace, task: str) -> str:
+    """What a demo's task asks of its input."""
+    paths = {entry.name: Path(entry.path).resolve() for entry in ws.tasks}
+    found = pack.tasks if pack else ()
+    return next((each.description for each in found if each.path.resolve() == paths.get(task)), "")
 
 
 def _choices_box(family: Family | None) -> Any:

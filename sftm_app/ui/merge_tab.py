@@ -10,7 +10,7 @@ import gradio as gr
 from sftm_app.errors import InputError
 from sftm_app.jobs import control
 from sftm_app.jobs.folder import open_run
-from sftm_app.merging.plan import available_devices
+from sftm_app.merging.plan import available_devices, plan_for
 from sftm_app.merging.recipe import Recipe, recipe_to_dict
 from sftm_app.ui.handlers import sentences
 from sftm_app.ui.output_form import OutputForm
@@ -126,6 +126,7 @@ def build(studio: Studio, workspace: gr.State) -> gr.State:
     def begin(ws: Workspace, *values: Any) -> tuple[Any, ...]:
         studio.preflight(ws).require()
         recipe = read(ws, *values)
+        plan_for(recipe, studio.preflight(ws))
         going_on = control.active_run(studio.settings.runs_dir)
         if going_on is not None:
             gr.Info("A merge is running already: this is it. Wait for it, or cancel it.")

@@ -94,16 +94,18 @@ def rank_costs_html(studio: Studio, ws: Workspace, recipe: Recipe) -> Safe:
     output = replace(recipe.output, kind="adapter", rank=None, energy=1.0)
     costs = rank_costs(plan_for(replace(recipe, output=output), studio.preflight(ws).require()))
     rows = [
-        (cost.rank, f"{cost.energy:.1%}", f"{cost.worst_energy:.1%}", code(cost.worst_layer), _size(cost.n_bytes))
+        (
+            cost.rank,
+            f"{cost.energy:.1%}",
+            f"{cost.worst_energy:.1%}",
+            code(cost.worst_layer) if cost.worst_energy < 0.9995 else "",
+            f"{cost.n_bytes / 1e6:.2f} MB",
+        )
         for cost in costs
     ]
     left = 1 - costs[0].carried
     caption = f"{left:.1%} of the whole change is outside the layers that an adapter carries." if left > 5e-4 else ""
     return table(["rank", "keeps", "worst layer keeps", "worst layer", "size"], rows, [0, 1, 2, 4], caption)
-
-
-def _size(n_bytes: int) -> str:
-    return f"{n_bytes / 1e6:.1f} MB" if n_bytes >= 1e5 else f"{n_bytes / 1e3:.1f} kB"
 
 
 def workspace_of(studio: Studio, path: Path) -> tuple[Workspace, Recipe]:

@@ -112,7 +112,7 @@ def saved_html(target: Path) -> Safe:
     """Where the model is and how to load it."""
     folder = target.as_posix()
     if (target / ADAPTER_CONFIG_NAME).is_file():
-        load = f'PeftModel.from_pretrained(base, "{folder}")'
+        load = f'PeftModel.from_pretrained(base_model, "{folder}")'
     elif (target / CONFIG_NAME).is_file():
         load = f'AutoModel.from_pretrained("{folder}")'
     else:

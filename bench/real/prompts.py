@@ -1,0 +1,100 @@
+"""A causal language model as a classifier (the label is the token after the prompt): LoRA training and measuring."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, get_peft_model
+from torch import Tensor, nn
+from torch.nn import functional
+
+from bench.real.classifiers import Task
+
+RANK, ALPHA = 8, 16
+BATCH, RATE = 8, 1e-3
+MAX_TOKENS = 64
+
+
+def label_tokens(tokenizer: Any, labels: tuple[str, ...]) -> Tensor:
+    """The token of each label, int64 (labels,).
+
+    Raises
+        ValueError: a label is more than one token, so that the token after the prompt would not tell it.
+    """
+    tokens = [tokenizer.encode(label, add_special_tokens=False) for label in labels]
+    long = [label for label, found in zip(labels, tokens, strict=True) if len(found) != 1]
+    if long or len({found[0] for found in tokens}) != len(labels):
+        raise ValueError(f"labels that are no token of their own: {long or labels}")
+    return torch.tensor([found[0] for found in tokens])
+
+
+def encode(tokenizer: Any, prompts: list[str]) -> dict[str, Tensor]:
+    """Prompts padded on the left, so that the last position is everybody's last token.
+
+    Long prompts lose their beginning, never the question at their end.
+    """
+    tokenizer.truncation_side = "left"
+    return dict(tokenizer(prompts, padding=True, truncation=True, max_length=MAX_TOKENS, return_tensors="pt"))
+
+
+@torch.no_grad()
+def next_logits(model: nn.Module, tokenizer: Any, prompts: list[str], batch: int = 25) -> Tensor:
+    """Logits of the token after each prompt, float32 (n, vocabulary)."""
+    parts = []
+    for start in range(0, len(prompts), batch):
+        parts.append(model(**encode(tokenizer, prompts[start : start + batch]), logits_to_keep=1).logits[:, -1])
+    return torch.cat(parts).float()
+
+
+def accuracy(model: nn.Module, tokenizer: Any, task: Task) -> float:
+    """Share of the held-out prompts after which the right label is the most probable of the task's labels."""
+    model.eval()
+    order = sorted(range(len(task.test.labels)), key=lambda place: len(task.test.inputs[place]))
+    logits = next_logits(model, tokenizer, [task.test.inputs[place] for place in order])
+    said = logits[:, label_tokens(tokenizer, task.labels)].argmax(1)
+    return float((said == torch.tensor([task.test.labels[place] for place in order])).float().mean())
+
+
+def train_adapter(model: nn.Module, tokenizer: Any, task: Task, base: Path, n_steps: int) -> tuple[Any, float]:
+    """Train a LoRA adapter on all linear layers to write the label and stop; the model under it, and the seconds."""
+    torch.manual_seed(sum(map(ord, task.name)))
+    settings = LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules="all-linear", task_type="CAUSAL_LM")
+    settings.base_model_name_or_path = str(base)
+    adapted = get_peft_model(model, settings)
+    parameters = [parameter for parameter in adapted.parameters() if parameter.requires_grad]
+    optimiser = torch.optim.AdamW(parameters, lr=RATE, weight_decay=0.0)
+    tokens, started = label_tokens(tokenizer, task.labels), time.perf_counter()
+    adapted.train()
+    order = torch.cat(
+        [torch.randperm(len(task.train.labels)) for _ in range(1 + n_steps * BATCH // len(task.train.labels))]
+    )
+    for step, picked in enumerate(order.split(BATCH)[:n_steps]):
+        for group in optimiser.param_groups:
+            group["lr"] = RATE * min(1.0, (step + 1) / 4) * (1 - step / n_steps)
+        encoded = encode(tokenizer, [task.train.inputs[place] for place in picked.tolist()])
+        right = tokens[torch.tensor([task.train.labels[place] for place in picked.tolist()])]
+        inputs = torch.cat([encoded["input_ids"], right[:, None]], dim=1)
+        mask = torch.cat([encoded["attention_mask"], torch.ones_like(right)[:, None]], dim=1)
+        wanted = torch.stack([right, torch.full_like(right, tokenizer.eos_token_id)], dim=1)
+        logits = adapted(input_ids=inputs, attention_mask=mask, logits_to_keep=2).logits
+        loss = functional.cross_entropy(logits.flatten(0, 1), wanted.flatten())
+        optimiser.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimiser.step()
+        if (step + 1) % 10 == 0:
+            seconds = time.perf_counter() - started
+            print(f"{task.name} step {step + 1}/{n_steps} loss {float(loss.detach()):.3f} {seconds:.0f} s", flush=True)
+    adapted.eval()
+    return adapted, time.perf_counter() - started
+
+
+@torch.no_grad()
+def write(model: Any, tokenizer: Any, prompts: list[str], n_tokens: int = 8) -> list[str]:
+    """What the model writes after each prompt, at most `n_tokens`, always the most probable token, until it stops."""
+    encoded = encode(tokenizer, prompts)
+    made = model.generate(**encoded, max_new_tokens=n_tokens, do_sample=False)[:, encoded["input_ids"].shape[1] :]
+    return [str(text) for text in tokenizer.batch_decode(made, skip_special_tokens=True)]

@@ -1,0 +1,105 @@
+"""What the three scripts share: stages that are done once, the command line of the app, and the tables they print."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from transformers import logging
+
+from bench.machine import machine_line
+
+
+def set_up() -> None:
+    """One torch thread here and in every command that is started, no look at a model hub, no progress bars."""
+    torch.set_num_threads(1)
+    os.environ.update(OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1")
+    # Every head that is put on later would be reported as missing.
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+
+def stage(folder: Path, make: Callable[[Path], None]) -> Path:
+    """`folder`, made by `make` into a folder beside it if it is not there yet: it appears complete or not at all."""
+    if not folder.exists():
+        partial = folder.with_name(f"{folder.name}.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        print(f"making {folder}", flush=True)
+        make(partial)
+        partial.rename(folder)
+    return folder
+
+
+def measured(path: Path, measure: Callable[[], Any]) -> Any:
+    """The content of the JSON file `path`, measured and written if it is not there yet."""
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, measure())
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write plain values as JSON, in one step."""
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    partial.rename(path)
+
+
+def write_recipe(path: Path, base: Path, tasks: Sequence[Path], **rest: Any) -> Path:
+    """A recipe beside the models, with paths relative to its folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    entries = [{"path": os.path.relpath(task, path.parent), "name": task.name} for task in tasks]
+    content = {"base": os.path.relpath(base, path.parent), "tasks": entries, **rest}
+    path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+    return path
+
+
+def merge(recipe: Path, output: Path, *options: str) -> Path:
+    """Merge by the app's command line into `output`, unless it is there; CalledProcessError if the app refuses."""
+    command = ["merge", str(recipe), *options, "--output", str(output)]
+    print(f"$ python -m sftm_app {' '.join(command)}", flush=True)
+    if not output.exists():
+        output.parent.mkdir(parents=True, exist_ok=True)
+        subprocess.run([sys.executable, "-m", "sftm_app", *command, "--quiet"], check=True)
+    return output
+
+
+def write_samples(path: Path, inputs: Sequence[str], targets: Sequence[str], choices: Sequence[str]) -> None:
+    """Labelled sentences as the app's Evaluate tab reads them."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, {"inputs": list(inputs), "targets": list(targets), "choices": list(choices)})
+
+
+def table(first: str, columns: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]]) -> str:
+    """A Markdown table; every row is its title and one text per column."""
+    lines = [f"| {first} | {' | '.join(columns)} |", f"|---|{'---:|' * len(columns)}"]
+    return "\n".join([*lines, *(f"| {title} | {' | '.join(cells)} |" for title, cells in rows)])
+
+
+def accuracy_table(titles: dict[str, str], found: dict[str, dict[str, float]], wide: Sequence[str]) -> str:
+    """Accuracies by model and task, with their mean and the share of the way from base to individual models.
+
+    titles: models by key, `base` and `individual` among them. found: accuracies 0..1 by model and task.
+    """
+    means = {key: sum(found[key].values()) / len(found[key]) for key in titles}
+    gap = means["individual"] - means["base"]
+    rows = []
+    for key, title in titles.items():
+        cells = [f"{found[key][task]:.1%}" for task in wide]
+        rows.append((title, [*cells, f"{means[key]:.1%}", f"{(means[key] - means['base']) / gap:.0%}"]))
+    return table("model", [*wide, "mean", "gap closed"], rows)
+
+
+def report(path: Path, tables: Sequence[str], content: dict[str, Any]) -> None:
+    """Print the tables with date and machine, and write what they say as JSON."""
+    write_json(path, {"machine": machine_line(), **content})
+    print(f"\n{machine_line()}\n\n" + "\n\n".join(tables) + f"\n\nwritten: {path}")
