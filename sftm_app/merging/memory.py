@@ -157,9 +157,8 @@ def entry_bytes(entry: PlanEntry, found: Preflight, params: Any, adapter: bool =
     stored = [found.base.tensors[entry.name].dtype]
     out = entry.output.dtype
     if entry.rule == "copy":
-        upcast = 8 if stored[0] == torch.float64 else FLOAT_BYTES
-        per_element = stored[0].itemsize + (upcast + out.itemsize if stored[0].is_floating_point else 0)
-        return torch.Size(entry.output.shape).numel() * per_element
+        # An adapter holds nothing of what no task changes.
+        return 0 if adapter else torch.Size(entry.output.shape).numel() * _copying(stored[0], out)
     stored += [
         task.checkpoint.tensors[source].dtype
         for task, source in zip(found.tasks, entry.sources, strict=True)
@@ -178,6 +177,16 @@ def entry_bytes(entry: PlanEntry, found: Preflight, params: Any, adapter: bool =
         alone = (replace(size, features=(size.k,), thin=(False,)) for size in sizes)
         merging = max(merging, *map(_factorise, alone))
     return (entry.output.n_bytes if stack else 0) + FLOAT_BYTES * count + max(upcasting, fitting, merging)
+
+
+def _copying(stored: torch.dtype, out: torch.dtype) -> int:
+    """Bytes an element takes on its way from `stored` by the compute type to `out`; the same type is not copied."""
+    if not stored.is_floating_point:
+        return stored.itemsize
+    compute = torch.float64 if stored == torch.float64 else torch.float32
+    reading = compute.itemsize + (stored.itemsize if stored != compute else 0)
+    fitting = compute.itemsize + (out.itemsize if out != compute else 0) + (FLOAT_BYTES if out.itemsize == 1 else 0)
+    return max(reading, fitting)
 
 
 def _layer_size(entry: PlanEntry, part: Part | None, tensor_bytes: int, stored_bytes: int) -> LayerSize:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from sftm_app.checkpoints.checkpoint import open_checkpoint, open_reader
 from sftm_app.linalg import factorise, superpose, superposed_matrix
@@ -90,6 +90,24 @@ def test_a_run_takes_what_its_plan_expects(tmp_path: Path, case: tuple[Any, ...]
     hidden, intermediate, n_tasks, dtype, *what = case
     plan = plan_of(save_models(tmp_path, hidden, intermediate, n_tasks, getattr(torch, dtype)), *what)
     assert least(plan) == pytest.approx(plan.peak_bytes, rel=0.2)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux keeps the exact peak")
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_table_that_no_adapter_touches_takes_what_it_is(tmp_path: Path, dtype: str) -> None:
+    """It is copied into a full model, and is no part of an adapter."""
+    shape = (65536, 128)
+    base, *_ = save_models(tmp_path, 128, 256, 0, getattr(torch, dtype))
+    config = json.loads((base / "config.json").read_text()) | {"vocab_size": shape[0]}
+    (base / "config.json").write_text(json.dumps(config))
+    table = {"embed_tokens.weight": torch.ones(shape, dtype=getattr(torch, dtype))}
+    save_file(load_file(base / "model.safetensors") | table, base / "model.safetensors")
+    adapters = save_adapters(tmp_path, 128, 256, 4, 1)
+    plan = plan_of([base, *adapters], "embed_tokens.weight", "sftm", {})
+    assert plan.entries[0].rule == "copy"
+    assert least(plan) == pytest.approx(plan.peak_bytes, rel=0.2)
+    whole = make_plan(make_recipe(base, adapters, output={"kind": "adapter"}, device="cpu"))
+    assert whole.peak_bytes < shape[0] * shape[1] * 2
 
 
 def save_adapters(folder: Path, hidden: int, intermediate: int, rank: int, n_tasks: int) -> list[Path]:
@@ -214,7 +232,7 @@ def test_copies_and_heads_count(tmp_path: Path) -> None:
     entry = next(entry for entry in plan.entries if entry.name == UP)
     copied = dataclasses.replace(entry, rule="copy")
     n_elements = 16 * 64
-    assert entry_bytes(copied, plan.preflight, plan.recipe.params) == n_elements * (2 + 4 + 2)
+    assert entry_bytes(copied, plan.preflight, plan.recipe.params) == n_elements * (2 + 4)
     match = dataclasses.replace(plan.preflight.matches[0], heads=(UP,))
     found = dataclasses.replace(plan.preflight, matches=(match,))
     assert peak_bytes([], found, plan.recipe.params, plan.recipe.output) == FIRST_USE_BYTES + 2 * n_elements
