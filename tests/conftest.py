@@ -8,12 +8,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 import torch
 from hub_fixture import hub  # noqa: F401
 from tiny_checkpoints import N_LABELS, save_base, save_task
 
 torch.set_num_threads(1)
+# The first example may pay for a library's import, and a machine that runs these tests is often busy with others.
+hypothesis.settings.register_profile("house", deadline=None)
+hypothesis.settings.load_profile("house")
 
 
 @pytest.fixture(scope="session")
