@@ -17,7 +17,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from bench.demo_packs.definitions import TASKS, Gloss, by_task
 from bench.demo_packs.seq2seq import step_with
-from bench.demo_packs.training import Schedule, rate
+from bench.demo_packs.training import Schedule, TailMean, rate
 
 END = "<|endoftext|>"
 SORTED = 16  # batches that are drawn at once
@@ -125,7 +125,7 @@ def tune_adapter(
     optimiser = torch.optim.AdamW(parameters, lr=schedule.lr, weight_decay=schedule.weight_decay, fused=True)
     found, chance = by_task(glosses), random.Random(seed)
     others = [other for other in TASKS if other != task]
-    total, n_total = [torch.zeros_like(p) for p in parameters], 0
+    mean = TailMean(parameters, schedule.steps)
     for step in range(schedule.steps):
         loss = model(**batch(words, [ask(found[task], task, chance) for _ in range(schedule.batch)], whole=False)).loss
         if keep:
@@ -137,12 +137,8 @@ def tune_adapter(
             after = model(input_ids=there["input_ids"]).logits[told].log_softmax(-1)
             loss = loss + keep * functional.kl_div(after, before, reduction="batchmean")
         step_with(optimiser, rate(step, schedule), loss, parameters)
-        if 2 * (step + 1) > schedule.steps:
-            torch._foreach_add_(total, [p.detach() for p in parameters])
-            n_total += 1
-    with torch.no_grad():
-        for parameter, summed in zip(parameters, total, strict=True):
-            parameter.copy_(summed / n_total)
+        mean.take(step)
+    mean.put()
     return model
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
 
-from bench.demo_packs.training import Schedule, rate
+from bench.demo_packs.training import Schedule, TailMean, rate
 from bench.demo_packs.words import IPA, SCHWA, Word
 
 PAD, EOS, UNKNOWN = "<pad>", "</s>", "<unk>"
@@ -152,7 +152,7 @@ def fine_tune(
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimiser = torch.optim.AdamW(parameters, lr=schedule.lr, weight_decay=schedule.weight_decay, fused=True)
     others = [task for other, task in TASKS.items() if other != name]
-    total, n_total = [torch.zeros_like(p) for p in parameters], 0
+    mean = TailMean(parameters, schedule.steps)
     for step in range(schedule.steps):
         picks = [chance.choice(words) for _ in range(schedule.batch)]
         loss = model(**batches([TASKS[name].pair(word) for word in picks])).loss
@@ -164,12 +164,8 @@ def fine_tune(
             told = there["labels"] != -100
             loss = loss + keep * functional.kl_div(after[told], before[told], reduction="batchmean")
         step_with(optimiser, rate(step, schedule), loss, parameters)
-        if 2 * (step + 1) > schedule.steps:
-            torch._foreach_add_(total, [p.detach() for p in parameters])
-            n_total += 1
-    with torch.no_grad():
-        for parameter, summed in zip(parameters, total, strict=True):
-            parameter.copy_(summed / n_total)
+        mean.take(step)
+    mean.put()
     return model
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -42,6 +43,28 @@ def backbone() -> ViTModel:
 def features(model: nn.Module, images: Tensor) -> Tensor:
     """Class token after the last norm, (n, hidden)."""
     return model(pixel_values=normalise(images)).last_hidden_state[:, 0]
+
+
+class TailMean:
+    """The mean of some parameters over the second half of `steps` steps: the noise of single batches averages out."""
+
+    def __init__(self, parameters: Sequence[nn.Parameter], steps: int) -> None:
+        self._parameters = parameters
+        self._steps = steps
+        self._total = [torch.zeros_like(p) for p in parameters]
+        self._count = 0
+
+    def take(self, step: int) -> None:
+        """To be called after every step, numbered from 0."""
+        if 2 * (step + 1) > self._steps:
+            torch._foreach_add_(self._total, [p.detach() for p in self._parameters])
+            self._count += 1
+
+    @torch.no_grad()
+    def put(self) -> None:
+        """Give the parameters their mean."""
+        for parameter, total in zip(self._parameters, self._total, strict=True):
+            parameter.copy_(total / self._count)
 
 
 def rate(step: int, schedule: Schedule) -> float:
@@ -107,7 +130,7 @@ def fine_tune(
     optimiser = torch.optim.AdamW(parameters, lr=schedule.lr, weight_decay=schedule.weight_decay, fused=True)
     generator = torch.Generator().manual_seed(seed)
     fixed = {key: (head.weight.detach(), head.bias.detach()) for key, head in heads.items()}
-    total, n_total = [torch.zeros_like(p) for p in parameters], 0
+    mean = TailMean(parameters, schedule.steps)
     others = [other for other in pools if other != name]
     share = schedule.batch // (2 * len(others))
     own = schedule.batch - share * len(others)
@@ -129,12 +152,8 @@ def fine_tune(
         loss.backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimiser.step()
-        if 2 * (step + 1) > schedule.steps:
-            torch._foreach_add_(total, [p.detach() for p in parameters])
-            n_total += 1
-    with torch.no_grad():
-        for parameter, summed in zip(parameters, total, strict=True):
-            parameter.copy_(summed / n_total)
+        mean.take(step)
+    mean.put()
     return model
 
 

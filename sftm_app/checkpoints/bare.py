@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
+from sftm_app.checkpoints.file_names import INDEX_SUFFIX
 from sftm_app.errors import CheckpointError
 
-INDEX_SUFFIX = ".safetensors.index.json"
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt")
 _SHARD = re.compile(r"-\d{5}-of-\d{5}\.safetensors$")
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -17,22 +16,22 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from sftm_app.checkpoints.adapter_config import (
+from sftm_app.checkpoints.adapter_config import AdapterConfig, parse_adapter_config
+from sftm_app.checkpoints.bare import find_bare, pickles_in, refuse_pickle
+from sftm_app.checkpoints.file_names import (
     ADAPTER_CONFIG_NAME,
     ADAPTER_WEIGHTS_NAME,
-    AdapterConfig,
-    parse_adapter_config,
+    CONFIG_NAME,
+    INDEX_NAME,
+    INDEX_SUFFIX,
+    SHARD_NAME,
+    WEIGHTS_NAME,
 )
-from sftm_app.checkpoints.bare import INDEX_SUFFIX, find_bare, pickles_in, refuse_pickle
 from sftm_app.checkpoints.header import FileStamp, Header, TensorInfo, open_regular, read_header
 from sftm_app.checkpoints.shards import refuse_foreign_link, refuse_unnamed_shards, size_note
 from sftm_app.errors import CheckpointError, NumericalError
 
-WEIGHTS_NAME = "model.safetensors"
-INDEX_NAME = "model.safetensors.index.json"
-CONFIG_NAME = "config.json"
 MAX_JSON_BYTES = 64 * 1024 * 1024
-_SHARD_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}\.safetensors")
 
 
 @dataclass(frozen=True)
@@ -238,7 +237,7 @@ def _read_sharded(index_path: Path) -> dict[Path, Header]:
         raise CheckpointError(f"{index_path}: has no table `weight_map`. Download the checkpoint again.")
     headers: dict[Path, Header] = {}
     for shard in sorted({str(name) for name in weight_map.values()}):
-        if not _SHARD_NAME.fullmatch(shard):
+        if not SHARD_NAME.fullmatch(shard):
             raise CheckpointError(
                 f"{index_path}: names the shard {shard!r}; only plain .safetensors names beside the index are allowed."
             )

@@ -65,20 +65,18 @@ def preflight(base: Checkpoint, tasks: Sequence[Source], roles: RoleRules = ()) 
             "the base and the adapter as a task."
         )
     try:
-        architecture = guess_architecture(base.tensors) if base.bare else architecture_of(base)
+        built = guess_architecture(base.tensors) if base.bare else architecture_of(base)
     except CheckpointError as error:
         raise CheckpointError(f"{base.path}: {error}") from None
-    # How an adapter's factors lie is a fact of the architecture; only a guess may be set right by a person.
-    as_built = architecture
-    architecture, unfit = apply_rules(architecture, base.tensors, roles)
-    as_built = architecture if base.bare else as_built
+    architecture, unfit = apply_rules(built, base.tensors, roles)
     problems = _check_set(base, tasks) + unfit
     notes = ([GUESSED] if base.bare else []) + apart_note("The base", architecture.apart) + _picked_twice(tasks)
     notes += _index_notes(base, tasks)
     matches = []
     for task in tasks:
         if task.checkpoint.adapter:
-            match, found, said = match_adapter(base, task, as_built)
+            # How its factors lie is a fact of the architecture; only a guess may be set right by a person.
+            match, found, said = match_adapter(base, task, architecture if base.bare else built)
         else:
             match, found, said = match_full(base, task, architecture)
         matches.append(match)

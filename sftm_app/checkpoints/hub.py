@@ -16,8 +16,9 @@ from typing import Any
 from huggingface_hub import HfApi, constants, hf_hub_url, snapshot_download
 from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
 
+from sftm_app.checkpoints.file_names import INDEX_NAME
 from sftm_app.checkpoints.hub_errors import explained
-from sftm_app.checkpoints.hub_files import CONFIGS, INDEX, Found, needed_files, pickles, weight_files
+from sftm_app.checkpoints.hub_files import CONFIGS, Found, needed_files, pickles, weight_files
 from sftm_app.checkpoints.hub_names import HubRef
 from sftm_app.errors import HubError, SFTMError
 
@@ -176,13 +177,13 @@ def _write_configs(listing: Listing, folder: Path) -> list[str]:
     index: Any = None
     for name in CONFIGS:
         size = listing.sizes.get(name)
-        if size is None or (name == INDEX and weight_files(listing.sizes)):
+        if size is None or (name == INDEX_NAME and weight_files(listing.sizes)):
             continue
         if size > MAX_JSON_BYTES:
             raise HubError(f"{listing.ref}: {name} is larger than {MAX_JSON_BYTES} bytes. Pick another repository.")
         raw = _read(listing, name, 0, size)
         (folder / name).write_bytes(raw)
-        if name == INDEX:
+        if name == INDEX_NAME:
             try:
                 index = json.loads(raw)
             except (ValueError, RecursionError):

@@ -10,12 +10,17 @@ from pathlib import Path
 
 import psutil
 
+from sftm_app.checkpoints.file_names import (
+    ADAPTER_CONFIG_NAME,
+    ADAPTER_WEIGHTS_NAME,
+    CONFIG_NAME,
+    INDEX_NAME,
+    SHARD_NAME,
+    WEIGHTS_NAME,
+)
 from sftm_app.checkpoints.hub_names import HubRef
 
-ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
-CONFIGS = ("config.json", ADAPTER_CONFIG, INDEX)
-_SHARD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}\.safetensors")
+CONFIGS = (CONFIG_NAME, ADAPTER_CONFIG_NAME, INDEX_NAME)
 _PICKLE = re.compile(r"[^/]*\.(bin|pt|pth|ckpt|pkl|h5|msgpack)")
 # Beside config and weights: tokenizers, processors, chat templates, licences, and sentence-transformers' pooling.
 _ALONGSIDE = re.compile(
@@ -45,18 +50,18 @@ def weight_files(names: Iterable[str], shards: Iterable[str] = ()) -> list[str]:
     A repository that holds both a single file and shards holds the same weights twice; the single file is taken.
     """
     there = set(names)
-    if ADAPTER_CONFIG in there:
-        return [ADAPTER_WEIGHTS] if ADAPTER_WEIGHTS in there else []
-    if WEIGHTS in there:
-        return [WEIGHTS]
-    return sorted(name for name in set(shards) if name in there and _SHARD.fullmatch(name))
+    if ADAPTER_CONFIG_NAME in there:
+        return [ADAPTER_WEIGHTS_NAME] if ADAPTER_WEIGHTS_NAME in there else []
+    if WEIGHTS_NAME in there:
+        return [WEIGHTS_NAME]
+    return sorted(name for name in set(shards) if name in there and SHARD_NAME.fullmatch(name))
 
 
 def needed_files(names: Iterable[str], shards: Iterable[str] = ()) -> list[str]:
     """Everything to download, in the order of the names: the weights, their configs, and what stands beside them."""
     there = sorted(set(names))
     weights = weight_files(there, shards)
-    configs = [name for name in CONFIGS if name in there and not (name == INDEX and weights == [WEIGHTS])]
+    configs = [name for name in CONFIGS if name in there and not (name == INDEX_NAME and weights == [WEIGHTS_NAME])]
     return sorted({*weights, *configs, *(name for name in there if _ALONGSIDE.fullmatch(name))})
 
 

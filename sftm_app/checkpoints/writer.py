@@ -21,7 +21,7 @@ import psutil
 import torch
 from torch import Tensor
 
-from sftm_app.checkpoints.checkpoint import INDEX_NAME, WEIGHTS_NAME
+from sftm_app.checkpoints.file_names import INDEX_NAME, WEIGHTS_NAME
 from sftm_app.checkpoints.header import DTYPE_CODES
 from sftm_app.errors import CheckpointError, OutputError, ResourceError
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from sftm_app.checkpoints.adapter_config import ADAPTER_CONFIG_NAME
 from sftm_app.checkpoints.checkpoint import Checkpoint
+from sftm_app.checkpoints.file_names import ADAPTER_CONFIG_NAME
 from sftm_app.checkpoints.hub_names import hub_name
 from sftm_app.checkpoints.writer import write_text
 from sftm_app.merging.card import base_name

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import torch
 
-from sftm_app.checkpoints.checkpoint import CONFIG_NAME, open_reader
+from sftm_app.checkpoints.checkpoint import open_reader
+from sftm_app.checkpoints.file_names import CONFIG_NAME
 from sftm_app.checkpoints.shards import refuse_foreign_link
 from sftm_app.checkpoints.writer import copy_file, sync_folder, write_tensors, write_text
 from sftm_app.merging.card import model_card

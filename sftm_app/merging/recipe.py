@@ -14,7 +14,7 @@ from typing import Any, TypeGuard
 import torch
 import yaml
 
-from sftm_app.checkpoints.bare import INDEX_SUFFIX
+from sftm_app.checkpoints.file_names import INDEX_SUFFIX
 from sftm_app.checkpoints.hub_names import hub_name
 from sftm_app.checkpoints.role_rules import ROLE_KINDS
 from sftm_app.devices import DEVICES

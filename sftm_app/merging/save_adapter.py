@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from sftm_app.checkpoints.adapter_config import ADAPTER_WEIGHTS_NAME
 from sftm_app.checkpoints.checkpoint import open_reader
+from sftm_app.checkpoints.file_names import ADAPTER_WEIGHTS_NAME
 from sftm_app.checkpoints.writer import output_folder, write_tensors
 from sftm_app.errors import InputError, NumericalError
 from sftm_app.linalg.low_rank import LowRank, dense

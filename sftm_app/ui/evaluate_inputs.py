@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -14,6 +13,7 @@ from sftm_app.evaluation.family import Family, Samples
 from sftm_app.evaluation.packs import Pack
 from sftm_app.evaluation.samples import ImageSamples
 from sftm_app.evaluation.texts import MAX_CHOICES, TextSamples
+from sftm_app.ui.labelled import pack_task
 from sftm_app.ui.studio import Studio
 from sftm_app.ui.widgets import DrawPad, encode_drawing
 from sftm_app.ui.widgets.html import Safe, hint, notice
@@ -94,9 +94,8 @@ def for_task(studio: Studio, ws: Workspace, task: str) -> tuple[Any, ...]:
 
 def _asked(pack: Pack | None, ws: Workspace, task: str) -> str:
     """What a demo's task asks of its input."""
-    paths = {entry.name: Path(entry.path).resolve() for entry in ws.tasks}
-    found = pack.tasks if pack else ()
-    return next((each.description for each in found if each.path.resolve() == paths.get(task)), "")
+    found = pack_task(pack, ws, task) if pack else None
+    return found.description if found else ""
 
 
 def _choices_box(family: Family | None) -> Any:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from sftm_app.errors import InputError, SampleError
 from sftm_app.evaluation.family import Family, Samples
-from sftm_app.evaluation.packs import PackTask, load_samples
+from sftm_app.evaluation.packs import Pack, PackTask, load_samples
 from sftm_app.evaluation.samples import ImageSamples, load_labelled_folder
 from sftm_app.evaluation.texts import TEXT_ENDINGS, TextSamples, load_texts
 from sftm_app.ui.settings import allowed
@@ -36,7 +36,10 @@ def samples_of(
         raise InputError(f"There is no task {task!r}. Choose one of {', '.join(ws.task_names)}.")
     pack = studio.pack(ws)
     if pack and not where.strip():
-        return load_samples(_pack_task(pack.tasks, ws, task))
+        found = pack_task(pack, ws, task)
+        if found is None:
+            raise SampleError(f"{task}: the demo has no samples for this task. Choose another task.")
+        return load_samples(found)
     family = studio.arena(ws).family(task)
     if not where.strip():
         how = HOW_TEXTS if family.reads == "text" else HOW_IMAGES
@@ -114,9 +117,7 @@ def channels_of(studio: Studio, ws: Workspace, task: str) -> int:
     return 1 if config.get("num_channels") == 1 else 3
 
 
-def _pack_task(tasks: tuple[PackTask, ...], ws: Workspace, name: str) -> PackTask:
-    path = Path(next(task.path for task in ws.tasks if task.name == name))
-    for task in tasks:
-        if task.path.resolve() == path.resolve():
-            return task
-    raise SampleError(f"{name}: the demo has no samples for this task. Choose another task.")
+def pack_task(pack: Pack, ws: Workspace, name: str) -> PackTask | None:
+    """The demo's task that a task of the workspace is; None for a checkpoint from elsewhere."""
+    path = next((Path(task.path).resolve() for task in ws.tasks if task.name == name), None)
+    return next((task for task in pack.tasks if task.path.resolve() == path), None)

@@ -7,8 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from sftm_app.checkpoints.adapter_config import ADAPTER_CONFIG_NAME
-from sftm_app.checkpoints.checkpoint import CONFIG_NAME
+from sftm_app.checkpoints.file_names import ADAPTER_CONFIG_NAME, CONFIG_NAME
 from sftm_app.errors import JobError, OutputError, SFTMError
 from sftm_app.evaluation.packs import pack_of
 from sftm_app.jobs import control

@@ -11,10 +11,9 @@ from threading import RLock
 from cachetools import LRUCache
 
 from sftm_app.caching import keep
-from sftm_app.checkpoints.adapter_config import ADAPTER_CONFIG_NAME
-from sftm_app.checkpoints.bare import INDEX_SUFFIX, sets_of
-from sftm_app.checkpoints.checkpoint import CONFIG_NAME
+from sftm_app.checkpoints.bare import sets_of
 from sftm_app.checkpoints.compatibility import Preflight
+from sftm_app.checkpoints.file_names import ADAPTER_CONFIG_NAME, CONFIG_NAME, INDEX_SUFFIX
 from sftm_app.errors import InputError, SFTMError
 from sftm_app.evaluation.contestants import Arena
 from sftm_app.evaluation.packs import PACK_NAME, Pack, find_packs, pack_of
