@@ -10,6 +10,7 @@ from typing import Any
 
 from sftm_app.checkpoints.compatibility import Preflight
 from sftm_app.inspection.survey import Survey, survey
+from sftm_app.inspection.what_if import MergeSettings
 from sftm_app.merging.extraction import RankCost, rank_costs
 from sftm_app.merging.plan import check_recipe, make_plan
 from sftm_app.merging.progress import Progress
@@ -117,13 +118,25 @@ def check(base: str | Path, tasks: Tasks, roles: Mapping[str, str] | None = None
     return check_recipe(make_recipe(base, _listed(tasks), roles=roles))
 
 
-def inspect(base: str | Path, tasks: Tasks, layer: str | None = None) -> Survey:
-    """The measures of every layer, and the spectra and overlaps of one (`layer`) or of all of them.
+def inspect(base: str | Path, tasks: Tasks, layer: str | None = None, method: str = "sftm", **params: Any) -> Survey:
+    """Look into one layer (`layer`) or all of them, and predict what a merge would keep; merges and writes nothing.
+
+    Per layer: measures overall and per task, spectra with clusters of equal gains, overlaps, principal angles,
+    warnings, and the errors of a merge by `method` with `params` and the tasks' weights (both as in merge). The
+    result's to_dict and to_json give plain values.
 
     Raises
-        InputError: base and tasks do not fit, or there is no such layer.
+        InputError: base and tasks do not fit, a method or parameter is unknown, or there is no such layer.
+        NumericalError: an input holds NaN or Inf.
     """
-    return survey(check(base, tasks).require(), layer)
+    return inspect_recipe(make_recipe(base, _listed(tasks), method, params), layer)
+
+
+def inspect_recipe(recipe: Recipe, layer: str | None = None) -> Survey:
+    """The same by a recipe: its method, params, weights, roles and split_fused. Raises as inspect()."""
+    found = check_recipe(recipe).require()
+    settings = MergeSettings(recipe.method, recipe.params, tuple(task.weight for task in recipe.tasks))
+    return survey(found, layer, settings, recipe.split_fused)
 
 
 def _listed(tasks: Tasks) -> Any:

@@ -102,7 +102,13 @@ def build_parser() -> argparse.ArgumentParser:
     check.add_argument("recipe", type=Path, help="a YAML recipe")
     check.set_defaults(command=_check)
 
-    inspect = commands.add_parser("inspect", help="measure every layer", description="Measures, spectra and overlaps.")
+    inspect = commands.add_parser(
+        "inspect",
+        help="measure every layer",
+        description="Measures of every layer, and how many things in it deserve a look. --layer tells what they are, "
+        "--json holds everything: measures overall and per task, spectra and clusters, overlaps, principal angles, "
+        "warnings, and what the recipe's method would keep of every task.",
+    )
     inspect.add_argument("recipe", type=Path, help="a YAML recipe")
     inspect.add_argument("--layer", help="one layer in detail, by the tensor's name")
     inspect.add_argument("--json", action="store_true", help="everything as one JSON document")
@@ -209,10 +215,10 @@ def _progress_bar(check: Callable[[], None], quiet: bool) -> Iterator[Callable[[
 
 def _extract(options: argparse.Namespace) -> None:
     from sftm_app.api import extract, extraction_costs
-    from sftm_app.merging.params import check_rank
+    from sftm_app.merging.params import check_size_rank
 
     check = _interruptible()
-    rank = check_rank(options.rank, "--rank")
+    rank = check_size_rank(options.rank, "--rank")
     if options.table or (rank is None and options.energy is None):
         with _progress_bar(check, options.quiet) as show:
             costs = extraction_costs(options.base, options.task, options.device, show)
@@ -276,27 +282,32 @@ def _kind(base: Checkpoint) -> str:
 
 
 def _inspect(options: argparse.Namespace) -> None:
-    from sftm_app.inspection.survey import survey
-    from sftm_app.merging.plan import check_recipe
+    from sftm_app.api import inspect_recipe
 
-    result = survey(check_recipe(_load(options.recipe)).require(), options.layer)
+    result = inspect_recipe(_load(options.recipe), options.layer)
     if options.json:
         print(result.to_json())
         return
     if not result.layers:
         raise InputError("Base and tasks share no weight matrix: there is nothing to inspect. Pick other checkpoints.")
-    width = max(len(layer.name) for layer, _, _ in result.layers)
-    print(f"{'layer':<{width}}  {'shape':>11}  change  rank/full  read overlap  write overlap")
-    for layer, measures, _ in result.layers:
+    width = max(len(one.layer.name) for one in result.layers)
+    print(f"{'layer':<{width}}  {'shape':>11}  change  rank/full  read overlap  write overlap  warnings")
+    for one in result.layers:
+        change, rank, read, write = (
+            one.measures[name].overall for name in ("change", "effective_rank", "read_overlap", "write_overlap")
+        )
+        n_warnings = sum(not warning.informational for warning in one.warnings)
         print(
-            f"{layer.name:<{width}}  {layer.shape[0]:>5}x{layer.shape[1]:<5}  {measures['change']:6.3f}  "
-            f"{measures['effective_rank']:8.2f}  {measures['read_overlap']:12.3f}  {measures['write_overlap']:13.3f}"
+            f"{one.layer.name:<{width}}  {one.layer.shape[0]:>5}x{one.layer.shape[1]:<5}  {change:6.3f}  {rank:9.2f}  "
+            f"{read:12.3f}  {write:13.3f}  {n_warnings:8d}"
         )
     if options.layer:
-        for spectrum in result.layers[0][2].spectra:
+        for spectrum in result.layers[0].detail.spectra:
             gains = ", ".join(f"{gain:.3g}" for gain in spectrum.gains[:8])
             ranks = ", ".join(f"{rank} for {energy:.0%}" for energy, rank in spectrum.ranks_for_energy.items())
             print(f"{spectrum.task}: gains {gains}, ...; features needed: {ranks}")
+        for warning in result.layers[0].warnings:
+            print(f"{'note' if warning.informational else 'warning'}: {warning.sentence}")
 
 
 def _fetch(options: argparse.Namespace) -> None:

@@ -111,9 +111,21 @@ def test_inspect(tiny_models: Path) -> None:
     base, tasks = tiny_models / "base", [tiny_models / "a", tiny_models / "b"]
     assert len(inspect(base, tasks).layers) == 13
     one = inspect(base, tasks, layer="encoder.layer.0.output.dense")
-    assert [layer.name for layer, _, _ in one.layers] == ["encoder.layer.0.output.dense.weight"]
+    assert [row.layer.name for row in one.layers] == ["encoder.layer.0.output.dense.weight"]
     with pytest.raises(InputError, match="There is no layer"):
         inspect(base, tasks, layer="x")
+
+
+def test_inspect_predicts_the_merge_that_is_asked_for(tiny_models: Path) -> None:
+    tasks = [{"path": tiny_models / "a", "weight": 2.0}, {"path": tiny_models / "b"}]
+    layer = "encoder.layer.0.output.dense"
+    one = inspect(tiny_models / "base", tasks, layer, method="task_arithmetic", scaling=0.4)
+    assert (one.settings.method, one.settings.params.scaling) == ("task_arithmetic", 0.4)
+    assert one.settings.weights == (2.0, 1.0)
+    assert one.layers[0].prediction.condition is None
+    assert inspect(tiny_models / "base", tasks, layer, rank=3).layers[0].prediction.ranks == (3, 3)
+    with pytest.raises(RecipeError, match="scalling"):
+        inspect(tiny_models / "base", tasks, layer, scalling=0.4)
 
 
 def test_what_the_package_offers() -> None:

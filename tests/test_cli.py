@@ -160,19 +160,39 @@ def test_check(sftm: Run, recipe: Path) -> None:
 
 def test_inspect(sftm: Run, recipe: Path) -> None:
     code, out, _ = sftm("inspect", recipe)
-    assert code == 0 and len(out.splitlines()) == 14
+    lines = out.splitlines()
+    assert code == 0 and len(lines) == 14
+    assert lines[0].endswith("warnings") and all(line.split()[-1].isdigit() for line in lines[1:])
+    assert {line.split()[-1] for line in lines[1:]} != {"0"}, "rank 4 drops much of a random change"
     code, out, _ = sftm("inspect", recipe, "--layer", "encoder.layer.0.output.dense")
     assert code == 0 and "a: gains" in out and "for 90%" in out
-    code, out, _ = sftm("inspect", recipe, "--json")
-    assert code == 0 and len(json.loads(out)["layers"]) == 13
+    assert "warning: The rank drops " in out and "energy at rank 4" in out
     code, _, err = sftm("inspect", recipe, "--layer", "x")
     assert code == 2 and "There is no layer 'x'" in err
+
+
+def test_inspect_as_json_is_about_the_recipes_own_merge(sftm: Run, recipe: Path) -> None:
+    recipe.write_text(recipe.read_text().replace("/b}", "/b, weight: 2.5}"))
+    code, out, _ = sftm("inspect", recipe, "--json")
+    content = json.loads(out)
+    assert code == 0 and len(content["layers"]) == 13
+    assert content["settings"] == {
+        "method": "sftm",
+        "params": {"variant": "readout", "rank": 4, "scaling": 1.0},
+        "weights": {"a": 1.0, "b": 2.5},
+    }
+    assert all(entry["prediction"]["ranks"] == {"a": 4, "b": 4} for entry in content["layers"])
+    report = api.merge_recipe(load_recipe(recipe), recipe.parent / "out")
+    merged = {record.name: record.figures for record in report.tensors}
+    for entry in content["layers"]:
+        errors = list(entry["prediction"]["readout_errors"].values())
+        assert errors == pytest.approx(merged[entry["name"]]["readout_errors"], abs=2e-3), "what the merge then does"
 
 
 def test_inspect_without_a_weight_matrix_is_a_sentence(
     sftm: Run, recipe: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(survey_module, "map_layers", lambda _: ())
+    monkeypatch.setattr(survey_module, "map_layers", lambda *_: ())
     code, out, err = sftm("inspect", recipe)
     assert (code, out) == (2, "") and err.startswith("sftm: Base and tasks share no weight matrix")
     code, _, err = sftm("inspect", recipe, "--layer", "x")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any
@@ -12,6 +12,7 @@ import torch
 from sftm_app.errors import SampleError
 from sftm_app.evaluation.building import build_model, load_tokenizer, parameter_bytes
 from sftm_app.evaluation.family import Answer, Family, Parts, Samples, as_texts
+from sftm_app.evaluation.reading import TOKENS_READ, Reading, text_readings
 from sftm_app.evaluation.texts import TextSamples
 from sftm_app.evaluation.tokens import batches, filler, padded, window
 from sftm_app.evaluation.writing import (
@@ -52,6 +53,14 @@ class CausalLM:
         refuse_long(longest, room - 1)
         n_tokens = min(new_tokens(self.tokenizer, texts), room - longest)
         return written(self._write(rows, n_tokens), texts)
+
+    def passes(self, samples: Samples) -> tuple[Iterator[Reading], ...]:
+        """Passes over each text and the right continuation, where it is known. Raises SampleError: as answer()."""
+        texts = as_texts(samples)
+        limit = min(TOKENS_READ, window(self.model, self.tokenizer))
+        asked = zip(texts.inputs, texts.targets, strict=True)
+        rows = [(self._row(text, texts.chat, target or "") or self._start([]))[:limit] for text, target in asked]
+        return (text_readings(rows, range(len(rows)), self.model, self.model.device, filler(self.tokenizer)),)
 
     def _row(self, text: str, chat: bool, continuation: str = "") -> list[int]:
         if chat:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -25,7 +25,7 @@ from sftm_app.evaluation.task_model import individual_parts, layout_of, merged_p
 from sftm_app.merging.methods import get_method
 from sftm_app.merging.plan import plan_for
 from sftm_app.merging.recipe import make_recipe
-from sftm_app.merging.run import individual_tensors, run
+from sftm_app.merging.run import individual_tensor, individual_tensors, run
 
 BACKBONE_BYTES = 2_000_000_000
 MODEL_BYTES = 2_000_000_000
@@ -35,7 +35,7 @@ MODEL_BYTES = 2_000_000_000
 class Contestant:
     """A model to be tried on every task.
 
-    key: "base", "individual", "method:<name>" (merged in memory; its parameters may follow) or "folder:<path>".
+    key: "base", "individual", "method:<name>" (merged in memory; parameters and weights may follow) or "folder:<path>".
     kind: "base", "individual" or the name of the method that merged it.
     """
 
@@ -48,12 +48,20 @@ BASE = Contestant("base", "Base", "base")
 INDIVIDUAL = Contestant("individual", "Individual", "individual")
 
 
-def method_contestant(name: str, params: Mapping[str, Any] | None = None) -> Contestant:
-    """A merge by this method, done in memory when first needed. Parameters that are not given have their defaults."""
+def method_contestant(
+    name: str, params: Mapping[str, Any] | None = None, weights: Sequence[float] | None = None
+) -> Contestant:
+    """A merge by this method, done in memory when first needed.
+
+    Parameters that are not given have their defaults. weights: one for each task, the workspace's where not given.
+    """
     key, title = f"method:{name}", get_method(name).title
-    if params:
-        key += f":{json.dumps(dict(params), sort_keys=True)}"
-        title += f" ({', '.join(f'{field} {value}' for field, value in params.items())})"
+    said = [f"{field} {value}" for field, value in (params or {}).items()]
+    said += [f"weights {', '.join(f'{weight:g}' for weight in weights)}"] if weights else []
+    if said:
+        settings = {"params": dict(params or {}), "weights": list(weights) if weights else None}
+        key += f":{json.dumps(settings, sort_keys=True)}"
+        title += f" ({', '.join(said)})"
     return Contestant(key, title, name)
 
 
@@ -103,6 +111,23 @@ class Arena:
         with self._lock:
             return self._models.get(key) or keep(self._models, key, self._build(contestant, task))
 
+    def tensor(self, contestant: Contestant, task: str, name: str) -> Tensor:
+        """What model(contestant, task) holds for the base's tensor `name`, as it is stored.
+
+        Raises
+            InputError: no such task or tensor, or the contestant lacks it.
+        """
+        index = self._index(task)
+        if name not in self._found.base.tensors:
+            raise InputError(f"The base has no tensor {name!r}. Choose a layer of the map.")
+        if contestant.key == INDIVIDUAL.key:
+            return individual_tensor(self._found, index, name)
+        with self._lock:
+            backbone = self._backbone(contestant)
+        if name not in backbone:
+            raise InputError(f"{contestant.title}: lacks {name!r}, so it was not merged from this base.")
+        return backbone[name]
+
     def _index(self, task: str) -> int:
         if task not in self.task_names:
             raise InputError(f"There is no task {task!r}. Choose one of {', '.join(self.task_names)}.")
@@ -123,8 +148,10 @@ class Arena:
     def _load(self, contestant: Contestant) -> Mapping[str, Tensor]:
         kind, _, value = contestant.key.partition(":")
         if kind == "method":
-            method, _, params = value.partition(":")
-            return merge_in_memory(self._found, method, json.loads(params or "{}"), str(self._device))
+            method, _, said = value.partition(":")
+            settings = json.loads(said or "{}")
+            params, weights = settings.get("params") or {}, settings.get("weights")
+            return merge_in_memory(self._found, method, params, str(self._device), weights)
         if kind == "base":
             return read_all(self._found.base)
         merged = open_checkpoint(value)
@@ -137,8 +164,18 @@ def _backbone_bytes(tensors: Mapping[str, Tensor]) -> int:
     return sum(tensor.nbytes for tensor in tensors.values())
 
 
-def merge_in_memory(found: Preflight, method: str, params: Mapping[str, Any], device: str) -> dict[str, Tensor]:
-    """A merge that is tried but not saved: the merged tensors under the base's names."""
+def merge_in_memory(
+    found: Preflight, method: str, params: Mapping[str, Any], device: str, weights: Sequence[float] | None = None
+) -> dict[str, Tensor]:
+    """A merge that is tried but not saved: the merged tensors under the base's names.
+
+    weights: of the tasks, in place of those that `found` has.
+    """
+    if weights is not None:
+        if len(weights) != len(found.tasks):
+            raise InputError(f"{len(weights)} weights for {len(found.tasks)} tasks; give one for each.")
+        weighed = zip(found.tasks, weights, strict=True)
+        found = replace(found, tasks=tuple(replace(task, weight=weight) for task, weight in weighed))
     tasks = [{"path": task.checkpoint.path, "name": task.name, "weight": task.weight} for task in found.tasks]
     recipe = make_recipe(found.base.path, tasks, method, params, device=device)
     return {merged.entry.name: merged.tensor for merged in run(plan_for(recipe, found))}

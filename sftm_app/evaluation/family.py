@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from sftm_app.errors import SampleError
+from sftm_app.evaluation.reading import Reading
 from sftm_app.evaluation.samples import ImageSamples
 from sftm_app.evaluation.texts import TextSamples
 
@@ -34,7 +35,15 @@ class Answer:
 
 
 class Tryable(Protocol):
-    """A model that is ready to be tried."""
+    """A model that is ready to be tried: a frozen dataclass with the field `model`."""
+
+    @property
+    def model(self) -> Any:
+        """The model of transformers itself."""
+
+    @property
+    def tokenizer(self) -> Any:
+        """Its tokenizer; None where it reads no text."""
 
     @property
     def n_bytes(self) -> int:
@@ -45,6 +54,13 @@ class Tryable(Protocol):
 
         Raises
             SampleError: the samples are not of the kind that the model reads, or lack what it needs.
+        """
+
+    def passes(self, samples: Samples) -> tuple[Iterator[Reading], ...]:
+        """Forward passes over the samples, for looking at layers: one iterator for each part that reads on its own.
+
+        Raises
+            SampleError: as answer().
         """
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from sftm_app.errors import SampleError
 from sftm_app.evaluation.building import build_model, load_processor, parameter_bytes
 from sftm_app.evaluation.family import Answer, Family, Parts, Samples, as_images
+from sftm_app.evaluation.reading import Reading, image_readings
 
 BATCH = 256
 # What a gray picture takes of red, green and blue (ITU-R BT.601, as Pillow's mode L).
@@ -26,6 +28,7 @@ class ImageClassifier:
     processor: Any
     labels: tuple[str, ...]
     channels: int
+    tokenizer: None = field(default=None, init=False)
 
     @property
     def n_bytes(self) -> int:
@@ -43,9 +46,18 @@ class ImageClassifier:
         return np.concatenate(found) if found else np.zeros((0, len(self.labels)), np.float32)
 
     def _batch(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        pixels = pixel_values(self.processor, images, self.channels).to(self.model.device, self.model.dtype)
-        result: NDArray[np.float32] = self.model(pixel_values=pixels).logits.float().softmax(-1).cpu().numpy()
+        result: NDArray[np.float32] = self._forward(self._pixels(images)).logits.float().softmax(-1).cpu().numpy()
         return result
+
+    def _pixels(self, images: NDArray[np.uint8]) -> torch.Tensor:
+        return pixel_values(self.processor, images, self.channels).to(self.model.device, self.model.dtype)
+
+    def _forward(self, pixels: torch.Tensor) -> Any:
+        return self.model(pixel_values=pixels)
+
+    def passes(self, samples: Samples) -> tuple[Iterator[Reading], ...]:
+        """Passes over the images. Raises SampleError: texts."""
+        return (image_readings(as_images(samples).images, self._pixels, self._forward, self.model.config),)
 
 
 def pixel_values(processor: Any, images: NDArray[np.uint8], channels: int) -> torch.Tensor:

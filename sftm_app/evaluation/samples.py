@@ -33,7 +33,12 @@ class ImageSamples:
 
     def subset(self, n: int) -> ImageSamples:
         """At most `n` of them, in their order, the same ones each time and as even over the classes as can be."""
-        return self.take(balanced(self.labels, n).tolist())
+        return self.take(self.spread(n))
+
+    def spread(self, n: int) -> list[int]:
+        """The positions of subset(n)."""
+        chosen: list[int] = balanced(self.labels, n).tolist()
+        return chosen
 
     def take(self, positions: list[int]) -> ImageSamples:
         """The samples at these positions."""

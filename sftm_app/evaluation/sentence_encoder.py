@@ -7,6 +7,7 @@ are as similar as the cosine between them.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from torch import Tensor
 from sftm_app.errors import SampleError
 from sftm_app.evaluation.building import build_model, load_tokenizer, parameter_bytes
 from sftm_app.evaluation.family import Answer, Family, Parts, Samples, as_texts, scored
+from sftm_app.evaluation.reading import TOKENS_READ, Reading, text_readings
 from sftm_app.evaluation.tokens import batches, cut_rows, filler, padded, window
 
 BATCH = 32
@@ -56,6 +58,15 @@ class SentenceEncoder:
             answers.append(scored(candidates, cosines.tolist(), None if target is None else target.strip()))
         return answers
 
+    def passes(self, samples: Samples) -> tuple[Iterator[Reading], ...]:
+        """Passes over the queries, and over candidates that stand below them. Raises SampleError: images."""
+        texts = as_texts(samples)
+        lines = [(i, line) for i, text in enumerate(texts.inputs) for line in _lines(text, texts.choices)]
+        said = [line for _, line in lines]
+        rows = cut_rows(self.tokenizer, said, min(TOKENS_READ, self.limit)) if said else []
+        numbers = [number for number, _ in lines]
+        return (text_readings(rows, numbers, self.model, self.model.device, filler(self.tokenizer)),)
+
     @torch.inference_mode()
     def embed(self, texts: tuple[str, ...]) -> Tensor:
         """Unit vectors, float32 (n, hidden), on the CPU."""
@@ -77,11 +88,16 @@ def split_query(text: str, choices: tuple[str, ...] | None) -> tuple[str, tuple[
     """
     if choices is not None:
         return text.strip(), tuple(choice.strip() for choice in choices)
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    lines = _lines(text, choices)
     candidates = tuple(dict.fromkeys(lines[1:]))
     if len(candidates) < 2:
         raise SampleError("Write the query into the first line and at least two candidates, each into a line below.")
     return lines[0], candidates
+
+
+def _lines(text: str, choices: tuple[str, ...] | None) -> list[str]:
+    """A text that has its choices, or its lines."""
+    return [text.strip()] if choices is not None else [line.strip() for line in text.splitlines() if line.strip()]
 
 
 def pool(states: Tensor, mask: Tensor, pooling: str) -> Tensor:

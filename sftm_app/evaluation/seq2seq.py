@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from sftm_app.errors import SampleError
 from sftm_app.evaluation.building import build_model, load_tokenizer, parameter_bytes
 from sftm_app.evaluation.family import Answer, Family, Parts, Samples, as_texts
+from sftm_app.evaluation.reading import TEXTS_AT_ONCE, TOKENS_READ, Reading, TokenRows
 from sftm_app.evaluation.texts import TextSamples
 from sftm_app.evaluation.tokens import batches, filler, padded, window
 from sftm_app.evaluation.writing import (
@@ -24,6 +26,8 @@ from sftm_app.evaluation.writing import (
     token_log_likelihoods,
     written,
 )
+
+TOKENS_ANSWERED = 32
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +49,33 @@ class Seq2Seq:
         if texts.choices is None:
             return written(self._write(rows, new_tokens(self.tokenizer, texts)), texts)
         return self._choose(rows, texts)
+
+    def passes(self, samples: Samples) -> tuple[Iterator[Reading], ...]:
+        """Passes over the texts, the decoder reading the right answer, or the model's own where it is not known.
+
+        Raises
+            SampleError: images.
+        """
+        return (self._readings(as_texts(samples)),)
+
+    def _readings(self, texts: TextSamples) -> Iterator[Reading]:
+        limit = min(TOKENS_READ, window(self.model, self.tokenizer))
+        for numbers in batches(range(len(texts)), TEXTS_AT_ONCE):
+            part = texts.take(list(numbers))
+            rows = [row[:limit] or [filler(self.tokenizer)] for row in self.tokenizer(list(part.inputs))["input_ids"]]
+            own = self._write(rows, TOKENS_ANSWERED) if None in part.targets else list(part.inputs)
+            said = [mine if right is None else right for mine, right in zip(own, part.targets, strict=True)]
+            start = self.model.generation_config.decoder_start_token_id
+            # The last token of an answer is never read, and one place is left for the filling below.
+            answers = [[start, *self._target(text)[:-1][: limit - 2]] for text in said]
+            inputs, outputs = self._padded(rows), self._padded(answers)["input_ids"]
+            if outputs.shape[1] == inputs["input_ids"].shape[1]:
+                # Of two lengths, so that a layer's input tells which of the two sequences it belongs to.
+                outputs = torch.nn.functional.pad(outputs, (0, 1), value=filler(self.tokenizer))
+            read = TokenRows(rows, inputs["input_ids"].shape[1], "what the encoder reads")
+            answered = TokenRows(answers, outputs.shape[1], "what the decoder reads")
+            forward = partial(self.model, **inputs, decoder_input_ids=outputs)
+            yield Reading(numbers, forward, (read, answered))
 
     def _rows(self, texts: Sequence[str]) -> list[list[int]]:
         rows: list[list[int]] = self.tokenizer(list(texts))["input_ids"] if texts else []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from sftm_app.errors import SampleError
 from sftm_app.evaluation.building import build_model, load_tokenizer, parameter_bytes
 from sftm_app.evaluation.family import Answer, Family, Parts, Samples, as_texts, scored
+from sftm_app.evaluation.reading import TEXTS_AT_ONCE, TOKENS_READ, Reading, text_readings
 from sftm_app.evaluation.tokens import batches, cut_rows, filler, padded, window
 
 BATCH = 32
@@ -51,9 +53,21 @@ class TextClassifier:
         found = [self._batch(part) for part in batches(rows, size)]
         return np.concatenate(found) if found else np.zeros((0, len(self.labels)), np.float32)
 
-    def _batch(self, rows: Any) -> NDArray[np.float32]:
+    def passes(self, samples: Samples) -> tuple[Iterator[Reading], ...]:
+        """Passes over the texts, cut where the model ends. Raises SampleError: images."""
+        texts = as_texts(samples).inputs
+        limit = min(TOKENS_READ, window(self.model, self.tokenizer))
+        rows = cut_rows(self.tokenizer, texts, limit) if texts else []
+        size = TEXTS_AT_ONCE if self.model.config.pad_token_id is not None else 1
+        return (text_readings(rows, range(len(rows)), self.model, self.model.device, self._fill, size),)
+
+    @property
+    def _fill(self) -> int:
         fill = self.model.config.pad_token_id
-        inputs = padded(rows, self.model.device, filler(self.tokenizer) if fill is None else fill)
+        return filler(self.tokenizer) if fill is None else int(fill)
+
+    def _batch(self, rows: Any) -> NDArray[np.float32]:
+        inputs = padded(rows, self.model.device, self._fill)
         result: NDArray[np.float32] = self.model(**inputs).logits.float().softmax(-1).cpu().numpy()
         return result
 

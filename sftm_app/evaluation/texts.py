@@ -42,9 +42,13 @@ class TextSamples:
 
     def subset(self, n: int) -> TextSamples:
         """At most `n` of them, in their order, the same ones each time and as even over the targets as can be."""
+        return self.take(self.spread(n))
+
+    def spread(self, n: int) -> list[int]:
+        """The positions of subset(n)."""
         order = {target: number for number, target in enumerate(dict.fromkeys(self.targets))}
-        chosen = balanced(np.array([order[target] for target in self.targets], np.int64), n)
-        return self.take(chosen.tolist())
+        chosen: list[int] = balanced(np.array([order[target] for target in self.targets], np.int64), n).tolist()
+        return chosen
 
     def take(self, positions: list[int]) -> TextSamples:
         """The samples at these positions."""

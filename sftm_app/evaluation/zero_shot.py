@@ -6,6 +6,7 @@ each name is put into every template, the normalised embeddings are averaged and
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +21,7 @@ from sftm_app.errors import SampleError
 from sftm_app.evaluation.building import build_model, load_processor, load_tokenizer, parameter_bytes
 from sftm_app.evaluation.family import Answer, Family, Parts, Samples, as_images
 from sftm_app.evaluation.image_classifier import class_answers, pixel_values
+from sftm_app.evaluation.reading import NO_SAMPLE, Reading, image_readings, text_readings
 from sftm_app.evaluation.tokens import cut_rows, filler, padded
 
 BATCH = 64
@@ -35,7 +37,8 @@ class ZeroShot:
     processor: Any
     tokenizer: Any
     labels: tuple[str, ...]
-    _heads: LRUCache[tuple[str, ...], Tensor] = field(default_factory=lambda: LRUCache(HEADS_KEPT))
+    # No argument: a copy with other weights must not take over heads that these weights made.
+    _heads: LRUCache[tuple[str, ...], Tensor] = field(default_factory=lambda: LRUCache(HEADS_KEPT), init=False)
 
     @property
     def n_bytes(self) -> int:
@@ -57,11 +60,32 @@ class ZeroShot:
         return np.concatenate(found) if found else np.zeros((0, len(names)), np.float32)
 
     def _batch(self, images: NDArray[np.uint8], head: Tensor) -> NDArray[np.float32]:
-        pixels = pixel_values(self.processor, images, 3).to(self.model.device)
-        embedded = normalised(self.model.get_image_features(pixel_values=pixels))
+        embedded = normalised(self._see(self._pixels(images)))
         logits = self.model.logit_scale.exp() * embedded @ head.T
         result: NDArray[np.float32] = logits.float().softmax(-1).cpu().numpy()
         return result
+
+    def _pixels(self, images: NDArray[np.uint8]) -> Tensor:
+        return pixel_values(self.processor, images, 3).to(self.model.device)
+
+    def _see(self, pixels: Tensor) -> Any:
+        return self.model.get_image_features(pixel_values=pixels)
+
+    def passes(self, samples: Samples) -> tuple[Iterator[Reading], ...]:
+        """Passes of the vision tower over the images, and of the text tower over names. Raises SampleError: texts."""
+        images = as_images(samples)
+        names = [TEMPLATES[0].format(name.replace("_", " ")) for name in images.choices or self.labels]
+        rows = cut_rows(self.tokenizer, names, self._limit) if names else []
+        numbers = [NO_SAMPLE] * len(rows)
+        read = self.model.get_text_features
+        return (
+            image_readings(images.images, self._pixels, self._see, self.model.config.vision_config),
+            text_readings(rows, numbers, read, self.model.device, filler(self.tokenizer)),
+        )
+
+    @property
+    def _limit(self) -> int:
+        return int(self.model.config.text_config.max_position_embeddings)
 
     @torch.inference_mode()
     def head(self, names: tuple[str, ...]) -> Tensor:
@@ -71,10 +95,9 @@ class ZeroShot:
 
     def _embed(self, names: tuple[str, ...]) -> Tensor:
         texts = [template.format(name.replace("_", " ")) for name in names for template in TEMPLATES]
-        limit = self.model.config.text_config.max_position_embeddings
         found = []
         for i in range(0, len(texts), BATCH):
-            rows = cut_rows(self.tokenizer, texts[i : i + BATCH], limit)
+            rows = cut_rows(self.tokenizer, texts[i : i + BATCH], self._limit)
             inputs = padded(rows, self.model.device, filler(self.tokenizer))
             found.append(normalised(self.model.get_text_features(**inputs)))
         by_name = torch.cat(found).reshape(len(names), len(TEMPLATES), -1)

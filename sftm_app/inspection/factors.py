@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass
 from threading import Lock
 
@@ -20,11 +21,15 @@ DEFAULT_LIMIT_BYTES = 2_000_000_000
 
 @dataclass(frozen=True, eq=False)
 class LayerFactors:
-    """One layer: the base's weight as (m, n), and the full-rank Factors of each task that holds it."""
+    """One layer: the norm of the base's weight (m, n), and the full-rank Factors of each task that holds it.
+
+    idle: indices of the tasks that are adapters and leave this layer as it is: for an average their change is zero.
+    """
 
     layer: MapLayer
     base_norm: float
     factors: tuple[Factors, ...]
+    idle: tuple[int, ...] = ()
 
     @property
     def n_bytes(self) -> int:
@@ -48,8 +53,7 @@ class FactorCache:
             NumericalError: an input holds NaN or Inf.
             CheckpointError: an input changed since it was opened.
         """
-        read = (found.base, *(found.tasks[i].checkpoint for i in layer.members))
-        key = (layer.name, layer.part, *map(_identity, read))
+        key = layer_key(found, layer)
         with self._lock:
             known = self._kept.get(key)
         if known is not None:
@@ -57,6 +61,18 @@ class FactorCache:
         made = factorise_layer(found, layer)
         with self._lock:
             return keep(self._kept, key, made)
+
+
+def layer_key(found: Preflight, layer: MapLayer) -> Hashable:
+    """What a layer's factors follow from: the layer, and the files read for it as they are now."""
+    read = (found.base, *(found.tasks[i].checkpoint for i in layer.members))
+    return layer, idle_tasks(found, layer), *map(_identity, read)
+
+
+def idle_tasks(found: Preflight, layer: MapLayer) -> tuple[int, ...]:
+    """Indices of the tasks that are adapters and leave the layer as it is."""
+    adapters = (i for i, task in enumerate(found.tasks) if task.checkpoint.adapter is not None)
+    return tuple(i for i in adapters if i not in layer.members)
 
 
 def _identity(checkpoint: Checkpoint) -> tuple[object, ...]:
@@ -78,4 +94,5 @@ def factorise_layer(found: Preflight, layer: MapLayer) -> LayerFactors:
         with open_reader(found.tasks[index].checkpoint) as read:
             change = read_change(read, source, base, base.device, layer.part.expert)
         factors.append(factorise(part_of(change, part)))
-    return LayerFactors(layer, float(torch.linalg.vector_norm(weight)), tuple(factors))
+    norm = float(torch.linalg.vector_norm(weight))
+    return LayerFactors(layer, norm, tuple(factors), idle_tasks(found, layer))

@@ -1,28 +1,32 @@
-"""One layer in detail: the tasks' spectra, and how their features overlap."""
+"""One layer in detail: the tasks' spectra, and how much the tasks share."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from sftm_app.inspection.factors import LayerFactors
-from sftm_app.linalg.subspace import (
-    effective_rank,
-    energy_overlap,
-    overlap,
-    random_overlap,
-    rank_for_energy,
-    stable_rank,
-)
+from sftm_app.linalg.subspace import effective_rank, energy_overlaps, gain_clusters, rank_for_energy, stable_rank
+from sftm_app.linalg.svd import Factors
 
 ENERGIES = (0.90, 0.95, 0.99)
+CLUSTER_SENTENCE = (
+    "Features whose gains are nearly equal can be mixed with one another at almost no change of the matrix, so a "
+    "single vector among them means nothing by itself: only the space that they span together does."
+)
 
 
 @dataclass(frozen=True)
 class Spectrum:
-    """One task's singular spectrum: gains descending; ranks_for_energy maps 0.90, 0.95, 0.99 to feature counts."""
+    """One task's singular spectrum: gains descending; ranks_for_energy maps 0.90, 0.95, 0.99 to feature counts.
+
+    relative_change: ||D|| / ||W_0||, >= 0, infinite for a base of zeros. clusters: [start, stop) of features, counted
+    from 0, whose gains are nearly equal (see CLUSTER_SENTENCE and linalg.subspace.gain_clusters).
+    """
 
     task: str
     gains: tuple[float, ...]
@@ -30,13 +34,16 @@ class Spectrum:
     effective_rank: float
     stable_rank: float
     ranks_for_energy: dict[float, int]
+    clusters: tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True, eq=False)
 class LayerDetail:
     """A layer's spectra and the overlap of every pair of tasks.
 
-    read, write: float32 (T, T), 0..1; see linalg.subspace.energy_overlap.
+    read, write, both: float32 (T, T), 0..1, the overlap of read directions, of write directions, and of whole features,
+    weighted by energy; see linalg.subspace.energy_overlaps. both is the overview of A: 1 where two tasks have the same
+    features (up to sign) with the same shares of energy, and never more than the smaller of read and write.
     """
 
     name: str
@@ -44,54 +51,26 @@ class LayerDetail:
     spectra: tuple[Spectrum, ...]
     read: Tensor
     write: Tensor
+    both: Tensor
 
 
-@dataclass(frozen=True, eq=False)
-class PairDetail:
-    """|cosine| between the features of two tasks, strongest first: float32 (r_first, r_second), 0..1.
-
-    random_read, random_write: the mean |cosine| of random directions in that many dimensions.
-    """
-
-    name: str
-    first: str
-    second: str
-    read: Tensor
-    write: Tensor
-    random_read: float
-    random_write: float
-
-
-def layer_detail(made: LayerFactors, task_names: tuple[str, ...]) -> LayerDetail:
-    """Spectra and pairwise overlaps of one layer. `task_names` are those of the whole workspace."""
-    names = [task_names[i] for i in made.layer.members]
+def layer_detail(made: LayerFactors, task_names: Sequence[str]) -> LayerDetail:
+    """Spectra and overlaps of one layer. `task_names` are those of the whole workspace."""
     spectra = tuple(
-        Spectrum(
-            name,
-            tuple(f.S.tolist()),
-            float(torch.linalg.vector_norm(f.S)) / made.base_norm if made.base_norm else float("inf"),
-            float(effective_rank(f.S)),
-            float(stable_rank(f.S)),
-            {energy: int(rank_for_energy(f.S, energy)) for energy in ENERGIES},
-        )
-        for name, f in zip(names, made.factors, strict=True)
+        _spectrum(task_names[member], factors, made.base_norm)
+        for member, factors in zip(made.layer.members, made.factors, strict=True)
     )
-    gains = [f.S for f in made.factors]
-    read = energy_overlap([f.Vh.T for f in made.factors], gains)
-    write = energy_overlap([f.U for f in made.factors], gains)
-    return LayerDetail(made.layer.name, made.layer.shape, spectra, read, write)
+    return LayerDetail(made.layer.name, made.layer.shape, spectra, *energy_overlaps(made.factors))
 
 
-def pair_detail(made: LayerFactors, task_names: tuple[str, ...], first: int, second: int) -> PairDetail:
-    """Overlap of the features of two tasks, by their positions among the layer's members."""
-    a, b = made.factors[first], made.factors[second]
-    m, n = made.layer.shape
-    return PairDetail(
-        made.layer.name,
-        task_names[made.layer.members[first]],
-        task_names[made.layer.members[second]],
-        overlap(a.Vh.T, b.Vh.T),
-        overlap(a.U, b.U),
-        random_overlap(n),
-        random_overlap(m),
+def _spectrum(task: str, factors: Factors, base_norm: float) -> Spectrum:
+    S = factors.S
+    return Spectrum(
+        task,
+        tuple(S.tolist()),
+        float(torch.linalg.vector_norm(S)) / base_norm if base_norm else math.inf,
+        effective_rank(S),
+        stable_rank(S),
+        {energy: rank_for_energy(S, energy) for energy in ENERGIES},
+        gain_clusters(S),
     )

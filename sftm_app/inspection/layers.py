@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sftm_app.checkpoints.compatibility import Preflight
 from sftm_app.checkpoints.roles import Part, assign
@@ -27,22 +28,27 @@ class MapLayer:
     members: tuple[int, ...]
 
 
-_BLOCK = re.compile(r"(?:^|\.)(\d+)(?=\.)")
+# The first number of a name counts blocks, unless it counts experts, which belong to the column. What directly follows
+# and counts as well (the blocks of a stage: "layers.0.blocks.1", "stages.2.layers.0", "block.0.1") is part of the row.
+_BLOCK = re.compile(r"(?:^|(?<!\bexperts)(?<!\bexpert)\.)\d+(?:\.(?:(?:blocks|layers)\.)?\d+)?(?=\.)")
+# T5 counts the sublayers of a block: "block.0.layer.1.DenseReluDense.wi".
+_SUBLAYER = re.compile(r"^layer\.\d+\.")
 
 
-def map_layers(found: Preflight) -> tuple[MapLayer, ...]:
-    """Every weight matrix that is merged, in the order of the model: blocks by number, the rest first."""
+def map_layers(found: Preflight, split_fused: bool = False) -> tuple[MapLayer, ...]:
+    """Every weight matrix that is merged, in the order of the model: what is outside blocks, encoder, decoder; blocks
+    by number. No two have the same place. split_fused: as in Recipe, matrices that hold several linear maps are shown
+    map by map.
+    """
     layers = []
     for name, info in found.base.tensors.items():
-        assignment = assign(info, found.architecture.owners.get(name))
+        assignment = assign(info, found.architecture.owners.get(name), split_fused)
         members = tuple(i for i, match in enumerate(found.matches) if match.source(name))
         for part in assignment.parts if members else ():
             row, column = place(name)
             label = f" [{part.label}]" if part.label else ""
-            layers.append(
-                MapLayer(name + label, row, column + label, part.shape_in(info.shape), name, part, members)
-            )
-    return tuple(sorted(layers, key=lambda layer: _order(layer.name)))
+            layers.append(MapLayer(name + label, row, column + label, part.shape_in(info.shape), name, part, members))
+    return tuple(sorted(_without_sublayers(layers), key=lambda layer: _order(layer.name)))
 
 
 def place(name: str) -> tuple[str, str]:
@@ -58,16 +64,44 @@ def place(name: str) -> tuple[str, str]:
     return name[: found.end()], stem[found.end() + 1 :] or stem
 
 
+def _without_sublayers(layers: Sequence[MapLayer]) -> list[MapLayer]:
+    """Columns without the number of a sublayer, so that encoder and decoder share them; all as they are where two
+    layers would then have one place (the convolutions of a ResNet differ in that number alone).
+    """
+    shorter = [replace(layer, column=_SUBLAYER.sub("", layer.column)) for layer in layers]
+    return shorter if len({(layer.row, layer.column) for layer in shorter}) == len(layers) else list(layers)
+
+
 def _order(name: str) -> tuple[object, ...]:
-    """Natural order: numbers by value; names without a block first."""
+    """Natural order: numbers by value; names without a block first, decoders after encoders."""
     parts = re.split(r"(\d+)", name)
-    return (bool(_BLOCK.search(name)), *(int(part) if part.isdigit() else part for part in parts))
+    in_order = (int(part) if part.isdigit() else part for part in parts)
+    return (bool(_BLOCK.search(name)), "decoder" in name.split("."), *in_order)
 
 
 def short_rows(rows: Sequence[str]) -> list[str]:
-    """Rows as shown: the number alone when all blocks share one prefix ("encoder.layer.3" -> "3")."""
-    prefixes = {row.rpartition(".")[0] for row in rows if row != "outside"}
-    return [row.rpartition(".")[2] if len(prefixes) <= 1 else row for row in rows]
+    """Rows as shown, without what all blocks share: the number alone when that is all ("encoder.layer.3" -> "3"), else
+    also where the block stands ("text_model.encoder.layers.3" -> "text_model.3")."""
+    split = {row: row.split(".") for row in rows if row != "outside"}
+    ways = [parts[:-1] for parts in split.values()]
+    if len({tuple(way) for way in ways}) <= 1:
+        return [row.rpartition(".")[2] if row in split else row for row in rows]
+    n_first, n_last = _shared(ways), 0
+    if not any(len(way) == n_first for way in ways):
+        n_last = _shared([way[n_first:][::-1] for way in ways])
+        n_last = min(n_last, min(len(way) - n_first for way in ways) - 1)
+    return [
+        ".".join([*split[row][n_first : len(split[row]) - 1 - n_last], split[row][-1]]) if row in split else row
+        for row in rows
+    ]
+
+
+def _shared(ways: Sequence[Sequence[str]]) -> int:
+    """How many first words all of them share."""
+    n = 0
+    while all(len(way) > n for way in ways) and len({way[n] for way in ways}) == 1:
+        n += 1
+    return n
 
 
 def short_columns(columns: Sequence[str]) -> list[str]:
@@ -83,3 +117,60 @@ def short_columns(columns: Sequence[str]) -> list[str]:
                 break
         shown.append(ending)
     return shown
+
+
+# What a column is, by the end of its name without its case; the first that fits. For display only.
+_ATTENTION = r"(?:attn|attention|self|selfattention|encdecattention|crossattention)\."
+_KINDS = tuple(
+    (re.compile(rf"(?:^|\.)(?:{pattern})$"), label)
+    for pattern, label in (
+        (r"(?:.*\.)?patch_embed(?:ding|dings|der)?(?:\.proj|\.projection)?", "patch embedding"),
+        (r"query_key_value|qkv|qkv_proj|in_proj|wqkv|c_attn", "query, key, value"),
+        (r"q|query|q_proj|query_proj|q_lin|wq", "query"),
+        (r"k|key|k_proj|key_proj|k_lin|wk", "key"),
+        (r"v|value|v_proj|value_proj|v_lin|wv", "value"),
+        (rf"(?:\w+_)?{_ATTENTION}(?:o|out|output|[oc]_proj|out_proj|out_lin|proj|dense|output\.dense|wo)", "output"),
+        (r"gate_up_proj|(?:feed_forward|experts|mlp)\.gate_up", "gate and up"),
+        (r"gate_proj|wi_0|experts\.\d+\.w1|feed_forward\.w1", "gate"),
+        (r"up_proj|wi|wi_1|experts\.\d+\.w3|feed_forward\.w3", "up"),
+        (r"intermediate\.dense|fc1|c_fc|ffn\.lin1|linear1|dense_h_to_4h|intermediate_dense|fc_in", "up"),
+        (r"down_proj|densereludense\.wo|experts\.\d+\.w2|feed_forward\.w2", "down"),
+        (r"fc2|mlp\.c_proj|ffn\.lin2|linear2|dense_4h_to_h|fc_out|(?<!attention\.)output\.dense|output_dense", "down"),
+        (r"\w*moe\.gate|\w*mlp\.gate|router|router\.classifier", "router"),
+        (r"pooler\.dense", "pooler"),
+        (r"lm_head", "language model head"),
+    )
+)
+_CROSS = re.compile(r"encdecattention|encoder_attn|cross_?attn|cross_?attention")
+_EXPERT = re.compile(r"\bexperts?\.(\d+)\.")
+_PART = re.compile(r" \[(.+)\]$")
+_PART_WORDS = re.compile(r"(?:expert (\d+) ?)?(.*)")
+
+
+def kind_labels(columns: Sequence[str]) -> list[str]:
+    """Columns as a person calls them ("attention.attention.query" -> "query"), one label each, no label twice.
+
+    Where the words are unknown, or two columns would be called the same, a column is shown as short_columns does.
+    """
+    short = short_columns(columns)
+    shown = [_kind(column) or name for column, name in zip(columns, short, strict=True)]
+    while twice := {label for label, count in Counter(shown).items() if count > 1}:
+        changed = [name if label in twice else label for label, name in zip(shown, short, strict=True)]
+        if changed == shown:
+            break
+        shown = changed
+    return shown
+
+
+def _kind(column: str) -> str | None:
+    part = _PART.search(column)
+    whole = (column[: part.start()] if part else column).lower()
+    label = next((label for pattern, label in _KINDS if pattern.search(whole)), None)
+    if label is None:
+        return None
+    # What a fused matrix holds is named by itself ("attn.c_attn [query]"), after the number of its expert if any.
+    said = _PART_WORDS.fullmatch(part[1]) if part else None
+    expert = _EXPERT.search(whole)
+    number = (said and said[1]) or (expert and expert[1])
+    prefix = "cross " if _CROSS.search(whole) else "shared " if "shared_expert" in whole else ""
+    return prefix + ((said and said[2]) or label) + (f", expert {number}" if number else "")

@@ -1,60 +1,105 @@
-"""What the map is coloured by: one number per layer."""
+"""What the map is coloured by: one number per layer, and one for each of its tasks."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
-from sftm_app.inspection.factors import LayerFactors
-from sftm_app.linalg.subspace import effective_rank, energy_overlap
+from sftm_app.inspection.what_if import MergeSettings, WhatIf
+from sftm_app.linalg.subspace import effective_rank, energy_overlap, rank_for_energy
+from sftm_app.linalg.svd import Rank
+
+
+@dataclass(frozen=True)
+class MeasureValue:
+    """overall: of the layer. tasks: one per member of it; the overall value again where it belongs to the layer."""
+
+    overall: float
+    tasks: tuple[float, ...]
 
 
 @dataclass(frozen=True)
 class Measure:
-    """A measure: its name in links and files, its title, what it says, and the function that computes it."""
+    """A measure: its name in links and files, its title, what it says, and the function that computes it.
+
+    of_method: it depends on the settings of the merge. log: its values span orders of magnitude.
+    """
 
     name: str
     title: str
     help: str
-    compute: Callable[[LayerFactors], float]
+    of_method: bool
+    log: bool
+    compute: Callable[[WhatIf, MergeSettings], MeasureValue]
 
 
-def relative_change(made: LayerFactors) -> float:
-    """Mean over tasks of ||D_t|| / ||W_0|| (Frobenius), >= 0; infinite for a base of zeros."""
-    if not made.base_norm:
-        return math.inf
-    return _mean([float(torch.linalg.vector_norm(f.S)) / made.base_norm for f in made.factors])
+def relative_change(what_if: WhatIf, settings: MergeSettings) -> MeasureValue:
+    """||D_t|| / ||W_0|| (Frobenius), >= 0, infinite for a base of zeros; overall the mean."""
+    made = what_if.made
+    sizes = [float(torch.linalg.vector_norm(f.S)) for f in made.factors]
+    return _mean_of([size / made.base_norm if made.base_norm else math.inf for size in sizes])
 
 
-def mean_effective_rank(made: LayerFactors) -> float:
-    """Mean over tasks of the effective rank as a share of min(m, n), 0..1."""
-    return _mean([effective_rank(f.S) / min(f.shape) for f in made.factors])
+def effective_ranks(what_if: WhatIf, settings: MergeSettings) -> MeasureValue:
+    """Effective rank as a share of min(m, n), 0..1; overall the mean."""
+    return _mean_of([effective_rank(f.S) / min(f.shape) for f in what_if.made.factors])
 
 
-def read_overlap(made: LayerFactors) -> float:
-    """Mean over pairs of tasks of the energy overlap of their read directions, 0..1; 0 for a single task.
-
-    The numbers of the layer's task overlap (linalg.subspace.energy_overlap), without its diagonal.
-    """
-    return _mean_of_pairs(energy_overlap([f.Vh.T for f in made.factors], [f.S for f in made.factors]))
+def ranks_for_90(what_if: WhatIf, settings: MergeSettings) -> MeasureValue:
+    """Fewest features that hold 90 % of the energy, 0..min(m, n); overall the mean."""
+    return _mean_of([rank_for_energy(f.S, 0.9) for f in what_if.made.factors])
 
 
-def write_overlap(made: LayerFactors) -> float:
+def read_overlap(what_if: WhatIf, settings: MergeSettings) -> MeasureValue:
+    """Energy overlap of read directions (linalg.subspace.energy_overlap), 0..1: of a task the mean over the others,
+    overall the mean over pairs; 0 for a single task."""
+    return _of_pairs(energy_overlap([f.Vh.T for f in what_if.made.factors], [f.S for f in what_if.made.factors]))
+
+
+def write_overlap(what_if: WhatIf, settings: MergeSettings) -> MeasureValue:
     """The same for write directions."""
-    return _mean_of_pairs(energy_overlap([f.U for f in made.factors], [f.S for f in made.factors]))
+    return _of_pairs(energy_overlap([f.U for f in what_if.made.factors], [f.S for f in what_if.made.factors]))
 
 
-def _mean_of_pairs(table: torch.Tensor) -> float:
-    """Mean of the entries off the diagonal of (T, T)."""
-    count = len(table)
-    return float(table.sum() - table.diagonal().sum()) / (count * (count - 1)) if count > 1 else 0.0
+def interference(what_if: WhatIf, settings: MergeSettings) -> MeasureValue:
+    """||A - I||_F / sqrt(R), >= 0; of a task over its features' rows of A."""
+    return MeasureValue(*what_if.interference)
 
 
-def _mean(values: list[float]) -> float:
-    return sum(values) / len(values) if values else 0.0
+def condition(what_if: WhatIf, settings: MergeSettings) -> MeasureValue:
+    """Condition of A at the rank of the settings, >= 1, an estimate; of the layer as a whole."""
+    value = what_if.condition(rank_of(settings))
+    return MeasureValue(value, (value,) * len(what_if.made.factors))
+
+
+def readout_error(what_if: WhatIf, settings: MergeSettings) -> MeasureValue:
+    """Readout error (linalg.subspace) of what the merge adds, >= 0; overall the mean."""
+    return _mean_of(what_if.predict(settings).readout_errors)
+
+
+def mapping_error(what_if: WhatIf, settings: MergeSettings) -> MeasureValue:
+    """The same for the mapping error."""
+    return _mean_of(what_if.predict(settings).mapping_errors)
+
+
+def rank_of(settings: MergeSettings) -> Rank:
+    """The rank that the settings keep; full for methods that have none."""
+    rank: Rank = getattr(settings.params, "rank", None)
+    return rank
+
+
+def _of_pairs(table: Tensor) -> MeasureValue:
+    """Means of the entries off the diagonal of (T, T), row by row and of all."""
+    rows, count = (table.sum(1) - table.diagonal()).tolist(), len(table)
+    return _mean_of([row / (count - 1) if count > 1 else 0.0 for row in rows])
+
+
+def _mean_of(values: Sequence[float]) -> MeasureValue:
+    return MeasureValue(sum(values) / len(values) if values else 0.0, tuple(float(value) for value in values))
 
 
 MEASURES: dict[str, Measure] = {
@@ -63,28 +108,81 @@ MEASURES: dict[str, Measure] = {
         Measure(
             "change",
             "Relative change",
-            "How large the tasks' changes are beside the base's weight: mean of ‖D‖ / ‖W₀‖.",
-            relative_change,
+            "How large the tasks' changes are beside the base's weight: ‖D‖ / ‖W₀‖.",
+            of_method=False,
+            log=True,
+            compute=relative_change,
         ),
         Measure(
             "effective_rank",
             "Effective rank",
-            "How many directions the changes really use, as a share of all: 0 is one direction, 1 is all equally.",
-            mean_effective_rank,
+            "How many directions the changes really use, as a share of all: near 0 is one direction, 1 is all equally.",
+            of_method=False,
+            log=False,
+            compute=effective_ranks,
+        ),
+        Measure(
+            "rank_90",
+            "Rank for 90 % energy",
+            "How many of a task's features hold 90 % of the energy of its change: few means that a low rank loses "
+            "little.",
+            of_method=False,
+            log=False,
+            compute=ranks_for_90,
         ),
         Measure(
             "read_overlap",
             "Read overlap",
-            "How alike the input directions are that the tasks listen to, weighted by energy: 1 means the same "
-            "directions to the same shares, 0 none in common. Mean over pairs of tasks.",
-            read_overlap,
+            "How alike the input directions are that two tasks listen to, weighted by energy: 1 means the same "
+            "directions to the same shares, 0 none in common.",
+            of_method=False,
+            log=False,
+            compute=read_overlap,
         ),
         Measure(
             "write_overlap",
             "Write overlap",
-            "How alike the output directions are that the tasks write to, weighted by energy: 1 means the same "
-            "directions to the same shares, 0 none in common. Mean over pairs of tasks.",
-            write_overlap,
+            "How alike the output directions are that two tasks write to, weighted by energy: 1 means the same "
+            "directions to the same shares, 0 none in common.",
+            of_method=False,
+            log=False,
+            compute=write_overlap,
+        ),
+        Measure(
+            "interference",
+            "Interference",
+            "How much a feature is disturbed by those of other tasks, each of unit gain: ‖A − I‖ / √R over all R "
+            "features, where 0 means not at all.",
+            of_method=False,
+            log=False,
+            compute=interference,
+        ),
+        Measure(
+            "condition",
+            "Condition",
+            "How hard it is to keep all features apart at the chosen rank: 1 is trivial, and the larger it is the more "
+            "nearly alike some features of different tasks are (an estimate).",
+            of_method=True,
+            log=True,
+            compute=condition,
+        ),
+        Measure(
+            "readout_error",
+            "Readout error",
+            "How far the chosen merge is from reading each task's features at their own gains: 0 keeps all, 1 is as "
+            "far off as adding nothing.",
+            of_method=True,
+            log=False,
+            compute=readout_error,
+        ),
+        Measure(
+            "mapping_error",
+            "Mapping error",
+            "How far the chosen merge is from doing what each task did on its own inputs, leaks from the other tasks "
+            "included: 0 keeps all, 1 is as far off as adding nothing.",
+            of_method=True,
+            log=False,
+            compute=mapping_error,
         ),
     )
 }

@@ -17,6 +17,7 @@ A low-rank matrix is never formed: QR of its two thin factors leaves an (r, r) c
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -27,6 +28,10 @@ from sftm_app.errors import InputError, NumericalError, RecipeError
 from sftm_app.linalg.low_rank import Change, LowRank
 from sftm_app.linalg.tolerance import BACKWARD_ERROR_FACTOR, rcond
 
+# None = all features, a count, a fraction of the full rank, or a share of the energy as text: see n_kept.
+Rank = int | float | str | None
+
+_ENERGY = re.compile(r"(\d+(?:\.\d+)?)% energy")
 _SVD = Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]
 
 
@@ -53,9 +58,13 @@ class Factors:
     def shape(self) -> tuple[int, int]:
         return int(self.U.shape[0]), int(self.Vh.shape[1])
 
-    def cut(self, rank: int | float | None) -> Factors:
-        """The first features only, by the rank rule of n_kept; views, not copies."""
-        r = n_kept(rank, *self.shape)
+    def cut(self, rank: Rank) -> Factors:
+        """The first features only, by the rank rule of n_kept; views, not copies.
+
+        A share of energy keeps the fewest leading gains that hold it: of the energy of these Factors, which therefore
+        should be at full rank.
+        """
+        r = _n_of(rank, self.S, *self.shape)
         return Factors(self.U[:, :r], self.S[:r], self.Vh[:r], self.how)
 
     def matrix(self) -> Tensor:
@@ -63,22 +72,49 @@ class Factors:
         return (self.U * self.S) @ self.Vh
 
 
-def n_kept(rank: int | float | None, m: int, n: int) -> int:
+def n_kept(rank: Rank, m: int, n: int) -> int:
     """How many features a rank rule keeps of an (m, n) matrix, at most min(m, n).
 
     `rank`: None = all, an int >= 1 = that many, a float strictly between 0 and 1 = that fraction of min(m, n), rounded,
-    at least one. Raises RecipeError for anything else, a bool or 1.0 included.
+    at least one. Text such as "90% energy" = as many as hold that share of sum s^2, which depends on the matrix: here
+    the most that this can be, min(m, n). Raises RecipeError for anything else, a bool or 1.0 included.
     """
     full = min(m, n)
     if rank is None:
+        return full
+    if isinstance(rank, str):
+        energy_share(rank)
         return full
     if isinstance(rank, int) and not isinstance(rank, bool) and rank >= 1:
         return min(rank, full)
     if isinstance(rank, float) and 0.0 < rank < 1.0:
         return min(max(1, round(rank * full)), full)
-    raise RecipeError(
-        f"The rank {rank!r} is not understood: expected nothing (full rank), a whole number from 1 up, or a fraction "
-        "strictly between 0 and 1. Give one of these."
+    raise RecipeError(_no_rank(rank))
+
+
+def _n_of(rank: Rank, S: Tensor, m: int, n: int) -> int:
+    """How many of the gains S of an (m, n) matrix a rank rule keeps."""
+    from sftm_app.linalg.subspace import rank_for_energy  # which imports this file
+
+    return rank_for_energy(S, energy_share(rank)) if isinstance(rank, str) else min(n_kept(rank, m, n), S.numel())
+
+
+def energy_share(rank: str) -> float:
+    """The share of energy, strictly between 0 and 1, that a rank such as "90% energy" stands for.
+
+    Raises RecipeError for any other text.
+    """
+    found = _ENERGY.fullmatch(rank)
+    share = float(found[1]) / 100 if found else 0.0
+    if not 0.0 < share < 1.0:
+        raise RecipeError(_no_rank(rank))
+    return share
+
+
+def _no_rank(rank: object) -> str:
+    return (
+        f"The rank {rank!r} is not understood: expected nothing (full rank), a whole number from 1 up, a fraction "
+        "strictly between 0 and 1, or a share of energy such as '90% energy'. Give one of these."
     )
 
 
@@ -87,9 +123,9 @@ def power_of_two(largest: float) -> float:
     return 2.0 ** min(max(math.frexp(largest)[1], -125), 125)
 
 
-def factorise(change: Change, rank: int | float | None = None) -> Factors:
+def factorise(change: Change, rank: Rank = None) -> Factors:
     """Thin SVD of a float32 or float64 (m, n) matrix, dense or low-rank, cut to its numerical rank and
-    then to `rank` (see `n_kept`).
+    then to `rank` (see `n_kept`; of the energy, that of the gains above the noise counts).
 
     Gains at or below rcond(dtype, m, n) times the largest are rounding noise and are dropped, so a zero or empty matrix
     gives r = 0. Results have the matrix's dtype and device. Raises InputError for another shape or dtype, RecipeError
@@ -104,7 +140,7 @@ def factorise(change: Change, rank: int | float | None = None) -> Factors:
             f"{' x '.join(map(str, matrix.shape))} {_name(matrix.dtype)}. Reshape or convert it first."
         )
     m, n = matrix.shape
-    count = n_kept(rank, m, n)
+    n_kept(rank, m, n)  # refuses a bad rank before the work
     largest = _largest(matrix)
     if not math.isfinite(largest):
         n_bad = int(torch.count_nonzero(~torch.isfinite(matrix)))
@@ -117,8 +153,7 @@ def factorise(change: Change, rank: int | float | None = None) -> Factors:
 
     scale = power_of_two(largest)
     U, S, Vh, how = _climb(matrix / scale)
-    n_real = int((S / S[0] > rcond(matrix.dtype, m, n)).sum())
-    r = min(count, n_real)
+    r = _n_of(rank, S[S / S[0] > rcond(matrix.dtype, m, n)], m, n)
     S = (S[:r] * scale).to(matrix)
     if not bool(torch.isfinite(S).all()):
         raise NumericalError(
@@ -135,10 +170,10 @@ def _largest(matrix: Tensor) -> float:
     return max(abs(float(end)) for end in torch.aminmax(matrix)) if matrix.numel() else 0.0
 
 
-def _factorise_low_rank(change: LowRank, rank: int | float | None) -> Factors:
+def _factorise_low_rank(change: LowRank, rank: Rank) -> Factors:
     """SVD of left @ right from the QR of both and the SVD of the small core; in float64, which costs little here."""
     left, right = change.left.double(), change.right.double()
-    count = n_kept(rank, *change.shape)
+    n_kept(rank, *change.shape)  # refuses a bad rank before the work
     for factor in (left, right):
         if not bool(torch.isfinite(factor).all()):
             raise NumericalError(
@@ -150,8 +185,7 @@ def _factorise_low_rank(change: LowRank, rank: int | float | None) -> Factors:
     core = factorise(R_left @ R_right.T)
     # The core has the gains of the whole matrix, so what is noise beside the whole matrix's largest gain goes here.
     noise = rcond(change.left.dtype, *change.shape) * core.S[:1]
-    n_real = int(torch.gt(core.S, noise).sum())
-    r = min(count, n_real)
+    r = _n_of(rank, core.S[torch.gt(core.S, noise)], *change.shape)
     U, Vh = _fix_signs((Q_left @ core.U)[:, :r], (core.Vh @ Q_right.T)[:r])
     S = core.S[:r].to(change.left)
     if not bool(torch.isfinite(S).all()):

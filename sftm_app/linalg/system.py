@@ -11,6 +11,7 @@ which equals (U^T U) o (V^T C V) as a matrix (o: elementwise product). Both are 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -40,9 +41,7 @@ def read(D: Change, factors: Factors) -> Tensor:
 def gram(factors: Sequence[Factors], C: Change | None = None, dtype: torch.dtype | None = None) -> Tensor:
     """A as a matrix, (R, R), block by block, in `dtype` (default: the factors'); C (n, n) symmetric of that dtype, or
     None for the identity."""
-    offsets = [0]
-    for f in factors:
-        offsets.append(offsets[-1] + f.rank)
+    offsets = starts(factors)
     A = factors[0].U.new_empty(offsets[-1], offsets[-1], dtype=dtype)
     for i, f in enumerate(factors):
         writer, reader = f.U.to(A).T, f.Vh.to(A)
@@ -53,6 +52,11 @@ def gram(factors: Sequence[Factors], C: Change | None = None, dtype: torch.dtype
             A[offsets[i] : offsets[i + 1], offsets[j] : offsets[j + 1]] = block
             A[offsets[j] : offsets[j + 1], offsets[i] : offsets[i + 1]] = block.T
     return A
+
+
+def starts(factors: Sequence[Factors]) -> list[int]:
+    """Where each task's features begin among all of them, and their number R: T + 1 numbers."""
+    return list(accumulate((f.rank for f in factors), initial=0))
 
 
 class System:

@@ -26,7 +26,7 @@ from sftm_app.checkpoints.compatibility import Preflight
 from sftm_app.checkpoints.roles import Part
 from sftm_app.linalg.low_rank import ADD_ELEMENTS
 from sftm_app.linalg.superposition import AUTO_DIRECT_MAX, STORED_MAX
-from sftm_app.linalg.svd import n_kept
+from sftm_app.linalg.svd import Rank, n_kept
 
 if TYPE_CHECKING:
     from sftm_app.merging.plan import PlanEntry
@@ -78,8 +78,8 @@ def sum_bytes(size: LayerSize) -> int:
     return 2 * size.tensor_bytes + size.stored_bytes
 
 
-def superposition_bytes(size: LayerSize, rank: int | float | None, variant: str) -> int:
-    """Factorising, superposing and measuring one layer."""
+def superposition_bytes(size: LayerSize, rank: Rank, variant: str) -> int:
+    """Factorising, superposing and measuring one layer. A share of energy counts as the most that it can keep."""
     kept = [min(features, n_kept(rank, size.m, size.n)) for features in size.features]
     n_features = sum(kept)
     return max(

@@ -5,11 +5,14 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any
 
 from sftm_app.errors import RecipeError
+from sftm_app.linalg.svd import Rank
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,7 @@ def number(default: float, label: str, help: str, minimum: float, maximum: float
 
 
 def rank(label: str, help: str) -> Any:
-    """Declare a rank: null (full), a count, or a fraction of the full rank. The default is full."""
+    """Declare a rank: null (full), a count, a fraction of the full rank, or a share of energy. The default is full."""
     return field(default=None, metadata={"control": Control("rank", label, help)})
 
 
@@ -71,25 +74,49 @@ def refuse_unknown(values: Iterable[object], known: Iterable[str], where: str) -
             raise RecipeError(f"{where}: {value!r} is not known. {hint}")
 
 
-def parse_rank(text: str) -> int | float | None:
+def parse_rank(text: str) -> Rank:
     """A rank as typed: "" or "full" -> None, "32" -> 32 features, "0.25" or "25%" -> a quarter of the full rank.
+
+    "90% energy", "energy 90%" or "energy 0.9" -> "90% energy": the fewest features that hold this share of a change.
 
     Raises
         RecipeError: when it is none of these.
     """
-    word = text.strip().lower()
+    word = " ".join(text.lower().split())
     if word in ("", "full", "none", "null"):
         return None
+    if "energy" in word:
+        return _parse_energy(text, word)
     try:
         if word.endswith("%"):
             share = float(word[:-1]) / 100
             return None if share == 1 else _check_rank(share, "rank")
         return _check_rank(float(word) if "." in word or "e" in word else int(word), "rank")
     except ValueError:
-        raise RecipeError(f"rank: {text!r} is no rank. {_RANKS}") from None
+        raise _no_rank(text, "rank") from None
 
 
-_RANKS = "Give `full`, a count such as 32, or a fraction such as 0.25 or 25%."
+_ENERGY = re.compile(r"(?:energy )?((?:\d{1,3})?\.?\d{0,9}) ?(%?)(?: energy)?")
+_RANKS = (
+    "Give `full`, a count such as 32, a fraction such as 0.25 or 25%, or a share of the change's energy, between 0 and "
+    "100 %, such as 90% energy."
+)
+
+
+def _no_rank(value: Any, where: str) -> RecipeError:
+    return RecipeError(f"{where}: {value!r} is no rank. {_RANKS}")
+
+
+def _parse_energy(text: str, word: str) -> str:
+    """The canonical text of a share of energy: percent, in as few digits as say it exactly."""
+    found = _ENERGY.fullmatch(word)
+    if not found or word.count("energy") != 1 or not any(map(str.isdigit, found[1])):
+        raise _no_rank(text, "rank")
+    percent = Decimal(found[1]) if found[2] else 100 * Decimal(found[1])
+    if not 0 < percent < 100:
+        raise _no_rank(text, "rank")
+    plain = f"{percent:f}"
+    return f"{plain.rstrip('0').rstrip('.') if '.' in plain else plain}% energy"
 
 
 def _check_rank(value: Any, where: str) -> int | float | None:
@@ -99,16 +126,29 @@ def _check_rank(value: Any, where: str) -> int | float | None:
         return value
     if type(value) is float and 0 < value < 1:
         return value
-    raise RecipeError(f"{where}: {value!r} is no rank. {_RANKS}")
+    raise _no_rank(value, where)
 
 
-def check_rank(value: Any, where: str) -> int | float | None:
+def check_rank(value: Any, where: str) -> Rank:
     """A rank as a value or as text (see parse_rank).
 
     Raises
         RecipeError: when it is none.
     """
-    return _check_rank(parse_rank(value) if isinstance(value, str) else value, where)
+    return parse_rank(value) if isinstance(value, str) else _check_rank(value, where)
+
+
+def check_size_rank(value: Any, where: str) -> int | float | None:
+    """The same where the size of what is written follows from it: a share of energy has a field of its own there.
+
+    Raises
+        RecipeError: when it is no rank, or a share of energy.
+    """
+    checked = check_rank(value, where)
+    if isinstance(checked, str):
+        share = Decimal(checked.partition("%")[0]) / 100
+        raise RecipeError(f"{where}: {value!r} is a share of the energy. Give it as the energy instead: {share:f}.")
+    return checked
 
 
 def _check(control: Control, value: Any, where: str) -> Any:

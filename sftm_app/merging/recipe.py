@@ -20,7 +20,7 @@ from sftm_app.checkpoints.role_rules import ROLE_KINDS
 from sftm_app.devices import DEVICES
 from sftm_app.errors import RecipeError
 from sftm_app.merging.methods import get_method
-from sftm_app.merging.params import NoParams, check_rank, make_params, refuse_unknown
+from sftm_app.merging.params import NoParams, check_size_rank, make_params, refuse_unknown
 
 DTYPES = {
     "float32": torch.float32,
@@ -51,7 +51,7 @@ class Output:
     """What is written, and where. dtype None keeps the base's types (of an adapter: the adapters').
 
     kind: "model", or "adapter" for one LoRA adapter. rank and energy bound the adapter: at most that many features a
-    layer (as in parse_rank), and no more than hold that share (0..1) of the layer's change.
+    layer (a count or a fraction, as in parse_rank), and no more than hold that share (0..1) of the layer's change.
     """
 
     path: str | None = None
@@ -179,7 +179,7 @@ def _make_output(output: Mapping[str, Any]) -> Output:
         raise RecipeError(f"output: dtype {dtype!r} is not one of {', '.join(DTYPES)}, or null for the base's.")
     if kind not in KINDS:
         raise RecipeError(f"output: kind {kind!r} is not one of {', '.join(KINDS)}.")
-    rank = check_rank(rank, "output: rank")
+    rank = check_size_rank(rank, "output: rank")
     if energy is not None and (isinstance(energy, bool) or not isinstance(energy, int | float) or not 0 < energy <= 1):
         raise RecipeError(f"output: energy {energy!r} is no share. Give a number above 0 and at most 1, such as 0.9.")
     if kind == "model" and (rank is not None or energy is not None):

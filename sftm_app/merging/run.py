@@ -89,16 +89,25 @@ def individual_tensors(found: Preflight, index: int) -> dict[str, Tensor]:
         if task.checkpoint.adapter is None:
             return {name: read(name) for name in task.checkpoint.tensors}
         with open_reader(found.base) as base:
-            tensors = {name: base(name) for name in found.base.tensors}
-        tensors |= {ours: read(theirs) for ours, theirs in match.names.items()}
-        for name, pair in match.pairs.items():
-            owner = found.architecture.owners.get(name)
-            parts = assign(found.base.tensors[name], owner).parts
-            part = parts[0] if parts else Part(transposed=pair.transposed)
-            changed = tensors[name].to(COMPUTE_DTYPE, copy=True)
-            add_to(part.of(changed), read_pair(read, pair))
-            tensors[name] = changed
+            tensors = {name: _held(found, index, name, base, read) for name in found.base.tensors}
         return tensors | {name: read(name) for name in match.heads}
+
+
+def individual_tensor(found: Preflight, index: int, name: str) -> Tensor:
+    """What one task's own model holds for the base's tensor `name`: its own, one with a LoRA change, or the base's."""
+    with open_reader(found.base) as base, open_reader(found.tasks[index].checkpoint) as read:
+        return _held(found, index, name, base, read)
+
+
+def _held(found: Preflight, index: int, name: str, base: TensorReader, read: TensorReader) -> Tensor:
+    source = found.matches[index].source(name)
+    if not isinstance(source, LoraPair):
+        return base(name) if source is None else read(source)
+    parts = assign(found.base.tensors[name], found.architecture.owners.get(name)).parts
+    part = parts[0] if parts else Part(transposed=source.transposed)
+    changed = base(name).to(COMPUTE_DTYPE, copy=True)
+    add_to(part.of(changed), read_pair(read, source))
+    return changed
 
 
 @contextmanager

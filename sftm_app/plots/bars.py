@@ -65,6 +65,6 @@ def bar_layout() -> dict[str, Any]:
     return {"barmode": "group", "bargap": 0.24, "bargroupgap": 0.06}
 
 
-def group_axis(groups: Sequence[str]) -> dict[str, Any]:
-    """The x axis under groups of bars: their names, turned where they would not fit."""
-    return {"showgrid": False, "autotickangles": [0, -35, -90], **ticks(groups, limit=18)}
+def group_axis(groups: Sequence[str], limit: int = 18) -> dict[str, Any]:
+    """The x axis under groups of bars: their names, cut to `limit` letters and turned where they would not fit."""
+    return {"showgrid": False, "autotickangles": [0, -35, -90], **ticks(groups, limit=limit)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +11,9 @@ import plotly.graph_objects as go
 from numpy.typing import NDArray
 
 from sftm_app.plots.style import INK, SEQUENTIAL, make_figure, make_message, plain, ticks
+
+_MARGIN = 110
+_LABEL_HEIGHT = 14
 
 
 def layer_map(
@@ -20,43 +24,80 @@ def layer_map(
     selected: tuple[int, int] | None = None,
     customdata: Sequence[Sequence[str | None]] | None = None,
     zmax: float | None = None,
+    log: bool = False,
+    number: str = ".4g",
+    empty: str = "No layer has a value for this measure.",
 ) -> go.Figure:
-    """Heatmap, rows from top to bottom; `None` or NaN leaves a cell blank.
+    """Heatmap, rows from top to bottom; `None`, NaN or infinity leaves a cell blank.
 
     values: len(rows) x len(columns). measure: what the colour means, also the colour bar's title. selected: (row,
     column) to outline. customdata: the tensor's name for each cell; a click reports x = column, y = row and this name.
+    log: colours by powers of ten, for values above 0 that span decades (others get the lowest colour). number: how a
+    value is written (".4g", ".1%", ".0f"). empty: what is said when no cell has a value.
     """
-    grid = np.array([[np.nan if v is None else v for v in row] for row in values], dtype=np.float32)
+    grid = np.array([[np.nan if v is None else v for v in row] for row in values], dtype=np.float64)
     grid[~np.isfinite(grid)] = np.nan
     if grid.shape != (len(rows), len(columns)):
         raise ValueError(f"layer_map: values are {grid.shape}, expected ({len(rows)}, {len(columns)}).")
-    height = int(np.clip(110 + 24 * len(rows), 240, 760))
+    height = int(np.clip(_MARGIN + 24 * len(rows), 190, 900))
     meta = {"selected": list(selected) if selected else None, "missing": int(np.isnan(grid).sum())}
     if grid.size == 0 or np.isnan(grid).all():
-        return make_message("layer-map", "No layer has a value for this measure.", height=height, meta=meta)
+        return make_message("layer-map", plain(empty, 200), height=height, meta=meta)
 
+    n_named = 6 if len(rows) >= 6 else 3
     names = customdata or [[None] * len(columns) for _ in rows]
     trace = {
         "type": "heatmap",
-        "z": grid,
-        "zmin": min(0.0, float(np.nanmin(grid))),
-        "zmax": zmax if zmax is not None else max(float(np.nanmax(grid)), 1e-12),
+        **(_log_colours(grid, zmax, number, n_named) if log else _colours(grid, zmax, number, n_named)),
         "customdata": [list(row) for row in names],
-        "text": _hover(grid, rows, columns, names, measure),
+        "text": _hover(grid, rows, columns, names, measure, number),
         "hovertemplate": "%{text}<extra></extra>",
         "hoverongaps": False,
         "colorscale": [list(stop) for stop in SEQUENTIAL],
-        "colorbar": {"title": {"text": plain(measure)}, "exponentformat": "power"},
         "xgap": 2,
         "ygap": 2 if len(rows) <= 48 else 0.5,
     }
+    trace["colorbar"]["title"] = {"text": plain(measure), "side": "right" if len(rows) >= 6 else "top"}
+    labels_that_fit = (height - _MARGIN) // _LABEL_HEIGHT
     layout = {
         "xaxis": {"side": "top", "showgrid": False, "tickangle": -35, **ticks(columns, 24)},
-        "yaxis": {"autorange": "reversed", "showgrid": False, **ticks(rows, 32)},
+        "yaxis": {"autorange": "reversed", "showgrid": False, **ticks(rows, max(labels_that_fit, 1))},
         "dragmode": False,
         "shapes": [cell_outline(*selected)] if selected is not None else [],
     }
     return make_figure("layer-map", [trace], layout, height=height, meta=meta)
+
+
+def log_scale(
+    grid: NDArray[np.float64], highest: float | None = None
+) -> tuple[NDArray[np.float32], tuple[float, float]]:
+    """Powers of ten of a grid of values (NaN stays), and the range of powers to colour.
+
+    Values of at most 0 count as the smallest that is above 0. highest: the value at the upper end, or the largest one.
+    """
+    positive = grid[grid > 0]
+    low = float(positive.min()) if positive.size else 1.0
+    high = max(highest or (float(positive.max()) if positive.size else low), low * (1 + 1e-6))
+    powers = np.log10(np.maximum(grid, low)).astype(np.float32)
+    return powers, (math.log10(low), math.log10(high))
+
+
+def log_ticks(low: float, high: float, most: int = 6) -> tuple[float, ...]:
+    """Round values in [low, high], 0 < low < high, at most `most`: 1, 2, 5 of each decade, or powers of ten.
+
+    Where not even two round values lie in the range, its ends.
+    """
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    fine = [step * 10.0**power for power in decades for step in (1, 2, 5)]
+    inside = [value for value in fine if low * (1 - 1e-9) <= value <= high * (1 + 1e-9)]
+    if len(inside) < 2:
+        return (low, high)
+    if len(inside) <= most:
+        return tuple(inside)
+    whole = [10.0**power for power in decades if low * (1 - 1e-9) <= 10.0**power <= high * (1 + 1e-9)]
+    if len(whole) < 2:
+        return tuple(inside[:: -(-len(inside) // most)])
+    return tuple(whole[:: -(-len(whole) // most)])
 
 
 def cell_outline(row: int, column: int) -> dict[str, Any]:
@@ -72,18 +113,54 @@ def cell_outline(row: int, column: int) -> dict[str, Any]:
     }
 
 
+def _colours(grid: NDArray[np.float64], zmax: float | None, number: str, n_named: int) -> dict[str, Any]:
+    # "~" drops trailing zeros; Python has no such sign, so callers cannot ask for it.
+    shape = {"tickformat": f"{number[:-1]}~%"} if number.endswith("%") else {"exponentformat": "power"}
+    return {
+        "z": grid.astype(np.float32),
+        "zmin": min(0.0, float(np.nanmin(grid))),
+        "zmax": zmax if zmax is not None else max(float(np.nanmax(grid)), 1e-12),
+        "colorbar": {"nticks": n_named, **shape},
+    }
+
+
+def _log_colours(grid: NDArray[np.float64], zmax: float | None, number: str, n_named: int) -> dict[str, Any]:
+    powers, (lowest, highest) = log_scale(grid, zmax)
+    named = log_ticks(10**lowest, 10**highest, n_named)
+    texts = [format(value, number) if number.endswith("%") else _short(value) for value in named]
+    real = [[None if math.isnan(value) else value for value in row] for row in grid.tolist()]
+    return {
+        "z": powers,
+        "zmin": lowest,
+        "zmax": highest,
+        # What the CSV holds in place of the powers.
+        "meta": {"values": real},
+        "colorbar": {"tickmode": "array", "tickvals": [math.log10(value) for value in named], "ticktext": texts},
+    }
+
+
+def _short(value: float) -> str:
+    if 1e-3 <= value < 1e4:
+        return f"{float(f'{value:.3g}'):g}"
+    mantissa, power = f"{value:.2e}".split("e")
+    times = "" if float(mantissa) == 1 else f"{float(mantissa):g}×"
+    return f"{times}10<sup>{int(power)}</sup>"
+
+
 def _hover(
-    grid: NDArray[np.float32],
+    grid: NDArray[np.float64],
     rows: Sequence[str],
     columns: Sequence[str],
     names: Sequence[Sequence[str | None]],
     measure: str,
+    number: str,
 ) -> list[list[str]]:
     # Built as text here because the axes are numeric: a tick label is cut, and only some of them are shown.
     across, shown = [plain(column) for column in columns], plain(measure)
     return [
         [
-            f"<b>{row} · {column}</b><br>{shown} {value:.4g}" + (f"<br>{plain(name, 120)}" if name else "")
+            f"<b>{row} · {column}</b><br>{shown} {'no value' if math.isnan(value) else format(value, number)}"
+            + (f"<br>{plain(name, 120)}" if name else "")
             for column, name, value in zip(across, tensors, values, strict=True)
         ]
         for row, tensors, values in zip(map(plain, rows), names, grid.tolist(), strict=True)

@@ -10,34 +10,14 @@ import plotly.graph_objects as go
 from numpy.typing import ArrayLike, NDArray
 
 from sftm_app.plots.layer_map import cell_outline
-from sftm_app.plots.style import INK, SEQUENTIAL, make_figure, make_message, plain, ticks
+from sftm_app.plots.reduce import reduce_matrix
+from sftm_app.plots.style import DIVERGING, INK, SEQUENTIAL, make_figure, make_message, plain, ticks
 
-MOST_CELLS = 512
 _TITLES = {
-    "read": "Read overlap",
-    "write": "Write overlap",
-    "both": "Interference (read × write)",
+    "read": ("Read overlap", "|cos|"),
+    "write": ("Write overlap", "|cos|"),
+    "both": ("Interference A (read × write)", "cos · cos"),
 }
-
-
-def reduce_matrix(matrix: ArrayLike, most: int = MOST_CELLS) -> tuple[NDArray[np.float32], int, int]:
-    """Max-pool a matrix (rows x columns) to at most `most` cells a side, as float32 with four significant digits.
-
-    Returns the matrix and how many rows and columns each cell stands for. The largest entry survives; NaN is ignored
-    where a block holds a number.
-    """
-    full = np.asarray(matrix, dtype=np.float32)
-    if full.ndim != 2:
-        raise ValueError(f"reduce_matrix: expected a matrix, found {full.ndim} dimensions.")
-    if full.size == 0:
-        return full, 1, 1
-    down, across = (-(-size // most) for size in full.shape)
-    if down > 1 or across > 1:
-        padding = [(0, -full.shape[0] % down), (0, -full.shape[1] % across)]
-        padded = np.pad(full, padding, constant_values=np.nan)
-        blocks = padded.reshape(padded.shape[0] // down, down, padded.shape[1] // across, across)
-        full = np.fmax.reduce(np.fmax.reduce(blocks, axis=3), axis=1)
-    return np.round(full, 4), down, across
 
 
 def overlap_heatmap(
@@ -49,21 +29,24 @@ def overlap_heatmap(
     selected: tuple[int, int] | None = None,
     height: int = 380,
 ) -> go.Figure:
-    """Features of `first` (rows) against features of `second` (columns), values 0..1, both counted from 1.
+    """Features of `first` (rows) against features of `second` (columns), both counted from 1.
 
-    random_level: mean |cos| (for "both", of the product) between random directions of this size, named in the title.
-    selected: features (row, column), counted from 1. A click reports y = feature of `first`, x = feature of `second`;
-    on a reduced matrix that is the first feature of the cell's block.
+    matrix: |cos| of read or write directions, 0..1; for "both" the entries of A, -1..1, whose sign says whether the
+    features help or oppose each other. random_level: mean size of an entry between random directions, named in the
+    title. selected: features (row, column), counted from 1. A click reports y = feature of `first`, x = feature of
+    `second`; on a reduced matrix those of the entry that the cell shows.
     """
-    grid, down, across = reduce_matrix(matrix)
-    subtitle = f"random directions: {random_level:.3g}"
-    if down > 1 or across > 1:
-        subtitle += f" · cell: largest of {down} × {across}"
-    name, title = f"overlap-{kind}", _TITLES[kind]
+    reduced = reduce_matrix(matrix)
+    grid, down, across = reduced.cells, reduced.down, reduced.across
+    title, measure = _TITLES[kind]
+    subtitle = f"random directions: {'±' if kind == 'both' else ''}{random_level:.3g} on average"
+    if reduced.is_smaller:
+        subtitle += f" · cell: strongest of {down} × {across}"
+    name = f"overlap-{kind}"
     meta = {"kind": kind, "random_level": random_level, "block": [down, across], "selected": selected}
     if grid.size == 0 or not np.isfinite(grid).any():
         return make_message(name, "One of the two tasks did not change this layer.", title, subtitle, height, meta)
-    a, b = plain(first), plain(second)
+    pair = f"{plain(first)}, {_counted('y', down)}<br>{plain(second)}, {_counted('x', across)}"
     trace = {
         "type": "heatmap",
         "z": grid,
@@ -71,16 +54,21 @@ def overlap_heatmap(
         "dx": across,
         "y0": 1,
         "dy": down,
-        "zmin": 0,
-        "zmax": max(float(np.nanmax(grid)), 4 * random_level, 1e-6),
-        "colorscale": [list(stop) for stop in SEQUENTIAL],
-        "colorbar": {"title": {"text": "|cos|" if kind != "both" else "|cos · cos|"}},
-        "hovertemplate": f"{a}, feature %{{y}}<br>{b}, feature %{{x}}<br><b>%{{z:.3f}}</b><extra></extra>",
+        **_colours(grid, kind == "both", 4 * random_level),
+        "colorbar": {"title": {"text": measure}},
+        "hovertemplate": f"{pair}<br><b>%{{z:.3g}}</b><extra></extra>",
         "hoverongaps": False,
     }
+    if reduced.is_smaller:
+        # From these the widget reports the very features of the entry that a clicked cell shows.
+        trace |= {"customdata": reduced.within, "meta": {"block": [down, across]}}
     layout = {
-        "xaxis": {"title": {"text": f"features of {b}"}, "showgrid": False},
-        "yaxis": {"title": {"text": f"features of {a}"}, "showgrid": False, "autorange": "reversed"},
+        "xaxis": {"title": {"text": f"features of {plain(second, 40)}"}, **_feature_axis(grid.shape[1])},
+        "yaxis": {
+            "title": {"text": f"features of {plain(first, 40)}"},
+            "autorange": "reversed",
+            **_feature_axis(grid.shape[0]),
+        },
         "dragmode": "zoom",
         "shapes": [_block_outline(selected, down, across, grid.shape)] if selected is not None else [],
     }
@@ -93,8 +81,13 @@ def task_overlap(
     measure: str = "overlap",
     selected: tuple[int, int] | None = None,
     title: str = "",
+    signed: bool = False,
 ) -> go.Figure:
-    """Tasks against tasks, one number a cell (NaN leaves it blank). A click reports x and y as task indices from 0."""
+    """Tasks against tasks, one number a cell (NaN leaves it blank). A click reports x and y as task indices from 0.
+
+    measure: what the numbers are ("read overlap", "interference"). signed: they may be negative; the colours diverge
+    from zero.
+    """
     grid = np.asarray(matrix, dtype=np.float32)
     if grid.shape != (len(names), len(names)):
         raise ValueError(f"task_overlap: the matrix is {grid.shape}, expected ({len(names)}, {len(names)}).")
@@ -106,14 +99,13 @@ def task_overlap(
     shown, what = [plain(name) for name in names], plain(measure)
     trace = {
         "type": "heatmap",
-        "z": np.round(grid, 4),
-        "zmin": 0,
-        "zmax": max(float(np.nanmax(grid)), 1e-6),
+        "z": grid,
+        **_colours(grid, signed, 1e-6),
         "text": [[f"{a} and {b}<br><b>{what}</b>" for b in shown] for a in shown],
-        "texttemplate": "%{z:.2f}" if len(names) <= 12 else None,
+        # Numbers that are all small would be 0.00.
+        "texttemplate": None if len(names) > 12 else "%{z:.2f}" if np.nanmax(np.abs(grid)) >= 0.1 else "%{z:.1g}",
         "hovertemplate": "%{text} %{z:.3f}<extra></extra>",
         "hoverongaps": False,
-        "colorscale": [list(stop) for stop in SEQUENTIAL],
         "colorbar": {"title": {"text": what}},
         "xgap": 2,
         "ygap": 2,
@@ -126,6 +118,22 @@ def task_overlap(
         "shapes": [cell_outline(*selected)] if selected is not None else [],
     }
     return make_figure("task-overlap", [trace], layout, title, height=height, meta=meta)
+
+
+def _colours(grid: NDArray[np.float32], signed: bool, at_least: float) -> dict[str, Any]:
+    """The colour scale of a heatmap from 0, or symmetric about 0; it ends at `at_least` or above."""
+    end = max(float(np.nanmax(np.abs(grid))), at_least, 1e-6)
+    scale = DIVERGING if signed else SEQUENTIAL
+    return {"zmin": -end if signed else 0, "zmax": end, "colorscale": [list(stop) for stop in scale]}
+
+
+def _counted(letter: str, block: int) -> str:
+    return f"feature %{{{letter}}}" if block == 1 else f"{block} features from %{{{letter}}}"
+
+
+def _feature_axis(size: int) -> dict[str, Any]:
+    # Few features would else be counted by halves.
+    return {"showgrid": False, **({"dtick": 1} if size <= 10 else {})}
 
 
 def _block_outline(selected: tuple[int, int], down: int, across: int, cells: tuple[int, ...]) -> dict[str, Any]:

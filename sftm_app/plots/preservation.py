@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import plotly.graph_objects as go
 
 from sftm_app.plots.bars import bar, bar_layout, group_axis
-from sftm_app.plots.style import INK, make_figure, make_message, method_colour
+from sftm_app.plots.style import make_figure, make_message, method_colour
+
+Errors = Sequence[float | None]
+_EMPTY = "No preservation has been predicted yet."
 
 
 def preservation(
     tasks: Sequence[str],
-    readout_errors: Mapping[str, Sequence[float | None]],
-    mapping_errors: Mapping[str, Sequence[float | None]],
+    readout_errors: Mapping[str, Errors],
+    mapping_errors: Mapping[str, Errors],
     titles: Mapping[str, str] | None = None,
     height: int = 340,
 ) -> go.Figure:
@@ -24,57 +28,82 @@ def preservation(
     `titles`: shown names of the methods.
     """
     methods = list(dict.fromkeys([*readout_errors, *mapping_errors]))
-    if not tasks or not methods:
-        return make_message("preservation", "No preservation has been predicted yet.", height=height)
-    data = [
-        *_panel(tasks, methods, readout_errors, titles or {}, "", set()),
-        *_panel(tasks, methods, mapping_errors, titles or {}, "2", set(readout_errors)),
+    series = [
+        ((titles or {}).get(key, key), method_colour(key, i), readout_errors.get(key), mapping_errors.get(key))
+        for i, key in enumerate(methods)
     ]
-    labels = group_axis(tasks)
-    # Errors may be tiny: 8×10⁻⁸ rather than 80n.
-    errors = {"rangemode": "tozero", "exponentformat": "power"}
-    layout = {
-        **bar_layout(),
-        "xaxis": {"domain": [0, 0.45], "anchor": "y", **labels},
-        "yaxis": {"domain": [0, 1], "anchor": "x", "title": {"text": "error (0 keeps everything)"}, **errors},
-        "xaxis2": {"domain": [0.55, 1], "anchor": "y2", **labels},
-        "yaxis2": {"domain": [0, 1], "anchor": "x2", **errors},
-        "annotations": [_panel_title("Readout error", 0.225), _panel_title("Mapping error", 0.775)],
-        "legend": {"orientation": "h", "x": 0, "y": 1.1, "yanchor": "bottom"},
-    }
-    return make_figure("preservation", data, layout, height=height, meta={"tasks": list(tasks), "methods": methods})
+    return _panels("preservation", tasks, series, height, {"rangemode": "tozero"}, {"rangemode": "tozero"})
 
 
-def _panel(
+def prediction_bars(
+    tasks: Sequence[str], series: Sequence[tuple[str, str, Errors, Errors]], height: int = 280
+) -> go.Figure:
+    """The same two panels for any named settings, to be redrawn while a slider moves.
+
+    series: (name, colour, readout errors, mapping errors), the errors one for each task, None where there is none. Both
+    axes run from 0 to 1, or to the next round number, so that bars move and not the axis.
+    """
+    readout = _fixed([value for _, _, errors, _ in series for value in errors])
+    mapping = _fixed([value for _, _, _, errors in series for value in errors])
+    return _panels("prediction", tasks, series, height, readout, mapping, dragmode=False, hovermode="x")
+
+
+def error_ceiling(errors: Errors) -> float:
+    """Upper end of an axis for errors: 1, or the next of 1.5, 2, 3, 5, 7.5, 10, 15 ... above them all."""
+    highest = max((value for value in errors if value is not None and math.isfinite(value)), default=0.0)
+    if highest <= 1:
+        return 1.0
+    power = 10.0 ** math.floor(math.log10(highest))
+    return next(step * power for step in (1, 1.5, 2, 3, 5, 7.5, 10) if step * power >= highest)
+
+
+def _fixed(errors: Errors) -> dict[str, Any]:
+    return {"range": [0, 1.02 * error_ceiling(errors)], "autorange": False}
+
+
+def _panels(
+    name: str,
     tasks: Sequence[str],
-    methods: Sequence[str],
-    errors: Mapping[str, Sequence[float | None]],
-    titles: Mapping[str, str],
-    axis: str,
-    in_legend: Collection[str],
-) -> list[dict[str, Any]]:
-    """The bars of one panel, on the axes x`axis` and y`axis`. in_legend: methods that another panel's legend names."""
-    traces = []
-    for index, method in enumerate(methods):
-        if method not in errors:
-            continue
-        values = errors[method]
-        if len(values) != len(tasks):
-            raise ValueError(f"preservation: {method} has {len(values)} errors for {len(tasks)} tasks.")
-        place = {"xaxis": f"x{axis}", "yaxis": f"y{axis}", "legendgroup": method, "showlegend": method not in in_legend}
-        traces.append({**bar(tasks, values, titles.get(method, method), method_colour(method, index)), **place})
-    return traces
-
-
-def _panel_title(text: str, centre: float) -> dict[str, Any]:
-    return {
-        "text": text,
-        "x": centre,
-        "xref": "paper",
-        "xanchor": "center",
-        "y": 1,
-        "yref": "paper",
-        "yanchor": "bottom",
-        "showarrow": False,
-        "font": {"size": 13, "color": INK, "weight": 600},
-    }
+    series: Sequence[tuple[str, str, Errors | None, Errors | None]],
+    height: int,
+    left: Mapping[str, Any],
+    right: Mapping[str, Any],
+    **layout: Any,
+) -> go.Figure:
+    if not tasks or not series:
+        return make_message(name, _EMPTY, height=height)
+    data = []
+    for index, (title, colour, *both) in enumerate(series):
+        named = False
+        for errors, axis in zip(both, ("", "2"), strict=True):
+            if errors is None:
+                continue
+            if len(errors) != len(tasks):
+                raise ValueError(f"{name}: {title} has {len(errors)} errors for {len(tasks)} tasks.")
+            # The place, not the name: two settings may bear the same.
+            place = {
+                "xaxis": f"x{axis}",
+                "yaxis": f"y{axis}",
+                "legendgroup": f"series-{index}",
+                "showlegend": not named,
+            }
+            data.append({**bar(tasks, errors, title, colour), **place})
+            named = True
+    labels = group_axis(tasks, 18 if height > 300 else 12)
+    # Errors may be tiny: 8×10⁻⁸ rather than 80n.
+    common = {"domain": [0, 1], "exponentformat": "power"}
+    return make_figure(
+        name,
+        data,
+        {
+            **bar_layout(),
+            "xaxis": {"domain": [0, 0.45], "anchor": "y", **labels},
+            "yaxis": {**common, "anchor": "x", "title": {"text": "readout error"}, **left},
+            "xaxis2": {"domain": [0.55, 1], "anchor": "y2", **labels},
+            "yaxis2": {**common, "anchor": "x2", "title": {"text": "mapping error"}, **right},
+            "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
+            **layout,
+        },
+        height=height,
+        meta={"tasks": list(tasks), "series": [title for title, *_ in series]},
+    )

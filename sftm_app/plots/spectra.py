@@ -1,4 +1,4 @@
-"""Singular spectra of the tasks in one layer, and how much of the change the first features hold."""
+"""Singular spectra of the tasks in one layer and of its merge, and how much of the change the first features hold."""
 
 from __future__ import annotations
 
@@ -8,51 +8,128 @@ from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
+import torch
 from numpy.typing import NDArray
 
-from sftm_app.plots.style import DASHES, SURFACE, TICK_SIZE, make_figure, make_message, plain
+from sftm_app.linalg.subspace import effective_rank, stable_rank
+from sftm_app.plots.reduce import thinned
+from sftm_app.plots.style import DASHES, INK, SURFACE, TICK_SIZE, make_figure, make_message, plain, rgba
 
+MOST_CLUSTERS = 8
 _SHAPES = ("circle", "square", "diamond", "cross", "triangle-up")
+# Every trace stands in both panels; these are their axes.
+_LEFT: dict[str, Any] = {"xaxis": "x", "yaxis": "y"}
+_RIGHT: dict[str, Any] = {"xaxis": "x2", "yaxis": "y2"}
 
 
 @dataclass(frozen=True)
 class SpectrumTrace:
-    """One task's spectrum. gains: (r,), largest first. ranks_for_energy: fraction -> features needed, as {0.9: 12}."""
+    """One spectrum. gains: (r,), largest first. ranks_for_energy: fraction -> features needed, as {0.9: 12}.
+
+    clusters: [start, stop) of features with nearly equal gains, counted from 0; the strongest eight are marked.
+    """
 
     name: str
     colour: str
     gains: Sequence[float]
     effective_rank: float
     ranks_for_energy: Mapping[float, int] = field(default_factory=dict)
+    stable_rank: float | None = None
+    clusters: Sequence[tuple[int, int]] = ()
 
 
-def spectra(tasks: Sequence[SpectrumTrace], stacked: bool = False, height: int | None = None) -> go.Figure:
+@dataclass(frozen=True, eq=False)
+class Points:
+    """What is drawn of a spectrum of r features: (k,) each, k at most 2048.
+
+    features: counted from 0, ascending. gains: float32, NaN where exactly zero. energy: float32, share of the energy
+    in the features up to this one.
+    """
+
+    features: NDArray[np.int64]
+    gains: NDArray[np.float32]
+    energy: NDArray[np.float32]
+
+
+def merged_trace(method: str, gains: Sequence[float]) -> SpectrumTrace:
+    """The merged matrix's own spectrum, to be drawn beside those of the tasks. gains: (r,), largest first."""
+    values = torch.tensor(list(gains), dtype=torch.float64)
+    return SpectrumTrace(
+        f"merged ({method})", INK, gains, effective_rank(values), stable_rank=float(stable_rank(values))
+    )
+
+
+def spectrum_points(trace: SpectrumTrace, chosen: int | None = None) -> Points:
+    """The points of one spectrum; first and last feature, marks, cluster ends and `chosen` (from 0) are among them."""
+    gains = np.asarray(trace.gains, dtype=np.float64)
+    squares = gains**2
+    energy = np.cumsum(squares) / max(float(squares.sum()), np.finfo(np.float64).tiny)
+    ends = [place for start, stop in _clusters(trace) for place in (start, stop - 1)]
+    keep = [*ends, *(rank - 1 for _, rank in _marks(trace)), *([] if chosen is None else [chosen])]
+    features = thinned(len(gains), keep)
+    shown = gains[features]
+    visible = np.where(shown > 0, shown, np.nan).astype(np.float32)
+    return Points(features, visible, energy[features].astype(np.float32))
+
+
+def spectra(
+    tasks: Sequence[SpectrumTrace],
+    merged: SpectrumTrace | None = None,
+    selected: tuple[int, int] | None = None,
+    stacked: bool = False,
+    height: int | None = None,
+) -> go.Figure:
     """Two panels: gains on a log axis, and cumulative energy. Markers stand at 90, 95 and 99 % of the energy.
 
-    x counts features from 1. Gains of exactly zero cannot be drawn on a log axis and are left out there. `stacked` puts
-    the panels below each other, for narrow places.
+    x counts features from 1. Gains of exactly zero cannot be drawn on a log axis and are left out there. merged: see
+    `merged_trace`. selected: (position in `tasks`, feature), both from 0, gets a ring; a click on a task's point
+    reports the same pair as customdata, one on the merged line none. Bands lie under clusters of nearly equal gains.
+    `stacked` puts the panels below each other, for narrow places.
     """
-    total = height or (560 if stacked else 360)
     drawn = [(index, task) for index, task in enumerate(tasks) if len(task.gains)]
+    has_merged = merged is not None and len(merged.gains) > 0
+    # Room for the legend's lines, which plotly takes from the plot.
+    total = height or (560 if stacked else 350) + 12 * (len(drawn) + has_merged)
     if not drawn:
         return make_message("spectra", "The tasks did not change this layer.", height=total)
+    data: list[dict[str, Any]] = []
+    ring: list[dict[str, Any]] = [_ring(_LEFT), _ring(_RIGHT)]
+    for index, task in drawn:
+        chosen = selected[1] if selected is not None and selected[0] == index else None
+        points = spectrum_points(task, chosen)
+        data += _task_traces(task, points, index)
+        if chosen is not None and chosen in points.features:
+            place = int(np.flatnonzero(points.features == chosen)[0])
+            ring = [_ring(_LEFT, chosen + 1, points.gains[place]), _ring(_RIGHT, chosen + 1, points.energy[place])]
+    if merged is not None and has_merged:
+        line = {"line": {"color": INK, "width": 3.5}, "legendgroup": "merged"}
+        data += _lines(merged, spectrum_points(merged), line)
+    meta = {"tasks": [task.name for task in tasks], "selected": list(selected) if selected else None}
+    return make_figure("spectra", [*data, *ring], _layout(stacked, _decades(drawn)), height=total, meta=meta)
+
+
+def _decades(drawn: Sequence[tuple[int, SpectrumTrace]]) -> float:
+    """The span of all gains in powers of ten; those of exactly zero are not drawn."""
+    gains = np.concatenate([np.asarray(task.gains, np.float64) for _, task in drawn])
+    positive = gains[gains > 0]
+    return float(np.log10(positive.max() / positive.min())) if positive.size else 0.0
+
+
+def _layout(stacked: bool, decades: float) -> dict[str, Any]:
     x_domains = ([0, 1], [0, 1]) if stacked else ([0, 0.45], [0.56, 1])
     y_domains = ([0.58, 1], [0, 0.42]) if stacked else ([0, 1], [0, 1])
-    layout = {
-        "xaxis": {"domain": x_domains[0], "anchor": "y", "title": {"text": "feature, by gain"}, "rangemode": "tozero"},
-        "xaxis2": {
-            "domain": x_domains[1],
-            "anchor": "y2",
-            "title": {"text": "feature, by gain"},
-            "rangemode": "tozero",
-        },
+    features: dict[str, Any] = {"title": {"text": "feature (by gain)"}, "rangemode": "tozero"}
+    return {
+        "xaxis": {"domain": x_domains[0], "anchor": "y", **features},
+        "xaxis2": {"domain": x_domains[1], "anchor": "y2", **features},
         "yaxis": {
             "domain": y_domains[0],
             "anchor": "x",
             "title": {"text": "gain"},
             "type": "log",
             "exponentformat": "power",
-            "dtick": 1,
+            # Over a short range powers of ten alone would leave one tick.
+            "dtick": 1 if decades > 1.5 else "D2",
             # plotly.js writes powers of ten on a log axis 1.25 times as large as asked for.
             "tickfont": {"size": TICK_SIZE / 1.25},
         },
@@ -66,63 +143,121 @@ def spectra(tasks: Sequence[SpectrumTrace], stacked: bool = False, height: int |
         "legend": {"orientation": "h", "x": 0, "xanchor": "left", "y": 1.02, "yanchor": "bottom"},
         "hovermode": "closest",
     }
-    data = [trace for index, task in drawn for trace in _traces(task, index)]
-    return make_figure("spectra", data, layout, height=total, meta={"tasks": [task.name for task in tasks]})
 
 
-def _traces(task: SpectrumTrace, index: int) -> list[dict[str, Any]]:
-    gains = np.asarray(task.gains, dtype=np.float64)
-    squares = gains**2
-    energy = np.cumsum(squares) / max(float(squares.sum()), np.finfo(np.float64).tiny)
-    name = plain(task.name)
+def _clusters(trace: SpectrumTrace) -> list[tuple[int, int]]:
+    found = [(start, stop) for start, stop in trace.clusters if 0 <= start < stop <= len(trace.gains)]
+    return sorted(found)[:MOST_CLUSTERS]
+
+
+def _marks(trace: SpectrumTrace) -> list[tuple[float, int]]:
+    return [(share, rank) for share, rank in sorted(trace.ranks_for_energy.items()) if 1 <= rank <= len(trace.gains)]
+
+
+def _task_traces(task: SpectrumTrace, points: Points, index: int) -> list[dict[str, Any]]:
     # Not the name: two tasks may bear the same.
-    common = {"type": "scatter", "legendgroup": f"task-{index}"}
+    group = {"legendgroup": f"task-{index}"}
     line = {
-        **common,
-        "mode": "lines",
-        "x": np.arange(1, len(gains) + 1, dtype=np.int32),
+        **group,
+        "customdata": _counts(np.stack([np.full_like(points.features, index), points.features], axis=1)),
         "line": {"color": task.colour, "width": 2, "dash": DASHES[index % len(DASHES)]},
     }
-    traces = [
-        {
-            **line,
-            "y": np.where(gains > 0, gains, np.nan).astype(np.float32),
-            "name": f"{name} · effective rank {task.effective_rank:.1f}",
-            "hovertemplate": f"<b>{name}</b><br>feature %{{x}}<br>gain %{{y:.4g}}<extra></extra>",
-        },
-        {
-            **line,
-            "y": energy.astype(np.float32),
-            "name": name,
-            "showlegend": False,
-            "xaxis": "x2",
-            "yaxis": "y2",
-            "hovertemplate": f"<b>{name}</b><br>first %{{x}} features<br>%{{y:.1%}} of the energy<extra></extra>",
-        },
-    ]
-    marks = [(share, rank) for share, rank in sorted(task.ranks_for_energy.items()) if 1 <= rank <= len(gains)]
+    traces = _lines(task, points, line)
+    clusters = _clusters(task)
+    if clusters:
+        traces.insert(0, {**_LEFT, **group, **_bands(clusters, points, task.colour)})
+    marks = _marks(task)
     if marks:
-        for values, axis in ((gains, ""), (energy, "2")):
-            traces.append({**common, **_marks(task, name, marks, values), "xaxis": f"x{axis}", "yaxis": f"y{axis}"})
+        at = np.searchsorted(points.features, [rank - 1 for _, rank in marks])
+        for values, axes in ((points.gains, _LEFT), (points.energy, _RIGHT)):
+            traces.append({**axes, **group, **_mark_trace(task, index, marks, values[at])})
     return traces
 
 
-def _marks(
-    task: SpectrumTrace, name: str, marks: Sequence[tuple[float, int]], values: NDArray[np.float64]
+def _lines(trace: SpectrumTrace, points: Points, line: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """One spectrum in both panels."""
+    name = plain(trace.name)
+    ranks = f"effective rank {trace.effective_rank:.1f}"
+    if trace.stable_rank is not None:
+        ranks += f", stable {trace.stable_rank:.1f}"
+    # What keyboard and CSV say from one x to another; as a text at every point it would make redraws slow.
+    clusters = [
+        [start + 1, stop, f"nearly equal gains: features {start + 1} to {stop}"] for start, stop in _clusters(trace)
+    ]
+    shares = [[rank, rank, f"{rank} features hold {share:.0%}"] for share, rank in _marks(trace)]
+    common = {"type": "scatter", "mode": "lines", "x": _counts(points.features + 1), **line}
+    return [
+        {
+            **common,
+            **_LEFT,
+            "y": points.gains,
+            "name": f"{plain(trace.name, 32)} · {ranks}",
+            "meta": {"series": name, "spans": clusters},
+            "hovertemplate": f"<b>{name}</b><br>feature %{{x}}<br>gain %{{y:.4g}}<extra></extra>",
+        },
+        {
+            **common,
+            **_RIGHT,
+            "y": points.energy,
+            "name": name,
+            "meta": {"spans": shares},
+            "showlegend": False,
+            "hovertemplate": f"<b>{name}</b><br>first %{{x}} features<br>%{{y:.1%}} of the energy<extra></extra>",
+        },
+    ]
+
+
+# Drawing aids: keyboard and CSV pass them over, for the line's own points lie at the same places.
+_AID: dict[str, Any] = {"type": "scatter", "showlegend": False, "meta": {"aid": True}}
+
+
+def _bands(clusters: Sequence[tuple[int, int]], points: Points, colour: str) -> dict[str, Any]:
+    """A broad pale line under each cluster, with a gap after it."""
+    x: list[int | None] = []
+    y: list[float | None] = []
+    for start, stop in clusters:
+        inside = (points.features >= start) & (points.features < stop) & ~np.isnan(points.gains)
+        x += [*(points.features[inside] + 1).tolist(), None]
+        y += [*points.gains[inside].tolist(), None]
+    line = {"color": rgba(colour, 0.3), "width": 10}
+    return {**_AID, "mode": "lines", "x": x, "y": y, "line": line, "hoverinfo": "skip"}
+
+
+def _mark_trace(
+    task: SpectrumTrace, index: int, marks: Sequence[tuple[float, int]], y: NDArray[np.float32]
 ) -> dict[str, Any]:
-    heights = [float(values[rank - 1]) for _, rank in marks]
     return {
-        "x": [rank for _, rank in marks],
-        "y": [height if height > 0 else None for height in heights],
-        "text": [f"{share:.0%} of the energy" for share, _ in marks],
-        "name": name,
-        "showlegend": False,
+        **_AID,
         "mode": "markers",
+        "x": [rank for _, rank in marks],
+        "y": [None if np.isnan(value) else value for value in y.tolist()],
+        "customdata": [[index, rank - 1] for _, rank in marks],
+        "text": [f"{share:.0%} of the energy" for share, _ in marks],
+        "hovertemplate": f"<b>{plain(task.name)}</b><br>%{{x}} features hold %{{text}}<extra></extra>",
         "marker": {
             "color": SURFACE,
             "size": 8,
             "symbol": [_SHAPES[place % len(_SHAPES)] for place in range(len(marks))],
             "line": {"color": task.colour, "width": 2},
         },
-        "hovertemplate": f"<b>{name}</b><br>%{{x}} features hold %{{text}}<extra></extra>",
     }
+
+
+def _ring(axes: Mapping[str, Any], x: int | None = None, y: float | None = None) -> dict[str, Any]:
+    """The ring around the selected point; without one it waits, and the browser puts it where a person clicks."""
+    return {
+        **_AID,
+        **axes,
+        "mode": "markers",
+        "cliponaxis": False,
+        "x": [x],
+        "y": [None if y is None or np.isnan(y) else float(y)],
+        "meta": {"aid": True, "ring": True},
+        "hoverinfo": "skip",
+        "marker": {"color": INK, "size": 15, "symbol": "circle-open", "line": {"width": 2.5}},
+    }
+
+
+def _counts(values: NDArray[np.int64]) -> NDArray[Any]:
+    """As few bytes as they need: there are many of them, and they are sent at every redraw."""
+    return values.astype(np.uint16 if values.size and values.max() < 2**16 else np.int32)

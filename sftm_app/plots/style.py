@@ -20,11 +20,15 @@ GRID = "var(--plot-grid)"
 AXIS = "var(--plot-axis)"
 SURFACE = "var(--plot-surface)"
 ACCENT = "var(--plot-accent)"
+# Beside ACCENT, where two things are drawn that are neither tasks nor methods.
+SECOND = "var(--plot-second)"
 FONT = "var(--plot-font)"
 TICK_SIZE = 11
 
 # Low to high; in the dark theme the same names run from dark to bright, so "more" always stands out from the page.
 SEQUENTIAL = tuple((step / 4, f"var(--plot-seq-{step})") for step in range(5))
+# Negative to positive: orange to blue, which red-blind and green-blind eyes tell apart; zero looks like the page.
+DIVERGING = tuple((step / 4, f"var(--plot-div-{step})") for step in range(5))
 
 # One colour per task, everywhere. Okabe and Ito's blue, vermillion, green and purple come first; the other eight were
 # found by search: contrast of at least 3:1 with the light and the dark card, and as far as possible from those before

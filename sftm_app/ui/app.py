@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import html
 import os
 import threading
 import webbrowser
+from collections.abc import Callable
 from typing import Any
+from urllib.parse import parse_qs
 
 import gradio as gr
 import psutil
@@ -14,12 +17,17 @@ from starlette.middleware import Middleware
 
 from sftm_app.checkpoints.hub_names import short_name
 from sftm_app.errors import InputError, SFTMError
-from sftm_app.ui import evaluate_tab, inspect_tab, merge_tab, models_tab
+from sftm_app.ui import evaluate_tab, merge_tab, models_tab
+from sftm_app.ui.address import workspace_from_query
 from sftm_app.ui.guard import LocalOnly
 from sftm_app.ui.handlers import sentences
+from sftm_app.ui.inspect import tab as inspect_tab
+from sftm_app.ui.inspect.chosen import Chosen
 from sftm_app.ui.settings import Settings
 from sftm_app.ui.studio import Studio
 from sftm_app.ui.theme import launch_look
+from sftm_app.ui.view import MOST_FIELDS, TABS, view_from_query
+from sftm_app.ui.widgets import AddressBar
 from sftm_app.ui.widgets.header import header_bar
 from sftm_app.ui.widgets.html import Safe
 from sftm_app.ui.workspace import Workspace, restore
@@ -33,20 +41,58 @@ def build(studio: Studio) -> gr.Blocks:
     with gr.Blocks(
         title="SFTM Studio", analytics_enabled=False, delete_cache=(3600, UPLOADS_KEPT_S), fill_width=True
     ) as demo:
-        workspace = gr.State(Workspace())
+        workspace, opened, tab = gr.State(Workspace()), gr.State(None), gr.State(TABS[0])
         header = gr.HTML(header_html(studio, Workspace()), apply_default_css=False, elem_id="header")
+        address = AddressBar(elem_id="address")
         with gr.Tabs(elem_id="tabs") as tabs:
-            with gr.Tab("Models", id="models"):
+            with gr.Tab("Models", id="models") as models:
                 models_tab.build(studio, workspace, tabs, demo)
-            with gr.Tab("Inspect", id="inspect"):
-                inspect_tab.build(studio, workspace)
-            with gr.Tab("Merge", id="merge"):
-                run_id = merge_tab.build(studio, workspace)
+            with gr.Tab("Inspect", id="inspect") as inspect:
+                looking = inspect_tab.build(studio, workspace, opened, tab, address)
+            with gr.Tab("Merge", id="merge") as merge:
+                merging = merge_tab.build(studio, workspace)
             with gr.Tab("Evaluate", id="evaluate") as evaluate:
-                evaluate_tab.build(studio, workspace, run_id, evaluate)
+                evaluate_tab.build(studio, workspace, merging.run_id, evaluate)
+        quick: dict[str, Any] = {"queue": False, "show_progress": "hidden"}
+        for name, chosen in zip(TABS, (models, inspect, merge, evaluate), strict=True):
+            looking.then_address(chosen.select(lambda name=name: name, None, tab, **quick))
+        looking.use.click(
+            sentences(lambda *values: use_for_merge(merging, looking.read(values))),
+            looking.inputs,
+            [*merging.settings, tabs],
+            show_progress="hidden",
+        )
         workspace.change(sentences(lambda ws: header_html(studio, ws)), workspace, header, show_progress="hidden")
-        demo.load(sentences(lambda: restore(studio.settings.output_dir)), None, workspace, show_progress="hidden")
+        demo.load(sentences(open_page(studio)), None, [workspace, opened, tab, tabs], show_progress="hidden")
     return demo
+
+
+def open_page(studio: Studio) -> Callable[[gr.Request], tuple[Any, ...]]:
+    """The handler of a page that opens: what its address asks for, else the workspace last loaded.
+
+    Its outputs are the workspace, the view asked for, the tab's name, and the tabs.
+    """
+
+    def opening(request: gr.Request) -> tuple[Any, ...]:
+        query = dict(parse_qs(str(request.query_params), max_num_fields=MOST_FIELDS))
+        ws = None
+        try:
+            ws = workspace_from_query(studio, query)
+        except SFTMError as error:
+            gr.Warning(html.escape(str(error)), title="This address cannot be opened")
+        ws = ws or restore(studio.settings.output_dir)
+        asked = view_from_query({name: values[0] for name, values in query.items()}, len(ws.tasks))
+        for problem in asked.problems:
+            gr.Warning(html.escape(problem))
+        name = asked.view.tab or TABS[0]
+        return ws, asked.view, name, gr.Tabs(selected=name)
+
+    return opening
+
+
+def use_for_merge(merging: merge_tab.MergeTab, chosen: Chosen) -> tuple[Any, ...]:
+    """The what-if's settings on the Merge tab, which is then shown."""
+    return *merging.write(chosen.ws, chosen.settings), gr.Tabs(selected="merge")
 
 
 def header_html(studio: Studio, ws: Workspace) -> Safe:

@@ -24,6 +24,7 @@ MAX_CHARACTERS = 20_000
 INFO_TEXT = "What the models should answer."
 INFO_CHOICES = "Empty: the models write freely. Else one a line, exactly as it follows the text; the likeliest is said."
 FEW_SAMPLES, SOME_SAMPLES = 50, 200
+N_INPUTS = 8
 
 
 @dataclass(frozen=True)
@@ -41,26 +42,29 @@ class Inputs:
 
     @property
     def all(self) -> list[Any]:
-        """For a handler's outputs: what for_task() and showing() update."""
+        """For a handler's outputs: what for_task() and showing() update; N_INPUTS of them."""
         return [self.pad, self.picture, self.text, self.choices, self.chat, self.ask, self.pick, self.known]
 
 
-def build_inputs() -> Inputs:
-    """Lay them out; which of them are visible is for_task()'s to say."""
+def build_inputs(prefix: str = "") -> Inputs:
+    """Lay them out; which of them are visible is for_task()'s to say. prefix: of the elements' ids."""
+    sources = ["upload", "clipboard"]
     return Inputs(
-        DrawPad(label="Draw a glyph of the chosen task", elem_id="pad"),
-        gr.Image(label="Image", type="numpy", visible=False, sources=["upload", "clipboard"], elem_id="picture"),
-        gr.Textbox(label="Your text", info=INFO_TEXT, lines=4, max_lines=12, visible=False, elem_id="your-text"),
-        gr.Textbox(label="Choices", info=INFO_CHOICES, lines=2, max_lines=8, visible=False, elem_id="choices"),
+        DrawPad(label="Draw a glyph of the chosen task", elem_id=f"{prefix}pad"),
+        gr.Image(label="Image", type="numpy", visible=False, sources=sources, elem_id=f"{prefix}picture"),
+        gr.Textbox(
+            label="Your text", info=INFO_TEXT, lines=4, max_lines=12, visible=False, elem_id=f"{prefix}your-text"
+        ),
+        gr.Textbox(label="Choices", info=INFO_CHOICES, lines=2, max_lines=8, visible=False, elem_id=f"{prefix}choices"),
         gr.Checkbox(
             label="Chat template",
             info="Put the text as a message into the form that this model was taught to chat in.",
             visible=False,
-            elem_id="chat",
+            elem_id=f"{prefix}chat",
         ),
-        gr.Button("Ask the models", variant="primary", visible=False, elem_id="ask"),
-        gr.Button("Pick a sample", elem_id="sample"),
-        gr.HTML(apply_default_css=False, elem_id="known-classes"),
+        gr.Button("Ask the models", variant="primary", visible=False, elem_id=f"{prefix}ask"),
+        gr.Button("Pick a sample", elem_id=f"{prefix}sample"),
+        gr.HTML(apply_default_css=False, elem_id=f"{prefix}known-classes"),
     )
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
 from sftm_app.errors import InputError
+from sftm_app.inspection.what_if import MergeSettings
 from sftm_app.jobs import control
 from sftm_app.jobs.folder import open_run
 from sftm_app.merging.plan import available_devices, plan_for
@@ -23,8 +25,27 @@ from sftm_app.ui.widgets.html import Safe, empty_state, hint, notice
 from sftm_app.ui.workspace import Workspace
 
 
-def build(studio: Studio, workspace: gr.State) -> gr.State:
-    """Lay out the tab and wire it. Returns the state that holds the id of the run on show ("" for none)."""
+@dataclass(frozen=True)
+class MergeTab:
+    """What other parts of the page need. run_id: the run on show ("" for none); form, weights: the settings."""
+
+    run_id: gr.State
+    form: ParamsForm
+    weights: gr.Dataframe
+
+    @property
+    def settings(self) -> list[Any]:
+        """The components that `write` updates."""
+        return [self.weights, *self.form.inputs]
+
+    def write(self, ws: Workspace, settings: MergeSettings) -> list[Any]:
+        """Updates of `settings` that show these."""
+        rows = [[name, weight] for name, weight in zip(ws.task_names, settings.weights, strict=True)]
+        return [rows, *self.form.write(settings.method, asdict(settings.params))]
+
+
+def build(studio: Studio, workspace: gr.State) -> MergeTab:
+    """Lay out the tab and wire it."""
     run_id = gr.State("")
     empty = gr.HTML(
         empty_state("Nothing to merge yet", "Load models on the Models tab; one click on a demo is enough."),
@@ -169,4 +190,4 @@ def build(studio: Studio, workspace: gr.State) -> gr.State:
     save.click(sentences(keep), [run_id, name], [saved, name], show_progress="minimal")
     runs.input(sentences(lambda chosen: open_a_run(studio, chosen or "")), runs, opening, **quick)
     upload.upload(sentences(use_recipe), upload, settings, **quick)
-    return run_id
+    return MergeTab(run_id, form, weights)

@@ -150,8 +150,17 @@ def load_checked(studio: Studio, made: Workspace) -> Workspace:
     Raises
         InputError: they do not; nothing is loaded then.
     """
+    return remember(studio, checked(studio, made))
+
+
+def checked(studio: Studio, made: Workspace) -> Workspace:
+    """A workspace whose checkpoints fit together and differ from the base, with the fingerprint of its files.
+
+    Raises
+        InputError: they do not.
+    """
     refuse_unchanged(studio.preflight(made).require())
-    return remember(studio, made)
+    return replace(made, fingerprint=fingerprint(made))
 
 
 def checkpoint_choices(studio: Studio) -> list[tuple[str, str]]:

@@ -17,7 +17,7 @@ from sftm_app.checkpoints.file_names import ADAPTER_CONFIG_NAME, CONFIG_NAME, IN
 from sftm_app.errors import InputError, SFTMError
 from sftm_app.evaluation.contestants import Arena
 from sftm_app.evaluation.packs import PACK_NAME, Pack, find_packs, pack_of
-from sftm_app.inspection.factors import FactorCache
+from sftm_app.inspection.inspector import Inspector
 from sftm_app.jobs.workers import Workers
 from sftm_app.merging.output_files import HEADS_FOLDER
 from sftm_app.merging.plan import check_recipe, resolve_device
@@ -38,7 +38,7 @@ class Studio:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.factors = FactorCache()
+        self.inspector = Inspector()
         self.workers = Workers()
         self.device = resolve_device(settings.device)
         self.packs: tuple[Pack, ...] = tuple(find_packs(settings.packs_dir))

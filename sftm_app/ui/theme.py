@@ -69,6 +69,16 @@ _THEME_SCRIPT = """
 })();
 """
 
+# Gradio's sliders tell that they were let go by a pointer, but not by a key.
+_KEYS_SCRIPT = """
+document.addEventListener('keyup', (event) => {
+  const slider = event.target;
+  if (slider.matches && slider.matches('input[type="range"]') && /^(Arrow|Page|Home|End)/.test(event.key)) {
+    slider.dispatchEvent(new PointerEvent('pointerup', {bubbles: true}));
+  }
+});
+"""
+
 
 def theme() -> gr.themes.Base:
     """The Gradio theme, dark and light."""
@@ -163,7 +173,7 @@ def head() -> str:
     """Snippets for the page's head: the style sheet (as <style>, so that Gradio does not rewrite its selectors), the
     theme switch, and the icon."""
     css = asset_path("app.css").read_text(encoding="utf-8")
-    return f"<style>{css}</style><script>{_THEME_SCRIPT}</script>"
+    return f"<style>{css}</style><script>{_THEME_SCRIPT}{_KEYS_SCRIPT}</script>"
 
 
 def launch_look() -> dict[str, object]:

@@ -135,6 +135,37 @@ def test_weights_of_the_workspace_count_in_memory_too(ready_models: Path) -> Non
     torch.testing.assert_close(found[name], (3 * a + b) / 4)
 
 
+def test_other_weights_are_tried_without_changing_the_workspace(ready_models: Path, images: np.ndarray) -> None:
+    arena = arena_of(ready_models)
+    tried = method_contestant("average", weights=(3.0, 1.0, 0.5))
+    assert tried.title.endswith(" (weights 3, 1, 0.5)") and tried.kind == "average"
+    name = "layernorm.weight"
+    a, b, c = (load_file(ready_models / t / "model.safetensors")[f"vit.{name}"] for t in "abc")
+    torch.testing.assert_close(arena.tensor(tried, "a", name), (3 * a + b + 0.5 * c) / 4.5)
+    torch.testing.assert_close(arena.tensor(method_contestant("average"), "a", name), (a + b + c) / 3)
+    told = arena.model(tried, "b").probabilities(images)
+    assert abs(told - arena.model(method_contestant("average"), "b").probabilities(images)).max() > 1e-4
+    tasks = [{"path": ready_models / n, "weight": weight} for n, weight in zip("abc", (3.0, 1.0, 0.5), strict=True)]
+    own = Arena(check_recipe(make_recipe(ready_models / "base", tasks, device="cpu")), CPU)
+    np.testing.assert_allclose(told, own.model(method_contestant("average"), "b").probabilities(images), atol=1e-6)
+    with pytest.raises(InputError, match="2 weights for 3 tasks"):
+        arena.model(method_contestant("average", weights=(1.0, 2.0)), "a")
+
+
+def test_parameters_and_weights_tell_contestants_apart() -> None:
+    plain = method_contestant("sftm")
+    assert (plain.key, plain.title) == ("method:sftm", method_contestant("sftm", {}, None).title)
+    made = [
+        plain,
+        method_contestant("sftm", {"scaling": 0.5}),
+        method_contestant("sftm", {"scaling": 0.5}, (1.0, 2.0)),
+        method_contestant("sftm", weights=(1.0, 2.0)),
+        method_contestant("sftm", weights=(2.0, 1.0)),
+    ]
+    assert len({contestant.key for contestant in made}) == len({contestant.title for contestant in made}) == 5
+    assert made[2].title.endswith("(scaling 0.5, weights 1, 2)")
+
+
 def test_models_are_kept_and_tasks_are_known(arena: Arena) -> None:
     assert arena.task_names == ("a", "b", "c")
     assert arena.model(BASE, "a") is arena.model(BASE, "a")

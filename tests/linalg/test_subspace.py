@@ -17,11 +17,14 @@ from sftm_app.linalg.subspace import (
     cumulative_energy,
     effective_rank,
     energy_overlap,
+    energy_overlaps,
+    gain_clusters,
     interference,
     mapping_error,
     overlap,
     principal_angles,
     random_overlap,
+    random_principal_angles,
     rank_for_energy,
     readout_error,
     stable_rank,
@@ -63,6 +66,19 @@ def test_energy_overlap_at_its_ends() -> None:
     assert energy_overlap([], []).shape == (0, 0)
 
 
+@given(matrices=task_matrices(max_tasks=3))
+@SETTINGS
+def test_energy_overlaps_are_those_of_directions_and_of_whole_features(matrices: list[Tensor]) -> None:
+    factors = [factorise(D) for D in matrices]
+    gains = [f.S for f in factors]
+    read, write, both = energy_overlaps(factors)
+    torch.testing.assert_close(read, energy_overlap([f.Vh.T for f in factors], gains), atol=1e-5, rtol=0)
+    torch.testing.assert_close(write, energy_overlap([f.U for f in factors], gains), atol=1e-5, rtol=0)
+    features = [torch.einsum("mk,kn->mnk", f.U, f.Vh).flatten(0, 1) for f in factors]
+    torch.testing.assert_close(both, energy_overlap(features, gains), atol=1e-5, rtol=0)
+    assert bool((both <= torch.minimum(read, write) + 1e-5).all())
+
+
 def test_random_overlap_is_the_mean_of_random_directions() -> None:
     assert random_overlap(1) == pytest.approx(1.0)
     assert random_overlap(2) == pytest.approx(2 / math.pi)
@@ -93,6 +109,83 @@ def test_principal_angles_do_not_depend_on_the_basis() -> None:
     assert bool((angles.diff() >= 0).all())
     assert distance(torch.cos(angles), torch.linalg.svdvals(A.T @ B)) < 1e-12
     assert principal_angles(A[:, :0], B).shape == (0,)
+
+
+@pytest.mark.parametrize(("dim", "k"), [(2, 1), (9, 1), (16, 3), (16, 8), (16, 12), (16, 15), (48, 5), (200, 30)])
+def test_angles_of_random_spaces_are_the_means_of_random_draws(dim: int, k: int) -> None:
+    draws = [
+        principal_angles(*(torch.linalg.qr(gaussian(dim, k, 2 * seed + side))[0] for side in range(2)))
+        for seed in range(150 if dim < 100 else 10)
+    ]
+    wanted, angles = torch.rad2deg(torch.stack(draws).mean(0)), torch.rad2deg(random_principal_angles(dim, k))
+    assert angles.shape == (k,) and bool((angles.diff() >= 0).all())
+    assert float((angles - wanted).abs().max()) < 4.0
+    n_met = max(0, 2 * k - dim)
+    assert angles[:n_met].tolist() == [0.0] * n_met and not bool((angles[n_met:] == 0).any())
+
+
+def test_angles_of_random_spaces_at_their_ends() -> None:
+    assert random_principal_angles(5, 0).shape == (0,) and random_principal_angles(5, 5).tolist() == [0.0] * 5
+    # Two random halves of a space have angles spread evenly over 0 to 90 degrees.
+    evenly = (torch.arange(16, dtype=torch.float64) + 0.5) / 16 * math.pi / 2
+    assert distance(random_principal_angles(32, 16), evenly) < 1e-5
+    with pytest.raises(InputError, match="but 6 was given"):
+        random_principal_angles(5, 6)
+
+
+@pytest.mark.parametrize(
+    ("gains", "clusters"),
+    [
+        ([], ()),
+        ([2.0], ()),
+        ([2.0, 1.0], ()),
+        ([2.0, 2.0], ((0, 2),)),
+        ([1.0] * 5, ((0, 5),)),
+        ([5.0, 4.99, 4.98, 1.0], ((0, 3),)),
+        ([5.0, 4.9, 1.0], ()),  # 2 % apart
+        ([5.0, 4.999, 4.99, 1.0], ((0, 3),)),  # the largest run, not a pair inside it
+        ([5.0, 4.99, 4.95, 4.9], ()),  # equally close all along: no span is better determined than its vectors
+        ([3.0, 1.001, 1.0, 0.5, 0.4999, 0.4998], ((1, 3), (3, 6))),
+    ],
+)
+def test_clusters_are_runs_of_nearly_equal_gains_that_stand_apart(gains: list[float], clusters: object) -> None:
+    for dtype in (torch.float32, torch.float64):
+        assert gain_clusters(torch.tensor(gains, dtype=dtype)) == clusters
+        assert gain_clusters(1e-20 * torch.tensor(gains, dtype=dtype)) == clusters
+
+
+@given(S=gains)
+@SETTINGS
+def test_clusters_follow_their_definition(S: Tensor) -> None:
+    n = S.numel()
+
+    def stands_apart(start: int, stop: int) -> bool:
+        spread = float(S[start] - S[stop - 1])
+        beside = [float(S[at] - S[at + 1]) for at in (start - 1, stop - 1) if 0 <= at < n - 1]
+        return spread <= 0.01 * float(S[start]) and all(gap > 0 and 10 * spread <= gap for gap in beside)
+
+    runs = [(i, j) for i in range(n) for j in range(i + 2, n + 1) if stands_apart(i, j)]
+    largest = [r for r in runs if not any(q != r and q[0] <= r[0] and r[1] <= q[1] for q in runs)]
+    assert gain_clusters(S) == tuple(largest)
+
+
+def test_the_vectors_of_a_cluster_move_while_its_span_stays() -> None:
+    """What the marking says: here with the disturbance of one gap, the span moves by a tenth of it at most."""
+    U, V = orthogonal(12, 1), orthogonal(12, 2)
+    S = torch.tensor([4.0, 3.0, 2.999, 2.0], dtype=torch.float64)
+    ((start, stop),) = gain_clusters(S)
+    noise = gaussian(12, 12, 3)
+    noise *= 2e-3 / torch.linalg.matrix_norm(noise, 2)
+    before, after = (factorise((U[:, :4] * S) @ V[:, :4].T + E) for E in (0 * noise, noise))
+    single = principal_angles(before.U[:, start : start + 1], after.U[:, start : start + 1])
+    span = principal_angles(before.U[:, start:stop], after.U[:, start:stop])
+    assert float(span.max()) < 0.005 and float(single.max()) > 10 * float(span.max())
+
+
+def test_the_tail_of_noise_is_not_marked_as_a_whole() -> None:
+    S = torch.linalg.svdvals(gaussian(300, 300, 5))
+    assert sum(stop - start for start, stop in gain_clusters(S)) < 0.1 * 300
+    assert gain_clusters(torch.linspace(1.0, 0.5, 4096)) == ()
 
 
 def test_ranks_of_known_spectra() -> None:

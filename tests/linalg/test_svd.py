@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -14,7 +15,8 @@ from torch import Tensor
 
 from sftm_app.errors import InputError, NumericalError, RecipeError
 from sftm_app.linalg import factorise, svd
-from sftm_app.linalg.svd import n_kept
+from sftm_app.linalg.low_rank import LowRank
+from sftm_app.linalg.svd import energy_share, n_kept
 from sftm_app.linalg.tolerance import rcond
 
 ERROR = {torch.float32: 5e-6, torch.float64: 1e-14}
@@ -64,7 +66,55 @@ def test_rank_rule(rank: int | float | None, expected: int) -> None:
     assert float((f.matrix() - D).norm()) == pytest.approx(float(tail.norm()), abs=1e-12)
 
 
-@pytest.mark.parametrize("rank", [True, False, 0, -1, 1.0, 0.0, 1.5, -0.5, math.nan, "3"])
+@pytest.mark.parametrize("low_rank", [False, True])
+@pytest.mark.parametrize(
+    ("rank", "expected"),
+    [("1% energy", 1), ("63% energy", 1), ("65% energy", 2), ("99.9% energy", 3), ("99.9999999% energy", 4)],
+)
+def test_a_rank_by_energy_keeps_the_fewest_gains_that_hold_it(rank: str, expected: int, low_rank: bool) -> None:
+    gains = torch.tensor([0.8, 0.5, 0.33, 0.02], dtype=torch.float64)  # squares: 0.64, 0.25, 0.1089, 0.0004
+    D = with_gains(gains, 9, 6, 1)
+    made = factorise(LowRank(D, torch.eye(6, dtype=torch.float64)) if low_rank else D, rank)
+    assert made.rank == factorise(D).cut(rank).rank == expected
+    held = float(gains[:expected].square().sum() / gains.square().sum())
+    before = float(gains[: expected - 1].square().sum() / gains.square().sum())
+    assert before < energy_share(rank) <= held
+    np.testing.assert_allclose(made.S.numpy(), gains[:expected].numpy(), rtol=1e-9)
+    assert n_kept(rank, 9, 6) == n_kept(rank, 6, 9) == 6, "the most that it can be"
+
+
+def test_a_rank_by_energy_of_nothing_keeps_nothing() -> None:
+    assert factorise(torch.zeros(3, 2), "90% energy").rank == factorise(torch.zeros(3, 2)).cut("1% energy").rank == 0
+
+
+@pytest.mark.parametrize(
+    "rank",
+    [
+        True,
+        False,
+        0,
+        -1,
+        1.0,
+        0.0,
+        1.5,
+        -0.5,
+        math.nan,
+        "3",
+        "",
+        "full",
+        "90%",
+        "energy 0.9",
+        "0% energy",
+        "100% energy",
+        "200% energy",
+        "-5% energy",
+        "nan% energy",
+        "90% energy ",
+        "1e1% energy",
+        " 90% energy",
+        "99.99999999999999999% energy",
+    ],
+)
 def test_bad_ranks_are_refused_in_a_sentence(rank: object) -> None:
     with pytest.raises(RecipeError, match="whole number from 1 up"):
         factorise(gaussian(3, 3, 1), rank)  # type: ignore[arg-type]

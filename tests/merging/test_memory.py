@@ -174,6 +174,12 @@ def test_every_task_adds_its_factors_and_no_more(tmp_path: Path) -> None:
     assert expected[2] - expected[1] == factors + systems[2] - systems[1]
 
 
+def test_a_share_of_energy_counts_as_all_that_it_may_keep(tmp_path: Path) -> None:
+    folders = save_models(tmp_path, 64, 128, 2, torch.float32)
+    peaks = [plan_of(folders, UP, "sftm", {"rank": rank}).peak_bytes for rank in (None, "1% energy", 1)]
+    assert peaks[0] == peaks[1] > peaks[2]
+
+
 def test_changes_are_read_one_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import weakref
 

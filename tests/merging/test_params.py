@@ -10,11 +10,11 @@ import torch
 
 from sftm_app.errors import RecipeError
 from sftm_app.linalg.low_rank import dense
-from sftm_app.linalg.svd import factorise
+from sftm_app.linalg.svd import factorise, n_kept
 from sftm_app.merging.methods import METHODS, get_method
 from sftm_app.merging.methods.base import Layer
 from sftm_app.merging.methods.sftm import SFTMParams
-from sftm_app.merging.params import controls, make_params, parse_rank
+from sftm_app.merging.params import check_size_rank, controls, make_params, parse_rank
 
 
 @pytest.mark.parametrize(
@@ -22,6 +22,10 @@ from sftm_app.merging.params import controls, make_params, parse_rank
     [
         ("", None), ("full", None), (" Full ", None), ("none", None), ("null", None), ("100%", None),
         ("1", 1), ("32", 32), (" 7 ", 7), ("0.25", 0.25), ("25%", 0.25), ("12.5%", 0.125), ("1e-1", 0.1),
+        ("90% energy", "90% energy"), ("energy 0.9", "90% energy"), ("energy 90%", "90% energy"),
+        (" Energy  90 % ", "90% energy"), ("0.995 energy", "99.5% energy"), ("energy .5", "50% energy"),
+        ("99.90% energy", "99.9% energy"), ("090% energy", "90% energy"), ("0.1% energy", "0.1% energy"),
+        ("energy 0.07", "7% energy"), ("99.999999999% energy", "99.999999999% energy"),
     ],
 )  # fmt: skip
 def test_ranks_as_typed(text: str, rank: Any) -> None:
@@ -31,11 +35,32 @@ def test_ranks_as_typed(text: str, rank: Any) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["0", "-1", "1.0", "1.5", "0.0", "0%", "101%", "-5%", "nan", "nan%", "inf", "1e400", "x", "%", "3 4", "9" * 9999],
-)
+    [
+        "0", "-1", "1.0", "1.5", "0.0", "0%", "101%", "-5%", "nan", "nan%", "inf", "1e400", "x", "%", "3 4", "9" * 9999,
+        "energy", "energy 90", "energy 1", "energy 0", "0% energy", "100% energy", "energy 101%", "-5% energy",
+        "% energy",
+        "energy .", "energy nan", "inf% energy", "1e-1 energy", "energy 90% energy", "energy energy 0.9", "9 0% energy",
+        "energyy 0.9", "0." + "9" * 99 + " energy", "9" * 9999 + "% energy",
+    ],
+)  # fmt: skip
 def test_what_is_no_rank(text: str) -> None:
     with pytest.raises(RecipeError, match=r"is no rank.*Give `full`"):
         parse_rank(text)
+
+
+def test_a_rank_as_it_is_kept_reads_as_itself() -> None:
+    for text in ("90% energy", "0.1% energy", "12.25% energy"):
+        assert parse_rank(text) == text
+        assert make_params(SFTMParams, {"rank": text}, "params").rank == text
+        assert n_kept(text, 5, 4) == 4, "linalg understands it"
+
+
+def test_a_rank_of_what_is_written_is_no_share_of_energy() -> None:
+    assert [check_size_rank(value, "rank") for value in (None, 3, "25%", "full")] == [None, 3, 0.25, None]
+    with pytest.raises(RecipeError, match=r"^rank: '90% energy' is a share .* Give it as the energy instead: 0.9\.$"):
+        check_size_rank("90% energy", "rank")
+    with pytest.raises(RecipeError, match="no rank"):
+        check_size_rank("energy", "rank")
 
 
 @pytest.mark.parametrize("value", [True, 0, -3, 1.0, 0.0, float("nan"), [1], {}])
@@ -112,6 +137,13 @@ def test_every_method_merges_and_adds_nothing_for_tasks_without_a_change(name: s
         assert bool(delta.isfinite().all())
         assert bool(delta.any()) == bool(matrices[0].any())
         assert all(torch.equal(left, right) for left, right in zip(matrices, kept, strict=True))
+
+
+def test_sftm_keeps_of_each_task_what_holds_its_share_of_energy() -> None:
+    steep, flat = (torch.diag(torch.tensor(gains)) for gains in ([4.0, 1.0, 0.5, 0.1], [1.0, 0.9, 0.8, 0.7]))
+    layer = Layer([steep, flat], [1.0, 1.0], lambda t: factorise([steep, flat][t]))
+    merged = METHODS["sftm"].merge_matrix(layer, SFTMParams(rank="90% energy"))
+    assert merged.figures["ranks"] == [1, 4]  # 16 of 17.26; 2.45 of 2.94 at three
 
 
 def test_an_unknown_method_names_the_nearest() -> None:

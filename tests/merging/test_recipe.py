@@ -67,10 +67,23 @@ def test_round_trip(method: str, name: str) -> None:
     assert recipe_from_yaml(recipe_to_yaml(recipe)) == recipe
 
 
-@pytest.mark.parametrize("rank", [None, 1, 300, 0.5])
+@pytest.mark.parametrize("rank", [None, 1, 300, 0.5, "90% energy", "99.95% energy"])
 def test_round_trip_of_ranks(rank: Any) -> None:
     recipe = make_recipe("b", ["t"], params={"rank": rank, "scaling": 0.3})
     assert recipe_from_yaml(recipe_to_yaml(recipe)) == recipe
+    assert recipe.params.rank == rank
+
+
+@pytest.mark.parametrize("written", ["90% energy", "energy 90%", "energy 0.9", "'0.9 energy'"])
+def test_a_share_of_energy_may_be_written_in_several_ways(written: str) -> None:
+    recipe = recipe_from_yaml(f"base: b\ntasks: [t]\nparams: {{rank: {written}}}")
+    assert recipe.params.rank == "90% energy"
+    assert "  rank: 90% energy\n" in recipe_to_yaml(recipe)
+
+
+def test_the_rank_of_an_adapter_is_a_size() -> None:
+    with pytest.raises(RecipeError, match=r"output: rank: '90% energy' is a share .* as the energy instead: 0\.9\."):
+        make_recipe("b", ["t"], output={"kind": "adapter", "rank": "90% energy"})
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -15,33 +16,41 @@ from sftm_app.plots import (
     Series,
     SpectrumTrace,
     accuracy_bars,
+    feature_reasons,
     layer_map,
+    merged_trace,
     overlap_heatmap,
+    prediction_bars,
     preservation,
+    principal_angles,
     probabilities,
-    reduce_matrix,
     spectra,
     task_overlap,
 )
+from sftm_app.plots.preservation import error_ceiling
 
 HOSTILE = "<b>x</b><script>alert(1)</script>"
 
 
-TASK = SpectrumTrace("a", "#0072b2", [2.0, 1.0], 1.6, {0.8: 1})
+TASK = SpectrumTrace("a", "#0072b2", [2.0, 1.0, 0.9], 1.6, {0.8: 1}, 1.4, [(1, 3)])
 
 # Every plot: as it is usually, with its rarer parts, and empty.
 PLOTS: dict[str, Callable[[], go.Figure]] = {
     "layer map": lambda: layer_map([[0.1, None]], ["r"], ["q", "k"], "change"),
     "layer map, chosen": lambda: layer_map([[0.1]], ["r"], ["q"], "change", (0, 0), [["t"]], zmax=2.0),
+    "layer map, log": lambda: layer_map([[1.0, 1e6, None, 0.0]], ["r"], list("qkvo"), "condition", log=True),
+    "layer map, percent": lambda: layer_map([[0.2]], ["r"], ["q"], "change", number=".1%"),
     "layer map, empty": lambda: layer_map([[None]], ["r"], ["q"], "change"),
     "spectra": lambda: spectra([TASK, TASK]),
     "spectra, stacked": lambda: spectra([TASK], stacked=True),
+    "spectra, merged and chosen": lambda: spectra([TASK], merged_trace("SFTM", [3.0, 0.0]), (0, 1)),
     "spectra, empty": lambda: spectra([]),
     "overlap": lambda: overlap_heatmap(np.eye(3), "a", "b", "read", 0.1),
     "overlap, chosen": lambda: overlap_heatmap(np.eye(600), "a", "b", "both", 0.1, (2, 2)),
     "overlap, empty": lambda: overlap_heatmap(np.zeros((0, 2)), "a", "b", "write", 0.1),
     "task overlap": lambda: task_overlap(np.eye(2), ["a", "b"], title="T"),
     "task overlap, many and chosen": lambda: task_overlap(np.eye(13), list("abcdefghijklm"), selected=(0, 1)),
+    "task overlap, signed": lambda: task_overlap(-np.eye(2), ["a", "b"], "interference", signed=True),
     "task overlap, empty": lambda: task_overlap([[np.nan]], ["a"]),
     "probabilities": lambda: probabilities(["a", "b"], [Series("m", [0.1, None])], truth=1, title="T"),
     "probabilities, empty": lambda: probabilities([], []),
@@ -49,6 +58,12 @@ PLOTS: dict[str, Callable[[], go.Figure]] = {
     "accuracy, empty": lambda: accuracy_bars([], [], []),
     "preservation": lambda: preservation(["t"], {"sftm": [8e-8]}, {"sftm": [0.5], "average": [None]}),
     "preservation, empty": lambda: preservation([], {}, {}),
+    "prediction": lambda: prediction_bars(["t"], [("rank 25%", "#0072b2", [0.1], [None])]),
+    "prediction, empty": lambda: prediction_bars([], []),
+    "angles": lambda: principal_angles([1.0, 20.0], [2.0], [60.0, 70.0], [80.0], "a", "b"),
+    "angles, empty": lambda: principal_angles([], [], [], [], "a", "b"),
+    "reasons": lambda: feature_reasons(2.0, [("b · feature 1", -0.5, "#d55e00")], 0.25, 2.0),
+    "reasons, not finite": lambda: feature_reasons(float("nan"), [], 0.0, 1.0),
 }
 
 
@@ -107,71 +122,6 @@ def test_layer_map_refuses_a_wrong_shape_and_explains_an_empty_one() -> None:
     assert "No layer" in sent(layer_map([[None]], ["a"], ["c"], "m"))["layout"]["annotations"][0]["text"]
 
 
-def test_spectra_draw_gains_energy_and_marks() -> None:
-    task = SpectrumTrace("a", "#0072b2", [2.0, 1.0, 0.0], 1.6, {0.8: 1, 1.0: 2, 0.99: 99})
-    gains, energy, marks, energy_marks = sent(spectra([task]))["data"]
-    assert array(gains["x"]).tolist() == [1, 2, 3]
-    assert array(gains["y"])[:2].tolist() == [2, 1] and np.isnan(array(gains["y"])[2]), (
-        "zero has no place on a log axis"
-    )
-    assert np.allclose(array(energy["y"]), [0.8, 1, 1])
-    assert marks["x"] == [1, 2] and marks["y"] == [2, 1], "a rank beyond the spectrum is left out"
-    assert np.allclose(energy_marks["y"], [0.8, 1])
-    assert "effective rank 1.6" in gains["name"] and energy["showlegend"] is False
-    assert sent(spectra([task]))["layout"]["yaxis"]["type"] == "log"
-
-
-def test_spectra_of_tasks_with_one_name_switch_separately() -> None:
-    task = SpectrumTrace("a", "#0072b2", [1.0], 1.0)
-    assert len({trace["legendgroup"] for trace in sent(spectra([task, task]))["data"]}) == 2
-
-
-def test_spectra_without_features_say_so() -> None:
-    figure = sent(spectra([SpectrumTrace("a", "#000000", [], 0.0)]))
-    assert "did not change" in figure["layout"]["annotations"][0]["text"]
-    assert sent(spectra([SpectrumTrace("a", "#000000", [0.0, 0.0], 0.0)]))["data"], "an all-zero spectrum draws"
-
-
-@pytest.mark.parametrize("shape", [(3, 3), (512, 512), (513, 700), (1, 2000), (1500, 1)])
-def test_reduce_matrix_keeps_the_largest_of_each_block(shape: tuple[int, int]) -> None:
-    matrix = np.random.default_rng(0).random(shape)
-    small, down, across = reduce_matrix(matrix)
-    assert small.dtype == np.float32 and max(small.shape) <= 512
-    assert (down, across) == tuple(-(-size // 512) for size in shape)
-    for r in range(0, small.shape[0], 97):
-        for c in range(0, small.shape[1], 89):
-            block = matrix[r * down : (r + 1) * down, c * across : (c + 1) * across]
-            assert small[r, c] == pytest.approx(block.max(), abs=6e-5)
-
-
-def test_reduce_matrix_ignores_nan_beside_numbers_and_takes_empty_ones() -> None:
-    matrix = np.full((4, 4), np.nan)
-    matrix[0, 0] = 0.5
-    small, _, _ = reduce_matrix(matrix, most=2)
-    assert small[0, 0] == 0.5 and np.isnan(small[1, 1])
-    assert reduce_matrix(np.zeros((0, 5)))[0].shape == (0, 5)
-    with pytest.raises(ValueError, match="1 dimensions"):
-        reduce_matrix(np.zeros(3))
-
-
-def test_overlap_counts_features_from_one_and_names_the_random_level() -> None:
-    figure = sent(overlap_heatmap(np.eye(4), "a", HOSTILE, "write", 0.0567, (2, 3)))
-    trace, layout = figure["data"][0], figure["layout"]
-    assert np.array_equal(array(trace["z"]), np.eye(4))
-    assert (trace["x0"], trace["dx"], trace["y0"], trace["dy"]) == (1, 1, 1, 1)
-    assert "0.0567" in layout["title"]["subtitle"]["text"] and layout["title"]["text"] == "Write overlap"
-    frame = layout["shapes"][0]
-    assert frame["x0"] < 2.5 < 3.5 < frame["x1"] and frame["y0"] < 1.5 < 2.5 < frame["y1"]
-    assert "<script" not in json.dumps(figure)
-
-
-def test_a_large_overlap_is_reduced_and_says_so() -> None:
-    figure = sent(overlap_heatmap(np.zeros((1025, 600)), "a", "b", "both", 0.01))
-    trace = figure["data"][0]
-    assert array(trace["z"]).shape == (342, 300) and (trace["dy"], trace["dx"]) == (3, 2)
-    assert "3 × 2" in figure["layout"]["title"]["subtitle"]["text"]
-
-
 def test_task_overlap_has_a_cell_for_each_pair() -> None:
     matrix = np.array([[np.nan, 0.25], [0.25, np.nan]])
     figure = sent(task_overlap(matrix, ["a", HOSTILE], selected=(0, 1)))
@@ -219,3 +169,37 @@ def test_preservation_has_two_panels_and_one_legend() -> None:
     assert data[0]["name"] == "SFTM" and data[0]["xaxis"] == "x" and data[1]["xaxis"] == "x2"
     with pytest.raises(ValueError, match="1 errors for 2 tasks"):
         preservation(["t1", "t2"], {"a": [1.0]}, {})
+
+
+def test_prediction_bars_keep_names_colours_and_errors_in_two_panels() -> None:
+    series = [("SFTM, rank 25%", "#0072b2", [0.1, 0.2], [0.3, None]), (HOSTILE, "var(--plot-ink)", [0, 0], [2.2, 1])]
+    figure = sent(prediction_bars(["t1", "t2"], series))
+    data, layout = figure["data"], figure["layout"]
+    assert [trace["y"] for trace in data] == [[0.1, 0.2], [0.3, None], [0, 0], [2.2, 1]]
+    assert [trace["xaxis"] for trace in data] == ["x", "x2", "x", "x2"]
+    assert [trace["showlegend"] for trace in data] == [True, False, True, False]
+    assert data[0]["marker"]["color"] == "#0072b2" and data[2]["name"].startswith("&lt;b&gt;")
+    assert layout["yaxis"]["range"] == [0, 1.02] and layout["yaxis2"]["range"] == [0, pytest.approx(3.06)]
+    assert layout["height"] == 280 and layout["uirevision"] == "prediction"
+    assert (layout["yaxis"]["title"]["text"], layout["yaxis2"]["title"]["text"]) == ("readout error", "mapping error")
+    with pytest.raises(ValueError, match="2 errors for 1 tasks"):
+        prediction_bars(["t1"], series)
+
+
+@pytest.mark.parametrize(
+    ("errors", "end"),
+    [([], 1), ([None, 0.02], 1), ([1.0], 1), ([1.01], 1.5), ([1.6, 2.0], 2), ([7.6], 10), ([40, float("inf")], 50)],
+)
+def test_the_end_of_an_error_axis_moves_by_round_steps(errors: list[float | None], end: float) -> None:
+    assert error_ceiling(errors) == end
+
+
+def test_bars_under_a_slider_are_built_fast() -> None:
+    tasks, errors = [f"task {i}" for i in range(8)], [0.1] * 8
+    series = [(f"series {i}", "#0072b2", errors, errors) for i in range(3)]
+    took = []
+    for _ in range(20):
+        start = time.perf_counter()
+        prediction_bars(tasks, series)
+        took.append(time.perf_counter() - start)
+    assert min(took) < 0.005

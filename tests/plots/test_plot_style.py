@@ -85,12 +85,37 @@ def test_methods_have_colours_by_key_or_title() -> None:
 def test_every_css_variable_that_a_figure_names_is_defined_in_the_style_sheet() -> None:
     css = asset_path("app.css").read_text(encoding="utf-8")
     source = "".join(path.read_text(encoding="utf-8") for path in Path(plots.__file__).parent.glob("*.py"))
-    used = set(re.findall(r"var\((--[a-z-]+)\)", source)) | {f"--plot-seq-{step}" for step in range(5)}
+    used = set(re.findall(r"var\((--[a-z-]+)\)", source)) | {
+        f"--plot-{scale}-{step}" for scale in ("seq", "div") for step in range(5)
+    }
     for scope in (r":root \{(.*?)\}", r"\.dark \{(.*?)\}"):
         found = re.search(scope, css, re.DOTALL)
         assert found is not None
         missing = {name for name in used - {"--plot-font"} if f"{name}:" not in found[1]}
         assert not missing, f"{scope}: {missing}"
+
+
+def theme_colour(theme: str, name: str) -> str:
+    css = asset_path("app.css").read_text(encoding="utf-8")
+    scope = re.search({"light": r":root \{(.*?)\}", "dark": r"\.dark \{(.*?)\}"}[theme], css, re.DOTALL)
+    assert scope is not None
+    found = re.search(rf"--plot-{name}: (#[0-9a-f]{{6}})", scope[1])
+    assert found is not None, name
+    return found[1]
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_diverging_colours_leave_the_page_steadily_and_their_ends_are_told_apart_by_all_eyes(theme: str) -> None:
+    page = theme_colour(theme, "surface")
+    apart = {
+        eye: [float(np.linalg.norm(lab(theme_colour(theme, f"div-{step}"), eye) - lab(page, eye))) for step in range(5)]
+        for eye in EYES
+    }
+    for eye, (far_below, below, zero, above, far_above) in apart.items():
+        assert zero < 5 < below < far_below and 5 < above < far_above, eye
+        for one, other in ((0, 4), (1, 3)):
+            pair = [lab(theme_colour(theme, f"div-{step}"), eye) for step in (one, other)]
+            assert float(np.linalg.norm(pair[0] - pair[1])) > 40, (eye, one)
 
 
 def test_a_figure_is_transparent_keeps_zoom_and_names_the_plot() -> None:

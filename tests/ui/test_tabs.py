@@ -11,20 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-import numpy as np
 import psutil
 import pytest
 from tiny_checkpoints import change_config, change_weights
 
 from sftm_app.errors import CheckpointError, InputError, JobError, OutputError, RecipeError, SFTMError
 from sftm_app.evaluation.contestants import BASE, INDIVIDUAL
-from sftm_app.inspection.layers import map_layers
 from sftm_app.jobs.folder import RunFolder, create_run, identity, status
 from sftm_app.jobs.worker import work
 from sftm_app.merging.methods import METHODS
 from sftm_app.merging.params import controls
 from sftm_app.merging.recipe import recipe_from_yaml, recipe_to_yaml
-from sftm_app.ui import inspect_tab, models_tab, recipe_view, run_view, runs, trying
+from sftm_app.ui import models_tab, recipe_view, run_view, runs, trying
 from sftm_app.ui.params_form import ParamsForm
 from sftm_app.ui.studio import Studio
 from sftm_app.ui.workspace import Workspace, restore
@@ -122,44 +120,6 @@ def test_names_from_files_are_shown_as_text(studio: Studio) -> None:
     change_config(studio.settings.models_dir / "a", id2label=labels)
     shown = models_tab.preflight_html(studio, models_tab.load_own(studio, "base", ["a"]))
     assert "<script>" not in shown and "&lt;script&gt;" in shown
-
-
-# Inspect
-
-
-def test_the_map_fills_up_and_ends_complete(studio: Studio, workspace: Workspace) -> None:
-    found = studio.preflight(workspace)
-    layers = map_layers(found)
-    steps = list(inspect_tab.map_figure(studio, found, "change", layers[3].name))
-    assert not any(problems for _, problems in steps)
-    figures = [figure for figure, _ in steps]
-    blanks = [int(np.isnan(figure.data[0].z).sum()) for figure in figures]
-    assert len(figures) > 1 and blanks == sorted(blanks, reverse=True)
-    names = [name for row in figures[-1].data[0].customdata for name in row if name]
-    assert sorted(names) == sorted(layer.name for layer in layers)
-    assert int(np.isfinite(figures[-1].data[0].z).sum()) == len(layers)
-
-
-def test_a_layer_shows_spectra_and_the_overlap_of_two_tasks(studio: Studio, workspace: Workspace) -> None:
-    name = map_layers(studio.preflight(workspace))[2].name
-    title, spectra, read, write, first, second, pair_read, pair_write = inspect_tab.show_layer(
-        studio, workspace, name, "c", "a"
-    )
-    assert name.removesuffix(".weight") in title
-    assert {trace.name.split(" · ")[0] for trace in spectra.data} == {"a", "b", "c"}
-    assert np.array(read.data[0].z).shape == np.array(write.data[0].z).shape == (3, 3)
-    assert (first["value"], second["value"]) == ("c", "a")
-    assert (
-        "features of c" in pair_read.layout.yaxis.title.text and "features of a" in pair_write.layout.xaxis.title.text
-    )
-
-
-def test_unknown_layers_and_tasks_from_the_browser_do_no_harm(studio: Studio, workspace: Workspace) -> None:
-    with pytest.raises(InputError, match="no layer"):
-        inspect_tab.show_layer(studio, workspace, "../../etc/passwd", None, None)
-    name = map_layers(studio.preflight(workspace))[0].name
-    shown = inspect_tab.show_layer(studio, workspace, name, "nobody", "a")
-    assert (shown[4]["value"], shown[5]["value"]) == ("a", "b")
 
 
 # Merge
@@ -326,18 +286,6 @@ def test_an_outdated_map_stops_drawing(studio: Studio) -> None:
     second = studio.newer_draw("page")
     assert not studio.is_latest_draw("page", first) and studio.is_latest_draw("page", second)
     assert not studio.is_latest_draw("another page", second)
-
-
-def test_a_broken_layer_leaves_the_rest_of_the_map(studio: Studio) -> None:
-    def spoil(tensors: dict[str, Any]) -> None:
-        tensors["vit.encoder.layer.0.output.dense.weight"][0, 0] = float("nan")
-
-    change_weights(studio.settings.models_dir / "a" / "model.safetensors", spoil)
-    own = models_tab.load_own(studio, "base", ["a", "b"])
-    found = studio.preflight(own)
-    figure, problems = list(inspect_tab.map_figure(studio, found, "change", None))[-1]
-    assert len(problems) == 1 and "layer.0.output.dense.weight" in problems[0]
-    assert int(np.isfinite(figure.data[0].z).sum()) == len(map_layers(found)) - 1
 
 
 def test_refusals_say_what_is_still_loaded(studio: Studio, workspace: Workspace) -> None:

@@ -105,6 +105,11 @@ def test_a_click_on_a_bar_has_no_cell() -> None:
     assert selection is not None and selection.cell is None and selection.customdata == ("a", 1.0, None)
 
 
+def test_a_click_on_a_spectrum_names_task_and_feature() -> None:
+    selection = parse_selection({"x": 9, "y": 1.5, "customdata": [2, 8], "curve": 4})
+    assert selection is not None and selection.customdata == (2.0, 8.0)
+
+
 @pytest.mark.parametrize(
     "data",
     [
@@ -160,6 +165,13 @@ def test_plotly_view_takes_figures_dicts_json_and_nothing() -> None:
 def test_plotly_view_loads_plotly_from_this_machine_only() -> None:
     head = str(PlotlyView().head)
     assert "plotly.min.js" in head and "http" not in head
+
+
+def test_every_button_of_a_plot_is_wired() -> None:
+    view = PlotlyView()
+    for kind in ("png", "svg", "csv"):
+        assert f"sf-plot-{kind}" in view.html_template
+        assert f"querySelector('.sf-plot-{kind}').addEventListener" in str(view.js_on_load)
 
 
 def test_widget_templates_name_no_prop() -> None:

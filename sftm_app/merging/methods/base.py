@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sftm_app.linalg.low_rank import Change, weighted_sum
-from sftm_app.linalg.svd import Factors
+from sftm_app.linalg.svd import Factors, Rank
 
-Rank = int | float | None
+__all__ = ["Layer", "Merged", "Method", "Rank", "weighted_average"]
 
 
 @dataclass(frozen=True)

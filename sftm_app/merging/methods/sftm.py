@@ -32,7 +32,8 @@ class SFTMParams:
     )
     rank: Rank = rank(
         "Rank",
-        "Singular features kept per task and layer: full, a count (32) or a share of the full rank (25%).",
+        "Singular features kept per task and layer: full, a count (32), a share of the full rank (25%), or as many as "
+        "hold a share of the change (90% energy).",
     )
     scaling: float = number(
         1.0,

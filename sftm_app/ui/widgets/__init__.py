@@ -1,6 +1,22 @@
-"""Reusable pieces of the pages: a plot that can be clicked, a drawing pad, and small blocks of safe HTML."""
+"""Reusable pieces of the pages: plots that can be clicked, a drawing pad, sliders, links, and blocks of safe HTML."""
 
+from sftm_app.ui.widgets.address_bar import AddressBar
 from sftm_app.ui.widgets.draw_pad import DrawPad, decode_drawing, encode_drawing
+from sftm_app.ui.widgets.linked_html import LinkedHtml, view_link
 from sftm_app.ui.widgets.plotly_view import PlotlyView, Selection, parse_selection
+from sftm_app.ui.widgets.sliders import Sliders, slider_rows, slider_values
 
-__all__ = ["DrawPad", "PlotlyView", "Selection", "decode_drawing", "encode_drawing", "parse_selection"]
+__all__ = [
+    "AddressBar",
+    "DrawPad",
+    "LinkedHtml",
+    "PlotlyView",
+    "Selection",
+    "Sliders",
+    "decode_drawing",
+    "encode_drawing",
+    "parse_selection",
+    "slider_rows",
+    "slider_values",
+    "view_link",
+]

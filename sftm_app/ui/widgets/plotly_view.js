@@ -13,7 +13,8 @@ let again = false;
 let waiting = false;     // a figure came while the tab was hidden
 let cursor = null;
 let outline = null;      // the cell clicked here, framed at once; the server need not send the figure again
-let outlinedIn = null;   // the value that the frame belongs to
+let ringed = null;       // the point clicked here, as its customdata
+let clickedIn = null;    // the value that outline and ringed belong to
 
 function isDark() { return document.body.classList.contains('dark'); }
 
@@ -51,6 +52,7 @@ function showEmpty() {
 
 async function draw() {
   root.setAttribute('aria-label', props.label || 'Plot');
+  stage.setAttribute('aria-label', (props.label || 'Plot') + '. Arrow keys walk over the points, Enter chooses one.');
   if (busy) { again = true; return; }
   let shown = null;
   try { shown = figure(); } catch (error) { console.error('PlotlyView: the figure is not valid JSON', error); }
@@ -67,9 +69,10 @@ async function draw() {
     if (waiting) return;
     const styles = getComputedStyle(root);
     layout.width = undefined;
-    if (outline && outlinedIn === props.value) layout.shapes = [outline];
-    else outline = null;
+    if (clickedIn !== props.value) outline = ringed = null;
+    if (outline) layout.shapes = [outline];
     await Plotly.react(stage, resolve(shown.data || [], styles), resolve(layout, styles), CONFIG);
+    if (ringed) await moveRing();
     drawnWidth = stage.offsetWidth;
     stage.dataset.draws = String(Number(stage.dataset.draws || 0) + 1);
     listen();
@@ -89,21 +92,55 @@ function frameCell(point) {
   const down = (trace.dy || 1) / 2;
   outline = {type: 'rect', x0: point.x - across, x1: point.x + across, y0: point.y - down, y1: point.y + down,
     line: {color: 'var(--plot-ink)', width: 2.5}};
-  outlinedIn = props.value;
+  clickedIn = props.value;
   Plotly.relayout(stage, {shapes: [resolve(outline, getComputedStyle(root))]});
+}
+
+function samePoint(one, other) { return Array.from(one || []).join() === Array.from(other || []).join(); }
+
+// A figure with rings (markers that wait for a point) has one in each panel; it goes where the panel shows that point.
+function moveRing() {
+  const full = stage._fullData || [];
+  const rings = full.filter((trace) => trace.meta && trace.meta.ring);
+  const places = rings.map((ring) => {
+    for (const trace of full) {
+      if (trace.xaxis !== ring.xaxis || !walkable(trace) || !trace.customdata) continue;
+      const i = Array.from(trace.customdata).findIndex((data) => samePoint(data, ringed));
+      if (i >= 0) return [trace.x[i], trace.y[i]];
+    }
+    return [null, null];
+  });
+  if (!rings.length) return undefined;
+  const moved = {x: places.map(([x]) => [x]), y: places.map(([, y]) => [y])};
+  return Plotly.restyle(stage, moved, rings.map((ring) => ring.index));
+}
+
+function ringPoint(point) {
+  if (!isList(point.customdata)) return;
+  ringed = Array.from(point.customdata);
+  clickedIn = props.value;
+  moveRing();
+}
+
+// A reduced heatmap's cell stands for a block of features; its customdata says which of them the cell shows.
+function features(point) {
+  const trace = (stage._fullData || [])[point.curveNumber ?? 0];
+  const block = trace && trace.meta && trace.meta.block;
+  if (!block) return [point.x, point.y, point.customdata];
+  return [point.x + point.customdata % block[1], point.y + Math.floor(point.customdata / block[1]), null];
 }
 
 function report(point) {
   const scalar = (item) => (typeof item === 'number' || typeof item === 'string' ? item : null);
-  const data = point.customdata;
+  const [x, y, data] = features(point);
   trigger('select', {
-    x: scalar(point.x),
-    y: scalar(point.y),
-    customdata: Array.isArray(data) ? data.map(scalar).slice(0, 16) : scalar(data),
+    x: scalar(x),
+    y: scalar(y),
+    customdata: isList(data) ? Array.from(data).map(scalar).slice(0, 16) : scalar(data),
     curve: point.curveNumber ?? 0,
   });
   // After the request has left: framing costs a redraw of its own.
-  requestAnimationFrame(() => frameCell(point));
+  requestAnimationFrame(() => { frameCell(point); ringPoint(point); });
 }
 
 function listen() {
@@ -112,109 +149,153 @@ function listen() {
   stage.on('plotly_click', (event) => { if (event.points && event.points.length) report(event.points[0]); });
 }
 
-// Keyboard: arrows walk over the cells of a heatmap, Enter or Space selects; the cell is also read out.
-function heatmap() {
-  const full = stage._fullData || [];
-  const index = full.findIndex((trace) => trace.type === 'heatmap');
-  return index < 0 ? null : {trace: full[index], index};
+function isList(value) { return Array.isArray(value) || ArrayBuffer.isView(value); }
+function isNumber(value) { return typeof value === 'number' && Number.isFinite(value); }
+function short(value) {
+  if (typeof value === 'number') return Number.isNaN(value) ? 'no value' : String(Number(value.toPrecision(4)));
+  return String(value ?? 'no value');
 }
-function index0(value, start, step) { return Math.round((value - (start ?? 0)) / (step || 1)); }
-function at(list, index, start, step) { return list && list.length > index ? list[index] : (start ?? 0) + index * (step ?? 1); }
+function axisOf(trace, letter) {
+  return stage._fullLayout[letter + 'axis' + String(trace[letter + 'axis'] || letter).slice(1)];
+}
+// A legend may say more than the name.
+function seriesOf(trace) { return (trace.meta && trace.meta.series) || trace.name || ''; }
+// As the figure gives it: plotly fills in "Click to enter X axis title".
+function titleOf(axis) { return (((stage.layout[axis._name] || {}).title || {}).text) || ''; }
+function words(text) { return readable(text).trim(); }
 
-stage.addEventListener('keydown', (event) => {
-  const map = heatmap();
-  if (!map) return;
-  const {trace, index} = map;
-  const rows = trace.z.length;
-  const columns = trace.z[0].length;
-  const moves = {ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0]};
-  if (!(event.key in moves) && event.key !== 'Enter' && event.key !== ' ') return;
-  event.preventDefault();
+// Keyboard: arrows walk over a heatmap's cells, or along a line's points or bars and to the next line or series; Enter
+// or Space selects; what the cursor stands on is read out.
+const MOVES = {ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0]};
+function index0(value, start, step) { return Math.round((value - (start ?? 0)) / (step || 1)); }
+function at(list, index, start, step) {
+  return list && list.length > index ? list[index] : (start ?? 0) + index * (step ?? 1);
+}
+function clamp(value, count) { return Math.min(Math.max(value, 0), count - 1); }
+function selectedAtFirst() { return ((stage.layout || {}).meta || {}).selected; }
+
+function walkCells(trace, move) {
   // Starts at the framed cell, if there is one.
-  const chosen = ((stage.layout || {}).meta || {}).selected;
+  const chosen = selectedAtFirst();
   const start = outline ? [(outline.y0 + outline.y1) / 2, (outline.x0 + outline.x1) / 2] : chosen;
   if (!cursor) cursor = start ? [index0(start[0], trace.y0, trace.dy), index0(start[1], trace.x0, trace.dx)] : [0, 0];
-  else if (event.key in moves) cursor = [cursor[0] + moves[event.key][0], cursor[1] + moves[event.key][1]];
-  cursor = [Math.min(Math.max(cursor[0], 0), rows - 1), Math.min(Math.max(cursor[1], 0), columns - 1)];
+  else if (move) cursor = [cursor[0] + move[0], cursor[1] + move[1]];
+  cursor = [clamp(cursor[0], trace.z.length), clamp(cursor[1], trace.z[0].length)];
   const [r, c] = cursor;
-  const x = at(trace.x, c, trace.x0, trace.dx);
-  const y = at(trace.y, r, trace.y0, trace.dy);
-  const value = trace.z[r][c];
-  if (event.key in moves) {
-    Plotly.Fx.hover(stage, {xval: x, yval: y}, 'xy');
-    const words = trace.text && trace.text[r] && trace.text[r][c];
-    spoken.textContent = (words ? String(words).replace(/<[^>]*>/g, ' ') : `row ${y}, column ${x}`) + ` ${words ? '' : value ?? 'no value'}`;
-  } else if (value !== null && value !== undefined && !Number.isNaN(value)) {
-    report({x, y, customdata: trace.customdata && trace.customdata[r] && trace.customdata[r][c], curveNumber: index});
-  }
-});
-stage.addEventListener('blur', () => { cursor = null; if (listening) Plotly.Fx.unhover(stage); });
-
-// Export: made here from what is shown, nothing is sent anywhere.
-function save(href, ending) {
-  const link = document.createElement('a');
-  const name = props.filename || ((stage.layout || {}).meta || {}).name || 'plot';
-  link.href = href;
-  link.download = String(name).replace(/[^\w.-]+/g, '_') + ending;
-  link.click();
+  const [x, y] = [at(trace.x, c, trace.x0, trace.dx), at(trace.y, r, trace.y0, trace.dy)];
+  const inCell = (grid) => grid && grid[r] && grid[r][c];
+  const text = inCell(trace.text);
+  const point = {x, y, customdata: inCell(trace.customdata), curveNumber: trace.index};
+  const [across, down] = features(point);
+  const axis = (letter, other) => words(titleOf(axisOf(trace, letter)) || other);
+  const place = text ? words(text) : `${axis('y', 'row')} ${down}, ${axis('x', 'column')} ${across}:`;
+  const told = String(trace.hovertemplate).startsWith('%{text}<extra>');
+  return {
+    point,
+    exists: isNumber(trace.z[r][c]),
+    spoken: told ? place : `${place} ${short(trace.z[r][c])}`,
+    hover: {xval: x, yval: y},
+    subplot: 'xy',
+  };
 }
 
-async function savePng() {
-  const styles = getComputedStyle(root);
-  const layout = {...stage.layout, paper_bgcolor: styles.getPropertyValue('--plot-surface').trim(), autosize: false};
-  const size = {width: stage.offsetWidth, height: stage.offsetHeight};
-  save(await Plotly.toImage({data: stage.data, layout: {...layout, ...size}}, {format: 'png', scale: 2, ...size}), '.png');
+// Some traces only help the eye: marks, bands, rings.
+function isAid(trace) { return Boolean(trace.meta && trace.meta.aid); }
+function walkable(trace) {
+  return trace.visible === true && (trace.type === 'scatter' || trace.type === 'bar') && !isAid(trace);
+}
+function subplotOf(trace) { return (trace.xaxis || 'x') + (trace.yaxis || 'y'); }
+function pointsOf(trace) {
+  const places = [];
+  for (let i = 0; i < trace.y.length; i++) if (isNumber(trace.x[i]) && isNumber(trace.y[i])) places.push(i);
+  return places;
 }
 
-function readable(text) {
-  const box = document.createElement('textarea');
-  box.innerHTML = String(text).replace(/<br>/g, ' ').replace(/<[^>]*>/g, '');
-  return box.value;
-}
-function cell(value) {
-  if (value === null || value === undefined || (typeof value === 'number' && Number.isNaN(value))) return '';
-  if (typeof value === 'number') return String(value);
-  let text = readable(value);
-  // A spreadsheet would run a name that begins like a formula.
-  if (/^[=+\-@\t\r]/.test(text)) text = "'" + text;
-  return /[",\n\r]/.test(text) ? '"' + text.replace(/"/g, '""') + '"' : text;
-}
-function tick(axis, value) {
-  if (!axis || !axis.tickvals || !axis.ticktext) return value;
-  const index = Array.from(axis.tickvals).indexOf(value);
-  return index < 0 ? value : axis.ticktext[index];
-}
-function csvText() {
-  const lines = [];
-  const axisOf = (id, letter) => stage._fullLayout[letter + 'axis' + String(id || letter).slice(1)];
-  for (const trace of stage._fullData || []) {
-    const xAxis = axisOf(trace.xaxis, 'x');
-    const yAxis = axisOf(trace.yaxis, 'y');
-    if (trace.type === 'heatmap') {
-      lines.push(['row', 'column', 'value', 'name']);
-      for (let r = 0; r < trace.z.length; r++) for (let c = 0; c < trace.z[r].length; c++) {
-        const name = trace.customdata && trace.customdata[r] ? trace.customdata[r][c] : '';
-        lines.push([tick(yAxis, at(trace.y, r, trace.y0, trace.dy)), tick(xAxis, at(trace.x, c, trace.x0, trace.dx)),
-          trace.z[r][c], name]);
-      }
-    } else {
-      if (!lines.length) lines.push(['series', 'x axis', 'y axis', 'x', 'y', 'label']);
-      const length = (trace.y || trace.x || []).length;
-      const title = (axis) => (axis && axis.title && axis.title.text) || '';
-      for (let i = 0; i < length; i++) {
-        const label = Array.isArray(trace.text) ? trace.text[i] : '';
-        lines.push([trace.name, title(xAxis), title(yAxis), tick(xAxis, trace.x[i]), tick(yAxis, trace.y[i]), label]);
-      }
+function walkPoints(lines, move) {
+  const sideways = lines[0].orientation === 'h';
+  let [line, place] = cursor || [0, 0];
+  line = clamp(line, lines.length);
+  if (!cursor) {
+    // Starts at the ringed point, if there is one.
+    const chosen = ringed || selectedAtFirst();
+    lines.some((trace, l) => pointsOf(trace).some((i, p) => {
+      const found = chosen && trace.customdata && samePoint(trace.customdata[i], chosen);
+      if (found) [line, place] = [l, p];
+      return found;
+    }));
+  } else if (move) {
+    // Along a series, or to the same x of the next one. Bars that lie run downwards.
+    const [across, along] = sideways ? [move[1], move[0]] : move;
+    const before = pointsOf(lines[line])[place];
+    place += along;
+    if (across) {
+      const x = lines[line].x[before];
+      line = clamp(line + across, lines.length);
+      const points = pointsOf(lines[line]);
+      const apart = (p) => Math.abs(lines[line].x[points[p]] - x);
+      place = sideways ? place : points.reduce((best, _, p) => (apart(p) < apart(best) ? p : best), 0);
     }
   }
-  return lines.map((line) => line.map(cell).join(',')).join('\r\n') + '\r\n';
+  const trace = lines[line];
+  const points = pointsOf(trace);
+  place = clamp(place, points.length);
+  cursor = [line, place];
+  const i = points[place];
+  const customdata = trace.customdata && trace.customdata[i];
+  return {
+    point: {x: trace.x[i], y: trace.y[i], customdata, curveNumber: trace.index},
+    exists: true,
+    spoken: tell(trace, i),
+    hover: [{curveNumber: trace.index, pointNumber: i}],
+    subplot: subplotOf(trace),
+  };
 }
-root.querySelector('.sf-plot-png').addEventListener('click', savePng);
-root.querySelector('.sf-plot-csv').addEventListener('click', () => {
-  const url = URL.createObjectURL(new Blob(['\ufeff' + csvText()], {type: 'text/csv'}));
-  save(url, '.csv');
-  setTimeout(() => URL.revokeObjectURL(url), 10000);
+
+// What is said of a point beside its numbers: its own text, or that of the stretch it lies in.
+function labelOf(trace, i) {
+  if (isList(trace.text)) return trace.text[i] ?? '';
+  const spans = (trace.meta && trace.meta.spans) || [];
+  return spans.filter(([first, last]) => first <= trace.x[i] && trace.x[i] <= last).map((span) => span[2]).join(', ');
+}
+
+function tell(trace, i) {
+  if (isList(trace.hovertext)) return words(trace.hovertext[i]);
+  const text = words(labelOf(trace, i));
+  // The text of bars is the whole name of their group, of which the tick may show a part.
+  const named = trace.type !== 'bar' || !text ? '' : trace.orientation === 'h' ? 'y' : 'x';
+  const said = ['x', 'y'].map((letter) => {
+    const axis = axisOf(trace, letter);
+    const value = trace[letter][i];
+    const shown = String(axis.tickformat).endsWith('%') ? `${short(100 * value)} %` : short(tick(axis, value));
+    return words(`${titleOf(axis)} ${letter === named ? text : shown}`);
+  });
+  return [words(seriesOf(trace)), ...said, named ? '' : text].filter(Boolean).join(', ');
+}
+
+function walk(move) {
+  const full = stage._fullData || [];
+  const map = full.find((trace) => trace.type === 'heatmap');
+  if (map) return walkCells(map, move);
+  const lines = full.filter((trace) => walkable(trace) && pointsOf(trace).length);
+  const panel = (trace) => Number(String(trace.xaxis || 'x').slice(1) || 1);
+  lines.sort((a, b) => panel(a) - panel(b) || a.index - b.index);
+  return lines.length ? walkPoints(lines, move) : null;
+}
+
+stage.addEventListener('keydown', (event) => {
+  const move = MOVES[event.key];
+  if ((!move && event.key !== 'Enter' && event.key !== ' ') || event.ctrlKey || event.metaKey || event.altKey) return;
+  const found = walk(move);
+  if (!found) return;
+  event.preventDefault();
+  if (!move) {
+    if (found.exists) report(found.point);
+    return;
+  }
+  spoken.textContent = found.spoken;
+  Plotly.Fx.hover(stage, found.hover, found.subplot);
 });
+stage.addEventListener('blur', () => { cursor = null; if (listening) Plotly.Fx.unhover(stage); });
 
 let drawnWidth = 0;
 let frame = 0;

@@ -16,16 +16,18 @@ from sftm_app.plots.bundle import plotly_js_path
 
 _MOST_TEXT = 1024
 _MOST_ITEMS = 16
-_SCRIPT = Path(__file__).with_suffix(".js")
+# One after the other they are the body of one function: drawing, selecting and keyboard; then the exports.
+_SCRIPTS = ("plotly_view.js", "plotly_view_export.js")
 
 # Static on purpose: Gradio re-renders a template that names a prop, which would throw the drawn plot away.
 _TEMPLATE = """
 <div class="sf-plot" role="group">
   <div class="sf-plot-tools" hidden>
     <button type="button" class="sf-tool sf-plot-png" title="Save this plot as a picture">PNG</button>
+    <button type="button" class="sf-tool sf-plot-svg" title="Save this plot as a drawing for any size">SVG</button>
     <button type="button" class="sf-tool sf-plot-csv" title="Save the numbers of this plot">CSV</button>
   </div>
-  <div class="sf-plot-stage" tabindex="0" hidden></div>
+  <div class="sf-plot-stage" role="application" tabindex="0" hidden></div>
   <div class="sf-plot-empty sf-empty">
     <p class="sf-empty-title">Preparing the plot</p><p class="sf-empty-body"></p>
   </div>
@@ -79,7 +81,7 @@ class PlotlyView(gr.HTML):  # type: ignore[misc]
             value=value,
             label=label,
             html_template=_TEMPLATE,
-            js_on_load=_SCRIPT.read_text(encoding="utf-8"),
+            js_on_load="\n".join(Path(__file__).with_name(name).read_text(encoding="utf-8") for name in _SCRIPTS),
             head=f'<script src="{file_url(script)}"></script>',
             apply_default_css=False,
             empty_title=empty_title,

@@ -1,0 +1,78 @@
+"""The workspace in an address: which base and tasks a shared view is about."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from urllib.parse import urlencode
+
+from sftm_app.errors import CompatibilityError, InputError
+from sftm_app.merging.recipe import make_recipe
+from sftm_app.ui.models_tab import checked, pack_workspace
+from sftm_app.ui.settings import Settings, allowed
+from sftm_app.ui.studio import Studio
+from sftm_app.ui.view import View, view_to_query
+from sftm_app.ui.workspace import Workspace
+
+MOST_TASKS = 128
+
+
+def address_of(studio: Studio, ws: Workspace, view: View) -> str:
+    """The query of the address that shows this view of this workspace; "" when nothing is loaded."""
+    if not ws.ready:
+        return ""
+    return urlencode([*workspace_to_query(studio, ws), *view_to_query(view)])
+
+
+def workspace_to_query(studio: Studio, ws: Workspace) -> list[tuple[str, str]]:
+    """A demo by its name; else base and tasks by their paths, below the models folder relative to it."""
+    for pack in studio.packs:
+        if (ws.base, ws.tasks, ws.roles) == _content(pack_workspace(pack)):
+            return [("demo", pack.name)]
+    tasks = [("with", f"{task.name}:{_short(studio.settings, task.path)}") for task in ws.tasks]
+    roles = [("role", f"{role}:{pattern}") for pattern, role in ws.roles]
+    return [("base", _short(studio.settings, ws.base)), *tasks, *roles]
+
+
+def workspace_from_query(studio: Studio, query: Mapping[str, Sequence[str]]) -> Workspace | None:
+    """The workspace that an address names, checked as a picked one is; None where it names none. Nothing is remembered.
+
+    Raises
+        InputError: there is no such demo, a path is not allowed, or base and tasks do not fit.
+    """
+    demos = query.get("demo", ())
+    if demos:
+        pack = next((pack for pack in studio.packs if pack.name == demos[0]), None)
+        if pack is None:
+            known = ", ".join(pack.name for pack in studio.packs)
+            raise InputError(f"The address names the demo {demos[0][:80]!r}. There are {known}.")
+        return checked(studio, pack_workspace(pack))
+    bases, given = query.get("base", ()), query.get("with", ())
+    if not bases or not given:
+        return None
+    if len(given) > MOST_TASKS:
+        raise InputError(f"The address names {len(given)} tasks; at most {MOST_TASKS} are opened from one.")
+    problems: list[str] = []
+    paths: list[Path] = []
+    named = [text.partition(":") for text in given]
+    for text in (bases[0], *(path for _, _, path in named)):
+        try:
+            paths.append(allowed(studio.settings, text))
+        except InputError as error:
+            problems.append(str(error))
+    if problems:
+        raise CompatibilityError(problems)
+    # The recipe's own checks hold for names and roles from an address too.
+    tasks = [{"path": path, "name": name} for (name, _, _), path in zip(named, paths[1:], strict=True)]
+    roles = {pattern: role for role, _, pattern in (text.partition(":") for text in query.get("role", ()))}
+    recipe = make_recipe(paths[0], tasks, roles=roles)
+    return checked(studio, Workspace(recipe.base, recipe.tasks, roles=recipe.roles))
+
+
+def _content(ws: Workspace) -> tuple[object, ...]:
+    return ws.base, ws.tasks, ws.roles
+
+
+def _short(settings: Settings, path: str) -> str:
+    place = Path(path)
+    return str(place.relative_to(settings.models_dir)) if settings.models_dir in place.parents else path

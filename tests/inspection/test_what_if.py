@@ -1,0 +1,309 @@
+"""Predictions against the merge itself: every method, rank and weight on layers of every shape and kind."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from inspection_cases import made_of
+from torch import Tensor
+
+from sftm_app.errors import InputError, RecipeError
+from sftm_app.inspection import answers, sides
+from sftm_app.inspection.what_if import Prediction, WhatIf, merge_settings
+from sftm_app.linalg.interactions import Interactions
+from sftm_app.linalg.low_rank import dense
+from sftm_app.linalg.subspace import mapping_error, readout_error
+from sftm_app.merging.methods import METHODS
+from sftm_app.merging.methods.base import Layer
+
+# Random features are independent while there are fewer of them than entries, so these layers are well posed.
+TALL, WIDE, SQUARE = (30, 18), (18, 30), (24, 24)
+
+
+def random_task(shape: tuple[int, int], seed: int, r: int | None = None, decay: float = 1.0) -> Tensor:
+    """An (m, n) float32 matrix of rank r (default full) whose gains fall by 10^-decay."""
+    generator = torch.Generator().manual_seed(seed)
+    m, n = shape
+    r = min(m, n) if r is None else r
+    U = torch.linalg.qr(torch.randn(m, r, generator=generator, dtype=torch.float64)).Q
+    V = torch.linalg.qr(torch.randn(n, r, generator=generator, dtype=torch.float64)).Q
+    return ((U * torch.logspace(0, -decay, r, dtype=torch.float64)) @ V.T).float()
+
+
+def tasks(kind: str, shape: tuple[int, int] = SQUARE) -> list[Tensor]:
+    one, two, three = (random_task(shape, seed) for seed in (1, 2, 3))
+    shared = 0.8 * random_task(shape, 9, r=4, decay=0.2)
+    small = [random_task(shape, seed, r=3) for seed in (4, 5, 6)]
+    return {
+        "random": [one, two, three],
+        "shared": [one + shared, two + shared, 0.4 * three + shared],
+        "single": [one],
+        "copies": [one, one, one],
+        "near copies": [one, one + 1e-3 * two],
+        "opposed": [one, -one],
+        "one opposes": [one, two, 0.5 * three - one],
+        "zero beside": [one, torch.zeros(shape), two],
+        "all zero": [torch.zeros(shape), torch.zeros(shape)],
+        "low rank": small,
+        "one missing direction": [random_task(shape, seed, r=min(shape) - 1) for seed in (1, 2)],
+        "low beside full": [small[0], one, two],
+        "tiny beside large": [1e-3 * one, two, 30 * three],
+        "huge": [1e30 * one, 1e30 * two],
+        "minute": [1e-30 * one, 1e-30 * two],
+    }[kind]
+
+
+KINDS = (
+    "random", "shared", "single", "copies", "near copies", "opposed", "one opposes", "zero beside", "all zero",
+    "low rank", "one missing direction", "low beside full", "tiny beside large", "huge", "minute",
+)  # fmt: skip
+RANKS: tuple[Any, ...] = (None, 1, 7, 0.5, "60% energy", "99% energy")
+
+
+def check(what_if: WhatIf, matrices: list[Tensor], weights: list[float], method: str, **values: Any) -> Prediction:
+    """The prediction, after comparing it with the merge itself."""
+    settings = merge_settings(method, values, weights)
+    found = what_if.predict(settings)
+    factors = what_if.made.factors
+    idle = sum(weights[task] for task in what_if.made.idle)
+    members = [weights[task] for task in what_if.made.layer.members]
+    merged = METHODS[method].merge_matrix(Layer(matrices, members, lambda t: factors[t], idle), settings.params)
+    D = dense(merged.delta).to(factors[0].U)
+    errors = [[error(D, f) for f in factors] for error in (readout_error, mapping_error)]
+    said = f"{method} {values} {weights}"
+    np.testing.assert_allclose(found.readout_errors, errors[0], atol=1e-3, rtol=1e-3, err_msg=said)
+    np.testing.assert_allclose(found.mapping_errors, errors[1], atol=1e-3, rtol=1e-3, err_msg=said)
+    largest = max((float(f.S[0]) for f in factors if f.rank), default=1.0)
+    rebuilt = sum((f.U.double() * c.double()) @ f.Vh.double() for f, c in zip(factors, found.coefficients, strict=True))
+    size = float(D.double().norm()) / largest
+    assert float((rebuilt - D.double()).norm()) / largest <= 1e-3 * max(1.0, size), said
+    assert found.norm / largest == pytest.approx(size, rel=1e-3, abs=1e-3), said
+    for f, read in zip(factors, found.readouts, strict=True):
+        wanted = (f.U.double() * (D.double() @ f.Vh.double().T)).sum(0) / largest
+        assert float((read.double() / largest - wanted).norm()) <= 1e-3 * max(1.0, size), said
+    assert found.ranks == tuple(merged.figures.get("ranks", [f.rank for f in factors]))
+    assert [[c.first, c.second] for c in found.conflicts] == [c[:2] for c in merged.figures.get("conflicts", [])], said
+    for conflict, (_, _, cosine) in zip(found.conflicts, merged.figures.get("conflicts", []), strict=True):
+        assert conflict.cosine == pytest.approx(cosine, abs=1e-3)
+    return found
+
+
+@pytest.mark.parametrize("stored", [True, False])
+@pytest.mark.parametrize("shape", [TALL, WIDE, SQUARE], ids=["tall", "wide", "square"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_predictions_are_what_the_merge_does(kind: str, shape: tuple[int, int], stored: bool) -> None:
+    matrices = tasks(kind, shape)
+    what_if = WhatIf(made_of(*matrices), stored)
+    plain = [1.0] * len(matrices)
+    uneven = [0.5, 1.0, 3.0, 0.2][: len(matrices)]
+    for weights, variant, rank in itertools.product((plain, uneven), ("readout", "mapping"), RANKS):
+        check(what_if, matrices, weights, "sftm", variant=variant, rank=rank, scaling=0.7)
+    check(what_if, matrices, uneven, "sftm", scaling=0.0)
+    for weights in (plain, uneven):
+        check(what_if, matrices, weights, "average")
+        check(what_if, matrices, weights, "task_arithmetic", scaling=0.3)
+
+
+def test_every_method_of_the_table_is_predicted() -> None:
+    what_if = WhatIf(made_of(*tasks("random")))
+    for method in METHODS:
+        assert len(what_if.predict(merge_settings(method, {}, (1.0, 1.0, 1.0))).readout_errors) == 3
+    with pytest.raises(InputError, match="'unknown' does to a layer cannot be predicted"):
+        what_if.predict(dataclasses.replace(merge_settings("average", {}, (1, 1, 1)), method="unknown"))
+
+
+def test_idle_adapters_count_in_an_average() -> None:
+    matrices = tasks("random")[:2]
+    made = dataclasses.replace(made_of(*matrices, members=(1, 3)), idle=(0, 2))
+    check(WhatIf(made), matrices, [4.0, 1.0, 0.5, 2.0], "average")
+    check(WhatIf(made), matrices, [4.0, 1.0, 0.5, 2.0], "sftm")
+    with pytest.raises(InputError, match="2 task weights, but more tasks"):
+        WhatIf(made).predict(merge_settings("average", {}, (1.0, 1.0)))
+
+
+@pytest.fixture
+def nothing_is_formed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The merged matrix is not formed, and no superposition is solved the slow way."""
+
+    def refuse(*args: Any, **options: Any) -> Any:
+        raise AssertionError("formed")
+
+    for module, name in ((answers, "superpose"), (answers, "superposed"), (sides, "superposed"), (sides, "System")):
+        monkeypatch.setattr(module, name, refuse)
+
+
+@pytest.mark.usefixtures("nothing_is_formed")
+@pytest.mark.parametrize("kind", ["random", "shared", "single", "one missing direction", "tiny beside large"])
+@pytest.mark.parametrize("shape", [TALL, SQUARE], ids=["tall", "square"])
+def test_where_tasks_read_nearly_all_inputs_nothing_is_formed(kind: str, shape: tuple[int, int]) -> None:
+    what_if = WhatIf(made_of(*tasks(kind, shape)))
+    weights = (1.0, 0.5, 2.0)[: len(what_if.made.factors)]
+    for rank in RANKS:
+        what_if.predict(merge_settings("sftm", {"rank": rank}, weights))
+    for method, values in (("average", {}), ("task_arithmetic", {}), ("sftm", {"variant": "mapping"})):
+        what_if.predict(merge_settings(method, values, weights))
+
+
+@pytest.fixture
+def solved(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The solves from here on."""
+    calls: list[Any] = []
+    solve = Interactions.solve
+    monkeypatch.setattr(Interactions, "solve", lambda *given: calls.append(given) or solve(*given))
+    return calls
+
+
+@pytest.mark.parametrize("variant", ["readout", "mapping"])
+def test_moving_scaling_solves_once_and_moving_one_weight_once_more(variant: str, solved: list[Any]) -> None:
+    matrices = tasks("shared")
+    what_if = WhatIf(made_of(*matrices))
+    for step in range(1, 11):
+        check(what_if, matrices, [1.0, 1.0, 1.0], "sftm", variant=variant, scaling=0.1 * step, rank=5)
+    assert len(solved) == 1
+    for step in range(1, 11):
+        check(what_if, matrices, [1.0, 0.3 * step, 1.0], "sftm", variant=variant, rank=5)
+    assert len(solved) == 2
+    for first, last in itertools.product((0.1, 4.0), repeat=2):
+        check(what_if, matrices, [first, 1.0, last], "sftm", variant=variant, rank=5)
+    assert len(solved) == 3
+    check(what_if, matrices, [1.0, 1.0, 1.0], "sftm", variant=variant, rank=6)
+    assert len(solved) == 4
+
+
+def test_large_weights_are_for_superpose(solved: list[Any]) -> None:
+    matrices = tasks("shared")
+    for variant in ("readout", "mapping"):
+        check(WhatIf(made_of(*matrices)), matrices, [100.0, 1.0, 0.01], "sftm", variant=variant, rank=5)
+    assert solved == []
+
+
+def test_ranks_that_keep_the_same_features_are_one_rank(solved: list[Any]) -> None:
+    what_if = WhatIf(made_of(*tasks("random")))
+    for rank in (12, 0.5, 12):
+        assert what_if.predict(merge_settings("sftm", {"rank": rank}, (1, 1, 1))).ranks == (12, 12, 12)
+    assert len(solved) == 1
+
+
+def test_a_second_rank_or_variant_does_not_disturb_the_first() -> None:
+    what_if = WhatIf(made_of(*tasks("shared")))
+    asked = [merge_settings("sftm", {"rank": rank}, (1, 2, 1)) for rank in (5, None, "90% energy")]
+    asked += [
+        merge_settings("sftm", {"variant": "mapping", "rank": 5}, (1, 2, 1)),
+        merge_settings("average", {}, (1, 2, 1)),
+    ]
+    first = [what_if.predict(settings).mapping_errors for settings in asked]
+    again = [what_if.predict(settings).mapping_errors for settings in reversed(asked)]
+    assert first == again[::-1]
+
+
+def test_settings_are_checked_and_comparable() -> None:
+    settings = merge_settings("sftm", {"rank": "energy 0.9", "scaling": 1}, [1, 2.0])
+    assert settings == merge_settings("sftm", {"rank": "90% energy"}, (1.0, 2.0))
+    assert len({settings, merge_settings("sftm", {"rank": "90% energy"}, (1.0, 2.0))}) == 1
+    assert (settings.params.rank, settings.weights) == ("90% energy", (1.0, 2.0))
+    for method, values, weights in (
+        ("sftn", {}, [1]), ("sftm", {"rnk": 1}, [1]), ("sftm", {"rank": 0}, [1]), ("average", {"scaling": 1}, [1]),
+        ("sftm", {}, [0]), ("sftm", {}, [-1.0]), ("sftm", {}, [float("nan")]), ("sftm", {}, [float("inf")]),
+        ("sftm", {}, [True]), ("sftm", {}, ["1"]),
+    ):  # fmt: skip
+        with pytest.raises(RecipeError):
+            merge_settings(method, values, weights)
+
+
+@pytest.mark.parametrize("kind", ["random", "low rank", "copies", "all zero"])
+def test_the_spectrum_is_that_of_the_merged_matrix(kind: str) -> None:
+    what_if = WhatIf(made_of(*tasks(kind, TALL)))
+    found = what_if.predict(merge_settings("sftm", {"rank": 2, "scaling": 0.5}, (1.0,) * len(what_if.made.factors)))
+    D = sum(
+        (f.U.double() * c.double()) @ f.Vh.double()
+        for f, c in zip(what_if.made.factors, found.coefficients, strict=True)
+    )
+    wanted = np.linalg.svd(D.numpy(), compute_uv=False)
+    spectrum = what_if.spectrum(found)
+    assert list(spectrum) == sorted(spectrum, reverse=True) and len(spectrum) <= 18
+    np.testing.assert_allclose([*spectrum, *[0.0] * (18 - len(spectrum))], wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize("stored", [True, False])
+def test_rows_and_interference_are_those_of_A(stored: bool) -> None:
+    what_if = WhatIf(made_of(*tasks("zero beside", TALL)), stored)
+    U = torch.cat([f.U.double() for f in what_if.made.factors], 1)
+    V = torch.cat([f.Vh.double() for f in what_if.made.factors]).T
+    A = ((U.T @ U) * (V.T @ V)).numpy()
+    what_if.predict(merge_settings("sftm", {}, (1.0, 1.0, 1.0)))
+    np.testing.assert_allclose(what_if.row(2, 3).numpy(), A[18 + 3], atol=1e-6)
+    np.testing.assert_allclose(what_if.row(0, 17).numpy(), A[17], atol=1e-6)
+    apart = A - np.eye(36)
+    overall, own = what_if.interference
+    assert overall == pytest.approx(np.linalg.norm(apart) / 6, abs=1e-5)
+    wanted = [np.sqrt((apart[:18] ** 2).sum(1).mean()), 0.0, np.sqrt((apart[18:] ** 2).sum(1).mean())]
+    np.testing.assert_allclose(own, wanted, atol=1e-5)
+    for member, feature in ((1, 0), (0, 18), (0, -1)):
+        with pytest.raises(InputError, match="there is none at"):
+            what_if.row(member, feature)
+
+
+@pytest.mark.parametrize("stored", [True, False])
+@pytest.mark.parametrize("kind", ["random", "shared", "one opposes", "single", "all zero"])
+def test_the_condition_is_about_that_of_the_system(kind: str, stored: bool) -> None:
+    what_if = WhatIf(made_of(*tasks(kind)), stored)
+    for rank in (None, 4):
+        cut = [f.cut(rank) for f in what_if.made.factors]
+        U, V = torch.cat([f.U.double() for f in cut], 1), torch.cat([f.Vh.double() for f in cut]).T
+        values = torch.linalg.eigvalsh((U.T @ U) * (V.T @ V))
+        wanted = float(values[-1] / values[0]) if len(values) else 1.0
+        assert wanted / 1.5 <= what_if.condition(rank) <= 1.5 * wanted
+
+
+def test_one_layer_answers_many_threads() -> None:
+    what_if = WhatIf(made_of(*tasks("shared")))
+    asked = [
+        merge_settings("sftm", {"rank": rank, "variant": variant}, (1.0, weight, 1.0))
+        for rank, variant, weight in itertools.product((3, 9, None), ("readout", "mapping"), (0.5, 1.0, 2.0))
+    ]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(what_if.predict, asked))
+    for settings, prediction in zip(asked, found, strict=True):
+        alone = WhatIf(what_if.made).predict(settings)
+        np.testing.assert_allclose(prediction.readout_errors, alone.readout_errors, atol=1e-3)
+        np.testing.assert_allclose(prediction.mapping_errors, alone.mapping_errors, atol=1e-3)
+
+
+def test_what_is_kept_stays_within_what_is_said() -> None:
+    what_if = WhatIf(made_of(*tasks("random", WIDE)))
+    assert WhatIf(what_if.made, stored=False).n_bytes < what_if.n_bytes
+    for rank, weight in itertools.product((None, 3, 4, 5), (0.5, 1.0, 2.0)):
+        what_if.predict(merge_settings("sftm", {"rank": rank}, (1.0, weight, weight**2)))
+    assert held_bytes(what_if) <= what_if.n_bytes
+
+
+def held_bytes(thing: object) -> int:
+    """All tensors that are reached from an object, each storage once."""
+    found: dict[int, int] = {}
+    seen: set[int] = set()
+    todo = [thing]
+    while todo:
+        item = todo.pop()
+        if id(item) in seen:
+            continue
+        seen.add(id(item))
+        if isinstance(item, Tensor):
+            found[item.untyped_storage().data_ptr()] = item.untyped_storage().nbytes()
+        elif isinstance(item, dict):
+            todo += item.values()
+        elif isinstance(item, list | tuple):
+            todo += item
+        elif type(item).__module__.startswith("sftm_app"):
+            todo += vars(item).values()
+        elif type(item).__name__ == "partial":
+            todo += [*item.args, item.func]  # type: ignore[attr-defined]
+        elif hasattr(item, "values") and hasattr(item, "maxsize"):
+            todo += item.values()
+    assert found
+    return sum(found.values())

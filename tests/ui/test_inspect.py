@@ -1,0 +1,276 @@
+"""The Inspect tab: its handlers as plain functions, on a tiny pack."""
+
+from __future__ import annotations
+
+import base64
+import io
+from dataclasses import replace
+from typing import Any
+
+import gradio as gr
+import numpy as np
+import pytest
+from PIL import Image
+from tiny_checkpoints import change_weights
+
+from sftm_app.errors import InputError
+from sftm_app.evaluation.contestants import Contestant, method_contestant
+from sftm_app.evaluation.samples import ImageSamples
+from sftm_app.inspection.layers import map_layers
+from sftm_app.inspection.measures import MEASURES
+from sftm_app.inspection.what_if import MergeSettings, merge_settings
+from sftm_app.linalg.subspace import readout_error
+from sftm_app.merging.plan import make_plan
+from sftm_app.merging.recipe import make_recipe
+from sftm_app.merging.run import run
+from sftm_app.ui import models_tab
+from sftm_app.ui.inspect import showing as show
+from sftm_app.ui.inspect.chosen import Chosen
+from sftm_app.ui.inspect.clicks import cell_of, link_of, name_of, place_of
+from sftm_app.ui.inspect.layer_panel import detail_of
+from sftm_app.ui.inspect.map_panel import map_steps
+from sftm_app.ui.inspect.meaning_panel import SIDE, picture_uri
+from sftm_app.ui.inspect.what_if_panel import build_views, build_what_if
+from sftm_app.ui.studio import Studio
+from sftm_app.ui.view import Pinned, View
+from sftm_app.ui.widgets import slider_rows
+from sftm_app.ui.workspace import Workspace
+
+NAME = "encoder.layer.1.intermediate.dense.weight"
+OTHER = "encoder.layer.0.output.dense.weight"
+
+
+def settings(method: str = "sftm", weights: tuple[float, ...] = (1.0, 1.0, 1.0), **values: Any) -> MergeSettings:
+    return merge_settings(method, values, weights)
+
+
+@pytest.fixture
+def chosen(workspace: Workspace) -> Chosen:
+    return Chosen(workspace, None, "change", "", NAME, "a", "b", None, "a", 1, "", settings())
+
+
+def shown(event: dict[str, Any]) -> gr.EventData:
+    return gr.EventData(None, {"x": None, "y": None, "customdata": None, "curve": 0, **event})
+
+
+# The map
+
+
+@pytest.mark.parametrize("measure", sorted(MEASURES))
+@pytest.mark.parametrize("about", ["", "b"])
+def test_the_map_fills_up_and_ends_complete(studio: Studio, workspace: Workspace, measure: str, about: str) -> None:
+    found = studio.preflight(workspace)
+    layers = map_layers(found)
+    steps = list(map_steps(studio, found, measure, about, settings(), layers[3].name))
+    assert not any(problems for _, problems in steps)
+    figures = [figure for figure, _ in steps]
+    blanks = [int(np.isnan(np.array(figure.data[0].z, float)).sum()) for figure in figures]
+    assert len(figures) > 1 and blanks == sorted(blanks, reverse=True)
+    names = [name for row in figures[-1].data[0].customdata for name in row if name]
+    assert sorted(names) == sorted(layer.name for layer in layers)
+    assert figures[-1].data[0].z.size - blanks[-1] == len(layers)
+
+
+def test_the_map_of_one_task_shows_that_task(studio: Studio, workspace: Workspace) -> None:
+    found = studio.preflight(workspace)
+    layers = map_layers(found)
+    for task, name in enumerate(workspace.task_names):
+        figure, _ = list(map_steps(studio, found, "rank_90", name, settings(), None))[-1]
+        cells = dict(zip(np.ravel(figure.data[0].customdata), np.ravel(figure.data[0].z), strict=True))
+        for layer in layers:
+            value = studio.inspector.value(found, layer, "rank_90", settings())
+            assert cells[layer.name] == pytest.approx(value.tasks[layer.members.index(task)])
+
+
+def test_a_broken_layer_leaves_the_rest_of_the_map(studio: Studio) -> None:
+    def spoil(tensors: dict[str, Any]) -> None:
+        tensors["vit.encoder.layer.0.output.dense.weight"][0, 0] = float("nan")
+
+    change_weights(studio.settings.models_dir / "a" / "model.safetensors", spoil)
+    own = models_tab.load_own(studio, "base", ["a", "b"])
+    found = studio.preflight(own)
+    figure, problems = list(map_steps(studio, found, "change", "", settings(weights=(1.0, 1.0)), None))[-1]
+    assert len(problems) == 1 and "layer.0.output.dense.weight" in problems[0]
+    assert int(np.isfinite(np.array(figure.data[0].z, float)).sum()) == len(map_layers(found)) - 1
+
+
+# The layer
+
+
+def test_a_layer_shows_spectra_and_its_members(studio: Studio, chosen: Chosen) -> None:
+    title, spectra, _, first, second, task = show.show_layer(studio, replace(chosen, first="c", second="a", task="b"))
+    assert NAME.removesuffix(".weight") in title
+    assert {trace.name.split(" · ")[0] for trace in spectra.data if trace.showlegend is not False} == {"a", "b", "c"}
+    assert (first["value"], second["value"], task["value"]) == ("c", "a", "b")
+    settled, warnings = show.show_settled(studio, chosen)
+    assert any("merged" in str(trace.name) for trace in settled.data)
+    assert "sf-notice" in warnings
+
+
+def test_where_two_tasks_meet(studio: Studio, chosen: Chosen) -> None:
+    read, write, both, pair_read, pair_write, pair_both, angles = show.show_pair(studio, chosen)
+    assert all(np.array(figure.data[0].z).shape == (3, 3) for figure in (read, write, both))
+    assert "features of a" in pair_read.layout.yaxis.title.text
+    assert "features of b" in pair_write.layout.xaxis.title.text
+    assert np.array(pair_both.data[0].z).min() < 0 < np.array(pair_both.data[0].z).max(), "entries of A have signs"
+    assert len(angles.data) == 4
+
+
+def test_unknown_names_from_the_browser_do_no_harm(studio: Studio, chosen: Chosen) -> None:
+    with pytest.raises(InputError, match="no layer"):
+        show.show_layer(studio, replace(chosen, layer="../../etc/passwd"))
+    updates = show.show_layer(studio, replace(chosen, first="nobody", second="a", task="<b>"))
+    assert [update["value"] for update in updates[3:]] == ["a", "b", "a"]
+
+
+def test_opening_with_a_view_shows_that_view(studio: Studio, workspace: Workspace) -> None:
+    view = View(
+        measure="condition", about="b", layer=NAME.removesuffix(".weight"), first="c", second="b", task="c", feature=2
+    )
+    measure, about, layer, first, second, task, number = show.show_controls(studio, workspace, view)
+    found = [update["value"] for update in (about, layer, first, second, task)]
+    assert (measure, *found, number) == ("condition", "b", NAME, "c", "b", "c", 3)
+    measure, about, layer, first, second, task, number = show.show_controls(
+        studio, workspace, View(measure="x", about="x")
+    )
+    assert (measure, about["value"], first["value"], second["value"], number) == ("change", "", "a", "b", 1)
+    assert layer["value"] in [name for _, name in layer["choices"]]
+
+
+# What if
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        settings(scaling=0.5),
+        settings(rank=4, weights=(1.0, 0.5, 2.0)),
+        settings(rank="90% energy"),
+        settings(variant="mapping", rank=0.5),
+        settings("average"),
+        settings("task_arithmetic", scaling=0.4),
+    ],
+)
+def test_the_bars_are_what_the_merge_itself_reports(studio: Studio, chosen: Chosen, asked: MergeSettings) -> None:
+    """The predicted errors against a merge of the same settings, read off the merged tensor."""
+    bars, figures = show.show_prediction(studio, replace(chosen, settings=asked))
+    found = studio.preflight(chosen.ws)
+    tasks = [{"path": t.path, "name": t.name, "weight": w} for t, w in zip(chosen.ws.tasks, asked.weights, strict=True)]
+    params = vars(asked.params) if asked.method != "average" else {}
+    plan = make_plan(make_recipe(chosen.ws.base, tasks, asked.method, params, device="cpu"))
+    merged = next(one for one in run(plan) if one.entry.name == NAME)
+    from sftm_app.checkpoints.checkpoint import open_reader
+
+    with open_reader(found.base) as read:
+        change = merged.tensor - read(NAME)
+    layer = next(layer for layer in map_layers(found) if layer.name == NAME)
+    wanted = [readout_error(change, f) for f in studio.inspector.factors(found, layer).factors]
+    assert list(bars.data[0].y) == pytest.approx(wanted, abs=2e-3)
+    assert f"{max(wanted):.2f}" in figures
+
+
+def test_settings_go_through_the_controls_unchanged(workspace: Workspace) -> None:
+    with gr.Blocks():
+        controls = build_what_if(*build_views())
+    for asked in (
+        settings(),
+        settings(rank=4),
+        settings(rank="90% energy", scaling=0.3, weights=(0.5, 1.0, 2.0)),
+        settings("average"),
+    ):
+        updates = controls.write(workspace, asked)
+        values = [
+            component.value if update == gr.skip() else update["value"] if isinstance(update, dict) else update
+            for component, update in zip(controls.inputs, updates, strict=True)
+        ]
+        assert controls.read(workspace, tuple(values)) == asked
+    odd = (slider_rows(["x"], ["#fff"], [3.0]), *(component.value for component in controls.form.inputs))
+    assert controls.read(workspace, odd).weights == (1.0, 1.0, 1.0)
+
+
+# A feature
+
+
+def test_a_feature_shows_its_figures_and_neighbours(studio: Studio, chosen: Chosen) -> None:
+    figures, reasons, neighbours = show.show_feature(studio, replace(chosen, task="b", number=2))
+    assert "Feature 2 of b" in figures and "Coefficient" in figures
+    assert len(reasons.data) >= 1
+    assert "data-sf-go" in neighbours
+    beyond, _, _ = show.show_feature(studio, replace(chosen, number=10_000))
+    assert "Feature 16 of a" in beyond, "a number beyond the last one shows the last one"
+
+
+def test_what_a_feature_of_an_image_model_means(studio: Studio, chosen: Chosen) -> None:
+    tokens, excited = show.show_meaning(studio, chosen)
+    assert "images only" in tokens
+    assert excited.count("<img") == 6 and "data:image/png;base64" in excited
+
+
+def test_switching_a_feature_off_changes_the_answer_and_no_file(studio: Studio, chosen: Chosen) -> None:
+    sample = ImageSamples(np.random.default_rng(0).integers(0, 255, (1, 8, 8), np.uint8), np.array([1]))
+    arena = studio.arena(chosen.ws)
+    merged = method_contestant("sftm", vars(settings().params), settings().weights)
+    before = arena.model(merged, "a").answer(sample)[0].scores
+    (same, _, _), (off, figure, excited) = (show.show_sample(studio, chosen, factor, sample) for factor in (1.0, 0.0))
+    assert "stays the same" in same and "× 0" in off and figure["visible"] and "<img" in excited
+    bars = [np.array(trace.y if trace.orientation != "h" else trace.x) for trace in figure["value"].data]
+    assert not np.allclose(bars[0], bars[1]), "the shown scores must differ"
+    assert arena.model(merged, "a").answer(sample)[0].scores == before, "the merged model itself is left alone"
+    assert isinstance(merged, Contestant)
+
+
+def test_a_picked_sample_is_shown_in_the_inputs(studio: Studio, chosen: Chosen) -> None:
+    sample, *updates = show.pick_sample(studio, chosen)
+    assert len(sample) == 1 and len(updates) == 8
+    own = models_tab.load_own(studio, "base", ["a", "b"])
+    nothing, *_, said = show.pick_sample(studio, replace(chosen, ws=own))
+    assert nothing is None and "No samples" in said
+
+
+def test_the_picture_shows_where_a_sample_is_read() -> None:
+    image, heat = np.full((4, 4), 100, np.uint8), np.array([[2.0, -1.0], [0.0, 0.0]], np.float32)
+    raw = base64.b64decode(picture_uri(image, heat).partition(",")[2])
+    pixels = np.asarray(Image.open(io.BytesIO(raw))).astype(int)
+    assert pixels.shape == (SIDE, SIDE, 3)
+    red, blue, plain = pixels[5, 5], pixels[5, -5], pixels[-5, 5]
+    assert red[0] > red[2] + 50 and blue[2] > blue[0] and list(plain) == [100, 100, 100]
+
+
+# Two views
+
+
+def test_two_views_stand_side_by_side(studio: Studio, chosen: Chosen) -> None:
+    assert show.show_comparison(studio, chosen)[0]["visible"] is False
+    pinned = replace(chosen, pinned=Pinned(OTHER, settings("average")))
+    box, unpin, note, left, *_, right_figures = show.show_comparison(studio, pinned)
+    assert box["visible"] and unpin["visible"] and note == ""
+    assert OTHER.removesuffix(".weight") in left and "Plain average" in left and "sf-stat" in right_figures
+    same = show.show_comparison(studio, replace(chosen, pinned=chosen.now))
+    assert "same" in same[2]
+    gone = show.show_comparison(studio, replace(chosen, pinned=Pinned("gone", settings())))
+    assert "cannot be shown" in gone[3]
+
+
+# Clicks come from the browser
+
+
+@pytest.mark.parametrize("data", [None, [1], [1, -1], ["a", 1], [1, 2, 3], [True, 1], [1e12, 1], {"a": 1}])
+def test_a_point_of_a_spectrum_is_two_whole_numbers_or_nothing(data: Any) -> None:
+    assert place_of(shown({"customdata": data})) is None
+    assert place_of(shown({"customdata": [2, 5]})) == (2, 5)
+
+
+def test_other_clicks_are_checked_too() -> None:
+    assert name_of(shown({"customdata": 3})) is None and name_of(shown({"customdata": "x"})) == "x"
+    assert cell_of(shown({"x": -7, "y": 1})) is None and cell_of(shown({"x": 2, "y": 1})) == (1, 2)
+    members = ["a", "b"]
+    assert link_of(shown({"customdata": ["feature", "b", 3]}), members) is not None
+    for data in (["feature", "x", 3], ["feature", "a", "b"], ["overlap", "a", "x"], ["spectra", "a", "b"], "feature"):
+        assert link_of(shown({"customdata": data}), members) is None
+
+
+def test_a_layer_that_one_task_lacks_is_shown_for_the_others(studio: Studio, chosen: Chosen) -> None:
+    found = studio.preflight(chosen.ws)
+    looked = chosen.look(studio)
+    detail = detail_of(studio, replace(looked, layer=replace(looked.layer, members=(0, 2))))
+    assert [s.task for s in detail.spectra] == ["a", "c"] and len(found.tasks) == 3

@@ -1,0 +1,111 @@
+"""A view as an address, and back."""
+
+from __future__ import annotations
+
+from urllib.parse import parse_qs, urlencode
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sftm_app.errors import InputError
+from sftm_app.inspection.what_if import merge_settings
+from sftm_app.ui.address import address_of, workspace_from_query, workspace_to_query
+from sftm_app.ui.models_tab import load_own, load_pack
+from sftm_app.ui.rank_slider import controls_of, rank_of
+from sftm_app.ui.studio import Studio
+from sftm_app.ui.view import Pinned, View, read_query, settings_title, view_from_query, view_to_query
+from sftm_app.ui.workspace import Workspace
+
+SETTINGS = merge_settings("sftm", {"variant": "mapping", "rank": "90% energy", "scaling": 0.8}, [1.0, 0.5, 1.0])
+VIEW = View(
+    tab="inspect",
+    measure="readout_error",
+    about="b",
+    layer="encoder.layer.1.output.dense.weight",
+    first="a",
+    second="c",
+    task="b",
+    feature=3,
+    settings=SETTINGS,
+    pinned=Pinned("encoder.layer.0.output.dense.weight", merge_settings("average", {}, [1.0, 1.0, 1.0])),
+)
+
+
+def again(view: View, n_tasks: int = 3) -> View:
+    asked = view_from_query(read_query(urlencode(view_to_query(view))), n_tasks)
+    assert asked.problems == ()
+    return asked.view
+
+
+def test_a_view_comes_back_whole_from_its_address() -> None:
+    assert again(VIEW) == VIEW
+    assert again(View()) == View()
+
+
+@pytest.mark.parametrize("rank", [None, 5, 0.25, "90% energy", "99.5% energy"])
+def test_every_kind_of_rank_comes_back(rank: int | float | str | None) -> None:
+    settings = merge_settings("sftm", {"rank": rank}, [1.0])
+    assert again(View(layer="x", settings=settings), 1).settings == settings
+
+
+@pytest.mark.parametrize("rank", [None, 1, 5, 64, 0.25, 0.01, "90% energy", "99.5% energy"])
+def test_a_rank_comes_back_from_its_slider(rank: int | float | str | None) -> None:
+    assert rank_of(*controls_of(rank)) == rank
+
+
+def test_what_is_odd_in_an_address_is_left_out_and_said() -> None:
+    asked = view_from_query({"method": "sftm", "scaling": "nan", "layer": "x", "tab": "<b>", "feature": "-3"}, 2)
+    assert (asked.view.settings, asked.view.tab, asked.view.feature, asked.view.layer) == (None, "", 0, "x")
+    assert "settings are left out" in asked.problems[0]
+    assert view_from_query({"method": "nonsense"}, 1).problems
+    assert view_from_query({"layer": "x" * 10_000}, 1).view.layer == ""
+    weights = view_from_query({"method": "average", "weights": "1,2,3"}, 2).view.settings
+    assert weights is not None and weights.weights == (1.0, 1.0), "weights of another number of tasks say nothing"
+    assert view_from_query({"method": "average", "weights": "1,x"}, 2).problems
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(["tab", "layer", "method", "rank", "scaling", "weights", "pin", "feature", "task"]),
+        st.text(max_size=60),
+    )
+)
+def test_no_address_breaks_the_page(query: dict[str, str]) -> None:
+    view = view_from_query(query, 2).view
+    assert view.feature >= 0 and (view.settings is None or len(view.settings.weights) == 2)
+
+
+def test_settings_in_words() -> None:
+    assert settings_title(merge_settings("sftm", {}, [1.0, 1.0])) == "SFTM"
+    assert settings_title(SETTINGS) == "SFTM, mapping, rank 90% energy, scaling 0.8, weights set"
+
+
+def test_the_workspace_in_an_address(studio: Studio) -> None:
+    demo = load_pack(studio, studio.packs[0])
+    assert workspace_to_query(studio, demo) == [("demo", "tiny")]
+    own = load_own(studio, "base", ["a", "b"])
+    query = workspace_to_query(studio, own)
+    assert query == [("base", "base"), ("with", "a:a"), ("with", "b:b")], "below the models folder, no absolute path"
+    for ws in (demo, own):
+        address = address_of(studio, ws, VIEW)
+        assert workspace_from_query(studio, parse_qs(address)) == ws
+    assert address_of(studio, Workspace(), VIEW) == ""
+    assert workspace_from_query(studio, {}) is None
+
+
+@pytest.mark.parametrize(
+    ("query", "sentence"),
+    [
+        ("demo=none", "names the demo"),
+        ("base=/etc&with=a:a", "outside the models folder"),
+        ("base=base&with=a:../../../etc", "outside the models folder"),
+        ("base=base&with=..%2Fx:a", "cannot be a file name"),
+        ("base=base&with=a:a&with=a:b", "given to 2 tasks"),
+        ("base=base&with=a:a&role=nonsense:*", "is not known"),
+        ("base=base&" + "&".join(["with=a:a"] * 129), "at most 128"),
+    ],
+)
+def test_an_address_cannot_name_what_a_person_may_not_pick(studio: Studio, query: str, sentence: str) -> None:
+    with pytest.raises(InputError, match=sentence):
+        workspace_from_query(studio, parse_qs(query))
