@@ -8,6 +8,7 @@ from bench.browser import load_demo, open_page, open_tab, running_app
 from sftm_app.resources import asset_path
 
 TASK = "cyrillic"
+FEATURE_TASK = "spell"
 
 
 def inspect_picture(page: Page, url: str) -> None:
@@ -18,6 +19,17 @@ def inspect_picture(page: Page, url: str) -> None:
     page.locator("#spectra .js-plotly-plot").wait_for()
     page.wait_for_timeout(10_000)
     page.screenshot(path=asset_path() / "pictures" / "inspect.png")
+
+
+def feature_picture(page: Page, url: str) -> None:
+    """What one feature of a T5 reads and writes, dark."""
+    layer = "decoder.block.0.layer.1.EncDecAttention.k.weight"
+    page.goto(f"{url}?demo=phonemes&tab=inspect&layer={layer}&feature=1&task={FEATURE_TASK}&__theme=dark")
+    page.locator("#excited .sf-excited").first.wait_for()
+    page.wait_for_timeout(3_000)
+    page.locator("#reasons").evaluate("(place) => place.scrollIntoView({block: 'start'})")
+    page.wait_for_timeout(1_000)
+    page.screenshot(path=asset_path() / "pictures" / "feature.png")
 
 
 def evaluate_picture(page: Page, url: str) -> None:
@@ -40,6 +52,7 @@ def main() -> None:
     (asset_path() / "pictures").mkdir(exist_ok=True)
     with running_app() as (url, _), open_page() as page:
         inspect_picture(page, url)
+        feature_picture(page, url)
         evaluate_picture(page, url)
 
 

@@ -3,6 +3,7 @@
 Layers of 8 full-rank tasks, whose gains decay and which share a part of low rank. Prints a Markdown table: for each
 control the time of an answer to a position that was not asked before, with the figure that is drawn of it, and the
 largest difference of its readout and mapping errors from those of the merge itself. A is made before, once a layer.
+Takes about a quarter of an hour, most of it for the merges that are compared.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from sftm_app.checkpoints.roles import Part
 from sftm_app.inspection.factors import LayerFactors
 from sftm_app.inspection.layers import MapLayer
 from sftm_app.inspection.what_if import MergeSettings, WhatIf, merge_settings
+from sftm_app.linalg.subspace import mapping_error, readout_error
 from sftm_app.linalg.svd import factorise
 from sftm_app.merging.methods import METHODS
 from sftm_app.merging.methods.base import Layer
@@ -112,8 +114,6 @@ def ask(what_if: WhatIf, settings: MergeSettings) -> tuple[float, float, list[fl
 
 def merged_errors(what_if: WhatIf, matrices: list[Tensor], settings: MergeSettings) -> list[float]:
     """The same errors, of the merge itself."""
-    from sftm_app.linalg.subspace import mapping_error, readout_error
-
     factors = what_if.made.factors
     layer = Layer(matrices, settings.weights, lambda task: factors[task])
     delta = METHODS[settings.method].merge_matrix(layer, settings.params).delta
@@ -156,12 +156,12 @@ def main() -> None:
     parser.add_argument("--shared-rank", type=int, default=64, help="rank of that common part")
     parser.add_argument("--shape", help="only this one, such as 768x768")
     options = parser.parse_args()
-    ask_shapes = [tuple(map(int, options.shape.split("x")))] if options.shape else SHAPES
+    shapes = [tuple(map(int, options.shape.split("x")))] if options.shape else SHAPES
     print(f"{machine_line()}\n")
     print("| layer | method | moved | answer, median | worst | with its figure (worst) | error off by at most |")
     print("|---|---|---|---:|---:|---:|---:|")
     with torch.inference_mode():
-        for m, n in ask_shapes:
+        for m, n in shapes:
             report((m, n), options.shared, options.shared_rank)
 
 

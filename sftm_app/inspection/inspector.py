@@ -10,11 +10,13 @@ from cachetools import LRUCache
 from sftm_app.caching import keep
 from sftm_app.checkpoints.compatibility import Preflight
 from sftm_app.inspection.factors import DEFAULT_LIMIT_BYTES, FactorCache, LayerFactors, layer_key
+from sftm_app.inspection.layer import LayerDetail, layer_detail
 from sftm_app.inspection.layers import MapLayer
 from sftm_app.inspection.measures import MEASURES, MeasureValue, rank_of
 from sftm_app.inspection.what_if import MergeSettings, WhatIf
 
 WHAT_IF_LIMIT_BYTES = 1_000_000_000
+DETAILS_KEPT = 256
 VALUES_KEPT = 100_000
 
 
@@ -28,6 +30,7 @@ class Inspector:
     def __init__(self, limit_bytes: int = DEFAULT_LIMIT_BYTES, what_if_limit_bytes: int = WHAT_IF_LIMIT_BYTES) -> None:
         self._factors = FactorCache(limit_bytes)
         self._what_ifs: LRUCache[Hashable, WhatIf] = LRUCache(what_if_limit_bytes, getsizeof=lambda kept: kept.n_bytes)
+        self._details: LRUCache[Hashable, LayerDetail] = LRUCache(DETAILS_KEPT)
         self._values: LRUCache[Hashable, MeasureValue] = LRUCache(VALUES_KEPT)
         self._lock = Lock()
 
@@ -50,6 +53,18 @@ class Inspector:
         made = self.factors(found, layer)
         with self._lock:  # of two that came here at once, both have the same one
             return self._what_ifs.get(key) or keep(self._what_ifs, key, WhatIf(made))
+
+    def detail(self, found: Preflight, layer: MapLayer) -> LayerDetail:
+        """Spectra and overlaps of one layer, which no setting of a merge changes. Raises as factors()."""
+        names = tuple(task.name for task in found.tasks)
+        key = (layer_key(found, layer), names)
+        with self._lock:
+            known = self._details.get(key)
+        if known is not None:
+            return known
+        made = layer_detail(self.factors(found, layer), names)
+        with self._lock:
+            return keep(self._details, key, made)
 
     def value(self, found: Preflight, layer: MapLayer, measure: str, settings: MergeSettings) -> MeasureValue:
         """One measure of one layer. Once known, its factors are not needed again. Raises as factors()."""

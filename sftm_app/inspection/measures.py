@@ -26,7 +26,8 @@ class MeasureValue:
 class Measure:
     """A measure: its name in links and files, its title, what it says, and the function that computes it.
 
-    of_method: it depends on the settings of the merge. log: its values span orders of magnitude.
+    of_method: it depends on the settings of the merge. log: its values span orders of magnitude. number: how its values
+    are written, as a format of Python's.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Measure:
     help: str
     of_method: bool
     log: bool
+    number: str
     compute: Callable[[WhatIf, MergeSettings], MeasureValue]
 
 
@@ -111,6 +113,7 @@ MEASURES: dict[str, Measure] = {
             "How large the tasks' changes are beside the base's weight: ‖D‖ / ‖W₀‖.",
             of_method=False,
             log=True,
+            number=".1%",
             compute=relative_change,
         ),
         Measure(
@@ -119,6 +122,7 @@ MEASURES: dict[str, Measure] = {
             "How many directions the changes really use, as a share of all: near 0 is one direction, 1 is all equally.",
             of_method=False,
             log=False,
+            number=".1%",
             compute=effective_ranks,
         ),
         Measure(
@@ -128,6 +132,7 @@ MEASURES: dict[str, Measure] = {
             "little.",
             of_method=False,
             log=False,
+            number=".0f",
             compute=ranks_for_90,
         ),
         Measure(
@@ -137,6 +142,7 @@ MEASURES: dict[str, Measure] = {
             "directions to the same shares, 0 none in common.",
             of_method=False,
             log=False,
+            number=".2f",
             compute=read_overlap,
         ),
         Measure(
@@ -146,6 +152,7 @@ MEASURES: dict[str, Measure] = {
             "directions to the same shares, 0 none in common.",
             of_method=False,
             log=False,
+            number=".2f",
             compute=write_overlap,
         ),
         Measure(
@@ -155,6 +162,7 @@ MEASURES: dict[str, Measure] = {
             "features, where 0 means not at all.",
             of_method=False,
             log=False,
+            number=".3g",
             compute=interference,
         ),
         Measure(
@@ -164,6 +172,7 @@ MEASURES: dict[str, Measure] = {
             "nearly alike some features of different tasks are (an estimate).",
             of_method=True,
             log=True,
+            number=".3g",
             compute=condition,
         ),
         Measure(
@@ -173,6 +182,7 @@ MEASURES: dict[str, Measure] = {
             "far off as adding nothing.",
             of_method=True,
             log=False,
+            number=".3g",
             compute=readout_error,
         ),
         Measure(
@@ -182,6 +192,7 @@ MEASURES: dict[str, Measure] = {
             "included: 0 keeps all, 1 is as far off as adding nothing.",
             of_method=True,
             log=False,
+            number=".3g",
             compute=mapping_error,
         ),
     )

@@ -3,6 +3,7 @@
 svd            one task matrix -> Factors; low_rank: a matrix as the product of two thin ones
 superposition  the tasks' Factors -> coefficients a -> D*
 subspace       overlap, effective rank, preservation errors
+interactions   A of all features, kept: products and solves at any rank;  coupled: their preconditioner
 system         the linear system as an operator;  solvers: two ways to solve it;  tolerance: every threshold
 """
 

@@ -42,6 +42,17 @@ def test_the_same_object_is_given_again_and_limits_are_kept(tiny_models: Path) -
     assert tiny.what_if(found, layers[0]).made.layer is layers[0]
 
 
+def test_a_layers_detail_is_made_once_for_these_names(tiny_models: Path) -> None:
+    found = preflight_of(tiny_models)
+    inspector, layer = Inspector(), map_layers(found)[1]
+    first = inspector.detail(found, layer)
+    assert inspector.detail(found, layer) is first and [s.task for s in first.spectra] == ["a", "b", "c"]
+    renamed = dataclasses.replace(
+        found, tasks=tuple(dataclasses.replace(task, name=task.name * 2) for task in found.tasks)
+    )
+    assert [s.task for s in inspector.detail(renamed, layer).spectra] == ["aa", "bb", "cc"]
+
+
 def test_what_ifs_are_kept_up_to_what_they_may_come_to_hold(tiny_models: Path) -> None:
     found = preflight_of(tiny_models)
     layers = map_layers(found)[1:5]

@@ -8,7 +8,7 @@ from typing import Any
 
 from sftm_app.inspection.feature import Neighbour
 from sftm_app.ui.inspect.chosen import Chosen
-from sftm_app.ui.inspect.feature_panel import MOST_IN_PLOT, feature_of
+from sftm_app.ui.inspect.feature_panel import MOST_SHOWN, feature_of
 from sftm_app.ui.studio import Studio
 from sftm_app.ui.widgets import parse_selection
 
@@ -42,7 +42,7 @@ def feature_behind(event: Any, studio: Studio, chosen: Chosen) -> Neighbour | No
     selection = parse_selection(event)
     place = _whole(selection.customdata) if selection else None
     detail = feature_of(studio, chosen.look(studio), chosen.task, chosen.number, chosen.settings)
-    if detail is None or place is None or place >= min(MOST_IN_PLOT, len(detail.neighbours)):
+    if detail is None or place is None or place >= min(MOST_SHOWN, len(detail.neighbours)):
         return None
     return detail.neighbours[place]
 

@@ -14,7 +14,8 @@ from sftm_app.ui.view import settings_title
 from sftm_app.ui.widgets import view_link
 from sftm_app.ui.widgets.html import Safe, chip, heading, hint, join, stack, stat, stats, table
 
-MOST_IN_PLOT = 8
+# Beside each other: as many rows as bars.
+MOST_SHOWN = 8
 
 
 def feature_of(
@@ -66,7 +67,7 @@ def neighbours_html(looked: Looked, detail: FeatureDetail | None) -> Safe:
             f"{near.entry:+.3f}",
             f"{near.contribution:+.3g}",
         )
-        for near in detail.neighbours
+        for near in detail.neighbours[:MOST_SHOWN]
     ]
     columns = ["closest features", "gain", "read cos", "write cos", "both", "writes into this one"]
     return table(columns, rows, numeric=range(1, 6))
@@ -76,8 +77,8 @@ def reasons_figure(looked: Looked, detail: FeatureDetail | None) -> Any:
     """How the coefficient follows from what is asked for and what the neighbours already write."""
     if detail is None:
         return None
-    shown = detail.neighbours[:MOST_IN_PLOT]
-    rest = detail.rest + sum(near.contribution for near in detail.neighbours[MOST_IN_PLOT:])
+    shown = detail.neighbours[:MOST_SHOWN]
+    rest = detail.rest + sum(near.contribution for near in detail.neighbours[MOST_SHOWN:])
     contributions = [
         (f"{near.task}, feature {near.feature + 1}", near.contribution, looked.colour(near.member)) for near in shown
     ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sftm_app.inspection.layer import CLUSTER_SENTENCE, LayerDetail, layer_detail
+from sftm_app.inspection.layer import CLUSTER_SENTENCE, LayerDetail
 from sftm_app.inspection.pair import PairDetail, pair_detail
 from sftm_app.inspection.warnings import LayerWarning, layer_warnings
 from sftm_app.inspection.what_if import MergeSettings
@@ -25,7 +25,7 @@ MOST_WARNINGS = 8
 
 def detail_of(studio: Studio, looked: Looked) -> LayerDetail:
     """Spectra and overlaps of the layer."""
-    return layer_detail(studio.inspector.factors(looked.found, looked.layer), looked.names)
+    return studio.inspector.detail(looked.found, looked.layer)
 
 
 def layer_title(looked: Looked, detail: LayerDetail) -> Safe:

@@ -72,7 +72,10 @@ def map_steps(
             problems.append(str(error))
         if (index + 1) % LAYERS_PER_STEP == 0 or index + 1 == len(grid.layers):
             title = f"{shown.title}, {about}" if task is not None else shown.title
-            yield layer_map(values, rows, columns, title, selected, titles, log=shown.log), problems
+            figure = layer_map(
+                values, rows, columns, title, selected, titles, log=shown.log, number=shown.number
+            )
+            yield figure, problems
 
 
 def _of_task(layer: MapLayer, values: tuple[float, ...], task: int) -> float | None:
