@@ -132,7 +132,7 @@ def _map() -> dict[str, Any]:
 def _layer() -> dict[str, Any]:
     title = gr.HTML(apply_default_css=False, elem_id="layer-title")
     warnings = LinkedHtml(elem_id="warnings")
-    with gr.Row(equal_height=False):
+    with gr.Row(equal_height=False, elem_classes="sf-split"):
         with gr.Column(scale=3, min_width=420, elem_classes="sf-stack"):
             spectrum = PlotlyView(label="Singular spectra of the tasks", filename="spectra", elem_id="spectra")
             clusters = gr.HTML(apply_default_css=False)
@@ -140,7 +140,7 @@ def _layer() -> dict[str, Any]:
             gr.HTML(lost_help(), apply_default_css=False)
         with gr.Column(scale=2, min_width=340, elem_id="what-if"):
             gr.HTML(
-                heading("What if", "Settings of a merge; all on the left shows what they would keep in this layer."),
+                heading("What if", "Settings of a merge; the plots beside show what they would keep in this layer."),
                 apply_default_css=False,
             )
             what_if = build_what_if(bars, figures)
@@ -158,10 +158,10 @@ def _pairs() -> dict[str, Any]:
         elem_id="pairs",
     )
     views: dict[str, Any] = {}
-    with gr.Row(equal_height=False):
+    with gr.Row(equal_height=False, elem_classes="sf-three"):
         for kind, label in (("read", "Read overlap"), ("write", "Write overlap"), ("both", "Interference")):
             views[f"tasks_{kind}"] = PlotlyView(
-                label=f"{label}, tasks by tasks", filename=f"tasks-{kind}", elem_id=f"tasks-{kind}", min_width=300
+                label=f"{label}, tasks by tasks", filename=f"tasks-{kind}", elem_id=f"tasks-{kind}"
             )
     with gr.Row(equal_height=False):
         views["first"] = gr.Dropdown(
@@ -179,10 +179,10 @@ def _pairs() -> dict[str, Any]:
             info="Between whose spans the angles are taken; 0: as many as hold 90 % of the energy.",
             elem_id="top",
         )
-    with gr.Row(equal_height=False):
+    with gr.Row(equal_height=False, elem_classes="sf-three"):
         for kind, label in (("read", "Read overlap"), ("write", "Write overlap"), ("both", "Interference")):
             views[f"pair_{kind}"] = PlotlyView(
-                label=f"{label} of two tasks", filename=f"{kind}-overlap", elem_id=f"pair-{kind}", min_width=300
+                label=f"{label} of two tasks", filename=f"{kind}-overlap", elem_id=f"pair-{kind}"
             )
     views["angles"] = PlotlyView(
         label="Principal angles between two tasks", filename="principal-angles", elem_id="angles", min_plot_height=260
@@ -205,11 +205,11 @@ def _feature() -> dict[str, Any]:
             number = gr.Number(value=1, precision=0, minimum=1, label="Feature, by gain", elem_id="feature-number")
         with gr.Column(scale=3, min_width=420):
             feature = gr.HTML(apply_default_css=False, elem_id="feature-figures")
-    with gr.Row(equal_height=False):
+    with gr.Row(equal_height=False, elem_classes="sf-split"):
         reasons = PlotlyView(
-            label="How its coefficient came about", filename="coefficient", elem_id="reasons", min_width=380
+            label="How its coefficient came about", filename="coefficient", elem_id="reasons"
         )
-        neighbours = LinkedHtml(elem_id="neighbours", min_width=380)
+        neighbours = LinkedHtml(elem_id="neighbours")
     gr.HTML(heading("What it means", "What the feature listens to, and what it says."), apply_default_css=False)
     tokens = gr.HTML(apply_default_css=False, elem_id="tokens")
     where = gr.Textbox(
@@ -254,7 +254,7 @@ def _compare() -> dict[str, Any]:
             apply_default_css=False,
         )
         note = gr.HTML(apply_default_css=False)
-        with gr.Row(equal_height=False):
+        with gr.Row(equal_height=False, elem_classes="sf-split"):
             sides = [_side(name) for name in ("pinned", "now")]
     return {"compare": compare, "compare_note": note, "pinned_side": sides[0], "now_side": sides[1]}
 
