@@ -55,7 +55,7 @@ CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 NO_NETWORK = (r"Connection\w*Error|NameResolutionError|getaddrinfo|name resolution|connection broken|TimeoutError|"
               r"timed out|ProxyError|SSLError|CERTIFICATE_VERIFY_FAILED|Network is unreachable")
 VENV_PARTS = {"bin", "include", "lib", "lib64", "scripts"}  # what a half-made .venv may hold
-APP_COMMANDS = ("merge", "check", "inspect", "extract", "fetch", "ui")
+APP_COMMANDS = ("merge", "check", "inspect", "extract", "fetch", "cache", "ui")
 EXTRAS = {"test": ("test",), "dev": ("dev", "test")}  # asked for -> what is then there
 
 APP_OPTIONS = """\

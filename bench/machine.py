@@ -9,9 +9,10 @@ import platform
 import torch
 
 
-def machine_line() -> str:
-    """Date, processor count, Python, torch and its threads."""
+def machine_line(n_threads: int | None = None) -> str:
+    """Date, processor count, Python, torch and its threads; n_threads: of the processes that were measured."""
     return (
         f"{datetime.date.today().isoformat()}, {os.cpu_count()} cores ({platform.machine()}), "
-        f"Python {platform.python_version()}, torch {torch.__version__}, {torch.get_num_threads()} torch threads"
+        f"Python {platform.python_version()}, torch {torch.__version__}, "
+        f"{n_threads or torch.get_num_threads()} torch threads"
     )

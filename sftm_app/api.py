@@ -36,6 +36,7 @@ def merge(
     adapter_rank: int | float | None = None,
     adapter_energy: float | None = None,
     progress: Callable[[Progress], None] | None = None,
+    resume: bool | None = None,
     **params: Any,
 ) -> Report:
     """Merge task checkpoints into their base and write the folder `output`, which `from_pretrained` loads.
@@ -48,21 +49,26 @@ def merge(
     extract).
     split_fused: merge query, key and value (or gate and up) one by one where one matrix holds them.
     progress: called after each tensor and once before the last step.
+    resume: where a killed merge left its finished tensors: True goes on with them (with the same result as if it had
+    never been stopped), False throws them away, None refuses. Where there are none all three are the same.
 
     Raises
-        InputError: inputs, parameters or output cannot be used; nothing was computed or written.
+        InputError: inputs, parameters or output cannot be used, or what was left there was made from something else;
+            nothing was computed or written.
         NumericalError, ResourceError: the merge failed on the way; nothing is left behind.
     """
     target: dict[str, Any] = {"path": str(output), "dtype": dtype, "max_shard_size": max_shard_size, "kind": kind}
     target |= {"rank": adapter_rank, "energy": adapter_energy}
     recipe = make_recipe(base, _listed(tasks), method, params, target, device, roles, split_fused)
     # The recipe is saved beside the model, where relative paths would mean something else.
-    return merge_recipe(absolute(recipe, Path.cwd()), Path(os.path.expanduser(output)), progress)
+    return merge_recipe(absolute(recipe, Path.cwd()), Path(os.path.expanduser(output)), progress, resume)
 
 
-def merge_recipe(recipe: Recipe, output: Path, progress: Callable[[Progress], None] | None = None) -> Report:
-    """Carry out a recipe into `output`. Raises as merge()."""
-    steps = save(make_plan(recipe), output)
+def merge_recipe(
+    recipe: Recipe, output: Path, progress: Callable[[Progress], None] | None = None, resume: bool | None = None
+) -> Report:
+    """Carry out a recipe into `output`. `resume` and what it raises as for merge()."""
+    steps = save(make_plan(recipe), output, resume)
     try:
         while True:
             step = next(steps)

@@ -1,4 +1,4 @@
-"""The command line: sftm merge | extract | inspect | check | fetch | ui. Exit codes: 0, 2 refused, 3 no room, 130."""
+"""The command line: sftm merge | extract | inspect | check | fetch | cache | ui. Exit: 0, 2 refused, 3 no room, 130."""
 
 from __future__ import annotations
 
@@ -35,6 +35,10 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     # torch asks Linux for large pages then: long thin matrices are merged in half the time.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+    # By the environment they reach the processes that carry out runs, too.
+    for name in ("cache_dir", "cache_gb"):
+        if getattr(options, name, None) is not None:
+            os.environ[f"SFTM_{name.upper()}"] = getattr(options, name)
     command: Callable[[argparse.Namespace], None] = options.command
     try:
         command(options)
@@ -93,7 +97,13 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="NAME=VALUE",
         help="another value for a parameter of the method, such as scaling=0.8 or rank=25%% (may be repeated)",
     )
+    merge.add_argument(
+        "--resume",
+        action=argparse.BooleanOptionalAction,
+        help="go on with what a killed merge left (the result is the same), or throw it away and merge anew",
+    )
     merge.add_argument("--quiet", action="store_true", help="no progress bar")
+    _add_cache_options(merge)
     merge.set_defaults(command=_merge)
 
     check = commands.add_parser(
@@ -112,6 +122,7 @@ def build_parser() -> argparse.ArgumentParser:
     inspect.add_argument("recipe", type=Path, help="a YAML recipe")
     inspect.add_argument("--layer", help="one layer in detail, by the tensor's name")
     inspect.add_argument("--json", action="store_true", help="everything as one JSON document")
+    _add_cache_options(inspect)
     inspect.set_defaults(command=_inspect)
 
     extract = commands.add_parser(
@@ -145,6 +156,16 @@ def build_parser() -> argparse.ArgumentParser:
     fetch.add_argument("--quiet", action="store_true", help="no progress bar, print nothing but the folders")
     fetch.set_defaults(command=_fetch)
 
+    cache = commands.add_parser(
+        "cache",
+        help="what is kept of earlier factorisations",
+        description="Factors of task matrices are kept on disk, so that the next merge or look at the same layers need "
+        "not compute them. Prints where, how many and how large; --clear removes them.",
+    )
+    cache.add_argument("--clear", action="store_true", help="remove all of them")
+    _add_cache_options(cache)
+    cache.set_defaults(command=_cache)
+
     ui = commands.add_parser(
         "ui", help="open the app in the browser", description="Start the app and open the browser."
     )
@@ -164,6 +185,22 @@ def add_ui_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--output-dir", type=Path, help="folder for runs and saved models (default: ./sftm-output)")
     parser.add_argument("--no-browser", action="store_true", help="do not open a browser")
+    _add_cache_options(parser)
+
+
+def _add_cache_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--cache-dir", metavar="DIR", help="where factors are kept (default: SFTM_CACHE_DIR, else the user's cache)"
+    )
+    parser.add_argument(
+        "--cache-gb", metavar="N", help="gigabytes of factors kept at most, 0 for none (default: SFTM_CACHE_GB or 10)"
+    )
+
+
+def _cache(options: argparse.Namespace) -> None:
+    from sftm_app.merging.factor_cache import look_into
+
+    print(look_into(options.clear))
 
 
 def _load(path: Path) -> Recipe:
@@ -181,9 +218,11 @@ def _merge(options: argparse.Namespace) -> None:
     if output is None:
         raise OutputError("The recipe names no output.path. Give --output FOLDER, or add `output: {path: ...}` to it.")
     with _progress_bar(check, options.quiet) as show:
-        report = merge_recipe(recipe, output, show)
-    print(f"Merged {len(report.inputs) - 1} tasks with {report.method} in {report.seconds:.1f} s: {output}")
+        report = merge_recipe(recipe, output, show, options.resume)
+    print(f"Merged {len(report.inputs) - 1} tasks with {report.method} in {report.time}: {output}")
     print(f"  {report.memory}")
+    if kept := report.machine.get("resumed_after_tensors"):
+        print(f"  Resumed: {kept} tensors were there already.")
     for task, error in report.readout_errors.items():
         mapping = report.mapping_errors[task]
         print(f"  {task}: readout error {error:.2g}, mapping error {mapping:.2g} (medians over layers)")
@@ -268,13 +307,16 @@ def _value(text: str) -> str | float:
 def _check(options: argparse.Namespace) -> None:
     from sftm_app.checkpoints.compatibility import refuse_unchanged
     from sftm_app.checkpoints.hub_names import short_name
-    from sftm_app.merging.plan import check_recipe
+    from sftm_app.merging.cost import estimate
+    from sftm_app.merging.plan import check_recipe, plan_for
 
-    found = check_recipe(_load(options.recipe)).require()
+    recipe = _load(options.recipe)
+    found = check_recipe(recipe).require()
     refuse_unchanged(found)
     for note in found.notes:
         print(note)
     print(f"{len(found.tasks)} tasks fit the base {short_name(found.base.path)} ({_kind(found.base)}).")
+    print(*estimate(plan_for(recipe, found)).sentences(), sep="\n")
 
 
 def _kind(base: Checkpoint) -> str:

@@ -15,6 +15,8 @@ from hub_fixture import hub  # noqa: F401
 from tiny_checkpoints import N_LABELS, save_base, save_task
 
 torch.set_num_threads(1)
+# No test leaves factors in the cache of whoever runs it, or finds some there.
+os.environ["SFTM_CACHE_DIR"] = tempfile.mkdtemp(prefix="sftm-test-cache-")
 # The first example may pay for a library's import, and a machine that runs these tests is often busy with others.
 hypothesis.settings.register_profile("house", deadline=None)
 hypothesis.settings.load_profile("house")

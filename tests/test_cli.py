@@ -18,6 +18,7 @@ from sftm_app import __version__, api, cli
 from sftm_app.errors import Cancelled, ResourceError
 from sftm_app.inspection import survey as survey_module
 from sftm_app.merging.methods import METHODS
+from sftm_app.merging.progress import Progress
 from sftm_app.merging.recipe import load_recipe, recipe_from_yaml, recipe_to_yaml
 
 Run = Callable[..., tuple[int, str, str]]
@@ -235,8 +236,8 @@ def test_ctrl_c_in_a_real_process_leaves_nothing(recipe: Path, tmp_path: Path) -
     """The slow method is made by a recipe of many large steps: here the process is stopped once its output appears."""
     slow = (
         "import sys, time; import sftm_app.merging.save as s; real = s.run\n"
-        "def run(plan):\n"
-        "    for step in real(plan):\n"
+        "def run(*given):\n"
+        "    for step in real(*given):\n"
         "        yield step\n"
         "        time.sleep(0.2)\n"
         "s.run = run\n"
@@ -256,6 +257,35 @@ def test_ctrl_c_in_a_real_process_leaves_nothing(recipe: Path, tmp_path: Path) -
     _, err = process.communicate(timeout=10)
     assert (process.returncode, err) == (130, "sftm: cancelled, nothing was written.\n")
     assert not list(tmp_path.glob("merged*"))
+
+
+@pytest.mark.skipif(os.name != "posix", reason="kills a copy of this process")
+@pytest.mark.parametrize("option", ["--resume", "--no-resume"])
+def test_what_a_killed_merge_left(sftm: Run, recipe: Path, tmp_path: Path, option: str) -> None:
+    assert sftm("merge", recipe, "--output", tmp_path / "whole", option, "--quiet")[0] == 0, "where nothing was left"
+    seen: list[str] = []
+
+    def die(step: Progress) -> None:
+        seen.append(step.name)
+        if len(seen) == 7:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    child = os.fork()
+    if child == 0:
+        try:
+            api.merge_recipe(load_recipe(recipe), tmp_path / "merged", die)
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    code, _, err = sftm("merge", recipe, "--quiet")
+    assert code == 2 and "holds 7 of" in err and "Add --resume to go on" in err and "--no-resume" in err
+    code, _, err = sftm("merge", recipe, "--quiet", "--resume", "--set", "scaling=0.5")
+    assert code == 2 and "params: scaling was 1.0 and is 0.5" in err and "Traceback" not in err
+    code, out, _ = sftm("merge", recipe, "--quiet", option)
+    assert code == 0 and ("Resumed: 7 tensors were there already." in out) == (option == "--resume")
+    one, two = (tmp_path / name / "model.safetensors" for name in ("merged", "whole"))
+    assert one.read_bytes() == two.read_bytes()
+    assert not list(tmp_path.glob("*.partial"))
 
 
 def test_the_downloaded_recipe_is_the_same_recipe(sftm: Run, recipe: Path, tmp_path: Path) -> None:

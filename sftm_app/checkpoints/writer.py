@@ -1,7 +1,8 @@
 """Streaming, atomic output: a folder appears complete, or not at all.
 
 The header is written first, for all sizes are known from the plan; then each tensor's bytes go in place, in any order.
-Everything happens in `<output>.partial`, which is renamed once it is complete and on the disk.
+Everything happens in `<output>.partial`, which is renamed once it is complete and on the disk. What a killed process
+left there can be gone on with.
 """
 
 from __future__ import annotations
@@ -11,22 +12,21 @@ import json
 import os
 import shutil
 import stat
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-import psutil
 import torch
 from torch import Tensor
 
 from sftm_app.checkpoints.file_names import INDEX_NAME, WEIGHTS_NAME
 from sftm_app.checkpoints.header import DTYPE_CODES
+from sftm_app.checkpoints.partial import WORK_FILES, claim, clear, held_bytes, partial_of, remove_partial
 from sftm_app.errors import CheckpointError, OutputError, ResourceError
 
-PARTIAL_SUFFIX = ".partial"
-_LOCK_NAME = "lock.json"
 _CHUNK_BYTES = 4 << 20
 
 
@@ -48,19 +48,19 @@ class OutputTensor:
 
 
 @contextmanager
-def output_folder(path: Path) -> Iterator[Path]:
+def output_folder(path: Path, keep: bool = False) -> Iterator[Path]:
     """A folder to fill: yields `<path>.partial`, renames it to `path` at the end of the block, removes it on any error.
+
+    keep: begin with what a run that died left there, instead of an empty folder.
 
     Raises
         OutputError: `path` exists, cannot be written, or another run is writing it.
     """
-    partial = path.with_name(path.name + PARTIAL_SUFFIX)
+    partial = partial_of(path)
     refuse_existing(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _clear_stale(partial)
-        partial.mkdir()
-        _write_lock(partial / _LOCK_NAME)
+        claim(partial, keep)
     except OSError as error:
         raise OutputError(f"{path}: cannot be written ({error.strerror}). Choose another output folder.") from None
     try:
@@ -69,14 +69,15 @@ def output_folder(path: Path) -> Iterator[Path]:
         # rename() replaces an empty folder silently, so look again just before it.
         refuse_existing(path)
         partial.rename(path)
-        # The lock goes last: a partial folder without one is not ours and is never removed.
         # The output is there now, complete: nothing that fails from here on may be called a failed merge.
-        with contextlib.suppress(OSError):
-            (path / _LOCK_NAME).unlink()
+        for name in WORK_FILES:
+            with contextlib.suppress(OSError):
+                (path / name).unlink(missing_ok=True)
         with contextlib.suppress(OSError):
             sync_folder(path.parent)
     except BaseException as error:
-        shutil.rmtree(partial, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            remove_partial(partial)
         if isinstance(error, OSError):
             raise _disk_error(path, error) from None
         raise
@@ -89,7 +90,7 @@ def refuse_existing(path: Path) -> None:
 
 
 def check_room(path: Path, n_bytes: int) -> None:
-    """Refuse an output for which the disk has too little room.
+    """Refuse an output for which the disk has too little room. What was begun there before counts as room.
 
     Raises
         OutputError: the place cannot be looked into.
@@ -97,7 +98,7 @@ def check_room(path: Path, n_bytes: int) -> None:
     """
     try:
         existing = next(parent for parent in path.resolve().parents if parent.exists())
-        free = shutil.disk_usage(existing).free
+        free = shutil.disk_usage(existing).free + held_bytes(partial_of(path))
     except OSError as error:
         raise OutputError(f"{path}: cannot be written ({error.strerror}). Choose another output folder.") from None
     if free < n_bytes:
@@ -105,26 +106,6 @@ def check_room(path: Path, n_bytes: int) -> None:
             f"{path}: needs {n_bytes / 1e6:.1f} MB, the disk has {free / 1e6:.1f} MB free. "
             "Free some space or choose another output folder."
         )
-
-
-def _write_lock(path: Path) -> None:
-    process = psutil.Process()
-    path.write_text(json.dumps({"pid": process.pid, "started": process.create_time()}), encoding="utf-8")
-
-
-def _clear_stale(partial: Path) -> None:
-    """Remove what a run that died left behind; refuse when its process still lives."""
-    if not partial.is_dir():
-        return
-    if not (partial / _LOCK_NAME).exists() and any(partial.iterdir()):
-        raise OutputError(
-            f"{partial}: exists and was not left by a merge. Remove it yourself, or choose another output folder."
-        )
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, psutil.Error):
-        lock = json.loads((partial / _LOCK_NAME).read_text(encoding="utf-8"))
-        if psutil.Process(int(lock["pid"])).create_time() == lock["started"]:
-            raise OutputError(f"{partial}: another run is writing it. Wait for it, or choose another output folder.")
-    shutil.rmtree(partial)
 
 
 def _disk_error(path: Path, error: OSError) -> Exception:
@@ -167,11 +148,15 @@ def shard(tensors: Sequence[OutputTensor], max_shard_bytes: int) -> list[list[Ou
 class TensorFile:
     """One safetensors file whose header is written at once and whose tensors follow in any order.
 
+    keep: go on with what a killed process left of this very file; tensors in it that are whole can be kept.
+
     Raises
         ValueError: a tensor comes twice, or with another shape or type than announced, or not at all.
     """
 
-    def __init__(self, path: Path, tensors: Sequence[OutputTensor], metadata: dict[str, str]) -> None:
+    def __init__(
+        self, path: Path, tensors: Sequence[OutputTensor], metadata: dict[str, str], keep: bool = False
+    ) -> None:
         # Larger types first, as safetensors itself does, so that every tensor starts aligned to its type.
         ordered = sorted(tensors, key=lambda tensor: (-tensor.dtype.itemsize, tensor.name))
         header: dict[str, object] = {"__metadata__": metadata}
@@ -188,23 +173,48 @@ class TensorFile:
             offset = end
         raw = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode("utf-8")
         raw += b" " * (-len(raw) % 8)
-        self._data_start = 8 + len(raw)
-        self._file = open(path, "xb")  # noqa: SIM115 - closed by close()
-        self._file.write(len(raw).to_bytes(8, "little") + raw)
+        raw = len(raw).to_bytes(8, "little") + raw
+        self._data_start = len(raw)
+        self._file = open(path, "r+b" if keep and path.exists() else "x+b")  # noqa: SIM115 - closed by close()
+        self._file.write(raw)
+        self._file.flush()
+        self._file.truncate(self._data_start + offset)
         if hasattr(os, "posix_fallocate") and offset:
             # Reserve the space now: a full disk shows before hours of work, not after.
-            self._file.flush()
             os.posix_fallocate(self._file.fileno(), self._data_start, offset)
 
-    def write(self, name: str, tensor: Tensor) -> None:
+    def write(self, name: str, tensor: Tensor) -> int:
+        """Put one tensor's bytes in their place; they are the system's then, and outlive this process.
+
+        Returns their checksum, by which keep() knows them again.
+        """
         if name not in self._missing:
             raise ValueError(f"{name}: comes twice, or was not announced")
         offset, expected = self._missing.pop(name)
         if tuple(tensor.shape) != expected.shape or tensor.dtype != expected.dtype:
             raise ValueError(f"{name}: {tensor.dtype} {tuple(tensor.shape)} instead of {expected}")
         flat = tensor.detach().cpu().contiguous().reshape(-1)
+        raw: memoryview = flat.view(torch.uint8).numpy().data
         self._file.seek(self._data_start + offset)
-        self._file.write(flat.view(torch.uint8).numpy().data)
+        self._file.write(raw)
+        self._file.flush()
+        return zlib.crc32(raw)
+
+    def keep(self, name: str, checksum: int) -> bool:
+        """Whether the tensor's bytes stand in the file already, whole; it counts as written then."""
+        offset, expected = self._missing[name]
+        self._file.seek(self._data_start + offset)
+        found, left = 0, expected.n_bytes
+        while left and (chunk := self._file.read(min(left, _CHUNK_BYTES))):
+            found, left = zlib.crc32(chunk, found), left - len(chunk)
+        if left or found != checksum:
+            return False
+        del self._missing[name]
+        return True
+
+    def sync(self) -> None:
+        """Put what was written so far on the disk."""
+        os.fsync(self._file.fileno())
 
     def close(self) -> None:
         if self._missing:
@@ -219,9 +229,14 @@ class TensorFile:
 
 
 @contextmanager
-def weights_writer(folder: Path, tensors: Sequence[OutputTensor], max_shard_bytes: int) -> Iterator[WeightsWriter]:
-    """A writer for a model's weights in `folder`: one file, or shards with an index, named as transformers does."""
-    writer = WeightsWriter(folder, tensors, max_shard_bytes)
+def weights_writer(
+    folder: Path, tensors: Sequence[OutputTensor], max_shard_bytes: int, keep: bool = False
+) -> Iterator[WeightsWriter]:
+    """A writer for a model's weights in `folder`: one file, or shards with an index, named as transformers does.
+
+    keep: go on with the weights that a killed process left there; everything else it left, but its work files, goes.
+    """
+    writer = WeightsWriter(folder, tensors, max_shard_bytes, keep)
     try:
         yield writer
         writer.close()
@@ -233,15 +248,20 @@ def weights_writer(folder: Path, tensors: Sequence[OutputTensor], max_shard_byte
 class WeightsWriter:
     """Routes each tensor to its shard. Use it through weights_writer()."""
 
-    def __init__(self, folder: Path, tensors: Sequence[OutputTensor], max_shard_bytes: int) -> None:
+    def __init__(
+        self, folder: Path, tensors: Sequence[OutputTensor], max_shard_bytes: int, keep: bool = False
+    ) -> None:
         shards = shard(tensors, max_shard_bytes)
         n = len(shards)
         names = [WEIGHTS_NAME] if n == 1 else [f"model-{i:05d}-of-{n:05d}.safetensors" for i in range(1, n + 1)]
         self._files: list[TensorFile] = []
         self._home: dict[str, TensorFile] = {}
+        self._unsynced: set[TensorFile] = set()
+        if keep:
+            clear(folder, keep=(*WORK_FILES, *names))
         try:
             for name, members in zip(names, shards, strict=True):
-                self._files.append(TensorFile(folder / name, members, {"format": "pt"}))
+                self._files.append(TensorFile(folder / name, members, {"format": "pt"}, keep))
                 self._home |= dict.fromkeys((tensor.name for tensor in members), self._files[-1])
         except BaseException:
             self.abandon()
@@ -256,9 +276,19 @@ class WeightsWriter:
             }
             write_text(folder / INDEX_NAME, json.dumps(index, indent=2, sort_keys=True) + "\n")
 
-    def write(self, name: str, tensor: Tensor) -> None:
-        """Put one tensor's bytes in their place. The tensor has the announced shape and dtype."""
-        self._home[name].write(name, tensor)
+    def write(self, name: str, tensor: Tensor) -> int:
+        """Put one tensor's bytes in their place. It has the announced shape and dtype. Returns its checksum."""
+        self._unsynced.add(self._home[name])
+        return self._home[name].write(name, tensor)
+
+    def keep(self, name: str, checksum: int) -> bool:
+        """Whether the tensor stands there already with that checksum; it need not be written then."""
+        return self._home[name].keep(name, checksum)
+
+    def sync(self) -> None:
+        """Put what was written so far on the disk."""
+        while self._unsynced:
+            self._unsynced.pop().sync()
 
     def close(self) -> None:
         for file in self._files:
@@ -283,8 +313,8 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, st
 
 
 def list_files(folder: Path) -> dict[Path, int]:
-    """Every regular file of a finished output, by its path relative to the folder, with its bytes. No links, and not
-    the lock that a process stopped at the very end may have left.
+    """Every regular file of a finished output, by its path relative to the folder, with its bytes. No links, and none
+    of the work files that a process stopped at the very end may have left.
 
     Raises
         CheckpointError: there is none, or the folder cannot be read.
@@ -300,7 +330,7 @@ def list_files(folder: Path) -> dict[Path, int]:
                 status = path.lstat()
             except OSError as error:
                 raise _unreadable(path, error) from None
-            if stat.S_ISREG(status.st_mode) and path != folder / _LOCK_NAME:
+            if stat.S_ISREG(status.st_mode) and path.relative_to(folder).as_posix() not in WORK_FILES:
                 found[path.relative_to(folder)] = status.st_size
     if not found:
         raise CheckpointError(f"{folder}: holds no files. Merge again.")

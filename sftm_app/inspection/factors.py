@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from dataclasses import dataclass
+from functools import partial
 from threading import Lock
 
 import torch
@@ -14,6 +15,7 @@ from sftm_app.checkpoints.checkpoint import Checkpoint, open_reader
 from sftm_app.checkpoints.compatibility import Preflight
 from sftm_app.inspection.layers import MapLayer
 from sftm_app.linalg.svd import Factors, factorise
+from sftm_app.merging.factor_cache import FactorStore, factor_key
 from sftm_app.merging.run import part_of, read_change
 
 DEFAULT_LIMIT_BYTES = 2_000_000_000
@@ -39,15 +41,17 @@ class LayerFactors:
 class FactorCache:
     """Keeps the factors of the layers looked at last, up to a number of bytes. Safe under threads.
 
-    A file that changes gets another stamp and therefore another key, so nothing stale is ever shown.
+    A file that changes gets another stamp and therefore another key, so nothing stale is ever shown. store: where
+    factors are found on disk, and kept for other processes.
     """
 
-    def __init__(self, limit_bytes: int = DEFAULT_LIMIT_BYTES) -> None:
+    def __init__(self, limit_bytes: int = DEFAULT_LIMIT_BYTES, store: FactorStore | None = None) -> None:
+        self._store = store
         self._kept: LRUCache[object, LayerFactors] = LRUCache(limit_bytes, getsizeof=lambda made: made.n_bytes)
         self._lock = Lock()
 
     def get(self, found: Preflight, layer: MapLayer) -> LayerFactors:
-        """The factors of one layer, from the cache or computed now on the CPU in float32.
+        """The factors of one layer, from memory, from disk, or computed now on the CPU in float32.
 
         Raises
             NumericalError: an input holds NaN or Inf.
@@ -58,7 +62,7 @@ class FactorCache:
             known = self._kept.get(key)
         if known is not None:
             return known
-        made = factorise_layer(found, layer)
+        made = factorise_layer(found, layer, self._store)
         with self._lock:
             return keep(self._kept, key, made)
 
@@ -81,8 +85,9 @@ def _identity(checkpoint: Checkpoint) -> tuple[object, ...]:
     )
 
 
-def factorise_layer(found: Preflight, layer: MapLayer) -> LayerFactors:
-    """Read one layer of base and tasks and factorise every task matrix at full rank."""
+def factorise_layer(found: Preflight, layer: MapLayer, store: FactorStore | None = None) -> LayerFactors:
+    """Read one layer of base and tasks and factorise every task matrix at full rank, or take its factors from `store`.
+    """
     with open_reader(found.base) as read:
         base = read.finite(layer.tensor, row=layer.part.expert)
     part = layer.part.in_slice
@@ -93,6 +98,7 @@ def factorise_layer(found: Preflight, layer: MapLayer) -> LayerFactors:
         assert source is not None
         with open_reader(found.tasks[index].checkpoint) as read:
             change = read_change(read, source, base, base.device, layer.part.expert)
-        factors.append(factorise(part_of(change, part)))
+        matrix = part_of(change, part)
+        factors.append(store.get(factor_key(matrix), partial(factorise, matrix)) if store else factorise(matrix))
     norm = float(torch.linalg.vector_norm(weight))
     return LayerFactors(layer, norm, tuple(factors), idle_tasks(found, layer))

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from sftm_app.errors import InputError
-from sftm_app.inspection.reasons import reason, shortfall
+from sftm_app.inspection.reasons import Neighbour, reason, shortfall
 from sftm_app.inspection.what_if import Prediction, WhatIf
 from sftm_app.linalg.subspace import cumulative_energy, gain_clusters
 from sftm_app.merging.methods import METHODS
@@ -25,29 +25,11 @@ MOST_NEIGHBOURS = 12
 
 
 @dataclass(frozen=True)
-class Neighbour:
-    """A feature of another task: member (position in the layer) and task, feature counted from 0, its gain.
-
-    read_cosine, write_cosine: signed, -1..1. entry: their product, of A. contribution: entry times its coefficient,
-    what it already puts into the readout of the feature that it is a neighbour of.
-    """
-
-    member: int
-    task: str
-    feature: int
-    gain: float
-    read_cosine: float
-    write_cosine: float
-    entry: float
-    contribution: float
-
-
-@dataclass(frozen=True)
 class FeatureDetail:
     """One feature under one merge. feature counts from 0, of n_features; cluster is [start, stop) or None.
 
     energy_share, energy_before: the share of its task's energy that it holds, and that stronger ones hold, 0..1.
-    coefficient: a of the added change; readout: u^T D v; wanted: the task's weight times the gain.
+    coefficient: a of the added change; readout: u^T D v; wanted: scaling times the task's weight times the gain.
     neighbours: of other tasks, strongest |entry| first, at most 12. rest: the contributions of all other features, own
     ones included, so that coefficient + contributions of the neighbours + rest = readout.
     sentence: how the coefficient came about.
@@ -95,12 +77,12 @@ def feature_detail(
 
     coefficient = float(prediction.coefficients[member][feature])
     readout = float(prediction.readouts[member][feature])
-    wanted = prediction.settings.weights[made.layer.members[member]] * float(S[feature])
-    cluster = next((run for run in gain_clusters(S) if run[0] <= feature < run[1]), None)
     scaling = METHODS[prediction.settings.method].scaling(prediction.settings.params)
+    wanted = scaling * prediction.settings.weights[made.layer.members[member]] * float(S[feature])
+    cluster = next((run for run in gain_clusters(S) if run[0] <= feature < run[1]), None)
     sentences = [
-        reason(prediction, names, member, feature, float(S[feature]), wanted * scaling, neighbours),
-        *shortfall(prediction, names, member, feature, wanted * scaling),
+        reason(prediction, names, member, feature, float(S[feature]), wanted, neighbours),
+        *shortfall(prediction, names, member, feature, wanted),
     ]
     if cluster:
         sentences.append(

@@ -14,9 +14,13 @@ from sftm_app.inspection.layer import LayerDetail, layer_detail
 from sftm_app.inspection.layers import MapLayer
 from sftm_app.inspection.measures import MEASURES, MeasureValue, rank_of
 from sftm_app.inspection.what_if import MergeSettings, WhatIf
+from sftm_app.merging.factor_cache import FactorStore
 
 WHAT_IF_LIMIT_BYTES = 1_000_000_000
 DETAILS_KEPT = 256
+SPECTRA_KEPT = 64
+# Measures that take next to nothing once the factors are there.
+CHEAP = ("change", "effective_rank", "rank_90")
 VALUES_KEPT = 100_000
 
 
@@ -24,13 +28,19 @@ class Inspector:
     """Answers about layers, safe to use from several threads. A file that changes is another layer to it.
 
     limit_bytes bounds the factors, what_if_limit_bytes what WhatIfs may come to hold; what does not fit is computed
-    again each time.
+    again each time, or read from `store` where there is one.
     """
 
-    def __init__(self, limit_bytes: int = DEFAULT_LIMIT_BYTES, what_if_limit_bytes: int = WHAT_IF_LIMIT_BYTES) -> None:
-        self._factors = FactorCache(limit_bytes)
+    def __init__(
+        self,
+        limit_bytes: int = DEFAULT_LIMIT_BYTES,
+        what_if_limit_bytes: int = WHAT_IF_LIMIT_BYTES,
+        store: FactorStore | None = None,
+    ) -> None:
+        self._factors = FactorCache(limit_bytes, store)
         self._what_ifs: LRUCache[Hashable, WhatIf] = LRUCache(what_if_limit_bytes, getsizeof=lambda kept: kept.n_bytes)
         self._details: LRUCache[Hashable, LayerDetail] = LRUCache(DETAILS_KEPT)
+        self._spectra: LRUCache[Hashable, tuple[float, ...]] = LRUCache(SPECTRA_KEPT)
         self._values: LRUCache[Hashable, MeasureValue] = LRUCache(VALUES_KEPT)
         self._lock = Lock()
 
@@ -77,6 +87,25 @@ class Inspector:
         if known is not None:
             return known
         # A map asks each layer once: keeping A for that would take time, and the place of the layer looked at.
-        value = chosen.compute(what_if or WhatIf(self.factors(found, layer), stored=False), settings)
+        asked_of = what_if or WhatIf(self.factors(found, layer), stored=False)
+        value = chosen.compute(asked_of, settings)
+        # While a layer's factors are at hand: of a large model they are gone when the next measure is chosen.
         with self._lock:
+            missing = [name for name in CHEAP if name != measure and (place, name) not in self._values]
+        beside = {(place, name): MEASURES[name].compute(asked_of, settings) for name in missing}
+        with self._lock:
+            for known_key, known in beside.items():
+                keep(self._values, known_key, known)
             return keep(self._values, key, value)
+
+    def spectrum(self, found: Preflight, layer: MapLayer, settings: MergeSettings) -> tuple[float, ...]:
+        """The singular values of what a merge adds to one layer, descending. Raises as factors()."""
+        key = (layer_key(found, layer), settings)
+        with self._lock:
+            known = self._spectra.get(key)
+        if known is not None:
+            return known
+        what_if = self.what_if(found, layer)
+        made = what_if.spectrum(what_if.predict(settings))
+        with self._lock:
+            return keep(self._spectra, key, made)

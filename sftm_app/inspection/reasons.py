@@ -3,17 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
 from sftm_app.inspection.what_if import Prediction
 from sftm_app.merging.methods import METHODS
 
-if TYPE_CHECKING:
-    from sftm_app.inspection.feature import Neighbour
-
 # Contributions below this share of what is wanted are not worth a name, and differences below it no reason.
 WORTH_SAYING = 0.02
 MOST_NAMED = 3
+
+
+@dataclass(frozen=True)
+class Neighbour:
+    """A feature of another task: member (position in the layer) and task, feature counted from 0, its gain.
+
+    read_cosine, write_cosine: signed, -1..1. entry: their product, of A. contribution: entry times its coefficient,
+    what it already puts into the readout of the feature that it is a neighbour of.
+    """
+
+    member: int
+    task: str
+    feature: int
+    gain: float
+    read_cosine: float
+    write_cosine: float
+    entry: float
+    contribution: float
 
 
 def reason(
@@ -70,7 +85,7 @@ def _who(neighbours: Sequence[Neighbour], others: float, little: float) -> str:
     if abs(sum(n.contribution for n in named) - others) <= 0.2 * abs(others):
         amounts = word_list([f"{abs(n.contribution):.3g}" for n in named])
         return f"{called} {one if len(named) == 1 else many} {amounts} {end}"
-    most = f", most of it {called}" if named else ""
+    most = f", {called} the largest parts" if len(named) > 1 else f", {called} the largest part" if named else ""
     return f"many features together {many} {abs(others):.3g} {end}{most}"
 
 

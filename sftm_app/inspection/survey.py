@@ -19,18 +19,21 @@ from sftm_app.inspection.measures import MEASURES, MeasureValue
 from sftm_app.inspection.pair import PairAngles, pair_angles
 from sftm_app.inspection.warnings import LayerWarning, layer_warnings
 from sftm_app.inspection.what_if import MergeSettings, Prediction, WhatIf, merge_settings
+from sftm_app.linalg.subspace import random_overlap
+from sftm_app.merging.factor_cache import open_store
 
 
 @dataclass(frozen=True, eq=False)
 class SurveyLayer:
     """One layer: its measures by name, its detail, the angles between every pair of members, what the merge would do
-    to it (without its coefficients and readouts, one number a feature), and what deserves a look."""
+    to it (without its readouts) with the gains that its change then has, and what deserves a look."""
 
     layer: MapLayer
     measures: dict[str, MeasureValue]
     detail: LayerDetail
     angles: dict[tuple[int, int], PairAngles]
     prediction: Prediction
+    gains: tuple[float, ...]
     warnings: tuple[LayerWarning, ...]
 
 
@@ -51,7 +54,9 @@ class Survey:
             spectra: task, gains, relative_change, effective_rank, stable_rank, ranks_for_energy, clusters
             read_overlap, write_overlap, feature_overlap: T x T, 0..1, in the order of the layer's tasks
             angles: tasks (two), k, read, write, random_read, random_write
-            prediction: readout_errors, mapping_errors, ranks, norm, condition, n_dropped, conflicts
+            random_overlap: read, write: |cosine| that random directions show on average
+            prediction: readout_errors, mapping_errors, ranks, norm, condition, n_dropped, conflicts, gains (the merged
+            change's own singular values), coefficients (of each task's features)
             warnings: kind, sentence, view, tasks, feature, informational
         """
         settings = {
@@ -89,6 +94,7 @@ def _layer_to_dict(one: SurveyLayer, names: Sequence[str]) -> dict[str, Any]:
         "read_overlap": detail.read.tolist(),
         "write_overlap": detail.write.tolist(),
         "feature_overlap": detail.both.tolist(),
+        "random_overlap": {"read": random_overlap(layer.shape[1]), "write": random_overlap(layer.shape[0])},
         "angles": [
             {"tasks": called(pair), "k": angles.k}
             | {name: getattr(angles, name).tolist() for name in ("read", "write", "random_read", "random_write")}
@@ -101,6 +107,8 @@ def _layer_to_dict(one: SurveyLayer, names: Sequence[str]) -> dict[str, Any]:
             "norm": prediction.norm,
             "condition": prediction.condition,
             "n_dropped": prediction.n_dropped,
+            "gains": list(one.gains),
+            "coefficients": by_task([found.tolist() for found in prediction.coefficients]),
             "conflicts": [
                 {"tasks": called((found.first, found.second)), "cosine": found.cosine} for found in prediction.conflicts
             ],
@@ -150,7 +158,7 @@ def survey(
 
 
 def _inspect(found: Preflight, layer: MapLayer, names: Sequence[str], settings: MergeSettings) -> SurveyLayer:
-    what_if = WhatIf(factorise_layer(found, layer))
+    what_if = WhatIf(factorise_layer(found, layer, open_store()))
     made = what_if.made
     prediction = what_if.predict(settings)
     detail = layer_detail(made, names)
@@ -159,6 +167,7 @@ def _inspect(found: Preflight, layer: MapLayer, names: Sequence[str], settings: 
         {name: measure.compute(what_if, settings) for name, measure in MEASURES.items()},
         detail,
         {(i, j): pair_angles(made, i, j) for i, j in itertools.combinations(range(len(made.factors)), 2)},
-        replace(prediction, coefficients=(), readouts=()),
+        replace(prediction, readouts=()),
+        what_if.spectrum(prediction),
         layer_warnings(what_if, detail, prediction, names),
     )

@@ -1,7 +1,7 @@
 """The folder of a run, and what can be read from it by anybody at any time.
 
 recipe.yaml     what is to be done
-events.jsonl    one JSON table a line, appended by the worker: started, progress, done, failed, cancelled
+events.jsonl    one JSON table a line, appended by the worker: started, progress, done, failed, cancelled, resumed
 model/          the merged model with its report, complete as soon as it is there (model.partial/ until then)
 cancel          present once somebody asked to stop
 worker.log      what the worker process printed
@@ -24,6 +24,7 @@ import psutil
 from sftm_app.errors import JobError
 from sftm_app.merging.recipe import Recipe, load_recipe, recipe_to_yaml
 from sftm_app.merging.report import REPORT_NAME
+from sftm_app.merging.resuming import has_progress
 
 RUN_ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{6}")
 ACTIVE = ("starting", "running")
@@ -37,6 +38,7 @@ class RunStatus:
 
     state: "starting", "running", "done", "failed", "cancelled" or "died" (the process vanished without a word).
     fraction: share of the work done, 0..1. message: a sentence on failure, else the tensor in work.
+    resumable: it was stopped, and what it finished is there to go on with; see control.resume.
     """
 
     run_id: str
@@ -47,6 +49,7 @@ class RunStatus:
     message: str = ""
     elapsed_s: float = 0.0
     remaining_s: float = 0.0
+    resumable: bool = False
 
     @property
     def active(self) -> bool:
@@ -162,20 +165,25 @@ def status(folder: RunFolder) -> RunStatus:
         return RunStatus(folder.run_id, "starting", message="Starting the worker process")
     last = events[-1]
     progress: dict[str, Any] = next((event for event in reversed(events) if event["kind"] == "progress"), {})
-    shown = {key: progress[key] for key in ("fraction", "done", "total", "elapsed_s", "remaining_s") if key in progress}
+    shown: dict[str, Any] = {
+        key: progress[key] for key in ("fraction", "done", "total", "elapsed_s", "remaining_s") if key in progress
+    }
     alive = worker_process(events) is not None
     # The model appears complete or not at all: a worker stopped before it could say "done" was done nevertheless.
     if last["kind"] == "done" or (last["kind"] in ("started", "progress") and not alive and folder.report.is_file()):
         return RunStatus(folder.run_id, "done", **(shown | {"fraction": 1.0, "remaining_s": 0.0}))
+    if last["kind"] in ("failed", "cancelled") or not alive:
+        shown["resumable"] = has_progress(folder.model)
     if last["kind"] in ("failed", "cancelled"):
         return RunStatus(folder.run_id, last["kind"], message=last.get("message", "Cancelled."), **shown)
     if not alive:
         where = f" at {progress['name']!r}" if progress else ""
+        todo = "What it finished is kept: resume it, or start" if shown["resumable"] else "No model was written. Start"
         return RunStatus(
             folder.run_id,
             "died",
             message=f"The worker process vanished{where}; the system may have stopped it for lack of memory. "
-            "No model was written. Start the merge again, with a lower rank if memory is short.",
+            f"{todo} the merge again, with a lower rank if memory is short.",
             **shown,
         )
     return RunStatus(folder.run_id, "running", message=progress.get("name", "Reading the checkpoints"), **shown)

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
@@ -35,7 +36,8 @@ def _merge(folder: RunFolder) -> None:
 
     if folder.cancel_flag.exists():
         raise Cancelled("Cancelled.")
-    steps = save(make_plan(folder.recipe()), folder.model)
+    # What lies in a run's own folder can only be what an earlier worker of the same run left.
+    steps = save(make_plan(folder.recipe()), folder.model, resume=True)
     while True:
         if folder.cancel_flag.exists():
             steps.close()
@@ -47,8 +49,14 @@ def _merge(folder: RunFolder) -> None:
         folder.append("progress", **vars(progress))
 
 
-def _stop(signal_number: int, frame: FrameType | None) -> None:
-    raise Cancelled("Cancelled.")
+def _stopping(folder: RunFolder) -> Callable[[int, FrameType | None], None]:
+    def stop(signal_number: int, frame: FrameType | None) -> None:
+        if folder.cancel_flag.exists():
+            raise Cancelled("Cancelled.")
+        # Nobody cancelled: the machine shuts down. As after a power cut, what is finished stays to be resumed.
+        os._exit(128 + signal_number)
+
+    return stop
 
 
 def main() -> None:
@@ -64,7 +72,7 @@ def main() -> None:
     log = os.open(folder.path / "worker.log", os.O_WRONLY | os.O_CREAT, 0o666)
     for stream in (1, 2):
         os.dup2(log, stream)
-    signal.signal(signal.SIGTERM, _stop)
+    signal.signal(signal.SIGTERM, _stopping(folder))
     work(folder)
 
 

@@ -20,10 +20,10 @@ class Conflict:
     cosine: float
 
 
-def find_conflicts(system: System, a: Tensor, gains: Tensor) -> tuple[Conflict, ...]:
-    """Pairs with a clearly negative cosine of which at least one task's readout is lost."""
+def find_conflicts(system: System, readouts: Tensor, gains: Tensor) -> tuple[Conflict, ...]:
+    """Pairs with a clearly negative cosine of which at least one task's readout is lost; readouts, gains: (R,)."""
     wanted = torch.split(gains, system.ranks)
-    kept = torch.split(system.read(system.matrix(a)), system.ranks)
+    kept = torch.split(readouts, system.ranks)
     lost = [float((k - w).norm()) > CONFLICT_ERROR * float(w.norm()) for k, w in zip(kept, wanted, strict=True)]
     limit = conflict_cosine(*system.factors[0].shape)
     found = []

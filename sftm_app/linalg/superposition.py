@@ -47,6 +47,14 @@ DIAGONAL = 1.0  # the smallest diagonal entry of A in either variant, so a lower
 
 
 @dataclass(frozen=True, eq=False)
+class Readouts:
+    """Of a matrix D(a) in the span of all features: u^T D v of each, one (r_t,) tensor per task, and ||D||_F."""
+
+    of: tuple[Tensor, ...]
+    norm: float
+
+
+@dataclass(frozen=True, eq=False)
 class Superposition:
     """Coefficients a, one (r_t,) tensor per task, and how they were found.
 
@@ -56,6 +64,7 @@ class Superposition:
     (stopped early)" (the same, with too many features for the direct solver).
     residual: ||A a - b|| / ||b||, computed afresh. condition: largest over smallest eigenvalue kept, an estimate.
     n_dropped: directions that the tasks do not determine, left out by the direct solver.
+    merged: D*.  plain: the sum of the (weighted) task matrices with all features at their own gains.
     """
 
     coefficients: tuple[Tensor, ...]
@@ -67,6 +76,8 @@ class Superposition:
     iterations: int
     n_dropped: int
     conflicts: tuple[Conflict, ...]
+    merged: Readouts
+    plain: Readouts
 
 
 def superpose(
@@ -88,7 +99,8 @@ def superpose(
     scale = max((float(f.S[0]) for f in factors if f.rank), default=0.0)
     if scale == 0.0:
         nothing = tuple(f.S.clone() for f in factors)
-        return Superposition(nothing, variant, "direct", n_features, 0.0, 1.0, 0, 0, ())
+        none = Readouts(nothing, 0.0)
+        return Superposition(nothing, variant, "direct", n_features, 0.0, 1.0, 0, 0, (), none, none)
     # Gains are solved for in units of about the largest, so that their squares neither overflow nor vanish.
     scale = power_of_two(scale)
     weights = weights or [1.0] * len(factors)
@@ -111,19 +123,27 @@ def superpose(
             else:
                 system, solution = _stopped_early(system, gains)
 
-    a, b = solution.a, system.right_side(gains.to(solution.a))
+    a, wanted = solution.a, gains.to(solution.a)
+    read, asked = system.read_out(a), system.read_out(wanted)
+    b = wanted if variant == "readout" else asked
     norm_b = float(b.norm())
-    residual = float((system.apply(a) - b).norm()) / norm_b if norm_b > 0.0 else 0.0
+    reached = read if variant == "readout" else system.apply(a)
+    residual = float((reached - b).norm()) / norm_b if norm_b > 0.0 else 0.0
     coefficients = tuple(part * scale * heaviest for part in torch.split(a, ranks))
     if not (math.isfinite(residual) and all(bool(torch.isfinite(part).all()) for part in coefficients)):
         raise NumericalError(
             f"The superposition of {n_features} features ({variant}) gave coefficients that are NaN or infinite. "
             "Lower the rank, or leave this tensor to another merge method."
         )
-    conflicts = find_conflicts(system, a, gains.to(a))
+    conflicts = find_conflicts(system, read, wanted)
+    unit = scale * heaviest
+
+    def readouts(coefficients: Tensor, values: Tensor) -> Readouts:
+        return Readouts(tuple(part * unit for part in torch.split(values, ranks)), _size(coefficients, values) * unit)
+
     return Superposition(
         coefficients, variant, solver, n_features, residual, solution.condition, solution.iterations,
-        solution.n_dropped, conflicts,
+        solution.n_dropped, conflicts, readouts(a, read), readouts(wanted, asked),
     )  # fmt: skip
 
 
@@ -175,7 +195,15 @@ def _stopped_early(system: System, gains: Tensor) -> tuple[System, Solution]:
 
 def _moderate(system: System, a: Tensor, gains: Tensor) -> bool:
     """||D*|| within GROWTH_LIMIT of sqrt(sum ||D_t||^2)."""
-    return norm(system.matrix(a)) <= GROWTH_LIMIT * float(gains.norm())
+    limit = GROWTH_LIMIT * float(gains.norm())
+    # ||D(a)||^2 = a^T A a, unless rounding, a share of ||a||^2, could decide.
+    size = _size(a, system.read_out(a)) if system.blocks is not None and float(a.norm()) <= 10.0 * limit else None
+    return (norm(system.matrix(a)) if size is None else size) <= limit
+
+
+def _size(a: Tensor, readouts: Tensor) -> float:
+    """||D(a)||_F from u^T D(a) v of every feature."""
+    return math.sqrt(max(0.0, float(a.double() @ readouts.double())))
 
 
 def _check(factors: Sequence[Factors], variant: str, solver: str, weights: Sequence[float] | None) -> None:

@@ -5,6 +5,8 @@ which one succeeded.
 
     gesvdj   CUDA, torch's default driver there (one-sided Jacobi; torch itself retries with gesvd)
     gesvd    CUDA, QR iteration
+    gram     CPU, float32 matrices of a short side of GRAM_MIN and more: eigenvectors of the Gram matrix in float64, or
+             ("gram float32") in float32 where few, strong features are kept; see gram_svd
     gesdd    CPU, divide and conquer, in the matrix's own dtype (torch has no other SVD on the CPU)
     float64  CPU, gesdd in float64
     eigh     CPU, float64, eigenvectors of [[0, D], [D^T, 0]]: slow, and another algorithm altogether
@@ -25,8 +27,9 @@ import torch
 from torch import Tensor
 
 from sftm_app.errors import InputError, NumericalError, RecipeError
+from sftm_app.linalg.gram_svd import GRAM_MIN, svd_by_gram
 from sftm_app.linalg.low_rank import Change, LowRank
-from sftm_app.linalg.tolerance import BACKWARD_ERROR_FACTOR, rcond
+from sftm_app.linalg.tolerance import BACKWARD_ERROR_FACTOR, ORTHOGONALITY, rcond
 
 # None = all features, a count, a fraction of the full rank, or a share of the energy as text: see n_kept.
 Rank = int | float | str | None
@@ -152,8 +155,16 @@ def factorise(change: Change, rank: Rank = None) -> Factors:
         return Factors(matrix.new_zeros(m, 0), matrix.new_zeros(0), matrix.new_zeros(0, n), "zero")
 
     scale = power_of_two(largest)
-    U, S, Vh, how = _climb(matrix / scale)
-    r = _n_of(rank, S[S / S[0] > rcond(matrix.dtype, m, n)], m, n)
+    noise = rcond(matrix.dtype, m, n)
+
+    def keep(gains: Tensor) -> int:
+        return _n_of(rank, gains[gains / gains[0] > noise], m, n)
+
+    scaled = matrix / scale
+    found = _by_gram(scaled, keep, not isinstance(rank, str) and n_kept(rank, m, n) < min(m, n))
+    U, S, Vh, how = found or _climb(scaled)
+    del scaled
+    r = keep(S) if found is None else len(S)
     S = (S[:r] * scale).to(matrix)
     if not bool(torch.isfinite(S).all()):
         raise NumericalError(
@@ -199,6 +210,45 @@ def _factorise_low_rank(change: LowRank, rank: Rank) -> Factors:
 
 def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
+
+
+def _by_gram(
+    matrix: Tensor, keep: Callable[[Tensor], int], few: bool
+) -> tuple[Tensor, Tensor, Tensor, str] | None:
+    """The features that are kept, from a Gram matrix; None where that is not for this matrix, or failed its check."""
+    if matrix.device.type != "cpu" or matrix.dtype != torch.float32 or min(matrix.shape) < GRAM_MIN:
+        return None
+    try:
+        U, S, Vh, how = svd_by_gram(matrix, keep, few)
+    except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
+        return None
+    return (U, S, Vh, how) if _is_sound(matrix, U, S, Vh) else None
+
+
+# Random combinations of features that a factorisation is checked with.
+N_PROBES = 4
+
+
+def _is_sound(matrix: Tensor, U: Tensor, S: Tensor, Vh: Tensor) -> bool:
+    """Whether these leading features belong to the matrix and are orthonormal, as N_PROBES combinations of them tell.
+
+    The checks of _trouble, and of D^T U = V S, at the price of a few products with (r, N_PROBES): the mean over probes
+    of a squared error is that of its Frobenius norm. NaN passes none of them.
+    """
+    probes = torch.randn(len(S), N_PROBES, generator=torch.Generator().manual_seed(0)).to(S)
+    written, read, weighted = U @ probes, Vh.T @ probes, S[:, None] * probes
+    missed = [matrix.T @ written - Vh.T @ weighted, matrix @ read - U @ weighted]
+    apart = [U.T @ written - probes, Vh @ read - probes]
+    limit = BACKWARD_ERROR_FACTOR * max(matrix.shape) * float(torch.finfo(S.dtype).eps)
+    limit *= float(torch.linalg.vector_norm(matrix))
+    return all(_root_mean(error) <= limit for error in missed) and all(
+        _root_mean(error) <= ORTHOGONALITY * math.sqrt(len(S)) for error in apart
+    )
+
+
+def _root_mean(errors: Tensor) -> float:
+    """The Frobenius norm of a matrix of errors as its products with standard normal probes, (k, N_PROBES), tell it."""
+    return float(torch.linalg.vector_norm(errors)) / math.sqrt(N_PROBES)
 
 
 def _climb(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor, str]:

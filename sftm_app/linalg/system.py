@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from sftm_app.linalg.low_rank import Change, LowRank
+from sftm_app.linalg.parallel import each
 from sftm_app.linalg.svd import Factors
 
 
@@ -54,13 +55,39 @@ def gram(factors: Sequence[Factors], C: Change | None = None, dtype: torch.dtype
     return A
 
 
+class Blocks:
+    """A of readout, in the factors' dtype, by its T (T - 1) / 2 blocks above the diagonal: those below are their
+    transposes, and those on it identities."""
+
+    def __init__(self, factors: Sequence[Factors]) -> None:
+        self.ranks = [f.rank for f in factors]
+        self.pairs = [(i, j) for j in range(len(factors)) for i in range(j) if self.ranks[i] and self.ranks[j]]
+
+        def form(pair: tuple[int, int]) -> Tensor:
+            first, second = factors[pair[0]], factors[pair[1]]
+            return (first.U.T @ second.U).mul_(first.Vh @ second.Vh.T)
+
+        on_cpu = factors[0].U.device.type == "cpu"
+        self.blocks = each(form, self.pairs) if on_cpu else [form(pair) for pair in self.pairs]
+
+    def __matmul__(self, a: Tensor) -> Tensor:
+        """A a, (R,)."""
+        given, total = torch.split(a, self.ranks), a.clone()
+        parts = torch.split(total, self.ranks)
+        for (i, j), block in zip(self.pairs, self.blocks, strict=True):
+            parts[i].addmv_(block, given[j])
+            parts[j].addmv_(block.T, given[i])
+        return total
+
+
 def starts(factors: Sequence[Factors]) -> list[int]:
     """Where each task's features begin among all of them, and their number R: T + 1 numbers."""
     return list(accumulate((f.rank for f in factors), initial=0))
 
 
 class System:
-    """A of one variant: as a stored (R, R) matrix or matrix-free. Works in `dtype` on the factors' device.
+    """A of one variant: as a stored (R, R) matrix `gram`, as Blocks, or matrix-free. Works in `dtype` on the factors'
+    device. Blocks are for readout in the factors' own dtype.
 
     The factors stay in their own dtype and are converted one task at a time, for they are most of the memory.
     """
@@ -72,7 +99,9 @@ class System:
         self.factors = [Factors(f.U.to(device), f.S.to(device), f.Vh.to(device), f.how) for f in factors]
         self.ranks = [f.rank for f in factors]
         self._C = _readers(self.factors, dtype) if variant == "mapping" else None
-        self.gram = gram(self.factors, self._C, dtype) if stored else None
+        in_blocks = stored and variant == "readout" and dtype == self.factors[0].U.dtype == torch.float32
+        self.blocks = Blocks(self.factors) if in_blocks else None
+        self.gram = gram(self.factors, self._C, dtype) if stored and not in_blocks else None
 
     def matrix(self, a: Tensor) -> Change:
         """D(a), (m, n)."""
@@ -86,6 +115,8 @@ class System:
         """A a, (R,)."""
         if self.gram is not None:
             return self.gram @ a
+        if self.blocks is not None:
+            return self.blocks @ a
         D = self.matrix(a)
         return self.read(D) if self._C is None else self._read_all(D)
 
@@ -95,9 +126,14 @@ class System:
         like = D.left if isinstance(D, LowRank) else D
         return torch.cat([(D @ (self._C @ f.Vh.T.to(like))).mul_(f.U.to(like)).sum(0) for f in self.factors])
 
+    def read_out(self, a: Tensor) -> Tensor:
+        """diag(U^T D(a) V), (R,), of either variant: A a of readout."""
+        stored = self.blocks if self.blocks is not None else self.gram
+        return stored @ a if stored is not None and self._C is None else self.read(self.matrix(a))
+
     def right_side(self, gains: Tensor) -> Tensor:
         """b (R,): the gains for readout, (G_u o G_v) gains for mapping."""
-        return gains if self._C is None else self.read(self.matrix(gains))
+        return gains if self._C is None else self.read_out(gains)
 
 
 def _readers(factors: Sequence[Factors], dtype: torch.dtype) -> Change:

@@ -10,6 +10,11 @@ import torch
 # Stability of Numerical Algorithms", chapter 7: a stable method stays within a modest multiple of n * eps).
 BACKWARD_ERROR_FACTOR = 50.0
 
+# Features from a Gram matrix are believed when each is within this of a unit vector orthogonal to the others (root mean
+# square). An SVD in float32 leaves 1e-6; the readout of a feature that is off by d is off by about d times what other
+# tasks leave there, so 1e-4 costs D* less than 1e-5.
+ORTHOGONALITY = 1e-4
+
 # The superposition may be at most this many times longer than sqrt(sum_t ||D_t||^2) (Frobenius norms). Orthogonal
 # tasks give 1, T copies of one task 1 / sqrt(T), eight random full-rank tasks about 1.1. Tasks that ask opposite things
 # of almost the same directions go beyond: the exact answer then grows like 1 / distance and would destroy the model.

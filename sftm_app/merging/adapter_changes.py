@@ -12,6 +12,7 @@ from torch import Tensor
 
 from sftm_app.linalg.low_rank import Change, LowRank, dense, norm
 from sftm_app.linalg.svd import Factors, factorise, n_kept
+from sftm_app.merging.factor_cache import open_store
 from sftm_app.merging.plan import Plan, PlanEntry
 from sftm_app.merging.report import TensorRecord
 from sftm_app.merging.run import MergedChange, run_changes
@@ -35,7 +36,7 @@ def tensor_changes(plan: Plan) -> Iterator[TensorChange]:
 
     Raises as run_changes().
     """
-    for _, group in groupby(run_changes(plan), key=lambda merged: merged.entry.name):
+    for _, group in groupby(run_changes(plan, open_store()), key=lambda merged: merged.entry.name):
         parts = list(group)
         entry = parts[0].entry
         square = math.fsum(norm(part.change) ** 2 for part in parts)

@@ -5,12 +5,18 @@ worst moment of merging it. With m x n the linear map, k = min(m, n), a matrix =
 
     reading     the base's tensor, one task's, and a task's bytes as stored where they are not float32
     sum         one change and the sum, whatever the number of tasks
-    factorise   all tasks' factors, and for the last one its change, two copies and 4 k^2 of work space
-    superpose   all factors, the system A of R x R (up to STORED_MAX features) and one product with D*
-    measure     all factors, D*, the plain average, and one product of D* with a task's read directions
+    factorise   all tasks' factors, and for the last one its change, a copy and the eigenvectors of its Gram matrix (of
+                as many tasks as torch uses threads), or where k < GRAM_MIN two copies and 4 k^2 of work space
+    superpose   all factors, and the system A: half of R x R (up to STORED_MAX features) or all of it in float64 (up to
+                AUTO_DIRECT_MAX)
+    measure     all factors, D*, and where a task reads a part of the inputs only, the plain sum and what D* makes of
+                that part
 
-Not foreseen, because it depends on the values: a solve that the direct solver has to repeat, gains that are rounding
-noise and dropped (less memory then), and what the system's allocator keeps.
+A rank given as a count or a share of the full rank cuts the factors while they are computed where k >= GRAM_MIN.
+
+Not foreseen, because it depends on the values: a solve that the direct solver has to repeat, few features so weak that
+they take float64 after all, gains that are rounding noise and dropped (less memory then), and what the system's
+allocator keeps.
 """
 
 from __future__ import annotations
@@ -24,6 +30,7 @@ import torch
 from sftm_app.checkpoints.adapter_config import LoraPair
 from sftm_app.checkpoints.compatibility import Preflight
 from sftm_app.checkpoints.roles import Part
+from sftm_app.linalg.gram_svd import GRAM_MIN, ROWS, SINGLE_RANK
 from sftm_app.linalg.low_rank import ADD_ELEMENTS
 from sftm_app.linalg.superposition import AUTO_DIRECT_MAX, STORED_MAX
 from sftm_app.linalg.svd import Rank, n_kept
@@ -36,6 +43,8 @@ if TYPE_CHECKING:
 FIRST_USE_BYTES = 8_000_000
 # LAPACK's gesdd asks for 3 k^2 and, for a matrix much longer than wide, k^2 more (measured with torch 2.13).
 WORK_SQUARES = 4
+# The Gram matrix, its eigenvectors and LAPACK's syevd, which asks for 2 k^2: in float64.
+GRAM_SQUARES = 8
 FLOAT_BYTES = 4
 
 
@@ -82,25 +91,36 @@ def superposition_bytes(size: LayerSize, rank: Rank, variant: str) -> int:
     """Factorising, superposing and measuring one layer. A share of energy counts as the most that it can keep."""
     kept = [min(features, n_kept(rank, size.m, size.n)) for features in size.features]
     n_features = sum(kept)
-    return max(
-        _factorise(size),
-        size.factor_bytes + _solve(size, kept, variant),
-        size.factor_bytes + _measure(size, n_features),
-    )
+    in_part = size.k >= GRAM_MIN and not isinstance(rank, str)
+    held = [r if in_part and not thin else f for r, f, thin in zip(kept, size.features, size.thin, strict=True)]
+    factors = sum(map(size.thin_bytes, held))
+    measuring = _measure(size, kept) if held == kept else _measure_whole(size, n_features)
+    return max(_factorise(size, held), factors + _solve(size, kept, variant), factors + measuring)
 
 
-def _factorise(size: LayerSize) -> int:
-    """The tasks' factors pile up while each change in turn is read and factorised."""
-    done, peak = 0, 0
-    for features, thin in zip(size.features, size.thin, strict=True):
-        factors = size.thin_bytes(features)
+def _factorise(size: LayerSize, held: Sequence[int]) -> int:
+    """The tasks' factors pile up while the changes of some in turn are read and factorised."""
+    works, peak, done = [], 0, 0
+    for rank, thin in zip(held, size.thin, strict=True):
         if thin:
             # In float64: the two matrices, one QR after the other, products with the core's factors.
-            work = 7 * factors
+            works.append(7 * size.thin_bytes(rank))
+            continue
+        square = FLOAT_BYTES * size.k**2
+        if size.k < GRAM_MIN:
+            work = 2 * size.matrix_bytes + size.thin_bytes(size.k) + WORK_SQUARES * square
         else:
-            work = size.tensor_bytes + 2 * size.matrix_bytes + factors + WORK_SQUARES * FLOAT_BYTES * size.k**2
-        peak = max(peak, done + max(work, 0 if thin else size.tensor_bytes + size.stored_bytes))
-        done += factors
+            # In float32 where few are kept.
+            double = rank > SINGLE_RANK * size.k
+            eigen = GRAM_SQUARES * square + 8 * min(ROWS, max(size.m, size.n)) * size.k
+            eigen = eigen if double else GRAM_SQUARES // 2 * square
+            features = 3 * square + (2 if size.m < size.n else 1) * size.thin_bytes(rank)
+            work = size.matrix_bytes + max(eigen, features)
+        works.append(size.tensor_bytes + max(work, size.stored_bytes))
+    n_threads = torch.get_num_threads()
+    for index, rank in enumerate(held):
+        peak = max(peak, done + sum(works[index : index + n_threads]))
+        done += size.thin_bytes(rank)
     return peak
 
 
@@ -108,6 +128,9 @@ def _solve(size: LayerSize, kept: Sequence[int], variant: str) -> int:
     """The system, and the worst of: one block of it, one superposed matrix read by one task."""
     n_features, largest = sum(kept), max(kept, default=0)
     direct = n_features <= AUTO_DIRECT_MAX
+    if not direct and n_features <= STORED_MAX and variant == "readout":
+        half = FLOAT_BYTES * (n_features**2 - sum(r**2 for r in kept)) // 2
+        return half + FLOAT_BYTES * largest**2
     item = 8 if direct else FLOAT_BYTES
     converted = item * (size.m + size.n) * largest if direct else 0
     system = item * n_features**2 if n_features <= STORED_MAX else 0
@@ -121,8 +144,23 @@ def _solve(size: LayerSize, kept: Sequence[int], variant: str) -> int:
     return system + max(block, product)
 
 
-def _measure(size: LayerSize, n_features: int) -> int:
-    """D* and the average, and a scaled copy of D* with its product with one task's read directions."""
+def _measure(size: LayerSize, kept: Sequence[int]) -> int:
+    """D*, and what a task reads of it and of the plain sum where its read directions are not all there are."""
+    n_features, r = sum(kept), max(kept, default=0)
+    low = n_features < size.k
+    item = 8 if low and n_features <= AUTO_DIRECT_MAX else FLOAT_BYTES
+    written = FLOAT_BYTES * size.m * r
+    delta = item * (size.m + size.n) * n_features if low else size.matrix_bytes
+    plain = FLOAT_BYTES * (size.m + size.n) * n_features if low else size.matrix_bytes
+    adding = 12 * min(size.m * size.n, ADD_ELEMENTS) if low else 0
+    if all(rank == size.n for rank in kept):
+        return delta + max(written, adding)
+    converted = item * (size.n + size.m) * r if item == 8 else 0
+    return delta + max(adding, plain + 2 * written + converted)
+
+
+def _measure_whole(size: LayerSize, n_features: int) -> int:
+    """D* and the average, and a scaled copy of D* with its product with one task's read directions, all of them."""
     r = max(size.features, default=0)
     if n_features >= size.k:
         delta = size.matrix_bytes
@@ -175,7 +213,7 @@ def entry_bytes(entry: PlanEntry, found: Preflight, params: Any, adapter: bool =
         merging = max(map(sum_bytes, sizes))
     if adapter and entry.parts and not all(sizes[0].thin):
         alone = (replace(size, features=(size.k,), thin=(False,)) for size in sizes)
-        merging = max(merging, *map(_factorise, alone))
+        merging = max(merging, *(_factorise(size, size.features) for size in alone))
     return (entry.output.n_bytes if stack else 0) + FLOAT_BYTES * count + max(upcasting, fitting, merging)
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -21,6 +22,9 @@ from sftm_app.merging.memory import peak_bytes
 from sftm_app.merging.methods import get_method
 from sftm_app.merging.methods.base import Method
 from sftm_app.merging.recipe import DTYPES, Recipe, parse_size
+
+if TYPE_CHECKING:
+    from sftm_app.merging.cost import Cost
 
 COMPUTE_DTYPE = torch.float32
 
@@ -74,7 +78,10 @@ class PlanEntry:
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything decided. `peak_bytes` is the memory that it takes at the worst moment, see merging.memory."""
+    """Everything decided. `peak_bytes` is the memory that it takes at the worst moment, see merging.memory.
+
+    cost: what it will take, where that was estimated.
+    """
 
     recipe: Recipe
     method: Method
@@ -82,6 +89,7 @@ class Plan:
     entries: tuple[PlanEntry, ...]
     device: torch.device
     peak_bytes: int
+    cost: Cost | None = None
 
     @property
     def task_names(self) -> tuple[str, ...]:
@@ -129,18 +137,22 @@ def check_recipe(recipe: Recipe) -> Preflight:
 
 
 def make_plan(recipe: Recipe) -> Plan:
-    """Check the inputs and decide every tensor's rule.
+    """Check the inputs, decide every tensor's rule, and estimate what it takes, which is a second or two for a merge of
+    minutes; see merging.cost.
 
     Raises
         InputError: base and tasks do not fit, or a task equals the base.
     """
+    from sftm_app.merging.cost import estimate  # which imports this file
+
     found = check_recipe(recipe).require()
     refuse_unchanged(found)
-    return plan_for(recipe, found)
+    plan = plan_for(recipe, found)
+    return replace(plan, cost=estimate(plan))
 
 
 def plan_for(recipe: Recipe, found: Preflight) -> Plan:
-    """The plan for inputs that were checked already.
+    """The plan for inputs that were checked already, without its cost.
 
     Raises
         RecipeError: an adapter is asked for that would have to be as large as the model.

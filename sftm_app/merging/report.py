@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import statistics
+import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
@@ -25,6 +28,15 @@ REPORT_NAME = "sftm_report.json"
 STOPPED_EARLY = "iterative (stopped early)"
 # Relative. A finished solve is at 1e-5 or less, directions dropped as shared cost 1e-3: beyond 1e-2 something was lost.
 LARGE_RESIDUAL = 1e-2
+
+
+def about(seconds: float) -> str:
+    """An estimated time in words, no more exact than it is: "under 1 s", "about 40 s", "about 3 min", "about 2.5 h"."""
+    if seconds < 1:
+        return "under 1 s"
+    if seconds < 99.5:
+        return f"about {seconds:.0f} s"
+    return f"about {seconds / 60:.0f} min" if seconds < 5970 else f"about {seconds / 3600:.1f} h"
 
 
 @dataclass(frozen=True)
@@ -59,7 +71,9 @@ class Report:
     """The whole run: `seconds` of wall time, `output_bytes` of tensors.
 
     machine: where it ran, the memory that the plan expected (`memory_predicted_bytes`) and what the run took at most
-    above what the process held before (`memory_peak_bytes`).
+    above what the process held before (`memory_peak_bytes`); the seconds that were expected (`seconds_predicted`, None
+    where nobody estimated them, and `tensor_seconds_predicted` of the tensors that take longest), those of all tensors
+    (`tensor_seconds`) and those of hashing the inputs (`hashing_seconds`, in `seconds` too).
     """
 
     version: str
@@ -99,6 +113,12 @@ class Report:
         took, expected = self.machine["memory_peak_bytes"], self.machine["memory_predicted_bytes"]
         return f"{took / 1e6:.0f} MB of memory ({expected / 1e6:.0f} MB expected)"
 
+    @property
+    def time(self) -> str:
+        """What the run took and what the plan expected: "41.2 s (about 40 s expected)"."""
+        expected = self.machine.get("seconds_predicted")
+        return f"{self.seconds:.1f} s" + (f" ({about(expected)} expected)" if expected is not None else "")
+
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self), indent=1, ensure_ascii=False)
 
@@ -120,14 +140,18 @@ def load_report(path: Path) -> Report:
 def make_report(plan: Plan, records: Sequence[TensorRecord], seconds: float, peak_bytes: int) -> Report:
     """Put the report together once every tensor is merged. Reads each input once more for its hash.
 
-    peak_bytes: what the run took at most, see MemoryMeter.
+    seconds: of the run so far. peak_bytes: what the run took at most, see MemoryMeter.
 
     Raises
         CheckpointError: an input changed since it was opened, so nobody can say what was merged.
     """
     found = plan.preflight
-    inputs = [_input("base", found.base, None)]
-    inputs += [_input(task.name, task.checkpoint, task.weight) for task in found.tasks]
+    started = time.perf_counter()
+    sources = [("base", found.base, None), *((task.name, task.checkpoint, task.weight) for task in found.tasks)]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # hashing lets other threads work
+        inputs = list(pool.map(lambda source: _input(*source), sources))
+    hashing_s = time.perf_counter() - started
+    expected = plan.cost
     return Report(
         version=__version__,
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -144,8 +168,12 @@ def make_report(plan: Plan, records: Sequence[TensorRecord], seconds: float, pea
             "threads": torch.get_num_threads(),
             "memory_predicted_bytes": plan.peak_bytes,
             "memory_peak_bytes": peak_bytes,
+            "seconds_predicted": expected.seconds if expected else None,
+            "tensor_seconds_predicted": {e.name: e.seconds for e in expected.costliest()} if expected else {},
+            "tensor_seconds": sum(record.seconds for record in records),
+            "hashing_seconds": hashing_s,
         },
-        seconds=seconds,
+        seconds=seconds + hashing_s,
         output_bytes=plan.output_bytes,
     )
 

@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -19,9 +19,12 @@ from sftm_app.checkpoints.checkpoint import TensorReader, open_reader
 from sftm_app.checkpoints.compatibility import Preflight
 from sftm_app.checkpoints.roles import Part, Role, assign
 from sftm_app.errors import NumericalError, ResourceError
+from sftm_app.linalg.gram_svd import GRAM_MIN
 from sftm_app.linalg.low_rank import Change, LowRank, add_to, weighted_sum
-from sftm_app.linalg.svd import Factors, factorise
-from sftm_app.merging.methods.base import Layer, Merged, Method, weighted_average
+from sftm_app.linalg.parallel import each
+from sftm_app.linalg.svd import Factors, Rank, factorise, n_kept
+from sftm_app.merging.factor_cache import FactorKey, factor_key
+from sftm_app.merging.methods.base import Features, Layer, Merged, Method, weighted_average
 from sftm_app.merging.plan import COMPUTE_DTYPE, Plan, PlanEntry
 from sftm_app.merging.report import TensorRecord
 
@@ -48,8 +51,16 @@ class MergedChange:
     record: TensorRecord
 
 
-def run(plan: Plan) -> Iterator[MergedTensor]:
+class FactorSource(Protocol):
+    """Where factors are kept between merges, such as factor_cache.FactorStore."""
+
+    def get(self, key: FactorKey | None, make: Callable[[], Factors]) -> Factors: ...
+
+
+def run(plan: Plan, factors: FactorSource | None = None) -> Iterator[MergedTensor]:
     """Merge every tensor of the plan, in its order.
+
+    factors: gives those of a task matrix that it has kept, and keeps new ones.
 
     Raises
         NumericalError: NaN or Inf in an input, or a result that does not fit the output's type.
@@ -59,13 +70,13 @@ def run(plan: Plan) -> Iterator[MergedTensor]:
     with _readers(plan) as (base, tasks):
         for entry in plan.entries:
             with _saying_where(plan, entry):
-                merged = _merge_entry(plan, entry, base, tasks)
+                merged = _merge_entry(plan, entry, base, tasks, factors)
             yield merged
             del merged  # not to be held while the next one is made
 
 
-def run_changes(plan: Plan) -> Iterator[MergedChange]:
-    """What every tensor of the plan is changed by, part by part, without adding it to the base. Raises as run()."""
+def run_changes(plan: Plan, factors: FactorSource | None = None) -> Iterator[MergedChange]:
+    """What every tensor of the plan is changed by, part by part, without adding it to the base. Otherwise as run()."""
     with _readers(plan) as (base, tasks):
         for entry in plan.entries:
             if entry.rule == "copy":
@@ -74,7 +85,7 @@ def run_changes(plan: Plan) -> Iterator[MergedChange]:
                 with _saying_where(plan, entry):
                     whole = any(isinstance(source, str) for source in entry.sources)
                     origin = _origin(plan, entry, base, expert) if whole else None
-                    made = list(_merge_parts(plan, entry, parts, tasks, origin))
+                    made = list(_merge_parts(plan, entry, parts, tasks, origin, factors))
                 yield from made
                 del made
 
@@ -136,7 +147,13 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
-def _merge_entry(plan: Plan, entry: PlanEntry, base: TensorReader, tasks: Sequence[TensorReader]) -> MergedTensor:
+def _merge_entry(
+    plan: Plan,
+    entry: PlanEntry,
+    base: TensorReader,
+    tasks: Sequence[TensorReader],
+    factors: FactorSource | None,
+) -> MergedTensor:
     started = time.perf_counter()
     if entry.rule == "copy":
         return MergedTensor(entry, _copied(plan, entry, base), (_record(entry, None, started, {}),))
@@ -148,7 +165,7 @@ def _merge_entry(plan: Plan, entry: PlanEntry, base: TensorReader, tasks: Sequen
     for expert, parts in _by_expert(entry):
         origin = _origin(plan, entry, base, expert)
         # A part's changes are read again while it is merged, so its base must stay as it is until then.
-        for merged in _merge_parts(plan, entry, parts, tasks, origin):
+        for merged in _merge_parts(plan, entry, parts, tasks, origin, factors):
             add_to(merged.part.in_slice.of(origin) if merged.part else origin, merged.change)
             records.append(merged.record)
             del merged
@@ -195,7 +212,8 @@ class _Changes(Sequence[Change]):
     Sequences of them would take T times the layer: a method that goes from one to the next holds one at a time.
     """
 
-    def __init__(self, read: Callable[[int], Change], indices: Sequence[int]) -> None:
+    def __init__(self, read: Callable[[int], Change], indices: Sequence[int], device: torch.device) -> None:
+        self.device = device
         self._read = read
         self._indices = indices
 
@@ -236,6 +254,7 @@ def _merge_parts(
     parts: Sequence[Part | None],
     tasks: Sequence[TensorReader],
     origin: Tensor | None,
+    factors: FactorSource | None,
 ) -> Iterator[MergedChange]:
     """The merged change of each part, by the entry's rule; `origin` is the base's tensor, or the parts' one expert."""
     present = [index for index, source in enumerate(entry.sources) if source is not None]
@@ -257,8 +276,8 @@ def _merge_parts(
             return part_of(change, part.in_slice if part else None)
 
         try:
-            changes = _Changes(read, present)
-            merged = merge_changes(plan.method, plan.recipe.params, entry, changes, weights, idle_weight)
+            changes = _Changes(read, present, _device(plan, entry))
+            merged = merge_changes(plan.method, plan.recipe.params, entry, changes, weights, idle_weight, factors)
         except NumericalError as error:
             raise NumericalError(f"{_record(entry, part, started, {}).name!r}: {error}") from None
         yield MergedChange(entry, part, merged.delta, _record(entry, part, started, merged.figures | partly))
@@ -280,18 +299,49 @@ def merge_changes(
     changes: Sequence[Change],
     weights: Sequence[float],
     idle_weight: float = 0.0,
+    factors: FactorSource | None = None,
 ) -> Merged:
     """The merged change of one linear map or tensor by the entry's rule, and figures for the report."""
     if entry.role is Role.MATRIX:
-        return method.merge_matrix(Layer(changes, weights, partial(_factorise, changes), idle_weight), params)
+        whole, leading = partial(_factorise, factors, changes), partial(_leading, factors, changes)
+        return method.merge_matrix(Layer(changes, weights, whole, idle_weight, leading), params)
     if entry.rule == "average":
         return Merged(weighted_average(changes, weights, idle_weight))
     scaling = method.scaling(params)
     return Merged(weighted_sum(changes, [scaling * weight for weight in weights]))
 
 
-def _factorise(changes: Sequence[Change], task: int) -> Factors:
-    return factorise(changes[task])
+def _factorise(factors: FactorSource | None, changes: Sequence[Change], task: int) -> Factors:
+    return _features(factors, changes[task], None).factors
+
+
+def _leading(factors: FactorSource | None, changes: Sequence[Change], rank: Rank) -> list[Features]:
+    """Every task's features; several tasks at a time, where threads compute on a processor of their own."""
+    tasks = range(len(changes))
+    if isinstance(changes, _Changes) and changes.device.type != "cpu":
+        return [_features(factors, changes[task], rank) for task in tasks]
+    return each(lambda task: _features(factors, changes[task], rank), tasks)
+
+
+# Of the energy; below, rounding of the gains is all that could be missing.
+LOST_MIN = 1e-5
+
+
+def _features(source: FactorSource | None, change: Change, rank: Rank) -> Features:
+    """A rank cuts the features of a large matrix while they are computed; of others all are as cheap to have.
+
+    A share of energy is asked of all features.
+    """
+    shape = change.shape
+    thin = isinstance(change, LowRank) or min(shape) < GRAM_MIN
+    cut = None if thin or isinstance(rank, str) or n_kept(rank, *shape) == min(shape) else rank
+    make = partial(factorise, change) if cut is None else partial(factorise, change, cut)
+    made = source.get(factor_key(change, cut), make).cut(cut) if source else make()
+    if cut is None:
+        return Features(made)
+    energy = float(torch.linalg.vector_norm(change)) ** 2
+    lost = energy - float(made.S.double().square().sum())
+    return Features(made, lost if lost > LOST_MIN * energy else 0.0)
 
 
 def _fit(entry: PlanEntry, tensor: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import numpy as np
 import plotly.graph_objects as go
 from numpy.typing import NDArray
 
-from sftm_app.plots.style import INK, SEQUENTIAL, make_figure, make_message, plain, ticks
+from sftm_app.plots.style import INK, SEQUENTIAL, SURFACE, make_figure, make_message, plain, ticks
 
 _MARGIN = 110
 _LABEL_HEIGHT = 14
@@ -63,7 +63,7 @@ def layer_map(
         "xaxis": {"side": "top", "showgrid": False, "tickangle": -35, **ticks(columns, 24)},
         "yaxis": {"autorange": "reversed", "showgrid": False, **ticks(rows, max(labels_that_fit, 1))},
         "dragmode": False,
-        "shapes": [cell_outline(*selected)] if selected is not None else [],
+        "shapes": cell_outline(*selected) if selected is not None else [],
     }
     return make_figure("layer-map", [trace], layout, height=height, meta=meta)
 
@@ -100,17 +100,11 @@ def log_ticks(low: float, high: float, most: int = 6) -> tuple[float, ...]:
     return tuple(whole[:: -(-len(whole) // most)])
 
 
-def cell_outline(row: int, column: int) -> dict[str, Any]:
-    """A plotly shape: the frame around one cell of a heatmap whose axes count from 0."""
-    return {
-        "type": "rect",
-        "x0": column - 0.5,
-        "x1": column + 0.5,
-        "y0": row - 0.5,
-        "y1": row + 0.5,
-        "line": {"color": INK, "width": 2.5},
-        "fillcolor": "rgba(0,0,0,0)",
-    }
+def cell_outline(row: int, column: int) -> list[dict[str, Any]]:
+    """The frame around one cell of a heatmap whose axes count from 0: dark on light, to be seen on any colour."""
+    place = {"type": "rect", "x0": column - 0.5, "x1": column + 0.5, "y0": row - 0.5, "y1": row + 0.5}
+    lines = ({"color": SURFACE, "width": 6}, {"color": INK, "width": 2.5})
+    return [{**place, "line": line, "fillcolor": "rgba(0,0,0,0)"} for line in lines]
 
 
 def _colours(grid: NDArray[np.float64], zmax: float | None, number: str, n_named: int) -> dict[str, Any]:

@@ -103,7 +103,7 @@ def task_overlap(
         **_colours(grid, signed, 1e-6),
         "text": [[f"{a} and {b}<br><b>{what}</b>" for b in shown] for a in shown],
         # Numbers that are all small would be 0.00.
-        "texttemplate": None if len(names) > 12 else "%{z:.2f}" if np.nanmax(np.abs(grid)) >= 0.1 else "%{z:.1g}",
+        "texttemplate": None if len(names) > 12 else "%{z:.2f}" if np.nanmax(np.abs(grid)) >= 0.1 else "%{z:.2g}",
         "hovertemplate": "%{text} %{z:.3f}<extra></extra>",
         "hoverongaps": False,
         "colorbar": {"title": {"text": what}},
@@ -115,7 +115,7 @@ def task_overlap(
         "xaxis": {"autotickangles": [0, -35, -90], "showgrid": False, **labels},
         "yaxis": {"autorange": "reversed", "showgrid": False, **labels},
         "dragmode": False,
-        "shapes": [cell_outline(*selected)] if selected is not None else [],
+        "shapes": cell_outline(*selected) if selected is not None else [],
     }
     return make_figure("task-overlap", [trace], layout, title, height=height, meta=meta)
 

@@ -36,15 +36,19 @@ def preservation(
 
 
 def prediction_bars(
-    tasks: Sequence[str], series: Sequence[tuple[str, str, Errors, Errors]], height: int = 280
+    tasks: Sequence[str],
+    series: Sequence[tuple[str, str, Errors, Errors]],
+    height: int = 280,
+    beside: Sequence[tuple[Errors, Errors]] = (),
 ) -> go.Figure:
     """The same two panels for any named settings, to be redrawn while a slider moves.
 
     series: (name, colour, readout errors, mapping errors), the errors one for each task, None where there is none. Both
-    axes run from 0 to 1, or to the next round number, so that bars move and not the axis.
+    axes run from 0 to 1, or to the next round number, so that bars move and not the axis. beside: readout and mapping
+    errors of a figure that this one stands next to: both get the same axes.
     """
-    readout = _fixed([value for _, _, errors, _ in series for value in errors])
-    mapping = _fixed([value for _, _, _, errors in series for value in errors])
+    readout = _fixed([value for errors in (*(s[2] for s in series), *(b[0] for b in beside)) for value in errors])
+    mapping = _fixed([value for errors in (*(s[3] for s in series), *(b[1] for b in beside)) for value in errors])
     return _panels("prediction", tasks, series, height, readout, mapping, dragmode=False, hovermode="x")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -128,8 +129,8 @@ def _layout(stacked: bool, decades: float) -> dict[str, Any]:
             "title": {"text": "gain"},
             "type": "log",
             "exponentformat": "power",
-            # Over a short range powers of ten alone would leave one tick.
-            "dtick": 1 if decades > 1.5 else "D2",
+            # Over a short range powers of ten alone would leave one tick: doublings then.
+            **({"dtick": 1} if decades > 1.5 else {"dtick": math.log10(2), "tickformat": ".2g"}),
             # plotly.js writes powers of ten on a log axis 1.25 times as large as asked for.
             "tickfont": {"size": TICK_SIZE / 1.25},
         },

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from urllib.parse import urlencode
 
-from sftm_app.errors import CompatibilityError, InputError
+from sftm_app.errors import InputError
 from sftm_app.merging.recipe import make_recipe
 from sftm_app.ui.models_tab import checked, pack_workspace
-from sftm_app.ui.settings import Settings, allowed
+from sftm_app.ui.settings import Settings, allowed_all
 from sftm_app.ui.studio import Studio
 from sftm_app.ui.view import View, view_to_query
 from sftm_app.ui.workspace import Workspace
@@ -31,6 +31,8 @@ def workspace_to_query(studio: Studio, ws: Workspace) -> list[tuple[str, str]]:
             return [("demo", pack.name)]
     tasks = [("with", f"{task.name}:{_short(studio.settings, task.path)}") for task in ws.tasks]
     roles = [("role", f"{role}:{pattern}") for pattern, role in ws.roles]
+    if any(task.weight != 1.0 for task in ws.tasks):
+        roles.append(("own-weights", ",".join(f"{task.weight:.9g}" for task in ws.tasks)))
     return [("base", _short(studio.settings, ws.base)), *tasks, *roles]
 
 
@@ -52,21 +54,27 @@ def workspace_from_query(studio: Studio, query: Mapping[str, Sequence[str]]) -> 
         return None
     if len(given) > MOST_TASKS:
         raise InputError(f"The address names {len(given)} tasks; at most {MOST_TASKS} are opened from one.")
-    problems: list[str] = []
-    paths: list[Path] = []
     named = [text.partition(":") for text in given]
-    for text in (bases[0], *(path for _, _, path in named)):
-        try:
-            paths.append(allowed(studio.settings, text))
-        except InputError as error:
-            problems.append(str(error))
-    if problems:
-        raise CompatibilityError(problems)
+    base, *paths = allowed_all(studio.settings, [bases[0], *(path for _, _, path in named)])
     # The recipe's own checks hold for names and roles from an address too.
-    tasks = [{"path": path, "name": name} for (name, _, _), path in zip(named, paths[1:], strict=True)]
+    weights = _own_weights(query.get("own-weights", ()), len(named))
+    tasks = [
+        {"path": path, "name": name, "weight": weight}
+        for (name, _, _), path, weight in zip(named, paths, weights, strict=True)
+    ]
     roles = {pattern: role for role, _, pattern in (text.partition(":") for text in query.get("role", ()))}
-    recipe = make_recipe(paths[0], tasks, roles=roles)
+    recipe = make_recipe(base, tasks, roles=roles)
     return checked(studio, Workspace(recipe.base, recipe.tasks, roles=recipe.roles))
+
+
+def _own_weights(given: Sequence[str], n_tasks: int) -> list[float]:
+    try:
+        found = [float(part) for part in given[0].split(",")] if given else [1.0] * n_tasks
+    except ValueError:
+        found = []
+    if len(found) != n_tasks:
+        raise InputError(f"The address's weights {given[0][:80]!r} are not {n_tasks} numbers.")
+    return found
 
 
 def _content(ws: Workspace) -> tuple[object, ...]:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import html
 import os
 import threading
 import webbrowser
 from collections.abc import Callable
 from typing import Any
-from urllib.parse import parse_qs
 
 import gradio as gr
 import psutil
@@ -20,13 +18,13 @@ from sftm_app.errors import InputError, SFTMError
 from sftm_app.ui import evaluate_tab, merge_tab, models_tab
 from sftm_app.ui.address import workspace_from_query
 from sftm_app.ui.guard import LocalOnly
-from sftm_app.ui.handlers import sentences
+from sftm_app.ui.handlers import say_warning, sentences
 from sftm_app.ui.inspect import tab as inspect_tab
 from sftm_app.ui.inspect.chosen import Chosen
 from sftm_app.ui.settings import Settings
 from sftm_app.ui.studio import Studio
 from sftm_app.ui.theme import launch_look
-from sftm_app.ui.view import MOST_FIELDS, TABS, view_from_query
+from sftm_app.ui.view import TABS, read_fields, view_from_query
 from sftm_app.ui.widgets import AddressBar
 from sftm_app.ui.widgets.header import header_bar
 from sftm_app.ui.widgets.html import Safe
@@ -74,16 +72,17 @@ def open_page(studio: Studio) -> Callable[[gr.Request], tuple[Any, ...]]:
     """
 
     def opening(request: gr.Request) -> tuple[Any, ...]:
-        query = dict(parse_qs(str(request.query_params), max_num_fields=MOST_FIELDS))
-        ws = None
+        query = read_fields(str(request.query_params))
+        last = restore(studio.settings.output_dir)
         try:
-            ws = workspace_from_query(studio, query)
+            ws = workspace_from_query(studio, query) or last
         except SFTMError as error:
-            gr.Warning(html.escape(str(error)), title="This address cannot be opened")
-        ws = ws or restore(studio.settings.output_dir)
+            # A view is of its own models: on others it would show something that nobody asked for.
+            say_warning(str(error), "This address cannot be opened")
+            return last, None, TABS[0], gr.Tabs(selected=TABS[0])
         asked = view_from_query({name: values[0] for name, values in query.items()}, len(ws.tasks))
         for problem in asked.problems:
-            gr.Warning(html.escape(problem))
+            say_warning(problem)
         name = asked.view.tab or TABS[0]
         return ws, asked.view, name, gr.Tabs(selected=name)
 

@@ -39,6 +39,16 @@ def sentences(handler: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
+def say_info(text: str) -> None:
+    """A message on the page; the names in it are text, for Gradio would take them as HTML."""
+    gr.Info(html.escape(text))
+
+
+def say_warning(text: str, title: str = "Warning") -> None:
+    """The same as a warning."""
+    gr.Warning(html.escape(text), title=title)
+
+
 def _say(error: Exception) -> NoReturn:
     if isinstance(error, gr.Error):
         raise error

@@ -86,6 +86,7 @@ def build(studio: Studio, workspace: gr.State) -> MergeTab:
             with gr.Row():
                 start = gr.Button("Start the merge", variant="primary", elem_id="start")
                 cancel = gr.Button("Cancel", variant="stop", interactive=False, elem_id="cancel")
+                resume = gr.Button("Resume", visible=False, elem_id="resume")
             with gr.Accordion("Recipe and command line", open=False):
                 recipe_text = gr.Code(label="Recipe (YAML)", language="yaml", interactive=False, elem_id="recipe")
                 with gr.Row():
@@ -120,7 +121,7 @@ def build(studio: Studio, workspace: gr.State) -> MergeTab:
     timer = gr.Timer(0.5, active=False)
 
     settings = [workspace, weights, device, split, *output.inputs, *form.inputs]
-    view = [progress, result, chart, save_box, start, cancel, timer, runs]
+    view = [progress, result, chart, save_box, start, cancel, resume, timer, runs]
 
     def read(ws: Workspace, *values: Any) -> Recipe:
         weighted, where, apart, *rest = values
@@ -159,6 +160,11 @@ def build(studio: Studio, workspace: gr.State) -> MergeTab:
             control.cancel(open_run(studio.settings.runs_dir, shown))
         return show_run(studio, shown)
 
+    def go_on(shown: str) -> tuple[Any, ...]:
+        if shown:
+            control.resume(open_run(studio.settings.runs_dir, shown), studio.workers)
+        return show_run(studio, shown)
+
     def keep(shown: str, wanted: str) -> tuple[Any, Any]:
         target = save_run(studio, shown, wanted)
         return saved_html(target), default_save_name(studio, shown)
@@ -186,6 +192,7 @@ def build(studio: Studio, workspace: gr.State) -> MergeTab:
     # One at a time over all pages, so that two clicks at once start one run.
     start.click(sentences(begin), settings, opening, trigger_mode="once", concurrency_limit=1, **quick)
     cancel.click(sentences(stop), run_id, view, **quick)
+    resume.click(sentences(go_on), run_id, view, trigger_mode="once", concurrency_limit=1, **quick)
     timer.tick(sentences(lambda shown: show_run(studio, shown)), run_id, view, queue=False, **quick)
     save.click(sentences(keep), [run_id, name], [saved, name], show_progress="minimal")
     runs.input(sentences(lambda chosen: open_a_run(studio, chosen or "")), runs, opening, **quick)

@@ -15,12 +15,12 @@ from sftm_app.checkpoints.checkpoint import Checkpoint
 from sftm_app.checkpoints.compatibility import refuse_unchanged
 from sftm_app.checkpoints.hub_names import hub_name, short_name
 from sftm_app.checkpoints.matching import Match
-from sftm_app.errors import CheckpointError, CompatibilityError, InputError, SFTMError
+from sftm_app.errors import CheckpointError, SFTMError
 from sftm_app.evaluation.packs import Pack
 from sftm_app.merging.recipe import TaskEntry
 from sftm_app.ui import hub_panel, roles_panel
 from sftm_app.ui.handlers import sentences
-from sftm_app.ui.settings import allowed
+from sftm_app.ui.settings import allowed_all
 from sftm_app.ui.studio import Studio, find_checkpoints, fingerprint
 from sftm_app.ui.theme import task_colour
 from sftm_app.ui.widgets.html import Safe, card, cards, chip, empty_state, facts, heading, notice, stack
@@ -130,14 +130,7 @@ def load_own(studio: Studio, base: str, tasks: list[str]) -> Workspace:
     Raises
         InputError: a path is not allowed or no checkpoint, or base and tasks do not fit; nothing is loaded then.
     """
-    paths, problems = [], []
-    for text in (base, *tasks):
-        try:
-            paths.append(allowed(studio.settings, text))
-        except InputError as error:
-            problems.append(str(error))
-    if problems:
-        raise CompatibilityError(problems)
+    paths = allowed_all(studio.settings, [base, *tasks])
     made = make_workspace(paths[0], paths[1:])
     if not made.ready:
         raise CheckpointError("No task is picked. Add at least one checkpoint fine-tuned from the base.")

@@ -18,10 +18,10 @@ SCALES = {
 
 
 def rank_shown(rank: int | float | str | None) -> str:
-    """A rank as it is typed: "full", "32", "0.25" or "90% energy"."""
+    """A rank as it is typed: "full", "32", "25%" or "90% energy"."""
     if rank is None or isinstance(rank, str):
         return rank or "full"
-    return f"{rank:.6g}"
+    return f"{rank}" if isinstance(rank, int) else f"{100 * rank:.6g}%"
 
 
 def rank_of(kind: Any, amount: Any) -> int | float | str | None:
@@ -70,7 +70,11 @@ def amount_update(kind: str, value: float | None = None, most: int | None = None
     """The slider of this kind. value: where it stands, else where its scale starts. most: features that a layer has."""
     least, highest, step, start = SCALES.get(kind, SCALES["full"])
     if kind == "count":
-        highest = float(max(most or 0, value or 0, highest))
+        highest = float(most or highest)
+    if value is not None:
+        # A typed rank or an address may lie outside; a slider refuses what is beyond its ends.
+        least, highest = min(least, value), max(highest, value)
+        step = step if (value - least) % step == 0 else 0.001
     title = {"count": "Features kept", "share": "Percent of the full rank", "energy": "Percent of the energy"}
     return gr.update(
         minimum=least,

@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from sftm_app.errors import RecipeError
+from sftm_app.merging.cost import estimate
 from sftm_app.merging.extraction import rank_costs
 from sftm_app.merging.plan import plan_for
 from sftm_app.merging.recipe import Recipe, load_recipe, make_recipe, recipe_to_yaml
+from sftm_app.merging.report import about
 from sftm_app.ui.models_tab import load_checked
 from sftm_app.ui.settings import allowed
 from sftm_app.ui.studio import Studio
@@ -61,6 +63,7 @@ def recipe_views(recipe: Recipe) -> tuple[str, Safe, Safe]:
 def plan_html(studio: Studio, ws: Workspace, recipe: Recipe) -> Safe:
     """What would happen to which tensors, and what it needs."""
     plan = plan_for(recipe, studio.preflight(ws).require())
+    cost = estimate(plan)
     counts = Counter((entry.rule, entry.role.value) for entry in plan.entries)
     words = {"superpose": "superposed", "sum": "summed", "average": "averaged", "copy": "copied from the base"}
     rows = [(role, words[rule], count) for (rule, role), count in counts.items()]
@@ -69,6 +72,7 @@ def plan_html(studio: Studio, ws: Workspace, recipe: Recipe) -> Safe:
         rows.append(("task heads", "kept apart, one file per task", heads))
     needs = chips(
         [
+            chip(f"takes {about(cost.seconds)}", title="estimated by samples on this machine"),
             chip(f"writes {'at most ' if recipe.output.kind == 'adapter' else ''}{plan.output_bytes / 1e6:.1f} MB"),
             chip(f"needs about {plan.peak_bytes / 1e6:.0f} MB", title="of memory, at the worst moment"),
             chip(f"on {plan.device}"),
@@ -77,12 +81,25 @@ def plan_html(studio: Studio, ws: Workspace, recipe: Recipe) -> Safe:
     details = table(
         ["tensor", "rule", "why"], [(code(entry.name), words[entry.rule], entry.why) for entry in plan.entries]
     )
+    costliest = table(
+        ["tensor", "takes", "memory", "reads", "writes"],
+        [
+            (
+                code(each.name),
+                f"{each.seconds:.1f} s" if each.seconds >= 0.05 else "under 0.1 s",
+                *(f"{n_bytes / 1e6:.1f} MB" for n_bytes in (each.memory_bytes, each.read_bytes, each.written_bytes)),
+            )
+            for each in cost.costliest()
+        ],
+        numeric=[1, 2, 3, 4],
+    )
     title = heading("Plan", f"{len(plan.entries)} tensors, {len(plan.preflight.tasks)} tasks, {plan.method.title}")
     return join(
         [
             title,
             table(["parameters", "are", "tensors"], rows, numeric=[2]),
             Safe(f'<div class="sf-gap">{needs}</div>'),
+            Safe(f'<details class="sf-details"><summary>What takes longest</summary>{costliest}</details>'),
             Safe(f'<details class="sf-details"><summary>Every tensor, and why</summary>{details}</details>'),
         ]
     )

@@ -12,7 +12,7 @@ from sftm_app.errors import SFTMError
 from sftm_app.jobs.folder import RunFolder, RunStatus, status
 from sftm_app.merging.methods import METHODS
 from sftm_app.merging.recipe import Recipe
-from sftm_app.merging.report import Report, load_report
+from sftm_app.merging.report import Report, about, load_report
 from sftm_app.plots.preservation import preservation
 from sftm_app.ui.widgets.html import Safe, code, hint, join, notice, progress, stack, stat, stats
 from sftm_app.ui.workspace import Workspace
@@ -37,11 +37,13 @@ _READING = (
 def progress_html(now: RunStatus) -> Safe:
     """A bar while it runs, a sentence when it ended badly."""
     if now.state == "failed":
-        return notice("error", "The merge was stopped, nothing was written", items=now.message.split("\n"))
+        kept = "what it finished is kept" if now.resumable else "nothing was written"
+        return notice("error", f"The merge was stopped, {kept}", items=now.message.split("\n"))
     if now.state == "died":
         return notice("error", "The merge stopped unexpectedly", now.message)
     if now.state == "cancelled":
-        return notice("warning", "The merge was cancelled", "Nothing was written. Start it again whenever you like.")
+        left = "What it finished is kept: resume it" if now.resumable else "Nothing was written. Start it again"
+        return notice("warning", "The merge was cancelled", f"{left} whenever you like.")
     if now.state == "starting" or (now.state == "running" and not now.total):
         return progress(None, "Reading the checkpoints", "")
     left = f"{now.remaining_s:.0f} s left" if now.active else f"{now.elapsed_s:.1f} s"
@@ -71,7 +73,7 @@ def result_html(folder: RunFolder) -> Safe:
     took, expected = report.machine["memory_peak_bytes"], report.machine["memory_predicted_bytes"]
     figures = [
         stat("Method", METHODS[report.method].title, _params(report.recipe["params"])),
-        stat("Time", f"{report.seconds:.1f} s", f"on {report.machine['device']}"),
+        stat("Time", f"{report.seconds:.1f} s", _expected(report)),
         stat("Memory", f"{took / 1e6:.0f} MB", f"{expected / 1e6:.0f} MB expected"),
     ]
     if readout:
@@ -87,6 +89,11 @@ def result_html(folder: RunFolder) -> Safe:
     merged = hint(join([", ".join(tasks), " merged into ", code(base)]))
     warnings = [notice("warning", "Worth knowing", items=report.warnings)] if report.warnings else []
     return stack(merged, stats(figures), *warnings, hint(_READING) if readout else "")
+
+
+def _expected(report: Report) -> str:
+    predicted, device = report.machine.get("seconds_predicted"), f"on {report.machine['device']}"
+    return device if predicted is None else f"{device}, {about(predicted)} expected"
 
 
 def _params(params: dict[str, Any]) -> str:

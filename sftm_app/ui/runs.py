@@ -23,7 +23,7 @@ MAX_RUNS_SHOWN = 30
 
 
 def show_run(studio: Studio, run_id: str) -> tuple[Any, ...]:
-    """Updates for the view of one run: progress, result, chart, Save, Start, Cancel, timer, list of runs."""
+    """Updates for the view of one run: progress, result, chart, Save, Start, Cancel, Resume, timer, list."""
     hidden, idle = gr.update(visible=False), gr.Timer(active=False)
     if not run_id:
         said = empty_state(
@@ -45,15 +45,15 @@ def show_run(studio: Studio, run_id: str) -> tuple[Any, ...]:
         result,
         hidden if plot is None else gr.update(value=plot, visible=True),
         gr.update(visible=done),
-        *_buttons(now.active),
+        *_buttons(now.active, now.resumable),
         gr.Timer(active=now.active),
         # While it runs the list is left alone: an update would close it under the person's hand.
         gr.skip() if now.state == "running" else _runs_update(studio, run_id),
     )
 
 
-def _buttons(active: bool) -> tuple[Any, Any]:
-    return gr.update(interactive=not active), gr.update(interactive=active)
+def _buttons(active: bool, resumable: bool = False) -> tuple[Any, Any, Any]:
+    return gr.update(interactive=not active), gr.update(interactive=active), gr.update(visible=resumable)
 
 
 def open_a_run(studio: Studio, run_id: str) -> tuple[Any, ...]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from sftm_app.checkpoints.hub_names import is_blob, is_snapshot
-from sftm_app.errors import InputError, OutputError
+from sftm_app.errors import CompatibilityError, InputError, OutputError
 from sftm_app.resources import asset_path
 
 READ_SUFFIXES = (".safetensors", ".json", ".model", ".txt", ".jinja", ".yaml")
@@ -83,6 +84,23 @@ def allowed(settings: Settings, text: str) -> Path:
         f"{text.strip()[:200]}: lies outside the models folder {settings.models_dir}. "
         "Start the app with `--models-dir FOLDER` to allow another one."
     )
+
+
+def allowed_all(settings: Settings, texts: Sequence[str]) -> list[Path]:
+    """Several paths from the browser, see allowed().
+
+    Raises
+        CompatibilityError: some are not; with a line for each.
+    """
+    paths, problems = [], []
+    for text in texts:
+        try:
+            paths.append(allowed(settings, text))
+        except InputError as error:
+            problems.append(str(error))
+    if problems:
+        raise CompatibilityError(problems)
+    return paths
 
 
 def _refuse_links_outside(settings: Settings, folder: Path) -> None:

@@ -19,6 +19,7 @@ from sftm_app.evaluation.contestants import Arena
 from sftm_app.evaluation.packs import PACK_NAME, Pack, find_packs, pack_of
 from sftm_app.inspection.inspector import Inspector
 from sftm_app.jobs.workers import Workers
+from sftm_app.merging.factor_cache import open_store
 from sftm_app.merging.output_files import HEADS_FOLDER
 from sftm_app.merging.plan import check_recipe, resolve_device
 from sftm_app.merging.recipe import Recipe
@@ -38,7 +39,7 @@ class Studio:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.inspector = Inspector()
+        self.inspector = Inspector(store=open_store())
         self.workers = Workers()
         self.device = resolve_device(settings.device)
         self.packs: tuple[Pack, ...] = tuple(find_packs(settings.packs_dir))
@@ -83,13 +84,15 @@ class Studio:
             return False
 
     def newer_draw(self, session: str) -> int:
-        """A number for a drawing of the map that makes every earlier one of the same page outdated."""
+        """A number for one of the things that a page draws; it makes every earlier one of the same thing outdated."""
         with self._lock:
             self._draws[session] = self._draws.get(session, 0) + 1
             return self._draws[session]
 
     def is_latest_draw(self, session: str, number: int) -> bool:
-        return self._draws.get(session) == number
+        """Whether no newer number was given for the same thing."""
+        with self._lock:
+            return self._draws.get(session) == number
 
     def _key(self, workspace: Workspace) -> object:
         return workspace.inputs, workspace.tasks, workspace.roles, fingerprint(workspace)

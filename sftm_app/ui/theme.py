@@ -69,12 +69,16 @@ _THEME_SCRIPT = """
 })();
 """
 
-# Gradio's sliders tell that they were let go by a pointer, but not by a key.
+# Gradio's sliders tell that they were let go by a pointer, but not by a key, nor that a number was typed beside them.
 _KEYS_SCRIPT = """
 document.addEventListener('keyup', (event) => {
   const slider = event.target;
   if (slider.matches && slider.matches('input[type="range"]') && /^(Arrow|Page|Home|End)/.test(event.key)) {
     slider.dispatchEvent(new PointerEvent('pointerup', {bubbles: true}));
+  }
+  if (event.key === 'Enter' && slider.matches && slider.matches('input[type="number"]')) {
+    const block = slider.closest('.block');
+    if (block && block.querySelector('input[type="range"]')) slider.blur();
   }
 });
 """

@@ -68,12 +68,13 @@ def offer(studio: Studio, ws: Workspace, run_id: str, ticked: list[str], before:
         # A real merge takes the place of the one in memory that stood in for it.
         value = [key for key in ticked if key in keys and not (new and key == "method:sftm")] + new
     else:
-        quick = ["method:average", *([] if merges else ["method:sftm"])] if _merges_quickly(studio, ws) else []
+        quick = ["method:average", *([] if merges else ["method:sftm"])] if merges_quickly(studio, ws) else []
         value = [BASE.key, INDIVIDUAL.key, *quick, *merges[:1]]
     return gr.update(choices=[(contestant.title, contestant.key) for contestant in found], value=value), keys
 
 
-def _merges_quickly(studio: Studio, ws: Workspace) -> bool:
+def merges_quickly(studio: Studio, ws: Workspace) -> bool:
+    """Whether a merge in memory takes a moment only."""
     return sum(task.checkpoint.n_bytes for task in studio.preflight(ws).tasks) <= QUICK_MERGE_BYTES
 
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qs, urlencode
 
-from sftm_app.errors import SFTMError
+from sftm_app.errors import RecipeError, SFTMError
 from sftm_app.inspection.what_if import MergeSettings, merge_settings
 from sftm_app.merging.methods import METHODS
 from sftm_app.merging.params import controls
@@ -17,9 +16,10 @@ from sftm_app.ui.rank_slider import rank_shown
 
 TABS = ("models", "inspect", "merge", "evaluate")
 FIRST_MEASURE = "change"
-MOST_QUERY = 1 << 15
+MOST_QUERY = 1 << 16
 MOST_NAME = 512
-MOST_FIELDS = 256
+# Base, tasks and roles besides the view: see address.MOST_TASKS.
+MOST_FIELDS = 1024
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,8 @@ def view_from_query(query: Mapping[str, str], n_tasks: int) -> Asked:
     """
     problems: list[str] = []
     texts = {name: query[name] for name in ("measure", "about", "layer", "first", "second", "task") if name in query}
-    texts = {name: text for name, text in texts.items() if len(text) <= MOST_NAME}
+    for name in [name for name, text in texts.items() if len(text) > MOST_NAME]:
+        problems.append(f"The address's {name} has {len(texts.pop(name))} characters, more than {MOST_NAME}.")
     feature = _whole(query.get("feature", ""))
     pinned = None
     if "pin" in query and len(query["pin"]) <= MOST_QUERY:
@@ -111,12 +112,17 @@ def view_from_query(query: Mapping[str, str], n_tasks: int) -> Asked:
     return Asked(view, tuple(problems))
 
 
-def read_query(text: str) -> dict[str, str]:
-    """The query of an address as a table; of a name that stands twice the first counts."""
+def read_fields(text: str) -> dict[str, list[str]]:
+    """The query of an address as names and all their values; empty where it is no query, or has too many fields."""
     try:
-        return {name: values[0] for name, values in parse_qs(text, max_num_fields=MOST_FIELDS).items()}
+        return dict(parse_qs(text[:MOST_QUERY], max_num_fields=MOST_FIELDS))
     except ValueError:
         return {}
+
+
+def read_query(text: str) -> dict[str, str]:
+    """The same with one value for each name: of one that stands twice the first counts."""
+    return {name: values[0] for name, values in read_fields(text).items()}
 
 
 def settings_from_query(query: Mapping[str, str], n_tasks: int, problems: list[str]) -> MergeSettings | None:
@@ -138,8 +144,10 @@ def _value(kind: str, text: str) -> Any:
 
 
 def _weights(text: str, n_tasks: int) -> Sequence[float]:
-    given = [float(part) for part in text.split(",")] if text else []
-    return given if len(given) == n_tasks and all(map(math.isfinite, given)) else [1.0] * n_tasks
+    given = [float(part) for part in text.split(",")] if text else [1.0] * n_tasks
+    if len(given) != n_tasks:
+        raise RecipeError(f"it has {len(given)} weights for {n_tasks} tasks.")
+    return given
 
 
 def _whole(text: str) -> int:

@@ -105,8 +105,15 @@ def test_map_layer_feature_slider_and_the_same_from_the_address(app: App, watche
 
 def test_a_feature_is_switched_off_and_names_in_addresses_are_text(app: App, watched: Watched) -> None:
     page = watched.page
-    page.goto(f"{app.url}?demo=glyphs&tab=inspect&layer=%3Cimg%20src=x%20onerror=alert(1)%3E&task=latin&feature=2")
+    page.goto(f"{app.url}?demo=glyphs&tab=inspect&layer=%3Cimg%20src=http://outside.invalid/x%3E&task=latin&feature=2")
+    expect(page.get_by_text("<img src=http://outside.invalid/x>").first).to_be_visible()
     expect(page.locator("#feature-figures h2")).to_contain_text("Feature 2 of latin")
+    # Typed quickly, the last number counts, and what follows is of it.
+    page.locator("#feature-number input").press("End")
+    page.locator("#feature-number input").press_sequentially("57", delay=20)
+    page.locator("#feature-number input").press("Backspace")
+    expect(page.locator("#feature-figures h2")).to_contain_text("Feature 25 of latin")
+    page.wait_for_function("() => location.search.includes('feature=25')")
     page.locator("#inspect-sample").click()
     expect(page.locator("#steer-verdict")).to_contain_text("× 0")
     expect(page.locator("#own-excited img")).to_be_visible()

@@ -15,6 +15,7 @@ from sftm_app.errors import InputError
 from sftm_app.inspection.factors import LayerFactors
 from sftm_app.inspection.feature import MOST_NEIGHBOURS, FeatureDetail, feature_detail
 from sftm_app.inspection.what_if import Prediction, WhatIf, merge_settings
+from sftm_app.merging.methods import get_method
 
 METHODS: list[tuple[str, dict[str, Any]]] = [
     ("sftm", {}),
@@ -56,7 +57,8 @@ def test_what_is_read_is_the_coefficient_and_everybody_elses_contribution(method
             total = detail.coefficient + sum(n.contribution for n in detail.neighbours) + detail.rest
             assert total == pytest.approx(direct, abs=1e-5)
             assert detail.coefficient == pytest.approx(float(prediction.coefficients[member][k]))
-            assert detail.wanted == pytest.approx(weights[member] * float(f.S[k]))
+            scaling = get_method(method).scaling(prediction.settings.params)
+            assert detail.wanted == pytest.approx(scaling * weights[member] * float(f.S[k]))
 
 
 def test_neighbours_are_the_strongest_entries_of_other_tasks_with_their_cosines() -> None:
@@ -147,7 +149,7 @@ def test_many_weak_neighbours_are_told_of_together() -> None:
 def test_weight_and_scaling_are_part_of_what_is_asked_for() -> None:
     detail = detail_of(shared(0.7), 0, 0, weights=(3.0, 1.0, 1.0), scaling=0.5)
     assert "of the 1.5 that its gain 1, the task's weight and the scaling ask for" in detail.sentence
-    assert detail.wanted == 3.0 and detail.readout == pytest.approx(1.5, abs=1e-5)
+    assert detail.wanted == pytest.approx(1.5) and detail.readout == pytest.approx(1.5, abs=1e-5)
 
 
 def test_a_feature_that_is_cut_off_is_said_to_be() -> None:

@@ -13,12 +13,15 @@ from tiny_adapters import build, save_adapter
 from tiny_checkpoints import change_weights
 
 from sftm_app.errors import CheckpointError
+from sftm_app.inspection import factors as factors_module
 from sftm_app.inspection import inspector as inspector_module
 from sftm_app.inspection.factors import factorise_layer
 from sftm_app.inspection.inspector import Inspector
 from sftm_app.inspection.layers import map_layers
 from sftm_app.inspection.measures import MEASURES
 from sftm_app.inspection.what_if import WhatIf, merge_settings
+from sftm_app.merging import factor_cache
+from sftm_app.merging.factor_cache import FactorStore
 from sftm_app.merging.plan import check_recipe
 from sftm_app.merging.recipe import make_recipe
 
@@ -79,6 +82,33 @@ def test_a_changed_file_is_computed_again(models: Path) -> None:
     assert inspector.value(again, layer_of(again), "change", SETTINGS) != value
     with pytest.raises(CheckpointError, match="was changed while in use"):
         Inspector().factors(found, layer)
+
+
+def test_factors_are_found_on_disk_by_another_process_and_only_for_the_same_contents(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(factor_cache, "MIN_SIDE", 2)
+    store = FactorStore(tmp_path / "factors", 10_000_000)
+    found = preflight_of(models)
+    layers = map_layers(found)
+    fresh = [Inspector().factors(found, layer) for layer in layers]
+    first = [Inspector(store=store).factors(found, layer) for layer in layers]
+    assert store.use().n_entries == sum(len(layer.members) for layer in layers)
+
+    def refuse(*args: object) -> None:
+        raise AssertionError("factorised again")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(factors_module, "factorise", refuse)
+        again = [Inspector(store=FactorStore(store.folder, 10_000_000)).factors(found, layer) for layer in layers]
+    for made, kept, wanted in zip(first, again, fresh, strict=True):
+        for one, other, exact in zip(made.factors, kept.factors, wanted.factors, strict=True):
+            assert all(torch.equal(getattr(one, name), getattr(exact, name)) for name in ("U", "S", "Vh"))
+            assert all(torch.equal(getattr(other, name), getattr(exact, name)) for name in ("U", "S", "Vh"))
+    change_weights(models / "b" / "model.safetensors", lambda tensors: tensors[f"vit.{NAME}"].mul_(2))
+    changed = preflight_of(models)
+    after = Inspector(store=store).factors(changed, layer_of(changed)).factors
+    assert [f.how.endswith(", kept") for f in after] == [True, False, True]
 
 
 def test_values_are_those_of_the_measures_and_outlive_the_factors(

@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import json
 import os
+import signal
+import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
+from tiny_checkpoints import change_weights
 
 from sftm_app.errors import JobError
+from sftm_app.jobs import worker
 from sftm_app.jobs import workers as workers_module
-from sftm_app.jobs.control import active_run, cancel, start
+from sftm_app.jobs.control import active_run, cancel, discard, resume, start
 from sftm_app.jobs.folder import RunFolder, create_run, identity, list_runs, open_run, status, worker_process
-from sftm_app.jobs.workers import search_path
+from sftm_app.jobs.workers import Workers, search_path
+from sftm_app.merging.recipe import make_recipe
+
+needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="kills copies of this process")
 
 
 def wait_for(folder: RunFolder, *states: str, limit_s: float = 60) -> str:
@@ -67,8 +77,6 @@ def test_a_worker_finds_a_checkout_that_is_not_installed(tmp_path: Path, monkeyp
 def test_refused_input_ends_as_a_sentence(tmp_path: Path, models: Path, recipe_for: Callable) -> None:
     recipe = recipe_for("ab")
     (models / "b" / "model.safetensors").write_bytes(b"12345")
-    from sftm_app.merging.recipe import make_recipe
-
     folder = start(tmp_path, make_recipe(models / "base", [models / "a", models / "b"]))
     assert wait_for(folder, "failed", "died", "done") == "failed"
     assert "too few for a safetensors file" in status(folder).message
@@ -93,9 +101,6 @@ def test_cancel_stops_within_two_seconds_and_leaves_nothing(tmp_path: Path, reci
 
 def test_cancel_stops_a_worker_that_does_not_listen(tmp_path: Path, recipe_for: Callable) -> None:
     """A long factorisation sees neither the flag nor SIGTERM; only SIGKILL helps."""
-    import subprocess
-    import sys
-
     folder = create_run(tmp_path, recipe_for())
     deaf = (
         "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('ready', flush=True); time.sleep(60)"
@@ -128,3 +133,151 @@ def test_a_worker_that_vanished_is_reported(tmp_path: Path, recipe_for: Callable
 def test_a_run_id_from_a_browser_is_checked(tmp_path: Path, run_id: str) -> None:
     with pytest.raises(JobError, match="no run"):
         open_run(tmp_path, run_id)
+
+
+class Forks(Workers):
+    """Workers that are copies of this process, which has its imports behind it. `seen` is called with every event."""
+
+    def __init__(self, seen: Callable[[str, int], None] = lambda kind, count: None) -> None:
+        super().__init__()
+        self.seen = seen
+        self.child = 0
+
+    def launch(self, folder: RunFolder) -> None:
+        ready, go = os.pipe()
+        self.child = os.fork()
+        if self.child == 0:
+            os.read(ready, 1)
+            append, count = RunFolder.append, [0]
+
+            def watched(self_: RunFolder, kind: str, **values: Any) -> None:
+                append(self_, kind, **values)
+                count[0] += 1
+                self.seen(kind, count[0])
+
+            RunFolder.append = watched  # type: ignore[method-assign]
+            signal.signal(signal.SIGTERM, worker._stopping(folder))
+            try:
+                worker.work(folder)
+            finally:
+                os._exit(0)
+        folder.append("started", **identity(psutil.Process(self.child)))
+        os.write(go, b".")
+
+    def wait(self) -> int:
+        return os.waitstatus_to_exitcode(os.waitpid(self.child, 0)[1])
+
+
+def killed_after(folder: RunFolder, n: int) -> None:
+    """The run is begun, and its process killed after `n` tensors."""
+
+    def seen(kind: str, count: int) -> None:
+        if count == n:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    workers = Forks(seen)
+    workers.launch(folder)
+    assert workers.wait() == -signal.SIGKILL
+
+
+@needs_fork
+def test_a_killed_run_is_resumed_in_its_own_folder(tmp_path: Path, recipe_for: Callable) -> None:
+    whole = create_run(tmp_path, recipe_for())
+    worker.work(whole)
+    folder = create_run(tmp_path, recipe_for())
+    killed_after(folder, 12)
+    now = status(folder)
+    assert (now.state, now.done, now.resumable) == ("died", 12, True)
+    assert "What it finished is kept: resume it, or start the merge again" in now.message
+    with open(folder.events_file, "a") as file:
+        file.write('{"kind": "progr')  # torn by the crash
+    folder.cancel_flag.touch()
+    long_ago = time.time() - 1000
+    for day in range(8):  # runs with later names, which are over
+        other = tmp_path / f"29990101-00000{day}-aaaaaa"
+        other.mkdir()
+        os.utime(other, (long_ago, long_ago))
+    workers = Forks(lambda kind, count: time.sleep(0.02))
+    resume(folder, workers)
+    assert active_run(tmp_path) == folder
+    with pytest.raises(JobError, match="Nothing is left"):
+        resume(folder)
+    with pytest.raises(JobError, match="running already"):
+        start(tmp_path, recipe_for())
+    assert workers.wait() == 0 and status(folder).state == "done"
+    assert (folder.model / "model.safetensors").read_bytes() == (whole.model / "model.safetensors").read_bytes()
+    done = [event["done"] for event in folder.events() if event["kind"] == "progress"]
+    assert done == [*range(1, 13), *range(12, done[-1] + 1), done[-1]]
+    assert not status(folder).resumable
+    with pytest.raises(JobError, match="Nothing is left of this run"):
+        resume(folder)
+
+
+@needs_fork
+def test_a_run_whose_input_changed_is_not_resumed_and_keeps_what_it_has(tmp_path: Path, models: Path) -> None:
+    recipe = make_recipe(models / "base", [models / "a", models / "b"], device="cpu")
+    folder = create_run(tmp_path / "runs", recipe)
+    killed_after(folder, 12)
+    change_weights(models / "a" / "model.safetensors", lambda tensors: tensors["vit.layernorm.weight"].mul_(2))
+    workers = Forks()
+    resume(folder, workers)
+    workers.wait()
+    assert status(folder).state == "failed"
+    assert "a/model.safetensors was changed" in status(folder).message and status(folder).resumable
+    discard(folder)
+    assert not status(folder).resumable
+    assert list(folder.path.glob("model*")) == []
+
+
+@needs_fork
+@pytest.mark.parametrize("how", ["kept", "told to leave by the system", "cancelled"])
+def test_a_run_stopped_on_its_way(tmp_path: Path, recipe_for: Callable, how: str) -> None:
+    folder = create_run(tmp_path, recipe_for())
+    workers = Forks(lambda kind, count: time.sleep(0.05))
+    workers.launch(folder)
+    while status(folder).done < 3:
+        time.sleep(0.01)
+    discard(folder)  # changes nothing while it is active
+    if how == "told to leave by the system":
+        os.kill(workers.child, signal.SIGTERM)
+        assert workers.wait() == 128 + signal.SIGTERM
+        assert status(folder).state == "died"
+    else:
+        asked = time.monotonic()
+        cancel(folder, keep=how == "kept")
+        assert time.monotonic() - asked < 2.0
+        assert status(folder).state == "cancelled"
+        assert not psutil.pid_exists(workers.child) or workers.wait() in (0, -signal.SIGKILL)
+    assert status(folder).resumable == (how != "cancelled")
+    if how == "cancelled":
+        assert list(folder.path.glob("model*")) == []
+        return
+    assert how != "kept" or "is kept" in status(folder).message
+    resume(folder, workers := Forks())
+    workers.wait()
+    assert status(folder).state == "done"
+    assert json.loads(folder.report.read_text())["machine"]["resumed_after_tensors"] >= 3
+
+
+@needs_fork
+def test_of_many_hands_on_the_button_one_starts_the_run(tmp_path: Path, recipe_for: Callable) -> None:
+    folder = create_run(tmp_path, recipe_for())
+    killed_after(folder, 12)
+    said: list[str] = []
+    workers = Forks(lambda kind, count: time.sleep(0.05))
+
+    def press() -> None:
+        try:
+            resume(folder, workers)
+        except JobError as error:
+            said.append(str(error))
+
+    threads = [threading.Thread(target=press) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(said) == 3
+    workers.wait()
+    assert status(folder).state == "done"
+    assert [event["kind"] for event in folder.events()].count("started") == 2

@@ -70,6 +70,8 @@ CASES = [
     (16, 131072, 2, "float32", UP, "sftm", {}),
     (16, 131072, 4, "bfloat16", DOWN, "sftm", {"rank": 8}),
     (16, 65536, 8, "float32", UP, "sftm", {"rank": 4, "variant": "mapping"}),
+    (512, 1024, 4, "float32", UP, "sftm", {}),
+    (512, 1024, 6, "float32", DOWN, "sftm", {"rank": 100}),
     (2000, 2000, 2, "float32", UP, "average", {}),
     (2000, 2000, 8, "bfloat16", UP, "task_arithmetic", {}),
 ]

@@ -17,7 +17,7 @@ from tiny_checkpoints import change_config, change_weights
 
 from sftm_app.errors import CheckpointError, InputError, JobError, OutputError, RecipeError, SFTMError
 from sftm_app.evaluation.contestants import BASE, INDIVIDUAL
-from sftm_app.jobs.folder import RunFolder, create_run, identity, status
+from sftm_app.jobs.folder import RunFolder, RunStatus, create_run, identity, status
 from sftm_app.jobs.worker import work
 from sftm_app.merging.methods import METHODS
 from sftm_app.merging.params import controls
@@ -171,7 +171,8 @@ def test_the_plan_says_what_happens_to_what(studio: Studio, workspace: Workspace
 def test_a_finished_run_is_shown_saved_and_offered(studio: Studio, workspace: Workspace, finished: RunFolder) -> None:
     run_id = finished.run_id
     assert runs.show_latest(studio, workspace)[0] == run_id
-    progress, result, chart, save_box, start, cancel, timer, listed = runs.show_run(studio, run_id)
+    progress, result, chart, save_box, start, cancel, resume, timer, listed = runs.show_run(studio, run_id)
+    assert not resume["visible"], "what is done needs no going on"
     assert "All" in progress and "Readout error" in result and chart["visible"] and save_box["visible"]
     assert start["interactive"] and not cancel["interactive"] and not timer.active
     assert listed["value"] == run_id and "done" in listed["choices"][0][0]
@@ -245,6 +246,22 @@ def test_nan_in_a_weight_fails_the_run_with_a_sentence(studio: Studio) -> None:
     assert json.loads((folder.path / "events.jsonl").read_text().splitlines()[-1])["kind"] == "failed"
 
 
+@pytest.mark.parametrize("state", ["failed", "cancelled"])
+def test_what_a_stopped_run_left_is_said_and_offered(state: str) -> None:
+    kept = run_view.progress_html(RunStatus("r", state, message="Changed.", resumable=True))
+    gone = run_view.progress_html(RunStatus("r", state, message="Changed."))
+    assert "it finished is kept" in kept and "nothing was written" in gone.lower()
+
+
+def test_a_run_to_go_on_with_has_its_button(
+    studio: Studio, finished: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for resumable in (False, True):
+        died = RunStatus(finished.run_id, "died", message="Gone.", resumable=resumable)
+        monkeypatch.setattr(runs, "status", lambda folder, died=died: died)
+        assert runs.show_run(studio, finished.run_id)[6]["visible"] == resumable
+
+
 def test_a_run_of_other_checkpoints_is_not_shown_nor_named_for_them(
     studio: Studio, workspace: Workspace, finished: RunFolder
 ) -> None:
@@ -262,7 +279,7 @@ def test_a_damaged_run_is_said_once_and_stops_nothing(
     shutil.rmtree(target) if target.is_dir() else target.write_text("{")
     run_view.recipe_of.cache_clear()
     shown = runs.show_run(studio, finished.run_id)
-    assert not shown[6].active, "the timer must not repeat it"
+    assert not shown[7].active, "the timer must not repeat it"
     assert trying.contestants(studio, workspace, "")[:2] == [BASE, INDIVIDUAL]
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from urllib.parse import parse_qs, urlencode
 
+import gradio as gr
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,7 +14,7 @@ from sftm_app.errors import InputError
 from sftm_app.inspection.what_if import merge_settings
 from sftm_app.ui.address import address_of, workspace_from_query, workspace_to_query
 from sftm_app.ui.models_tab import load_own, load_pack
-from sftm_app.ui.rank_slider import controls_of, rank_of
+from sftm_app.ui.rank_slider import amount_update, controls_of, rank_of
 from sftm_app.ui.studio import Studio
 from sftm_app.ui.view import Pinned, View, read_query, settings_title, view_from_query, view_to_query
 from sftm_app.ui.workspace import Workspace
@@ -49,9 +51,13 @@ def test_every_kind_of_rank_comes_back(rank: int | float | str | None) -> None:
     assert again(View(layer="x", settings=settings), 1).settings == settings
 
 
-@pytest.mark.parametrize("rank", [None, 1, 5, 64, 0.25, 0.01, "90% energy", "99.5% energy"])
+@pytest.mark.parametrize("rank", [None, 1, 5, 64, 5000, 0.25, 0.005, 0.995, "90% energy", "5% energy", "99.95% energy"])
 def test_a_rank_comes_back_from_its_slider(rank: int | float | str | None) -> None:
-    assert rank_of(*controls_of(rank)) == rank
+    kind, amount = controls_of(rank)
+    assert rank_of(kind, amount) == rank
+    update = amount_update(kind, amount, most=128)
+    slider = gr.Slider(update["minimum"], update["maximum"], value=update["value"], step=update["step"])
+    assert slider.preprocess(amount) == amount, "what an address may hold must not stop every event of the page"
 
 
 def test_what_is_odd_in_an_address_is_left_out_and_said() -> None:
@@ -60,8 +66,9 @@ def test_what_is_odd_in_an_address_is_left_out_and_said() -> None:
     assert "settings are left out" in asked.problems[0]
     assert view_from_query({"method": "nonsense"}, 1).problems
     assert view_from_query({"layer": "x" * 10_000}, 1).view.layer == ""
-    weights = view_from_query({"method": "average", "weights": "1,2,3"}, 2).view.settings
-    assert weights is not None and weights.weights == (1.0, 1.0), "weights of another number of tasks say nothing"
+    other = view_from_query({"method": "average", "weights": "1,2,3"}, 2)
+    assert other.view.settings is None and "3 weights for 2 tasks" in other.problems[0]
+    assert view_from_query({"layer": "x" * 10_000}, 1).problems
     assert view_from_query({"method": "average", "weights": "1,x"}, 2).problems
 
 
@@ -91,6 +98,9 @@ def test_the_workspace_in_an_address(studio: Studio) -> None:
         address = address_of(studio, ws, VIEW)
         assert workspace_from_query(studio, parse_qs(address)) == ws
     assert address_of(studio, Workspace(), VIEW) == ""
+    weighed = replace(own, tasks=(replace(own.tasks[0], weight=0.5), own.tasks[1]))
+    opened = workspace_from_query(studio, parse_qs(address_of(studio, weighed, View())))
+    assert opened is not None and [task.weight for task in opened.tasks] == [0.5, 1.0]
     assert workspace_from_query(studio, {}) is None
 
 
@@ -104,6 +114,8 @@ def test_the_workspace_in_an_address(studio: Studio) -> None:
         ("base=base&with=a:a&with=a:b", "given to 2 tasks"),
         ("base=base&with=a:a&role=nonsense:*", "is not known"),
         ("base=base&" + "&".join(["with=a:a"] * 129), "at most 128"),
+        ("base=base&with=a:a&own-weights=1,2", "are not 1 numbers"),
+        ("base=base&with=a:a&own-weights=x", "are not 1 numbers"),
     ],
 )
 def test_an_address_cannot_name_what_a_person_may_not_pick(studio: Studio, query: str, sentence: str) -> None:

@@ -9,7 +9,18 @@ from typing import Any
 from sftm_app.linalg.low_rank import Change, weighted_sum
 from sftm_app.linalg.svd import Factors, Rank
 
-__all__ = ["Layer", "Merged", "Method", "Rank", "weighted_average"]
+__all__ = ["Features", "Layer", "Merged", "Method", "Rank", "weighted_average"]
+
+
+@dataclass(frozen=True, eq=False)
+class Features:
+    """The leading features of a task: all, or at least those that a rank keeps.
+
+    lost: the sum of the squares of the other gains.
+    """
+
+    factors: Factors
+    lost: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -20,12 +31,20 @@ class Layer:
     weights: T positive factors.
     idle_weight: the sum of the factors of adapters that leave this layer as it is: tasks whose change is zero.
     factorise: gives the full-rank Factors of task t; the caller may keep them in a cache.
+    leading: gives the Features of every task that are needed for a rank, where that costs less.
     """
 
     changes: Sequence[Change]
     weights: Sequence[float]
     factorise: Callable[[int], Factors]
     idle_weight: float = 0.0
+    leading: Callable[[Rank], list[Features]] | None = None
+
+    def features(self, rank: Rank) -> list[Features]:
+        """Of every task, at least those that `rank` keeps."""
+        if self.leading is not None:
+            return self.leading(rank)
+        return [Features(self.factorise(task)) for task in range(len(self.changes))]
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sftm_app.linalg.subspace import mapping_error, readout_error
+from sftm_app.linalg.low_rank import Change, LowRank
+from sftm_app.linalg.preservation import errors_from, errors_on
 from sftm_app.linalg.superposition import superpose, superposed_change
+from sftm_app.linalg.system import superposed
 from sftm_app.merging.methods.base import Layer, Merged, Method, Rank, weighted_average
 from sftm_app.merging.params import choice, number, rank
 
@@ -49,20 +51,33 @@ def merge_matrix(layer: Layer, params: SFTMParams) -> Merged:
 
     The figures hold, per task, the rank used and the readout and mapping error of what is added to the base (so after
     scaling, weights and truncation) on all of the task's own features; the same errors of the plain average for
-    comparison; and how the system was solved.
+    comparison; and how the system was solved. Where only the features kept were computed, `errors_on` says so: the
+    others count as lost then (see linalg.preservation), and the average is that of the features kept.
     """
-    whole = [layer.factorise(task) for task in range(len(layer.changes))]
-    factors = [item.cut(params.rank) for item in whole]
+    found = layer.features(params.rank)
+    factors = [item.factors.cut(params.rank) for item in found]
     solved = superpose(factors, variant=params.variant, weights=layer.weights)
-    delta = superposed_change(factors, solved) * params.scaling
-    average = weighted_average(layer.changes, layer.weights, layer.idle_weight)
+    delta = superposed_change(factors, solved)
+    total = sum(layer.weights) + layer.idle_weight
+    if all(item.factors.rank == cut.rank for item, cut in zip(found, factors, strict=True)):
+        gains = [f.S * weight for f, weight in zip(factors, layer.weights, strict=True)]
+        lost = [item.lost for item in found]
+        kept = errors_from(solved.merged, params.scaling, lambda: delta, factors, lost)
+        average = errors_from(solved.plain, 1 / total, lambda: superposed(factors, gains), factors, lost)
+        delta = _scaled(delta, params.scaling)
+    else:
+        whole = [item.factors for item in found]
+        delta = _scaled(delta, params.scaling)
+        kept = errors_on(delta, whole)
+        average = errors_on(weighted_average(layer.changes, layer.weights, layer.idle_weight), whole)
     figures = {
         "ranks": [item.rank for item in factors],
         "factorised_by": [item.how for item in factors],
-        "readout_errors": [readout_error(delta, item) for item in whole],
-        "mapping_errors": [mapping_error(delta, item) for item in whole],
-        "average_readout_errors": [readout_error(average, item) for item in whole],
-        "average_mapping_errors": [mapping_error(average, item) for item in whole],
+        "errors_on": "features kept" if any(item.lost for item in found) else "all features",
+        "readout_errors": kept.readout,
+        "mapping_errors": kept.mapping,
+        "average_readout_errors": average.readout,
+        "average_mapping_errors": average.mapping,
         "solver": solved.solver,
         "n_features": solved.n_features,
         "residual": solved.residual,
@@ -72,6 +87,11 @@ def merge_matrix(layer: Layer, params: SFTMParams) -> Merged:
         "conflicts": [[conflict.first, conflict.second, conflict.cosine] for conflict in solved.conflicts],
     }
     return Merged(delta, figures)
+
+
+def _scaled(change: Change, factor: float) -> Change:
+    """factor * change; a matrix is scaled in place."""
+    return change * factor if isinstance(change, LowRank) else change.mul_(factor)
 
 
 METHOD = Method(

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sftm_app.inspection.feature import Neighbour
+from sftm_app.inspection.reasons import Neighbour
 from sftm_app.ui.inspect.chosen import Chosen
-from sftm_app.ui.inspect.feature_panel import MOST_SHOWN, feature_of
+from sftm_app.ui.inspect.feature_panel import MOST_SHOWN, detail_of
+from sftm_app.ui.inspect.showing import feature_of
 from sftm_app.ui.studio import Studio
 from sftm_app.ui.widgets import parse_selection
 
@@ -41,7 +42,8 @@ def feature_behind(event: Any, studio: Studio, chosen: Chosen) -> Neighbour | No
     """The neighbour whose bar was clicked in the plot of a feature's coefficient."""
     selection = parse_selection(event)
     place = _whole(selection.customdata) if selection else None
-    detail = feature_of(studio, chosen.look(studio), chosen.task, chosen.number, chosen.settings)
+    looked = chosen.look(studio)
+    detail = detail_of(studio, looked, chosen.member(looked), feature_of(studio, looked, chosen), chosen.settings)
     if detail is None or place is None or place >= min(MOST_SHOWN, len(detail.neighbours)):
         return None
     return detail.neighbours[place]

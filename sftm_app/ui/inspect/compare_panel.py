@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Sequence
 from typing import Any
 
 from sftm_app.errors import SFTMError
@@ -18,8 +20,13 @@ from sftm_app.ui.widgets.html import Safe, code, heading, join, notice
 from sftm_app.ui.workspace import Workspace
 
 
-def side(studio: Studio, ws: Workspace, shown: Pinned | None, title: str) -> tuple[Any, ...]:
-    """One column: heading, spectra with the merged change's own, predicted preservation, figures."""
+def side(
+    studio: Studio, ws: Workspace, shown: Pinned | None, title: str, other: Pinned | None = None
+) -> tuple[Any, ...]:
+    """One column: heading, spectra with the merged change's own, predicted preservation, figures.
+
+    other: the view in the other column, whose errors share the axes.
+    """
     if shown is None:
         return "", None, None, ""
     try:
@@ -30,14 +37,25 @@ def side(studio: Studio, ws: Workspace, shown: Pinned | None, title: str) -> tup
     detail = detail_of(studio, looked)
     what_if = studio.inspector.what_if(looked.found, looked.layer)
     made = what_if.predict(settings)
+    merged = studio.inspector.spectrum(looked.found, looked.layer, settings)
     method = METHODS[settings.method]
     series = [(method.title, method_colour(settings.method), made.readout_errors, made.mapping_errors)]
     return (
         heading(title, join([code(looked.layer.name.removesuffix(".weight")), " ", settings_title(settings)])),
-        spectra_figure(looked, detail, what_if.spectrum(made), settings, stacked=True),
-        prediction_bars(looked.members, series, height=280),
+        spectra_figure(looked, detail, merged, settings, stacked=True),
+        prediction_bars(looked.members, series, height=280, beside=_errors(studio, ws, other)),
         figures_html(looked, what_if, made),
     )
+
+
+def _errors(studio: Studio, ws: Workspace, shown: Pinned | None) -> list[tuple[Sequence[float], Sequence[float]]]:
+    with contextlib.suppress(SFTMError):
+        if shown is not None:
+            looked = look(studio, ws, shown.layer)
+            settings = shown.settings or merge_settings("sftm", {}, own_weights(ws))
+            made = studio.inspector.what_if(looked.found, looked.layer).predict(settings)
+            return [(made.readout_errors, made.mapping_errors)]
+    return []
 
 
 def what_differs(now: Pinned, pinned: Pinned | None) -> Safe:

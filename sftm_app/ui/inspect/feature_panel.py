@@ -18,29 +18,26 @@ from sftm_app.ui.widgets.html import Safe, chip, heading, hint, join, stack, sta
 MOST_SHOWN = 8
 
 
-def feature_of(
-    studio: Studio, looked: Looked, task: str | None, number: Any, settings: MergeSettings
+def detail_of(
+    studio: Studio, looked: Looked, member: int, feature: int | None, settings: MergeSettings
 ) -> FeatureDetail | None:
-    """The feature of this task and number (counted from 1), kept within the task's; None where it has none."""
-    member = looked.member(task)
-    what_if = studio.inspector.what_if(looked.found, looked.layer)
-    n_features = what_if.made.factors[member].rank
-    if not n_features:
+    """One feature, from 0, of a member; None for none."""
+    if feature is None:
         return None
-    feature = min(max(int(number) if isinstance(number, int | float) else 1, 1), n_features) - 1
+    what_if = studio.inspector.what_if(looked.found, looked.layer)
     return feature_detail(what_if, what_if.predict(settings), looked.names, member, feature)
 
 
 def feature_html(looked: Looked, detail: FeatureDetail | None, settings: MergeSettings) -> Safe:
     """Figures of a feature, the sentence on its coefficient, and its neighbours, each a link to it."""
     if detail is None:
-        return stack(heading("Feature"), hint("This task did not change the layer, so it has no features here."))
+        return stack(heading("No feature"), hint("This task did not change the layer, so it has no features here."))
     title = f"Feature {detail.feature + 1} of {detail.task}"
     shown = [
         stat("Gain", f"{detail.gain:.3g}", f"{detail.energy_share:.1%} of the task's energy here"),
         stat("Coefficient", f"{detail.coefficient:.3g}", settings_title(settings)),
         stat("Read back from the merge", f"{detail.readout:.3g}", f"{detail.wanted:.3g} is asked for"),
-        stat("Rank", f"{detail.feature + 1}", f"of {detail.n_features}, {detail.energy_before:.1%} of energy before"),
+        stat("Energy before it", f"{detail.energy_before:.1%}", f"in the stronger of {detail.n_features} features"),
     ]
     where = join([chip(detail.task, looked.colour(detail.member)), " ", looked.layer.name.removesuffix(".weight")])
     cluster = ""

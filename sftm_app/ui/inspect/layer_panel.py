@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,7 +21,7 @@ from sftm_app.ui.widgets.html import Safe, chip, chips, heading, hint, join, not
 
 # The element that each kind of view is shown in.
 PLACES = {"spectra": "spectra", "overlap": "pairs", "feature": "feature", "what_if": "what-if-bars"}
-MOST_WARNINGS = 8
+MOST_OF_A_KIND = 2
 
 
 def detail_of(studio: Studio, looked: Looked) -> LayerDetail:
@@ -70,14 +71,22 @@ def warnings_html(looked: Looked, warnings: Sequence[LayerWarning]) -> Safe:
         return notice("ok", "Nothing stands out in this layer")
     members = looked.members
     items: list[object] = []
-    for warning in warnings[:MOST_WARNINGS]:
+    kinds = Counter(warning.kind for warning in warnings)
+    told: Counter[str] = Counter()
+    for warning in warnings:
         tasks = [members[i] for i in warning.tasks]
-        target: tuple[str | int, ...] = (warning.view, *tasks[:2])
+        told[warning.kind] += 1
+        if told[warning.kind] > MOST_OF_A_KIND:
+            continue
+        # Without a target the link only scrolls: what it shows is shown already.
+        target: tuple[str | int, ...] = ()
         if warning.feature is not None and tasks:
             target = ("feature", tasks[0], warning.feature)
-        items.append(join([warning.sentence, " ", view_link("Show", PLACES.get(warning.view, "spectra"), target)]))
-    if len(warnings) > MOST_WARNINGS:
-        items.append(f"and {len(warnings) - MOST_WARNINGS} more of these; `inspect --json` lists them all")
+        elif warning.view == "overlap" and len(tasks) == 2:
+            target = ("overlap", *tasks)
+        more = kinds[warning.kind] - MOST_OF_A_KIND if told[warning.kind] == MOST_OF_A_KIND else 0
+        alike = f" The same goes {more} more times here. " if more > 0 else " "
+        items.append(join([warning.sentence, alike, view_link("Show", PLACES.get(warning.view, "spectra"), target)]))
     n_serious = sum(not warning.informational for warning in warnings)
     title = "Worth knowing about this layer" if not n_serious else f"{n_serious} to look into in this layer"
     return notice("warning" if n_serious else "info", title, items=items)
@@ -100,7 +109,7 @@ def overview_figures(looked: Looked, detail: LayerDetail, first: int, second: in
     return (
         task_overlap(detail.read.numpy(), members, "read overlap", cell, "Read overlap of the tasks"),
         task_overlap(detail.write.numpy(), members, "write overlap", cell, "Write overlap of the tasks"),
-        task_overlap(both.numpy(), members, "interference", cell, "Interference of the tasks"),
+        task_overlap(both.numpy(), members, "feature overlap", cell, "Feature overlap of the tasks (both)"),
     )
 
 

@@ -9,6 +9,7 @@ import gradio as gr
 
 from sftm_app.inspection.measures import MEASURES
 from sftm_app.ui.evaluate_inputs import Inputs, build_inputs
+from sftm_app.ui.inspect.glossary import words_html
 from sftm_app.ui.inspect.steer_panel import SteerControls, build_steer
 from sftm_app.ui.inspect.what_if_panel import WhatIfControls, build_views, build_what_if, lost_help
 from sftm_app.ui.view import FIRST_MEASURE
@@ -117,6 +118,7 @@ def _map() -> dict[str, Any]:
             pin = gr.Button("Pin this view", size="sm", elem_id="pin")
             unpin = gr.Button("Unpin", size="sm", visible=False, elem_id="unpin")
     measure_help = gr.HTML(apply_default_css=False)
+    gr.HTML(words_html(), apply_default_css=False)
     layers_map = PlotlyView(label="Map of the model", filename="map", elem_id="layer-map", min_plot_height=300)
     return {
         "measure": measure,
@@ -159,7 +161,7 @@ def _pairs() -> dict[str, Any]:
     )
     views: dict[str, Any] = {}
     with gr.Row(equal_height=False, elem_classes="sf-three"):
-        for kind, label in (("read", "Read overlap"), ("write", "Write overlap"), ("both", "Interference")):
+        for kind, label in (("read", "Read overlap"), ("write", "Write overlap"), ("both", "Feature overlap")):
             views[f"tasks_{kind}"] = PlotlyView(
                 label=f"{label}, tasks by tasks", filename=f"tasks-{kind}", elem_id=f"tasks-{kind}"
             )
@@ -202,7 +204,7 @@ def _feature() -> dict[str, Any]:
     with gr.Row(equal_height=False):
         with gr.Column(scale=1, min_width=260):
             task = gr.Dropdown(label="Of task", choices=[], value=None, elem_id="feature-task")
-            number = gr.Number(value=1, precision=0, minimum=1, label="Feature, by gain", elem_id="feature-number")
+            number = gr.Number(value=1, precision=0, label="Feature, by gain", elem_id="feature-number")
         with gr.Column(scale=3, min_width=420):
             feature = gr.HTML(apply_default_css=False, elem_id="feature-figures")
     with gr.Row(equal_height=False, elem_classes="sf-split"):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -17,8 +19,13 @@ from sftm_app.ui.studio import Studio
 from sftm_app.ui.view import FIRST_MEASURE, settings_title
 from sftm_app.ui.widgets.html import Safe, code, hint, join, notice, stack
 
-# The map is redrawn after this many layers while it fills: often enough to be seen, rarely enough to be cheap.
-LAYERS_PER_STEP = 4
+# The map is redrawn this often while it fills; what is known already is drawn at once.
+SECONDS_PER_STEP = 0.3
+FILLING, NO_VALUE = "The first layers are being measured.", "No layer has a value for this measure."
+LEAST_ERROR = 0.01
+# Beyond so many columns the experts of a layer share one.
+MOST_COLUMNS = 64
+_EXPERT = re.compile(r"\bexperts?[. ]\d+\b")
 
 
 @dataclass(frozen=True)
@@ -30,17 +37,21 @@ class Grid:
     columns: tuple[str, ...]
 
     def position(self, layer: MapLayer) -> tuple[int, int]:
-        return self.rows.index(layer.row), self.columns.index(layer.column)
+        column = layer.column if layer.column in self.columns else _folded(layer.column)
+        return self.rows.index(layer.row), self.columns.index(column)
 
 
 def make_grid(found: Preflight) -> Grid:
-    """Rows are blocks, columns modules, both in the order of the model."""
+    """Rows are blocks, columns modules, both in the order of the model; many experts are folded into one column."""
     layers = map_layers(found)
-    return Grid(
-        layers,
-        tuple(dict.fromkeys(layer.row for layer in layers)),
-        tuple(dict.fromkeys(layer.column for layer in layers)),
-    )
+    columns = tuple(dict.fromkeys(layer.column for layer in layers))
+    if len(columns) > MOST_COLUMNS:
+        columns = tuple(dict.fromkeys(map(_folded, columns)))
+    return Grid(layers, tuple(dict.fromkeys(layer.row for layer in layers)), columns)
+
+
+def _folded(column: str) -> str:
+    return _EXPERT.sub("experts", column)
 
 
 def map_steps(
@@ -53,29 +64,43 @@ def map_steps(
     grid = make_grid(found)
     names = [task.name for task in found.tasks]
     task = names.index(about) if about in names else None
-    values: list[list[float | None]] = [[None] * len(grid.columns) for _ in grid.rows]
+    cells: dict[tuple[int, int], list[float]] = {}
     titles: list[list[str | None]] = [[None] * len(grid.columns) for _ in grid.rows]
-    for layer in grid.layers:
+    for layer in reversed(grid.layers):
         row, column = grid.position(layer)
         titles[row][column] = layer.name
     selected = next((grid.position(layer) for layer in grid.layers if layer.name == chosen), None)
+    shown = MEASURES[measure]
+    title = f"{shown.title}, {about}" if task is not None else shown.title
     rows = [f"layer {row}" if row.isdigit() else row for row in short_rows(grid.rows)]
-    columns, shown = kind_labels(grid.columns), MEASURES[measure]
+    columns = kind_labels(grid.columns)
     problems: list[str] = []
-    for index, layer in enumerate(grid.layers):
-        row, column = grid.position(layer)
+    drawn_at = time.monotonic()
+    for layer in grid.layers:
         try:
             value = studio.inspector.value(found, layer, measure, settings)
             one = value.overall if task is None else _of_task(layer, value.tasks, task)
-            values[row][column] = one if one is not None and math.isfinite(one) else None
+            if one is not None and math.isfinite(one):
+                cells.setdefault(grid.position(layer), []).append(one)
         except NumericalError as error:
             problems.append(str(error))
-        if (index + 1) % LAYERS_PER_STEP == 0 or index + 1 == len(grid.layers):
-            title = f"{shown.title}, {about}" if task is not None else shown.title
+        last = layer is grid.layers[-1]
+        if last or time.monotonic() - drawn_at > SECONDS_PER_STEP:
+            values = [[_mean(cells.get((i, j))) for j in range(len(columns))] for i in range(len(rows))]
+            empty = NO_VALUE if last else FILLING
+            # An error that is nothing anywhere should not look like a pattern.
+            largest = max((max(found) for found in cells.values()), default=0.0)
+            top = LEAST_ERROR if measure.endswith("_error") and largest < LEAST_ERROR else None
             figure = layer_map(
-                values, rows, columns, title, selected, titles, log=shown.log, number=shown.number
+                values, rows, columns, title, selected, titles, top, shown.log, shown.number, empty
             )
             yield figure, problems
+            drawn_at = time.monotonic()
+
+
+def _mean(values: list[float] | None) -> float | None:
+    """Of the layers in one cell: one, or a block's experts."""
+    return sum(values) / len(values) if values else None
 
 
 def _of_task(layer: MapLayer, values: tuple[float, ...], task: int) -> float | None:

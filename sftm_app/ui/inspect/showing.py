@@ -12,15 +12,21 @@ from sftm_app.errors import SampleError, SFTMError
 from sftm_app.evaluation.family import Samples
 from sftm_app.inspection.layers import map_layers
 from sftm_app.ui.evaluate_inputs import N_INPUTS, showing
+from sftm_app.ui.handlers import say_info
 from sftm_app.ui.inspect import compare_panel, feature_panel, layer_panel, map_panel, meaning_panel
 from sftm_app.ui.inspect.chosen import Chosen
 from sftm_app.ui.inspect.layout import ALL_TASKS
+from sftm_app.ui.inspect.looking import Looked
 from sftm_app.ui.inspect.steer_panel import steer
 from sftm_app.ui.inspect.what_if_panel import predicted
+from sftm_app.ui.rank_slider import amount_update
 from sftm_app.ui.studio import Studio
+from sftm_app.ui.trying import merges_quickly
 from sftm_app.ui.view import View
-from sftm_app.ui.widgets.html import Safe, notice
+from sftm_app.ui.widgets.html import Safe, hint, notice
 from sftm_app.ui.workspace import Workspace
+
+_HIDDEN = gr.update(visible=False)
 
 
 def show_controls(studio: Studio, ws: Workspace, view: View) -> tuple[Any, ...]:
@@ -30,7 +36,7 @@ def show_controls(studio: Studio, ws: Workspace, view: View) -> tuple[Any, ...]:
     # Also without ".weight", as a person would write it into an address.
     asked = next((n for n in names if view.layer in (n, n.removesuffix(".weight"))), None)
     if view.layer and asked is None:
-        gr.Info(f"These models have no layer {view.layer[:120]}; another one is shown.")
+        say_info(f"These models have no layer {view.layer[:120]}; another one is shown.")
     layer = asked or (names[len(names) // 2] if names else None)
     tasks = list(ws.task_names)
     members = [tasks[i] for i in next((each.members for each in layers if each.name == layer), ())]
@@ -57,7 +63,7 @@ def show_map(studio: Studio, chosen: Chosen) -> Iterator[tuple[Any, Safe]]:
 
 
 def show_layer(studio: Studio, chosen: Chosen) -> tuple[Any, ...]:
-    """Title, spectra, note on clusters; the choices of first, second and task, which belong to the layer's members."""
+    """Title, spectra, note on clusters; choices of first, second and task, which are the layer's; the rank's end."""
     looked = chosen.look(studio)
     detail = layer_panel.detail_of(studio, looked)
     first, second = layer_panel.choose_pair(looked, chosen.first, chosen.second)
@@ -65,12 +71,19 @@ def show_layer(studio: Studio, chosen: Chosen) -> tuple[Any, ...]:
     member = chosen.member(looked)
     return (
         layer_panel.layer_title(looked, detail),
-        layer_panel.spectra_figure(looked, detail, selected=(member, chosen.number - 1)),
+        layer_panel.spectra_figure(looked, detail, selected=_ring(studio, looked, chosen)),
         layer_panel.clusters_html(detail),
         gr.update(choices=members, value=members[first]),
         gr.update(choices=members, value=members[second]),
         gr.update(choices=members, value=members[member]),
+        _count_scale(looked, chosen),
     )
+
+
+def _count_scale(looked: Looked, chosen: Chosen) -> Any:
+    """A slider that counts features ends where the layer's do."""
+    rank = getattr(chosen.settings.params, "rank", None)
+    return amount_update("count", rank, min(looked.layer.shape)) if isinstance(rank, int) else gr.skip()
 
 
 def show_prediction(studio: Studio, chosen: Chosen) -> tuple[Any, Safe]:
@@ -85,27 +98,27 @@ def show_settled(studio: Studio, chosen: Chosen) -> tuple[Any, ...]:
     """Spectra with the merged change's own, and the warnings: what takes too long while a slider moves."""
     looked = chosen.look(studio)
     detail = layer_panel.detail_of(studio, looked)
-    what_if = studio.inspector.what_if(looked.found, looked.layer)
-    made = what_if.predict(chosen.settings)
-    selected = (chosen.member(looked), chosen.number - 1)
+    merged = studio.inspector.spectrum(looked.found, looked.layer, chosen.settings)
     return (
-        layer_panel.spectra_figure(looked, detail, what_if.spectrum(made), chosen.settings, selected),
+        layer_panel.spectra_figure(looked, detail, merged, chosen.settings, _ring(studio, looked, chosen)),
         layer_panel.warnings_html(looked, layer_panel.warnings_of(studio, looked, detail, chosen.settings)),
     )
 
 
 def show_pair(studio: Studio, chosen: Chosen) -> tuple[Any, ...]:
-    """Tasks against tasks (read, write, both), features against features (read, write, both), and the angles."""
+    """Tasks against tasks (read, write, both), the two tasks, features against features (the same), and the angles."""
     looked = chosen.look(studio)
     first, second = layer_panel.choose_pair(looked, chosen.first, chosen.second)
     overviews = layer_panel.overview_figures(looked, layer_panel.detail_of(studio, looked), first, second)
-    return (*overviews, *layer_panel.pair_figures(layer_panel.pair_of(studio, looked, first, second, chosen.top)))
+    pair = layer_panel.pair_of(studio, looked, first, second, chosen.top)
+    return *overviews, looked.members[first], looked.members[second], *layer_panel.pair_figures(pair)
 
 
 def show_feature(studio: Studio, chosen: Chosen) -> tuple[Any, ...]:
     """Figures of the feature, why its coefficient is what it is, and its neighbours."""
     looked = chosen.look(studio)
-    detail = feature_panel.feature_of(studio, looked, chosen.task, chosen.number, chosen.settings)
+    member, feature = chosen.member(looked), feature_of(studio, looked, chosen)
+    detail = feature_panel.detail_of(studio, looked, member, feature, chosen.settings)
     return (
         feature_panel.feature_html(looked, detail, chosen.settings),
         feature_panel.reasons_figure(looked, detail),
@@ -116,8 +129,8 @@ def show_feature(studio: Studio, chosen: Chosen) -> tuple[Any, ...]:
 def show_meaning(studio: Studio, chosen: Chosen) -> tuple[Safe, Safe]:
     """Tokens of the feature's directions, and the samples that excite it; from a forward pass over them."""
     looked = chosen.look(studio)
-    member, feature = chosen.member(looked), chosen.number - 1
-    if not _has(studio, chosen):
+    member, feature = chosen.member(looked), feature_of(studio, looked, chosen)
+    if feature is None:
         return Safe(""), Safe("")
     try:
         sensed = meaning_panel.sense(studio, chosen.ws, looked, member)
@@ -140,12 +153,21 @@ def pick_sample(studio: Studio, chosen: Chosen) -> tuple[Any, ...]:
     return one, *showing(studio, chosen.ws, one)
 
 
-def show_sample(studio: Studio, chosen: Chosen, factor: float, sample: Samples) -> tuple[Any, ...]:
-    """One sample: what the merged model says with and without the feature scaled, and where the feature is read."""
+def show_sample(
+    studio: Studio, chosen: Chosen, factor: float, sample: Samples | None, asked: bool = True
+) -> tuple[Any, ...]:
+    """One sample: what the merged model says with and without the feature scaled, and where the feature is read.
+
+    asked: else a model that takes long to merge is not merged for it.
+    """
     looked = chosen.look(studio)
-    member, feature = chosen.member(looked), chosen.number - 1
-    if not _has(studio, chosen):
-        return "", gr.update(visible=False), ""
+    member, feature = chosen.member(looked), feature_of(studio, looked, chosen)
+    if feature is None:
+        return hint("This task did not change the layer: there is nothing to switch off."), _HIDDEN, ""
+    if sample is None:
+        return hint("Pick a sample, or give one of your own, to see what the feature does to the answer."), _HIDDEN, ""
+    if not (asked or merges_quickly(studio, chosen.ws)):
+        return hint("The settings have changed. Ask again: these models take a while to merge."), _HIDDEN, ""
     said, figure = steer(studio, chosen.ws, looked, member, feature, factor, chosen.settings, sample)
     sensed = meaning_panel.sense(studio, chosen.ws, looked, member)
     title = "Where it is read in this sample"
@@ -162,13 +184,18 @@ def show_comparison(studio: Studio, chosen: Chosen) -> tuple[Any, ...]:
         gr.update(visible=True),
         gr.update(visible=True),
         compare_panel.what_differs(chosen.now, chosen.pinned),
-        *compare_panel.side(studio, chosen.ws, chosen.pinned, "Pinned"),
-        *compare_panel.side(studio, chosen.ws, chosen.now, "Now"),
+        *compare_panel.side(studio, chosen.ws, chosen.pinned, "Pinned", chosen.now),
+        *compare_panel.side(studio, chosen.ws, chosen.now, "Now", chosen.pinned),
     )
 
 
-def _has(studio: Studio, chosen: Chosen) -> bool:
-    """Whether the chosen task has a feature of the chosen number in the chosen layer."""
-    looked = chosen.look(studio)
-    factors = studio.inspector.factors(looked.found, looked.layer).factors[chosen.member(looked)]
-    return chosen.number <= factors.rank
+def feature_of(studio: Studio, looked: Looked, chosen: Chosen) -> int | None:
+    """The chosen feature from 0, the last one for a number beyond; None where the task has none in this layer."""
+    n_features = studio.inspector.factors(looked.found, looked.layer).factors[chosen.member(looked)].rank
+    return min(chosen.number, n_features) - 1 if n_features else None
+
+
+def _ring(studio: Studio, looked: Looked, chosen: Chosen) -> tuple[int, int] | None:
+    """Member and feature that the spectra put a ring on."""
+    feature = feature_of(studio, looked, chosen)
+    return None if feature is None else (chosen.member(looked), feature)

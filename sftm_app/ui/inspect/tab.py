@@ -8,8 +8,8 @@ from typing import Any
 
 import gradio as gr
 
-from sftm_app.ui.evaluate_inputs import for_task, image_sample, text_sample
-from sftm_app.ui.handlers import sentences
+from sftm_app.ui.evaluate_inputs import image_sample, text_sample
+from sftm_app.ui.handlers import say_info, sentences
 from sftm_app.ui.inspect import meaning_panel
 from sftm_app.ui.inspect import showing as show
 from sftm_app.ui.inspect.chosen import Chosen, inputs_of, read_chosen
@@ -21,6 +21,8 @@ from sftm_app.ui.studio import Studio
 from sftm_app.ui.view import View
 from sftm_app.ui.widgets import AddressBar, decode_drawing
 from sftm_app.ui.workspace import Workspace
+
+TO_COMPARISON = "() => { document.querySelector('#compare')?.scrollIntoView({behavior: 'smooth', block: 'nearest'}); }"
 
 
 @dataclass(frozen=True)
@@ -39,8 +41,8 @@ class InspectTab:
 def build(studio: Studio, workspace: gr.State, opened: gr.State, tab: gr.State, address: AddressBar) -> InspectTab:
     """Lay out the tab and wire it. opened: the View that the page was opened with; tab: the name of the tab on show."""
     made = lay_out()
-    pinned, sample = gr.State(None), gr.State(None)
-    wiring = Wiring(studio, made, inputs_of(made, workspace, pinned), sample, tab, address)
+    pinned, sample, fitted = gr.State(None), gr.State(None), gr.State("")
+    wiring = Wiring(studio, made, inputs_of(made, workspace, pinned), sample, fitted, tab, address)
     _wire_workspace(wiring, workspace, opened, pinned)
     _wire_map(wiring)
     _wire_pairs(wiring)
@@ -56,22 +58,21 @@ def build(studio: Studio, workspace: gr.State, opened: gr.State, tab: gr.State, 
 def _wire_workspace(wiring: Wiring, workspace: gr.State, opened: gr.State, pinned: gr.State) -> None:
     studio, made = wiring.studio, wiring.made
     controls = [made.measure, made.about, made.layer, made.first, made.second, made.task, made.number]
-    settings, boxes = made.what_if.inputs, made.inputs.all
+    settings = made.what_if.inputs
 
     def open_workspace(ws: Workspace, asked: View | None) -> tuple[Any, ...]:
         usable, view = studio.usable(ws), asked or View()
         shown = (gr.update(visible=not usable), gr.update(visible=usable))
         if not usable:
-            return *shown, *skipped([*controls, *settings, *boxes]), None, None, None
+            return *shown, *skipped([*controls, *settings]), None, None, None, ""
         updates = show.show_controls(studio, ws, view)
-        for_inputs = for_task(studio, ws, updates[5]["value"] or "")
-        return *shown, *updates, *made.what_if.write(ws, view.settings), *for_inputs, view.pinned, None, None
+        return *shown, *updates, *made.what_if.write(ws, view.settings), view.pinned, None, None, ""
 
     event = workspace.change(
         sentences(open_workspace),
         [workspace, opened],
         # The address's view counts once; a sample belongs to the models it was picked for.
-        [made.empty, made.body, *controls, *settings, *boxes, pinned, opened, wiring.sample],
+        [made.empty, made.body, *controls, *settings, pinned, opened, wiring.sample, wiring.fitted],
         **SLOW,
     )
     event = wiring.after(event, wiring.layer)
@@ -89,9 +90,11 @@ def _wire_map(wiring: Wiring) -> None:
             return skipped([made.layer, made.number, *wiring.layer.outputs])
         return name, 1, *show.show_layer(studio, replace(chosen, layer=name, number=1))
 
-    # The map is no output here: its frame follows the click in the browser already.
+    # The map's frame follows the click in the browser at once; a map that is still filling has to learn of it too.
     outputs = [made.layer, made.number, *wiring.layer.outputs]
-    wiring.layer_changed(made.layers_map.select(sentences(click), wiring.inputs, outputs, **QUICK))
+    event = made.layers_map.select(sentences(click), wiring.inputs, outputs, **QUICK)
+    wiring.then_map(event)
+    wiring.layer_changed(event)
     event = wiring.after(made.layer.input(lambda: 1, None, made.number, **QUICK), wiring.layer)
     wiring.then_map(event)
     wiring.layer_changed(event)
@@ -102,22 +105,21 @@ def _wire_map(wiring: Wiring) -> None:
 
 def _wire_pairs(wiring: Wiring) -> None:
     studio, made, pair = wiring.studio, wiring.made, wiring.pair
-    outputs = [made.first, made.second, *pair.outputs]
 
     def click(event: gr.EventData, *values: Any) -> tuple[Any, ...]:
         chosen, cell = wiring.chosen(values), cell_of(event)
         members = chosen.look(studio).members if chosen else []
         if chosen is None or cell is None or max(cell) >= len(members):
-            return skipped(outputs)
+            return skipped(pair.outputs)
         if cell[0] == cell[1]:
-            gr.Info("A task overlaps wholly with itself. Click a cell beside the diagonal to see two tasks.")
-        first, second = members[cell[0]], members[cell[1]]
-        return first, second, *show.show_pair(studio, replace(chosen, first=first, second=second))
+            say_info("A task overlaps wholly with itself. Click a cell beside the diagonal to see two tasks.")
+            return skipped(pair.outputs)
+        return show.show_pair(studio, replace(chosen, first=members[cell[0]], second=members[cell[1]]))
 
     for overview in (made.tasks_read, made.tasks_write, made.tasks_both):
-        wiring.then_address(overview.select(sentences(click), wiring.inputs, outputs, **QUICK))
+        wiring.then_address(overview.select(sentences(click), wiring.inputs, pair.outputs, **SLOW))
     for choice in (made.first.input, made.second.input, made.top.release):
-        wiring.then_address(wiring.on(choice, pair))
+        wiring.then_address(wiring.on(choice, pair, queue=True, trigger_mode="always_last"))
 
 
 def _wire_feature(wiring: Wiring) -> None:
@@ -153,11 +155,6 @@ def _wire_feature(wiring: Wiring) -> None:
             return *opening(chosen, link.tasks[0], link.feature + 1), gr.skip(), gr.skip()
         return *skipped(outputs), *link.tasks
 
-    def other_task(*values: Any) -> tuple[Any, ...]:
-        chosen = wiring.chosen(values)
-        boxes = [wiring.sample, *made.inputs.all]
-        return skipped(boxes) if chosen is None else (None, *for_task(studio, chosen.ws, chosen.task))
-
     clicks = [(made.spectrum, click_spectrum), (made.reasons, click_reason)]
     clicks += [(heatmap, click_pair) for heatmap in (made.pair_read, made.pair_write, made.pair_both)]
     for plot, handler in clicks:
@@ -165,10 +162,8 @@ def _wire_feature(wiring: Wiring) -> None:
     for links in (made.warnings, made.neighbours):
         followed = links.select(sentences(follow), wiring.inputs, [*outputs, made.first, made.second], **QUICK)
         wiring.feature_changed(wiring.after(followed, wiring.pair))
-    chosen_task = made.task.input(sentences(other_task), wiring.inputs, [wiring.sample, *made.inputs.all], **QUICK)
-    wiring.feature_changed(wiring.after(chosen_task, feature))
-    for event in (made.number.input, made.number.submit):
-        wiring.feature_changed(wiring.on(event, feature))
+    for event in (made.task.input, made.number.input, made.number.submit):
+        wiring.feature_changed(wiring.on(event, feature, trigger_mode="always_last"))
     wiring.then_meaning(made.where.submit(lambda: None, None, None, **QUICK))
 
 
@@ -194,7 +189,9 @@ def _wire_pin(wiring: Wiring, pinned: gr.State) -> None:
 
     for button, handler in ((wiring.made.pin, pin), (wiring.made.unpin, lambda *values: None)):
         event = button.click(sentences(handler), wiring.inputs, pinned, **QUICK)
-        wiring.then_address(wiring.after(event, wiring.comparison, wiring.bars))
+        event = wiring.then_address(wiring.after(event, wiring.comparison, wiring.bars))
+        # Far below what was clicked.
+        event.then(None, None, None, js=TO_COMPARISON)
 
 
 def _wire_sample(wiring: Wiring) -> None:
@@ -215,8 +212,8 @@ def _wire_sample(wiring: Wiring) -> None:
         return given(image, choices) if image is not None else text_sample(text, choices, chat, before)
 
     asked = [sample, boxes.text, boxes.choices, boxes.chat, boxes.picture]
-    wiring.then_sample(boxes.pick.click(sentences(pick), wiring.inputs, outputs, **QUICK))
+    wiring.then_sample(boxes.pick.click(sentences(pick), wiring.inputs, outputs, **SLOW))
     wiring.then_sample(boxes.pad.input(sentences(drawn), boxes.pad, sample, **QUICK))
-    wiring.then_sample(boxes.picture.input(sentences(given), [boxes.picture, boxes.choices], sample, **QUICK))
-    wiring.then_sample(boxes.ask.click(sentences(written), asked, sample, **QUICK))
+    wiring.then_sample(boxes.picture.input(sentences(given), [boxes.picture, boxes.choices], sample, **SLOW))
+    wiring.then_sample(boxes.ask.click(sentences(written), asked, sample, **SLOW))
     wiring.then_sample(wiring.made.steer.factor.release(lambda: None, None, None, **QUICK))

@@ -23,6 +23,13 @@ from sftm_app.ui.workspace import Workspace
 
 # A readout error from which on a task is as badly off as if nothing had been added.
 LOST = 1.0
+NOTHING_LOST = 0.005
+OUTWEIGHED = (
+    "What the tasks write on top of each other outweighs what each of them wrote: the readout error vanishes, the "
+    "mapping error grows. Which of the two counts for a model only trying it tells; a lower scaling or the variant "
+    "mapping trades one for the other."
+)
+AVERAGED = "Every task reads all inputs of this layer, so that at full rank the variant mapping is the plain average."
 
 
 @dataclass(frozen=True)
@@ -131,8 +138,9 @@ def figures_html(looked: Looked, what_if: WhatIf, made: Prediction) -> Safe:
     error = made.readout_errors[worst]
     tone: Kind | None = "error" if error >= LOST else None
     base = what_if.made.base_norm
+    kept = error < NOTHING_LOST
     shown = [
-        stat("Worst readout error", f"{error:.2f}", members[worst], tone),
+        stat("Worst readout error", *(("< 0.01", "all tasks") if kept else (f"{error:.2f}", members[worst])), tone),
         stat("Size of the change", f"{made.norm / base:.1%}" if base else "no base", "beside the base's weight"),
         stat("Features used", sum(made.ranks), f"of {sum(f.rank for f in what_if.made.factors)} in all tasks"),
     ]
@@ -143,10 +151,17 @@ def figures_html(looked: Looked, what_if: WhatIf, made: Prediction) -> Safe:
         "cannot do what both ask for."
         for c in made.conflicts
     ]
-    if made.n_dropped:
-        notes.append(f"{made.n_dropped} directions are shared exactly and counted once.")
     said = notice("warning", "These tasks cannot all have what they ask for", items=notes) if notes else ""
-    return stack(stats(shown), said)
+    dropped = (
+        hint(f"The tasks do not determine {made.n_dropped} directions: the shortest of all solutions is taken.")
+        if made.n_dropped
+        else ""
+    )
+    variant = getattr(made.settings.params, "variant", "")
+    mean = sum(made.mapping_errors) / len(members)
+    read = hint(AVERAGED) if variant == "mapping" and made.condition is None else ""
+    read = notice("info", "Mapping error above 1", OUTWEIGHED) if variant == "readout" and mean > LOST else read
+    return stack(stats(shown), said, read, dropped)
 
 
 def lost_help() -> Safe:

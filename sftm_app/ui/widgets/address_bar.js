@@ -7,8 +7,21 @@ function take() {
   if (!props.value) return;
   const theme = new URL(location.href).searchParams.get('__theme');
   const query = props.value + (theme ? '&__theme=' + encodeURIComponent(theme) : '');
+  const before = location.href.split('#')[0];
   // Replaced, not pushed: a moved slider is no page to go back to.
   history.replaceState(history.state, '', location.pathname + '?' + query);
+  repoint(before, location.href.split('#')[0]);
+}
+
+// Where a page has a <base>, plotly names its gradients and clip paths by the page's whole address.
+function repoint(before, after) {
+  if (before === after) return;
+  for (const node of document.querySelectorAll('.js-plotly-plot [style*="url("], .js-plotly-plot [clip-path]')) {
+    for (const name of ['style', 'clip-path']) {
+      const value = node.getAttribute(name);
+      if (value && value.includes(before + '#')) node.setAttribute(name, value.split(before + '#').join(after + '#'));
+    }
+  }
 }
 
 function say(text) {

@@ -70,7 +70,7 @@ async function draw() {
     const styles = getComputedStyle(root);
     layout.width = undefined;
     if (clickedIn !== props.value) outline = ringed = null;
-    if (outline) layout.shapes = [outline];
+    if (outline) layout.shapes = framed(outline);
     await Plotly.react(stage, resolve(shown.data || [], styles), resolve(layout, styles), CONFIG);
     if (ringed) await moveRing();
     drawnWidth = stage.offsetWidth;
@@ -84,6 +84,9 @@ async function draw() {
   }
 }
 
+// Dark on light, so that the frame is seen on any colour.
+function framed(shape) { return [{...shape, line: {color: 'var(--plot-surface)', width: 6}}, shape]; }
+
 function frameCell(point) {
   const trace = (stage._fullData || [])[point.curveNumber ?? 0];
   const meta = (stage.layout || {}).meta || {};
@@ -93,7 +96,7 @@ function frameCell(point) {
   outline = {type: 'rect', x0: point.x - across, x1: point.x + across, y0: point.y - down, y1: point.y + down,
     line: {color: 'var(--plot-ink)', width: 2.5}};
   clickedIn = props.value;
-  Plotly.relayout(stage, {shapes: [resolve(outline, getComputedStyle(root))]});
+  Plotly.relayout(stage, {shapes: resolve(framed(outline), getComputedStyle(root))});
 }
 
 function samePoint(one, other) { return Array.from(one || []).join() === Array.from(other || []).join(); }
@@ -305,7 +308,7 @@ const sizes = new ResizeObserver(() => {
   frame = requestAnimationFrame(() => {
     if (stage.hidden || !stage.offsetWidth) return;
     if (waiting || !listening) draw();
-    else if (stage.offsetWidth !== drawnWidth) { drawnWidth = stage.offsetWidth; Plotly.Plots.resize(stage); }
+    else if (stage.offsetWidth !== drawnWidth) draw(); // whole: a resize alone leaves the legend where it was
   });
 });
 sizes.observe(root);

@@ -1,0 +1,125 @@
+"""The Markdown tables of bench.peers, from the runs that were measured."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+TSVM, TIES, TA, FLOOR = "tsvm", "ties", "mergekit-ta", "floor"
+FULL, LOW, OURS_TA, AGAIN, AGAIN_LOW = "full", "low", "ours-ta", "again", "again-low"
+TITLES = {
+    FLOOR: "reading all inputs, writing the output, nothing else",
+    TA: "mergekit, task arithmetic",
+    OURS_TA: "**task arithmetic**",
+    TIES: "mergekit, TIES",
+    TSVM: "FusionBench, TSV-M",
+    FULL: "**SFTM, full rank**",
+    AGAIN: "**the same again, scaling 0.5**",
+    AGAIN_LOW: "**the same again, rank 1/T**",
+    LOW: "**SFTM, rank 1/T**",
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One process: `job` is a key of TITLES. residual: the worst over the layers, of ours only."""
+
+    job: str
+    code: int
+    seconds: float
+    cpu_seconds: float
+    peak_bytes: int
+    residual: float | None = None
+
+
+@dataclass(frozen=True)
+class Goal:
+    """A ratio that issue 5 asks for: of the medians of `figure` of two jobs, at most `most`."""
+
+    says: str
+    job: str
+    of: str
+    most: float
+    figure: str = "seconds"
+
+
+MEMORY = "peak_bytes"
+GOALS = (
+    Goal("SFTM, full rank: at most half of TSV-M's time", FULL, TSVM, 0.5),
+    Goal("SFTM, full rank: faster than mergekit's TIES", FULL, TIES, 1.0),
+    Goal("SFTM, rank 1/T: at most a tenth of TSV-M's time", LOW, TSVM, 0.1),
+    Goal("SFTM, rank 1/T: at most twice mergekit's task arithmetic", LOW, TA, 2.0),
+    Goal("task arithmetic: at most 0.7 of mergekit's time", OURS_TA, TA, 0.7),
+    Goal("full rank again, other scaling: at most 3 times reading and writing", AGAIN, FLOOR, 3.0),
+    Goal("full rank again, lower rank: at most 3 times reading and writing", AGAIN_LOW, FLOOR, 3.0),
+    *(
+        Goal(f"memory of {title}: at most 0.15 of TSV-M's", job, TSVM, 0.15, MEMORY)
+        for job, title in ((FULL, "SFTM, full rank"), (LOW, "SFTM, rank 1/T"), (OURS_TA, "task arithmetic"))
+    ),
+)
+RESIDUAL = 1e-5
+
+
+def work_table(runs: Sequence[Run], missing: Mapping[str, str], off: Mapping[str, Sequence[float]]) -> str:
+    """A row for each job: median, least and most seconds, ratios to the peers, memory, residual, and how far D* is off.
+
+    missing: job -> why it could not be run. off: job -> relative differences from float64, one per layer looked at.
+    """
+    lines = [
+        "| work | time: median (least to most) | of TSV-M | of TIES | of mergekit's task arithmetic | processor time "
+        "| peak memory | of TSV-M | worst residual | off float64: median, worst |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    for job, title in TITLES.items():
+        mine = _of(runs, job)
+        if not mine:
+            why = missing.get(job) or ("failed; see its log" if any(run.job == job for run in runs) else "")
+            lines += [f"| {title} | {why} | | | | | | | | |"] if why else []
+            continue
+        seconds = [run.seconds for run in mine]
+        ratios = " | ".join(ratio(runs, job, peer) for peer in (TSVM, TIES, TA))
+        residuals = [run.residual for run in mine if run.residual is not None]
+        apart = sorted(off.get(job, ()))
+        lines.append(
+            f"| {title} | {statistics.median(seconds):.1f} s ({min(seconds):.1f} to {max(seconds):.1f}) | {ratios} "
+            f"| {_median(runs, job, 'cpu_seconds'):.0f} s | {_median(runs, job, MEMORY) / 1e6:.0f} MB "
+            f"| {ratio(runs, job, TSVM, MEMORY)} | {f'{max(residuals):.1e}' if residuals else ''} "
+            f"| {f'{statistics.median(apart):.0e}, {apart[-1]:.0e}' if apart else ''} |"
+        )
+    return "\n".join(lines)
+
+
+def goal_table(runs: Sequence[Run]) -> str:
+    """A row for each goal whose jobs were run, and whether it is reached.
+
+    The same ratio of processor times stands beside, which other work on the machine changes less.
+    """
+    lines = ["| goal | measured | by processor time | reached |", "|---|---:|---:|---|"]
+    for goal in GOALS:
+        if _of(runs, goal.job) and _of(runs, goal.of):
+            found = _median(runs, goal.job, goal.figure) / _median(runs, goal.of, goal.figure)
+            busy = ratio(runs, goal.job, goal.of, "cpu_seconds") if goal.figure == "seconds" else ""
+            lines.append(f"| {goal.says} | {found:.2f} | {busy} | {_reached(found <= goal.most)} |")
+    residuals = [run.residual for run in _of(runs, FULL) if run.residual is not None]
+    if residuals:
+        worst, says = max(residuals), f"SFTM, full rank: residual at most {RESIDUAL:.0e} on every layer"
+        lines.append(f"| {says} | {worst:.1e} | | {_reached(worst <= RESIDUAL)} |")
+    return "\n".join(lines)
+
+
+def _reached(yes: bool) -> str:
+    return "yes" if yes else "**no**"
+
+
+def ratio(runs: Sequence[Run], job: str, peer: str, figure: str = "seconds") -> str:
+    """Medians of a figure, one over the other, as a cell; empty where the peer was not run."""
+    return f"{_median(runs, job, figure) / _median(runs, peer, figure):.2f}" if _of(runs, peer) else ""
+
+
+def _of(runs: Sequence[Run], job: str) -> list[Run]:
+    return [run for run in runs if run.job == job and run.code == 0]
+
+
+def _median(runs: Sequence[Run], job: str, figure: str) -> float:
+    return statistics.median(float(getattr(run, figure)) for run in _of(runs, job))

@@ -1,0 +1,22 @@
+"""FusionBench's TSV-M on folders of CLIP vision models: run by bench.peers with the peers' own Python.
+
+python peer_tsvm.py OUTPUT BASE TASK...    uses the classes that `fusion_bench method=task_singular_vector/... \
+modelpool=CLIPVisionModelPool/...` makes of its settings, and saves as that command does.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+
+
+def main() -> None:
+    output, base, *tasks = sys.argv[1:]
+    algorithm = import_module("fusion_bench.method.task_singular_vector").TaskSingularVectorMerging(alpha=1.0)
+    models = {"_pretrained_": base} | {f"task{index}": task for index, task in enumerate(tasks)}
+    pool = import_module("fusion_bench.modelpool").CLIPVisionModelPool(models)
+    pool.save_model(algorithm.run(pool), output)
+
+
+if __name__ == "__main__":
+    main()

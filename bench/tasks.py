@@ -1,0 +1,55 @@
+"""Time and memory for more and more tasks: `python -m bench.tasks [--tasks 8,16,32,64] [--features 768]`.
+
+A small tower whose matrices are all 768 x 768. Together the tasks have as many features whatever their number, so each
+keeps fewer the more there are. Prints a Markdown table; `in the layers` is the report's sum over tensors, the rest of
+the time is the start of Python, hashing and writing. `over linear` is that sum, over what T / (the fewest tasks) times
+the first row's would be: 1 or less is linear in the number of tasks or better.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+from bench.machine import machine_line
+from bench.ours import CACHE, merge, write_recipe
+from bench.reference import Tower, make_towers
+
+SIDE = 768
+
+
+def tower(n_layers: int) -> Tower:
+    """Six matrices a layer and the patches' (3 x 16 x 16 = 768 numbers each), all of them SIDE x SIDE."""
+    return Tower(hidden=SIDE, intermediate=SIDE, layers=n_layers, patch=16)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--tasks", default="8,16,32,64", help="numbers of tasks, fewest first")
+    parser.add_argument("--features", type=int, default=768, help="of all tasks together, in each layer")
+    parser.add_argument("--layers", type=int, default=1, help="of the tower: six matrices each")
+    parser.add_argument("--folder", type=Path, default=CACHE / "tasks", help="inputs and outputs; needs 3 GB")
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    options = parser.parse_args()
+    counts = [int(count) for count in options.tasks.split(",")]
+    work = make_towers(options.folder / f"inputs-{options.layers}-{max(counts)}", tower(options.layers), max(counts))
+    print("| tasks | features of each | time | in the layers | over linear | merge took | foretold | whole process |")
+    print("|---|---:|---:|---:|---:|---:|---:|---:|")
+    first = None
+    for count in counts:
+        rank = options.features // count
+        recipe = write_recipe(options.folder / f"tasks-{count}.yaml", work, count, method="sftm", params={"rank": rank})
+        found = merge(recipe, options.threads)
+        first = first or found.layer_seconds / count
+        print(
+            f"| {count} | {rank} | {found.spent.seconds:.1f} s | {found.layer_seconds:.1f} s "
+            f"| {found.layer_seconds / (first * count):.2f} | {found.took_bytes / 1e6:.0f} MB "
+            f"| {found.predicted_bytes / 1e6:.0f} MB | {found.spent.peak_bytes / 1e6:.0f} MB |",
+            flush=True,
+        )
+    print(f"\n{options.layers} layers, {options.features} features. {machine_line(options.threads)}")
+
+
+if __name__ == "__main__":
+    main()

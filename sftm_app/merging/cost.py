@@ -1,0 +1,206 @@
+"""What a merge will take, before it runs: seconds, memory and disk, tensor by tensor and in all.
+
+Memory and disk follow from shapes, see merging.memory. Seconds come from samples of the engine on this machine, see
+merging.calibration: reading by the inputs themselves, factorising, superposing and measuring by maps like the plan's,
+writing and hashing by their rates. Whether factors are kept from an earlier merge is asked for one layer of every task.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from sftm_app.checkpoints.adapter_config import LoraPair
+from sftm_app.checkpoints.checkpoint import open_reader
+from sftm_app.linalg.svd import n_kept
+from sftm_app.merging.calibration import (
+    DiskSpeed,
+    MapKind,
+    MapSpeed,
+    Memory,
+    disk_speed,
+    features_s,
+    map_speed,
+    operations,
+)
+from sftm_app.merging.factor_cache import MIN_SIDE, FactorStore, factor_key, open_store
+from sftm_app.merging.memory import entry_bytes
+from sftm_app.merging.plan import COMPUTE_DTYPE, Plan, PlanEntry
+from sftm_app.merging.report import about
+from sftm_app.merging.run import part_of, read_change
+
+SPEEDS_NAME = "speeds.json"
+# Kinds of maps that are sampled: those that take most. The others follow from them by their operations.
+SAMPLED_KINDS = 3
+
+
+@dataclass(frozen=True)
+class EntryCost:
+    """One tensor of the output: seconds, memory at the worst moment, bytes read and written."""
+
+    name: str
+    seconds: float
+    memory_bytes: int
+    read_bytes: int
+    written_bytes: int
+
+
+@dataclass(frozen=True)
+class Cost:
+    """All tensors in the plan's order, and what comes on top: seconds for hashing the inputs for the report."""
+
+    entries: tuple[EntryCost, ...]
+    hashing_s: float
+    peak_bytes: int
+    written_bytes: int
+
+    @property
+    def seconds(self) -> float:
+        return sum(entry.seconds for entry in self.entries) + self.hashing_s
+
+    @property
+    def read_bytes(self) -> int:
+        return sum(entry.read_bytes for entry in self.entries)
+
+    def sentences(self) -> list[str]:
+        """The whole cost in words, and what takes longest where that is worth knowing."""
+        whole = (
+            f"A merge takes {about(self.seconds)}, {self.peak_bytes / 1e6:.0f} MB of memory and "
+            f"{self.written_bytes / 1e6:.1f} MB of disk, and reads {self.read_bytes / 1e6:.0f} MB."
+        )
+        longest = [f"{entry.name} ({entry.seconds:.1f} s)" for entry in self.costliest(3) if entry.seconds >= 1]
+        return [whole, *([f"Longest: {', '.join(longest)}."] if longest else [])]
+
+    def costliest(self, count: int = 10) -> tuple[EntryCost, ...]:
+        """The tensors that take longest, longest first."""
+        return tuple(sorted(self.entries, key=lambda entry: -entry.seconds)[:count])
+
+
+def estimate(plan: Plan, memory: Memory | None = None) -> Cost:
+    """What this plan will take. Measures for a second or two at most, less where a merge takes little, and nothing that
+    was measured within a day. Reads a few megabytes of the inputs."""
+    store = open_store()
+    memory = memory or _memory(store.folder / SPEEDS_NAME if store else None)
+    disk = disk_speed(memory, plan, store.folder if store else None)
+    speeds = _map_speeds(plan, memory)
+    share = _share_kept(plan, store) if store else 0.0
+    adapter = plan.recipe.output.kind == "adapter"
+    entries = []
+    for entry in plan.entries:
+        seconds, read = _seconds(plan, entry, speeds, disk, share if store else None)
+        if adapter and entry.parts and entry.rule != "copy":
+            seconds += sum(_features_s(plan, entry, kind, memory) for kind in _kinds(entry))
+        written = entry.adapter_bytes(plan.recipe.output.rank) if adapter else entry.output.n_bytes
+        used = entry_bytes(entry, plan.preflight, plan.recipe.params, adapter)
+        entries.append(EntryCost(entry.name, seconds + written / disk.write, used, read, written))
+    inputs = sum(c.n_bytes for c in (plan.preflight.base, *(task.checkpoint for task in plan.preflight.tasks)))
+    return Cost(tuple(entries), inputs / disk.hash, plan.peak_bytes, plan.output_bytes)
+
+
+@lru_cache(maxsize=8)
+def _memory(path: Path | None) -> Memory:
+    return Memory(path)
+
+
+def _kinds(entry: PlanEntry) -> Iterator[MapKind]:
+    present = [source for source in entry.sources if source is not None]
+    thin = tuple(sorted(source.rank for source in present if isinstance(source, LoraPair)))
+    for part in entry.parts:
+        yield MapKind(*part.shape_in(entry.output.shape), len(present) - len(thin), thin)
+
+
+def _share_kept(plan: Plan, store: FactorStore) -> float:
+    """The share of tasks whose factors of one layer are kept: of the smallest layer whose factors would be."""
+    found, rank = plan.preflight, getattr(plan.recipe.params, "rank", None)
+    layers = [
+        entry
+        for entry in plan.entries
+        if entry.rule == "superpose"
+        and entry.parts[0].expert is None
+        and min(entry.parts[0].shape_in(entry.output.shape)) >= MIN_SIDE
+        and any(isinstance(source, str) for source in entry.sources)
+    ]
+    if not layers:
+        return 0.0
+    entry = min(layers, key=lambda each: each.output.n_elements)
+    kept = []
+    with open_reader(found.base) as base:
+        origin = base.finite(entry.name, COMPUTE_DTYPE)
+        for task, source in zip(found.tasks, entry.sources, strict=True):
+            if isinstance(source, str):
+                with open_reader(task.checkpoint) as read:
+                    change = read_change(read, source, origin, origin.device)
+                key = factor_key(part_of(change, entry.parts[0]), rank)
+                kept.append(key is not None and store.holds(key))
+    return sum(kept) / len(kept)
+
+
+def _map_speeds(plan: Plan, memory: Memory) -> dict[MapKind, MapSpeed]:
+    """The speed of every kind of linear map that is superposed."""
+    params = plan.recipe.params
+    counts = Counter(kind for entry in plan.entries if entry.rule == "superpose" for kind in _kinds(entry) if kind.k)
+    work = {kind: operations(kind, params) + 20 * _cubes(kind) for kind in counts}
+    most = sorted(counts, key=lambda kind: -counts[kind] * work[kind])
+    speeds = {
+        kind: map_speed(memory, plan.method, params, kind, plan.device, counts[kind]) for kind in most[:SAMPLED_KINDS]
+    }
+    for kind in most[SAMPLED_KINDS:]:
+        like = next((k for k in speeds if bool(k.n_dense) == bool(kind.n_dense)), most[0])
+        rest = operations(kind, params) / max(operations(like, params), 1.0)
+        factorising = _cubes(kind) / _cubes(like) if like.n_dense else rest
+        known = speeds[like]
+        speeds[kind] = MapSpeed(known.factorise_s * factorising, known.rest_s * rest, known.n_reads)
+    return speeds
+
+
+def _cubes(kind: MapKind) -> float:
+    """The operations of factorising dense changes, up to a factor of about twenty."""
+    return float(kind.n_dense * kind.m * kind.n * kind.k)
+
+
+def _seconds(
+    plan: Plan, entry: PlanEntry, speeds: dict[MapKind, MapSpeed], disk: DiskSpeed, kept: float | None
+) -> tuple[float, int]:
+    """Seconds of one tensor without writing it, and the bytes that are read for it.
+
+    kept: the share of factors that are found in the cache, None where there is no cache.
+    """
+    base = plan.preflight.base.tensors[entry.name].n_bytes
+    if entry.rule == "copy":
+        return base / disk.read, base
+    tasks = 0
+    for task, source in zip(plan.preflight.tasks, entry.sources, strict=True):
+        names = (source.a, source.b) if isinstance(source, LoraPair) else (source,) if source else ()
+        tasks += sum(task.checkpoint.tensors[name].n_bytes for name in names)
+    if entry.rule != "superpose":
+        return (base + tasks) / disk.read, base + tasks
+    kinds = [kind for kind in _kinds(entry) if kind.k]
+    if not kinds:
+        return 0.0, 0
+    seconds, times = 0.0, 1.0
+    for kind in kinds:
+        speed = speeds[kind]
+        times = max(times, speed.n_reads)
+        if kept is None or not kind.n_dense or kind.k < MIN_SIDE:
+            seconds += speed.seconds
+            continue
+        matrices = COMPUTE_DTYPE.itemsize * kind.n_dense * kind.m * kind.n
+        count = n_kept(plan.recipe.params.rank, kind.m, kind.n)
+        factors = COMPUTE_DTYPE.itemsize * kind.n_dense * (kind.m + kind.n) * count
+        seconds += speed.rest_s + matrices / disk.hash
+        seconds += (1 - kept) * (speed.factorise_s + factors / disk.keep) + kept * factors / disk.read
+    # Each part reads the whole tensor, except where it is one expert of a stack.
+    split = 1 if entry.parts[0].expert is not None else len(kinds)
+    read = base + round(tasks * times * split)
+    return seconds + read / disk.read, read
+
+
+def _features_s(plan: Plan, entry: PlanEntry, kind: MapKind, memory: Memory) -> float:
+    dense = kind.n_dense or (entry.rule == "superpose" and sum(kind.features) >= kind.k)
+    if not kind.k or not dense:
+        return 0.0
+    count = sum(other.output.shape == entry.output.shape for other in plan.entries)
+    return features_s(memory, kind, count)

@@ -1,0 +1,279 @@
+"""Factors of task matrices on disk: computed once, shared by inspection, what-if and merging, and by every process.
+
+An entry is addressed by the SHA-256 of the task matrix itself (values, shape, dtype, order in memory), so it follows
+from the content of the base's and the task's tensor and from what part of them is merged, never from names or dates.
+It holds the leading features up to a count, gains first, stored so that a lower rank reads no more than its own share.
+
+Nothing here can make a merge fail: an entry that is damaged, or vanishes while it is read, is computed again, and one
+that cannot be written is not kept. Entries used last stay; the least recently used go when the limit is reached.
+
+SHA-256 rather than BLAKE2b: it is two to four times as fast on processors with instructions for it (measured on an
+AMD EPYC under load, 0.8 against 0.2 GiB/s; a 768 x 768 SVD takes 0.5 s there, its hash 3 ms).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import math
+import os
+import re
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Lock
+
+import torch
+
+from sftm_app.checkpoints.row_files import TEMPORARY_SUFFIX, read_rows, write_rows
+from sftm_app.errors import CheckpointError, InputError
+from sftm_app.linalg.low_rank import Change, LowRank
+from sftm_app.linalg.svd import Factors, Rank, n_kept
+
+DIR_VARIABLE = "SFTM_CACHE_DIR"
+GB_VARIABLE = "SFTM_CACHE_GB"
+DEFAULT_GB = 10.0
+# To be raised when `factorise` gives other factors than before.
+VERSION = 1
+# Below this shorter side the SVD takes about a millisecond, as long as finding and reading a file.
+MIN_SIDE = 64
+# Room that is left on the disk for everything else.
+FREE_BYTES = 2_000_000_000
+# A process counts the bytes it writes, and looks at the whole folder again after this share of the limit.
+LOOK_SHARE = 1 / 64
+STALE_S = 3600.0
+HEADER_BYTES = 512  # at most
+
+_PLACE = re.compile(r"[0-9a-f]{2}")
+_ENTRY = re.compile(r"[0-9a-f]{64}\.safetensors")
+_TEMPORARY = re.compile(rf"[0-9a-f]{{64}}\.safetensors\.[0-9a-f]{{16}}{re.escape(TEMPORARY_SUFFIX)}")
+
+
+@dataclass(frozen=True)
+class FactorKey:
+    """What the factors of one task matrix (m, n) follow from.
+
+    digest: SHA-256 of the matrix, in hexadecimal. count: how many leading features are needed at most. device: where
+    the factors are to be; no part of the address.
+    """
+
+    digest: str
+    shape: tuple[int, int]
+    dtype: torch.dtype
+    count: int
+    device: torch.device = field(default=torch.device("cpu"), compare=False)
+
+
+def factor_key(change: Change, rank: Rank = None) -> FactorKey | None:
+    """The key of a task matrix (m, n), float32 or float64; None where its factors are as quickly computed as found: of
+    low-rank changes, and below MIN_SIDE.
+
+    rank: what will be kept of the factors, see n_kept. A share of energy needs all features: cut what get() gives.
+    """
+    if isinstance(change, LowRank) or min(change.shape) < MIN_SIDE:
+        return None
+    m, n = change.shape
+    in_rows = change.is_contiguous()
+    values = change.detach().cpu()
+    values = values if in_rows else values.T.contiguous()  # a transposed view costs no copy
+    about = f"{VERSION} {m}x{n} {change.dtype} {'rows' if in_rows else 'columns'} "
+    digest = hashlib.sha256(about.encode())
+    digest.update(values.reshape(-1).view(torch.uint8).numpy().data)
+    return FactorKey(digest.hexdigest(), (m, n), change.dtype, n_kept(rank, m, n), change.device)
+
+
+@dataclass(frozen=True)
+class CacheUse:
+    """What a folder of factors holds."""
+
+    n_entries: int
+    n_bytes: int
+
+
+class FactorStore:
+    """Factors in a folder, up to `limit_bytes` in all. Safe under threads and under several processes.
+
+    Two processes that write at once stay below the limit together; every further one may exceed it by LOOK_SHARE.
+    """
+
+    def __init__(self, folder: Path, limit_bytes: int) -> None:
+        self.folder = folder
+        self.limit_bytes = limit_bytes
+        self._written = math.inf  # bytes since this process last looked at the folder; it never has
+        self._lock = Lock()
+
+    def get(self, key: FactorKey | None, make: Callable[[], Factors]) -> Factors:
+        """The first `key.count` features at least as kept, or what `make` gives, which is kept then.
+
+        Factors from here say ", kept" in `how`. Raises what `make` raises, and nothing else.
+        """
+        if key is None:
+            return make()
+        known = self._read(key)
+        if known is not None:
+            return known
+        made = make()
+        self._write(key, made)
+        return made
+
+    def holds(self, key: FactorKey) -> bool:
+        """Whether get() would find these factors now. Reads them."""
+        return self._read(key) is not None
+
+    def use(self) -> CacheUse:
+        """How much is kept now."""
+        sizes = [status.st_size for _, status in self._files()]
+        return CacheUse(len(sizes), sum(sizes))
+
+    def clear(self) -> CacheUse:
+        """Remove every entry, and return what was removed. Other files in the folder stay."""
+        removed = [status.st_size for path, status in self._files() if _remove(path)]
+        self._remove_temporary(older_than_s=0.0)
+        for place in self._places():
+            with contextlib.suppress(OSError):  # something else is in it
+                place.rmdir()
+        return CacheUse(len(removed), sum(removed))
+
+    def _path(self, key: FactorKey) -> Path:
+        return self.folder / key.digest[:2] / f"{key.digest}.safetensors"
+
+    def _read(self, key: FactorKey) -> Factors | None:
+        path, (m, n) = self._path(key), key.shape
+        if not path.exists():
+            return None
+        try:
+            tensors, about = read_rows(path, {"U": (m,), "S": (), "Vh": (n,)}, key.dtype, key.count)
+            held = int(about.get("count", "0"))
+        except (CheckpointError, ValueError):
+            _remove(path)
+            return None
+        S = tensors["S"]
+        if not bool((S > 0).all() & (S[1:] <= S[:-1]).all()):
+            _remove(path)
+            return None
+        if held < key.count:
+            return None
+        with contextlib.suppress(OSError):
+            os.utime(path)
+        device = key.device
+        return Factors(
+            tensors["U"].to(device).T.contiguous(), S.to(device), tensors["Vh"].to(device), f"{about.get('how')}, kept"
+        )
+
+    def _write(self, key: FactorKey, made: Factors) -> None:
+        kept = made.cut(key.count)
+        size = sum(tensor.nbytes for tensor in (kept.U, kept.S, kept.Vh)) + HEADER_BYTES
+        path = self._path(key)
+        with contextlib.suppress(OSError):
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            if kept.rank == 0 or not self._make_room(size):
+                return
+            about = {"how": made.how, "count": str(key.count)}
+            write_rows(path, {"U": kept.U.cpu().T, "S": kept.S.cpu(), "Vh": kept.Vh.cpu()}, about)
+
+    def _make_room(self, size: int) -> bool:
+        """Whether an entry of `size` bytes may be written; removes those that were used longest ago for it."""
+        # One that would push out most others is not worth it.
+        if size > self.limit_bytes / 2 or shutil.disk_usage(self.folder).free < size + FREE_BYTES:
+            return False
+        with self._lock:
+            if self._written + size > LOOK_SHARE * self.limit_bytes:
+                self._evict((1 - 2 * LOOK_SHARE) * self.limit_bytes - size)
+                self._written = 0
+            else:
+                self._written += size
+        return True
+
+    def _evict(self, target: float) -> None:
+        """Remove entries, least recently used first, until at most `target` bytes are left."""
+        self._remove_temporary(STALE_S)
+        files = sorted(self._files(), key=lambda found: found[1].st_mtime_ns)
+        held = sum(status.st_size for _, status in files)
+        for path, status in files:
+            if held <= target:
+                break
+            # One that another process has just removed is gone all the same.
+            _remove(path)
+            held -= status.st_size
+
+    def _files(self) -> Iterator[tuple[Path, os.stat_result]]:
+        yield from self._matching(_ENTRY)
+
+    def _remove_temporary(self, older_than_s: float) -> None:
+        """What processes that died left behind."""
+        for path, status in self._matching(_TEMPORARY):
+            if time.time() - status.st_mtime >= older_than_s:
+                _remove(path)
+
+    def _matching(self, pattern: re.Pattern[str]) -> Iterator[tuple[Path, os.stat_result]]:
+        for place in self._places():
+            for entry in _scan(place):
+                if pattern.fullmatch(entry.name):
+                    with contextlib.suppress(OSError):
+                        yield Path(entry.path), entry.stat(follow_symlinks=False)
+
+    def _places(self) -> list[Path]:
+        """Our folders inside the folder, which a person may have chosen with other things in it."""
+        return [Path(place.path) for place in _scan(self.folder) if _PLACE.fullmatch(place.name)]
+
+
+def _scan(folder: Path) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as found:
+            return list(found)
+    except OSError:
+        return []
+
+
+def _remove(path: Path) -> bool:
+    try:
+        path.unlink()
+    except OSError:
+        return False
+    return True
+
+
+def default_folder(environment: Mapping[str, str] = os.environ) -> Path:
+    """The user's folder for caches, by the system's custom, and in it ours. Raises RuntimeError without a home."""
+    if sys.platform == "win32" and environment.get("LOCALAPPDATA"):
+        base = Path(environment["LOCALAPPDATA"])
+    elif sys.platform == "darwin":
+        base = Path.home() / "Library" / "Caches"
+    else:
+        given = Path(environment.get("XDG_CACHE_HOME", ""))
+        base = given if given.is_absolute() else Path.home() / ".cache"
+    return base / "sftm-studio" / "factors"
+
+
+def open_store(environment: Mapping[str, str] = os.environ) -> FactorStore | None:
+    """The store that SFTM_CACHE_DIR and SFTM_CACHE_GB (default 10; 0 = none) ask for. Touches no disk.
+
+    Raises
+        InputError: SFTM_CACHE_GB is not a number of gigabytes.
+    """
+    text = environment.get(GB_VARIABLE, "").strip()
+    try:
+        gigabytes = float(text) if text else DEFAULT_GB
+    except ValueError:
+        gigabytes = math.nan
+    if not 0 <= gigabytes < math.inf:
+        raise InputError(f"The size of the factor cache, {text!r}, is not a number of gigabytes. Give one such as 10.")
+    try:
+        given = environment.get(DIR_VARIABLE)
+        folder = Path(given).expanduser().absolute() if given else default_folder(environment)
+    except RuntimeError:  # nobody's home is known
+        return None
+    return FactorStore(folder, int(gigabytes * 1e9)) if gigabytes else None
+
+
+def look_into(clear: bool = False, environment: Mapping[str, str] = os.environ) -> str:
+    """A sentence on what is kept, or on what was removed. Raises as open_store()."""
+    store = open_store(environment)
+    if store is None:
+        return f"No factors are kept: the cache is switched off. Give {GB_VARIABLE} or --cache-gb more than 0."
+    found = store.clear() if clear else store.use()
+    what = f"{store.folder}: factors of {found.n_entries} task matrices, {found.n_bytes / 1e6:.1f} MB"
+    return f"{what}, were removed." if clear else f"{what} of at most {store.limit_bytes / 1e6:.1f} MB."

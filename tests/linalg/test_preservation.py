@@ -1,0 +1,95 @@
+"""Errors from what a solve leaves against those of the merged matrix itself."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from linalg_cases import SETTINGS, distance, gaussian, task_matrices, with_gains
+from torch import Tensor
+
+from sftm_app.linalg import Factors, factorise, superpose, superposed_change, superposed_matrix
+from sftm_app.linalg.low_rank import dense
+from sftm_app.linalg.preservation import errors_from, errors_on
+from sftm_app.linalg.subspace import mapping_error, readout_error
+from sftm_app.linalg.system import Blocks, gram, superposed
+
+FACTORS = (1.0, 0.3, 0.0)
+
+
+def direct(D: Tensor, f: Factors, lost: float = 0.0) -> tuple[float, float]:
+    """From the definition, in float64."""
+    U, S, V = f.U.double(), f.S.double(), f.Vh.double().T
+    total = float(S.square().sum()) + lost
+    read = (U.T @ D.double() @ V).diagonal() - S
+    missed = D.double() @ V - U * S
+    return tuple(math.sqrt((float(x.square().sum()) + lost) / total) if total else 0.0 for x in (read, missed))  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize("variant", ["readout", "mapping"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@given(matrices=task_matrices(max_tasks=4))
+@SETTINGS
+def test_errors_are_those_of_the_merged_matrix(variant: str, dtype: torch.dtype, matrices: list[Tensor]) -> None:
+    weights = [1.0, 0.5, 2.0, 1.5][: len(matrices)]
+    factors = [factorise(D.to(dtype)) for D in matrices]
+    solved = superpose(factors, variant, weights=weights)
+    gains = [f.S * w for f, w in zip(factors, weights, strict=True)]
+    D, plain = superposed_change(factors, solved), superposed(factors, gains)
+    assert solved.merged.norm == pytest.approx(float(dense(D).double().norm()), rel=1e-3, abs=1e-4)
+    assert solved.plain.norm == pytest.approx(float(dense(plain).double().norm()), rel=1e-3, abs=1e-4)
+    tolerance = 2e-3 if dtype == torch.float32 else 1e-6
+    for factor in FACTORS:
+        for readouts, change in ((solved.merged, D), (solved.plain, plain)):
+            found = errors_from(readouts, factor, lambda change=change: change, factors, [0.0] * len(factors))
+            whole = errors_on(change * factor, factors)
+            for t, f in enumerate(factors):
+                wanted = direct(dense(change) * factor, f)
+                assert (found.readout[t], found.mapping[t]) == pytest.approx(wanted, rel=tolerance, abs=tolerance)
+                assert (whole.readout[t], whole.mapping[t]) == pytest.approx(wanted, rel=tolerance, abs=tolerance)
+
+
+@pytest.mark.parametrize(("m", "n"), [(40, 30), (30, 40), (36, 36)])
+@pytest.mark.parametrize("rank", [8, 30, None])
+def test_features_that_were_cut_count_as_lost(m: int, n: int, rank: int | None) -> None:
+    matrices = [gaussian(m, n, seed, torch.float32) for seed in range(3)]
+    whole = [factorise(D) for D in matrices]
+    factors = [f.cut(rank) for f in whole]
+    lost = [float(f.S.square().sum() - g.S.square().sum()) for f, g in zip(whole, factors, strict=True)]
+    solved = superpose(factors)
+    D = superposed_matrix(factors, solved)
+    found = errors_from(solved.merged, 1.0, lambda: superposed_change(factors, solved), factors, lost)
+    for t, f in enumerate(factors):
+        assert (found.readout[t], found.mapping[t]) == pytest.approx(direct(D, f, lost[t]), abs=1e-4)
+        assert found.readout[t] == pytest.approx(math.sqrt(lost[t]) / float(whole[t].S.norm()), abs=1e-4)
+
+
+def test_small_errors_keep_their_digits() -> None:
+    """Of 1 - 2 + 1 in float32 nothing below 3e-4 would be left."""
+    f = factorise(with_gains(torch.logspace(0, -2, 20, dtype=torch.float64), 30, 20, 1).float())
+    solved = superpose([f])
+    (readout,), (mapping,) = vars(errors_from(solved.merged, 1.0, f.matrix, [f], [0.0])).values()
+    assert readout < 1e-6 and mapping == pytest.approx(mapping_error(f.matrix(), f), abs=1e-7) and mapping < 2e-6
+    assert readout_error(f.matrix(), f) < 2e-6
+    off = errors_from(solved.merged, 1.001, f.matrix, [f], [0.0])
+    assert off.mapping == pytest.approx([1e-3], rel=1e-3) and off.readout == pytest.approx([1e-3], rel=1e-3)
+
+
+def test_the_matrix_is_not_formed_where_norms_say_it_all() -> None:
+    def never() -> Tensor:
+        raise AssertionError
+
+    factors = [factorise(gaussian(12, 9, seed)) for seed in range(3)]  # all read every input
+    solved = superpose(factors)
+    assert min(errors_from(solved.merged, 1.0, never, factors, [0.0] * 3).mapping) > 0.1
+
+
+@pytest.mark.parametrize(("m", "n"), [(20, 20), (12, 30), (30, 12)])
+def test_blocks_are_the_matrix(m: int, n: int) -> None:
+    matrices = [gaussian(m, n, 1), torch.zeros(m, n, dtype=torch.float64), gaussian(m, n, 2), gaussian(m, n, 1)]
+    factors = [factorise(D.float(), 0.8) for D in matrices]
+    A, blocks = gram(factors, dtype=torch.float64), Blocks(factors)
+    a = gaussian(len(A), 1, 3)[:, 0]
+    assert len(blocks.blocks) == 3 and distance(blocks @ a.float(), A @ a) < 2e-6

@@ -1,0 +1,331 @@
+"""Factors kept on disk: found again by content alone, at any lower rank, within a limit, whatever happens to them."""
+
+from __future__ import annotations
+
+import hashlib
+import multiprocessing
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from sftm_app.checkpoints.row_files import read_rows, write_rows
+from sftm_app.errors import CheckpointError, InputError, NumericalError
+from sftm_app.linalg.low_rank import LowRank
+from sftm_app.linalg.svd import Factors, factorise
+from sftm_app.merging import factor_cache
+from sftm_app.merging.factor_cache import FactorKey, FactorStore, default_folder, factor_key, look_into, open_store
+from sftm_app.merging.plan import check_recipe, plan_for
+from sftm_app.merging.report import Report
+from sftm_app.merging.save import save
+
+M, N = 80, 70
+LIMIT = 100_000_000
+
+
+def matrix(seed: int = 0, m: int = M, n: int = N, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.randn(m, n, dtype=dtype, generator=torch.Generator().manual_seed(seed))
+
+
+def key_of(change: Tensor, rank: int | float | str | None = None) -> FactorKey:
+    key = factor_key(change, rank)
+    assert key is not None
+    return key
+
+
+def refuse() -> Factors:
+    raise AssertionError("computed although it is kept")
+
+
+def counted(change: Tensor, calls: list[int], rank: int | None = None) -> Callable[[], Factors]:
+    return lambda: (calls.append(1), factorise(change, rank))[1]
+
+
+def same(first: Factors, second: Factors) -> bool:
+    return all(torch.equal(getattr(first, name), getattr(second, name)) for name in ("U", "S", "Vh"))
+
+
+def entries(folder: Path) -> list[Path]:
+    return sorted(folder.rglob("*.safetensors"))
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> FactorStore:
+    return FactorStore(tmp_path / "factors", LIMIT)
+
+
+def test_what_is_found_again_is_what_was_made_to_the_last_bit(store: FactorStore) -> None:
+    for dtype in (torch.float32, torch.float64):
+        D = matrix(dtype=dtype)
+        made = store.get(key_of(D), lambda D=D: factorise(D))
+        again = FactorStore(store.folder, LIMIT).get(key_of(D.clone()), refuse)
+        assert same(made, again) and again.U.is_contiguous() and again.U.dtype == dtype
+        assert again.how == f"{made.how}, kept"
+    assert store.use().n_entries == 2 and len(entries(store.folder)) == 2
+    assert store.use().n_bytes == sum(path.stat().st_size for path in entries(store.folder))
+
+
+def test_the_address_is_the_content_and_nothing_else() -> None:
+    D = matrix()
+    about = f"{factor_cache.VERSION} {M}x{N} torch.float32 rows ".encode()
+    assert key_of(D).digest == hashlib.sha256(about + D.numpy().tobytes()).hexdigest()
+    assert key_of(D) == key_of(D.clone()) == key_of(torch.cat([D, D])[:M])
+    changed = D.clone()
+    changed[M - 1, N - 1] += 1e-6
+    others = [key_of(x) for x in (changed, D.T.contiguous(), D.T, D.double(), D.reshape(N, M))]
+    assert len({key.digest for key in (key_of(D), *others)}) == 6
+    assert key_of(D, 0.5).digest == key_of(D).digest and key_of(D, 0.5).count == 35
+
+
+def test_an_entry_serves_every_lower_rank_and_reads_no_more_than_that(store: FactorStore) -> None:
+    D = matrix()
+    full = store.get(key_of(D), lambda: factorise(D))
+    for rank, count in ((1, 1), (10, 10), (0.5, 35), (1000, N)):
+        assert same(store.get(key_of(D, rank), refuse), full.cut(count))
+    assert same(store.get(key_of(D, "90% energy"), refuse), full)
+
+
+def test_an_entry_of_a_lower_rank_is_replaced_by_one_of_a_higher(store: FactorStore) -> None:
+    D, calls = matrix(), []
+    low = store.get(key_of(D, 10), counted(D, calls, 10))
+    assert low.rank == 10 and store.get(key_of(D, 8), refuse).rank == 8
+    assert store.get(key_of(D, 11), counted(D, calls)).rank == N  # what is made is handed on as it is
+    assert store.get(key_of(D, 11), refuse).rank == 11
+    assert store.get(key_of(D), counted(D, calls)).rank == N
+    assert store.get(key_of(D, 10), refuse).rank == 10
+    assert len(calls) == 3 and store.use().n_entries == 1
+
+
+def test_a_matrix_of_low_rank_has_all_its_features_in_an_entry(store: FactorStore) -> None:
+    D = matrix(1)[:, :3] @ matrix(2)[:3]
+    made = store.get(key_of(D), lambda: factorise(D))
+    assert made.rank == 3 and store.get(key_of(D), refuse).rank == 3
+    zero = torch.zeros(M, N)
+    for _ in range(2):
+        assert store.get(key_of(zero), lambda: factorise(zero)).how == "zero"
+
+
+def test_small_and_low_rank_changes_are_left_alone(store: FactorStore) -> None:
+    assert factor_key(matrix(0, 1000, factor_cache.MIN_SIDE - 1)) is None
+    assert factor_key(LowRank(matrix(0, 100, 4), matrix(0, 4, 100))) is None
+    D = matrix()
+    assert same(store.get(None, lambda: factorise(D)), factorise(D)) and not store.folder.exists()
+
+
+def test_damaged_entries_are_computed_again(store: FactorStore) -> None:
+    D = matrix()
+    store.get(key_of(D), lambda: factorise(D))
+    (path,) = entries(store.folder)
+    sound = path.read_bytes()
+    length = 8 + int.from_bytes(sound[:8], "little")
+    gains = sound.index(factorise(D).S.numpy().tobytes())
+    other = path.with_name("other")
+    write_rows(other, {"U": torch.ones(3, M), "S": torch.ones(3), "Vh": torch.ones(3, N + 1)}, {"count": "70"})
+    damages = {
+        "empty": b"",
+        "cut off": sound[:-1],
+        "longer": sound + b"x",
+        "no header": b"\xff" * len(sound),
+        "header only": sound[:length],
+        "gains of nothing": sound[:gains] + bytes(4) + sound[gains + 4 :],
+        "gains that are NaN": sound[:gains] + b"\xff" * 4 + sound[gains + 4 :],
+        "another shape": other.read_bytes(),
+        "no count": sound.replace(b'"count":"70"', b'"count":"xx"'),
+    }
+    for name, damaged in damages.items():
+        assert damaged != sound, name
+        path.write_bytes(damaged)
+        calls: list[int] = []
+        assert same(store.get(key_of(D), counted(D, calls)), factorise(D)) and calls, name
+        assert same(store.get(key_of(D), refuse), factorise(D)), name
+    path.unlink()
+    path.mkdir()
+    assert store.get(key_of(D), lambda: factorise(D)).rank == N
+
+
+def test_an_entry_may_vanish_at_any_moment(store: FactorStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    D = matrix()
+    store.get(key_of(D), lambda: factorise(D))
+
+    def gone(path: Path, *args: object) -> None:
+        path.unlink()
+        read_rows(path, *args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(factor_cache, "read_rows", gone)
+    calls: list[int] = []
+    assert same(store.get(key_of(D), counted(D, calls)), factorise(D)) and calls
+
+
+def test_what_cannot_be_written_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    D = matrix()
+    (tmp_path / "file").write_text("in the way")
+    for folder in (tmp_path / "file", tmp_path / "file" / "below"):
+        assert FactorStore(folder, LIMIT).get(key_of(D), lambda: factorise(D)).rank == N
+    assert (tmp_path / "file").read_text() == "in the way"
+    assert FactorStore(tmp_path / "small", 50_000).get(key_of(D), lambda: factorise(D)).rank == N
+    monkeypatch.setattr(factor_cache, "FREE_BYTES", 10**18)
+    assert FactorStore(tmp_path / "full", LIMIT).get(key_of(D), lambda: factorise(D)).rank == N
+    assert not entries(tmp_path)
+
+
+def test_a_matrix_that_cannot_be_factorised_is_refused_as_ever(store: FactorStore) -> None:
+    D = matrix()
+    D[3, 4] = float("nan")
+    with pytest.raises(NumericalError, match="1 values"):
+        store.get(key_of(D), lambda: factorise(D))
+    assert not entries(store.folder)
+
+
+def test_the_least_recently_used_go_first_and_the_limit_holds(tmp_path: Path) -> None:
+    D = [matrix(seed) for seed in range(8)]
+    size = 4 * (M * N + N * N + N) + 512
+    store = FactorStore(tmp_path, 4 * size)
+    for index, change in enumerate(D[:3]):
+        store.get(key_of(change), lambda change=change: factorise(change))
+        os.utime(store._path(key_of(change)), (1000 + index, 1000 + index))
+    store.get(key_of(D[0]), refuse)  # touched: now the newest
+    for change in D[3:5]:
+        store.get(key_of(change), lambda change=change: factorise(change))
+        assert store.use().n_bytes <= store.limit_bytes
+    kept = [store._path(key_of(change)).exists() for change in D]
+    assert kept == [True, False, False, True, True, False, False, False]
+    for change in D:
+        store.get(key_of(change), lambda change=change: factorise(change))
+        assert 0 < store.use().n_bytes <= store.limit_bytes
+
+
+def test_clearing_removes_entries_and_remains_but_nothing_of_a_person_s(store: FactorStore) -> None:
+    for seed in range(3):
+        store.get(key_of(matrix(seed)), lambda seed=seed: factorise(matrix(seed)))
+    first = entries(store.folder)[0]
+    remains = first.with_name(f"{first.name}.{'0' * 16}.tmp")
+    mine = [store.folder / "notes.safetensors", first.with_name("mine.safetensors"), store.folder / "ab.txt"]
+    for path in (remains, *mine):
+        path.write_text("x")
+    (store.folder / "empty").mkdir()
+    before = store.use()
+    assert store.clear() == before and before.n_entries == 3
+    assert store.use().n_entries == 0 and not remains.exists()
+    assert all(path.exists() for path in mine) and (store.folder / "empty").is_dir()
+    assert FactorStore(store.folder / "none", LIMIT).clear().n_entries == 0
+
+
+def test_remains_of_dead_processes_go_when_room_is_made(store: FactorStore) -> None:
+    D = matrix()
+    path = store._path(key_of(D))
+    path.parent.mkdir(parents=True)
+    old, young = (path.with_name(f"{path.name}.{digit * 16}.tmp") for digit in "01")
+    for remains in (old, young):
+        remains.write_text("x")
+    long_ago = time.time() - 2 * factor_cache.STALE_S
+    os.utime(old, (long_ago, long_ago))
+    store.get(key_of(D), lambda: factorise(D))
+    assert path.exists() and young.exists() and not old.exists()
+
+
+def _hammer(folder: Path, first: int) -> None:
+    """One of two processes that write, read and push out the same few entries."""
+    torch.set_num_threads(1)
+    store = FactorStore(folder, 4 * 45_000)
+    made = {seed: factorise(matrix(seed)) for seed in range(6)}
+    for step in range(120):
+        seed = (first + step * 5) % 6
+        found = store.get(key_of(matrix(seed), 10 + step % 60), lambda seed=seed: made[seed])
+        assert torch.equal(found.cut(10).S, made[seed].S[:10]) and torch.equal(found.cut(10).Vh, made[seed].Vh[:10])
+
+
+def test_two_processes_share_a_folder(tmp_path: Path) -> None:
+    other = multiprocessing.get_context("spawn").Process(target=_hammer, args=(tmp_path, 0))
+    other.start()
+    while not entries(tmp_path) and other.is_alive():
+        time.sleep(0.001)
+    _hammer(tmp_path, 3)
+    other.join(120)
+    assert other.exitcode == 0
+    assert entries(tmp_path) and FactorStore(tmp_path, 4 * 45_000).use().n_bytes <= 4 * 45_000
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_settings_come_from_the_environment(tmp_path: Path) -> None:
+    here = open_store({"SFTM_CACHE_DIR": str(tmp_path), "SFTM_CACHE_GB": "0.5"})
+    assert here is not None and (here.folder, here.limit_bytes) == (tmp_path, 500_000_000)
+    usual = open_store({"XDG_CACHE_HOME": str(tmp_path)})
+    assert usual is not None and usual.limit_bytes == 10_000_000_000
+    assert usual.folder == default_folder({"XDG_CACHE_HOME": str(tmp_path)})
+    assert open_store({"SFTM_CACHE_GB": "0"}) is None
+    for wrong in ("many", "-1", "nan", "inf"):
+        with pytest.raises(InputError, match="not a number of gigabytes"):
+            open_store({"SFTM_CACHE_GB": wrong})
+    assert not entries(tmp_path)
+
+
+def test_a_sentence_says_what_is_kept_and_what_was_removed(store: FactorStore, tmp_path: Path) -> None:
+    store.get(key_of(matrix()), lambda: factorise(matrix()))
+    where = {"SFTM_CACHE_DIR": str(store.folder), "SFTM_CACHE_GB": "0.1"}
+    held = f"{store.folder}: factors of 1 task matrices, 0.0 MB"
+    assert look_into(False, where) == f"{held} of at most 100.0 MB."
+    assert look_into(True, where) == f"{held}, were removed." and not entries(store.folder)
+    assert "switched off" in look_into(True, where | {"SFTM_CACHE_GB": "0"})
+
+
+@pytest.mark.skipif(os.name != "posix" or os.uname().sysname == "Darwin", reason="the custom of Linux")
+def test_the_usual_folder_is_the_one_for_caches(tmp_path: Path) -> None:
+    below = Path("sftm-studio") / "factors"
+    assert default_folder({"XDG_CACHE_HOME": str(tmp_path)}) == tmp_path / below
+    assert default_folder({}) == default_folder({"XDG_CACHE_HOME": "relative"}) == Path.home() / ".cache" / below
+
+
+def test_rows_of_a_file_are_checked(tmp_path: Path) -> None:
+    path = tmp_path / "rows"
+    write_rows(path, {"a": torch.arange(6.0).reshape(3, 2), "b": torch.arange(3.0)}, {"k": "v"})
+    found, about = read_rows(path, {"a": (2,), "b": ()}, torch.float32, 2)
+    assert found["a"].tolist() == [[0, 1], [2, 3]] and found["b"].tolist() == [0, 1] and about["k"] == "v"
+    for shapes, dtype in (({"a": (2,)}, torch.float32), ({"a": (3,), "b": ()}, torch.float32)):
+        with pytest.raises(CheckpointError, match="expected"):
+            read_rows(path, shapes, dtype, 2)
+    with pytest.raises(CheckpointError, match="expected"):
+        read_rows(path, {"a": (2,), "b": ()}, torch.float64, 2)
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        read_rows(tmp_path / "none", {"a": (2,)}, torch.float32, 2)
+    assert [p.name for p in tmp_path.iterdir()] == ["rows"]
+
+
+def test_a_second_merge_factorises_nothing_and_gives_the_same_bytes(
+    recipe_for: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SFTM_CACHE_DIR", str(tmp_path / "factors"))
+    monkeypatch.setattr(factor_cache, "MIN_SIDE", 2)
+
+    def merged(name: str, **changes: Any) -> tuple[bytes, Report]:
+        recipe = recipe_for(**changes)
+        steps = save(plan_for(recipe, check_recipe(recipe).require()), tmp_path / name)
+        with pytest.raises(StopIteration) as end:
+            while True:
+                next(steps)
+        return (tmp_path / name / "model.safetensors").read_bytes(), end.value.value
+
+    monkeypatch.setenv("SFTM_CACHE_GB", "0")
+    plain, _ = merged("plain")
+    assert not (tmp_path / "factors").exists()
+    monkeypatch.setenv("SFTM_CACHE_GB", "1")
+    first, report = merged("first")
+    superposed = [record.figures["factorised_by"] for record in report.tensors if record.rule == "superpose"]
+    assert superposed and not any("kept" in how for row in superposed for how in row)
+    others = {"first": {}, "scaled": {"params": {"scaling": 0.5}}, "lower": {"params": {"rank": 3}}}
+    wanted = {}
+    monkeypatch.setenv("SFTM_CACHE_GB", "0")
+    for name, changes in others.items():
+        wanted[name], _ = merged(f"{name} afresh", **changes)
+    monkeypatch.setenv("SFTM_CACHE_GB", "1")
+    monkeypatch.setattr("sftm_app.merging.run.factorise", lambda *_: refuse())
+    for name, changes in others.items():
+        again, report = merged(f"{name} again", **changes)
+        assert again == wanted[name], name
+        hows = [record.figures["factorised_by"] for record in report.tensors if record.rule == "superpose"]
+        assert all(how.endswith(", kept") for row in hows for how in row)
+    assert first == plain == wanted["first"] != wanted["scaled"]
