@@ -152,7 +152,8 @@ def _measure(size: LayerSize, kept: Sequence[int]) -> int:
     written = FLOAT_BYTES * size.m * r
     delta = item * (size.m + size.n) * n_features if low else size.matrix_bytes
     plain = FLOAT_BYTES * (size.m + size.n) * n_features if low else size.matrix_bytes
-    adding = 12 * min(size.m * size.n, ADD_ELEMENTS) if low else 0
+    # A low-rank one is scaled into a copy before it is added.
+    adding = delta + 12 * min(size.m * size.n, ADD_ELEMENTS) if low else 0
     if all(rank == size.n for rank in kept):
         return delta + max(written, adding)
     converted = item * (size.n + size.m) * r if item == 8 else 0

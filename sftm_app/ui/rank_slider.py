@@ -56,7 +56,14 @@ def rank_slider(
     )
     least, most, step, start = SCALES[kind]
     amount = gr.Slider(
-        least, most, value=start, step=step, label="Kept", visible=kind != "full", elem_id=f"{elem_id}-amount"
+        least,
+        most,
+        value=start,
+        step=step,
+        label="Kept",
+        info="How much of it.",
+        visible=kind != "full",
+        elem_id=f"{elem_id}-amount",
     )
 
     def write(rank: Any) -> list[Any]:

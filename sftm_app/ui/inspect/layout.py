@@ -203,7 +203,9 @@ def _feature() -> dict[str, Any]:
     )
     with gr.Row(equal_height=False):
         with gr.Column(scale=1, min_width=260):
-            task = gr.Dropdown(label="Of task", choices=[], value=None, elem_id="feature-task")
+            task = gr.Dropdown(
+                label="Of task", info="Whose feature it is.", choices=[], value=None, elem_id="feature-task"
+            )
             number = gr.Number(value=1, precision=0, label="Feature, by gain", elem_id="feature-number")
         with gr.Column(scale=3, min_width=420):
             feature = gr.HTML(apply_default_css=False, elem_id="feature-figures")
