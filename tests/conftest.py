@@ -17,7 +17,8 @@ from tiny_checkpoints import N_LABELS, save_base, save_task
 torch.set_num_threads(1)
 # No test leaves factors in the cache of whoever runs it, or finds some there.
 os.environ["SFTM_CACHE_DIR"] = tempfile.mkdtemp(prefix="sftm-test-cache-")
-# The same examples every time, so that a red run says something about the change. The first may pay for a library's import, and a machine that runs these tests is often busy with others.
+# The same examples every time, so that a red run says something about the change. No deadline: the first example may
+# pay for a library's import, and a machine that runs these tests is often busy with others.
 hypothesis.settings.register_profile("house", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("house")
 
