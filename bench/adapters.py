@@ -27,7 +27,7 @@ def extract(recipe: Path, work: Work, n_threads: int) -> Spent:
     shutil.rmtree(output, ignore_errors=True)
     rank = ("--rank", str(N_TASKS * RANK), "--output", output, "--device", "cpu", "--quiet")
     command = (*SFTM, "extract", "--base", work.base, "--task", model, *rank)
-    return must(command, recipe.with_suffix(".extract.log"), environment(n_threads, recipe.with_suffix(".factors")))
+    return must(command, recipe.with_suffix(".extract.log"), environment(n_threads, recipe.parent / "factors"))
 
 
 def dense_work(work: Work, folder: Path) -> Work:

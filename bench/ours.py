@@ -15,6 +15,7 @@ import yaml
 from bench.accounting import Spent, spend, threads
 from bench.reference import ROOT, Work
 from sftm_app.checkpoints.partial import partial_of
+from sftm_app.merging.factor_cache import FactorStore
 from sftm_app.merging.report import REPORT_NAME
 
 # Inputs, outputs and logs of every bench that needs gigabytes.
@@ -52,16 +53,22 @@ def environment(n_threads: int, cache: Path) -> dict[str, str]:
 
 
 def merge(recipe: Path, n_threads: int) -> Merged:
-    """Merge with an empty factor cache, into the folder of the recipe's name beside it.
+    """Merge without factors of an earlier merge, into the folder of the recipe's name beside it.
 
     Raises
         SystemExit: the merge failed; names its log.
     """
-    output, cache = recipe.with_suffix(""), recipe.with_suffix(".factors")
+    output, cache = recipe.with_suffix(""), recipe.parent / "factors"
     clear(output)
-    shutil.rmtree(cache, ignore_errors=True)
+    forget_factors(cache)
     spent = must(merge_command(recipe, output), recipe.with_suffix(".log"), environment(n_threads, cache))
     return read_report(output, spent)
+
+
+def forget_factors(cache: Path) -> None:
+    """Remove what earlier merges kept of task matrices. What this machine is, and what transformers says of an
+    architecture, stays known, as it does for anybody's second merge."""
+    FactorStore(cache, 1).clear()
 
 
 def clear(output: Path) -> None:

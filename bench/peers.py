@@ -5,7 +5,8 @@ they do not stand in --folder and --env, then runs every job as a process of its
 round, so that whatever else the machine does hits them all. Prints Markdown tables. What every command printed, and
 every figure, is kept in the folder. Inputs were read once before: they come out of the system's memory, not off a disk.
 
-Our merges have an empty factor cache, except those called "again", which find what the one at full rank left.
+Our merges find nothing of an earlier one's factors, except those called "again", which find what the one at full rank
+left. They do know what transformers says of the architecture, which takes seconds at a machine's first merge of a kind.
 `--quick` makes one round of a tower of two layers. `--jobs full,tsvm` runs some of them.
 """
 
@@ -14,7 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -27,7 +27,7 @@ import yaml
 from bench.accounting import spend
 from bench.exact import compare
 from bench.machine import machine_line
-from bench.ours import CACHE, clear, environment, merge_command, read_report, write_recipe
+from bench.ours import CACHE, clear, environment, forget_factors, merge_command, read_report, write_recipe
 from bench.peer_environment import Environment, peer_environment
 from bench.peer_tables import (
     AGAIN,
@@ -56,7 +56,8 @@ SCALING, DENSITY, AGAIN_SCALING = 0.3, 0.2, 0.5
 
 @dataclass(frozen=True)
 class Job:
-    """One command. peer: the package it needs. cache: the job whose factors it may find; its own are cleared first."""
+    """One command. peer: the package it needs. cache: the job before whose factors it may find; where that is itself,
+    those that are there are removed first."""
 
     name: str
     command: tuple[str | Path, ...]
@@ -103,10 +104,10 @@ def _mergekit(
 
 def run(job: Job, round_number: int, folder: Path, n_threads: int) -> Run:
     """Run a job; its output stays until it is run again."""
-    output, cache = folder / job.name, folder / "factors" / job.cache
+    output, cache = folder / job.name, folder / "factors"
     clear(output)
     if job.cache == job.name:
-        shutil.rmtree(cache, ignore_errors=True)
+        forget_factors(cache)
     spent = spend(job.command, folder / f"{job.name}-{round_number}.log", environment(n_threads, cache), ROOT)
     residual = read_report(output, spent).residual if job.cache and not spent.code else None
     failed = f", FAILED with exit code {spent.code}" if spent.code else ""

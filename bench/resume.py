@@ -9,13 +9,12 @@ from __future__ import annotations
 import argparse
 import filecmp
 import os
-import shutil
 import subprocess
 import time
 from pathlib import Path
 
 from bench.machine import machine_line
-from bench.ours import CACHE, clear, environment, merge, merge_command, must, write_recipe
+from bench.ours import CACHE, clear, environment, forget_factors, merge, merge_command, must, write_recipe
 from bench.reference import ROOT, Tower, make_towers, tower_shapes
 from sftm_app.checkpoints.partial import PROGRESS_NAME, partial_of
 
@@ -51,13 +50,13 @@ def main() -> None:
     work = make_towers(options.folder / f"inputs-{options.layers}", tower, N_TASKS)
     recipe = write_recipe(options.folder / "whole.yaml", work, method="sftm")
     whole = merge(recipe, options.threads).spent.seconds
-    output, cache = options.folder / "killed", options.folder / "killed.factors"
+    output, cache = options.folder / "killed", options.folder / "factors"
     clear(output)
-    shutil.rmtree(cache, ignore_errors=True)
+    forget_factors(cache)
     variables = environment(options.threads, cache)
     killed = merge_until(recipe, output, int(options.at * len(tower_shapes(tower))), variables)
     # What it kept of the factors must not help: only the tensors that are whole may.
-    shutil.rmtree(cache, ignore_errors=True)
+    forget_factors(cache)
     command = (*merge_command(recipe, output), "--resume")
     resumed = must(command, options.folder / "resumed.log", variables).seconds
     same = filecmp.cmp(options.folder / "whole" / WEIGHTS, output / WEIGHTS, shallow=False)

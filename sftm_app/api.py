@@ -9,14 +9,19 @@ from pathlib import Path
 from typing import Any
 
 from sftm_app.checkpoints.compatibility import Preflight
+from sftm_app.errors import RecipeError
 from sftm_app.inspection.survey import Survey, survey
 from sftm_app.inspection.what_if import MergeSettings
+from sftm_app.merging.cluster import RayExecutor
 from sftm_app.merging.extraction import RankCost, rank_costs
+from sftm_app.merging.params import refuse_unknown
 from sftm_app.merging.plan import check_recipe, make_plan
 from sftm_app.merging.progress import Progress
 from sftm_app.merging.recipe import Recipe, TaskEntry, absolute, make_recipe
 from sftm_app.merging.report import Report
-from sftm_app.merging.save import save
+from sftm_app.merging.save import Executor, Here, save
+
+EXECUTORS = (Here.name, RayExecutor.name)
 
 Tasks = Sequence[str | Path | Mapping[str, Any]] | Mapping[str, str | Path]
 
@@ -37,6 +42,9 @@ def merge(
     adapter_energy: float | None = None,
     progress: Callable[[Progress], None] | None = None,
     resume: bool | None = None,
+    executor: str = "local",
+    address: str | None = None,
+    workers: int | None = None,
     **params: Any,
 ) -> Report:
     """Merge task checkpoints into their base and write the folder `output`, which `from_pretrained` loads.
@@ -51,6 +59,8 @@ def merge(
     progress: called after each tensor and once before the last step.
     resume: where a killed merge left its finished tensors: True goes on with them (with the same result as if it had
     never been stopped), False throws them away, None refuses. Where there are none all three are the same.
+    executor: "local" merges in this process, "ray" by the workers of a Ray cluster, with the same result: of the one at
+    `address` ("auto" or HOST:PORT), or of one with `workers` processes that is started here for this merge.
 
     Raises
         InputError: inputs, parameters or output cannot be used, or what was left there was made from something else;
@@ -61,14 +71,35 @@ def merge(
     target |= {"rank": adapter_rank, "energy": adapter_energy}
     recipe = make_recipe(base, _listed(tasks), method, params, target, device, roles, split_fused)
     # The recipe is saved beside the model, where relative paths would mean something else.
-    return merge_recipe(absolute(recipe, Path.cwd()), Path(os.path.expanduser(output)), progress, resume)
+    by = get_executor(executor, address, workers)
+    return merge_recipe(absolute(recipe, Path.cwd()), Path(os.path.expanduser(output)), progress, resume, by)
+
+
+def get_executor(name: str, address: str | None = None, workers: int | None = None) -> Executor:
+    """Who is to merge, by the name and options of merge(). Starts nothing.
+
+    Raises
+        RecipeError: no such executor, or options that do not go together.
+    """
+    refuse_unknown([name], EXECUTORS, "executor")
+    if name != RayExecutor.name and (address or workers):
+        raise RecipeError(f"An address and a number of workers are for the executor {RayExecutor.name}. Choose that.")
+    if address and workers:
+        raise RecipeError("A running cluster has the workers that it has. Leave out the address or their number.")
+    if workers is not None and workers < 1:
+        raise RecipeError(f"workers: {workers} is no number of processes. Give 1 or more.")
+    return Here() if name == Here.name else RayExecutor(address, workers)
 
 
 def merge_recipe(
-    recipe: Recipe, output: Path, progress: Callable[[Progress], None] | None = None, resume: bool | None = None
+    recipe: Recipe,
+    output: Path,
+    progress: Callable[[Progress], None] | None = None,
+    resume: bool | None = None,
+    executor: Executor | None = None,
 ) -> Report:
-    """Carry out a recipe into `output`. `resume` and what it raises as for merge()."""
-    steps = save(make_plan(recipe), output, resume)
+    """Carry out a recipe into `output`; executor: by default this process. What it raises as for merge()."""
+    steps = save(make_plan(recipe), output, resume, executor)
     try:
         while True:
             step = next(steps)

@@ -13,8 +13,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from sftm_app import __version__
-from sftm_app.devices import DEVICES
+from sftm_app.cli_options import build_parser
 from sftm_app.errors import InputError, OutputError, RecipeError, SFTMError
 
 if TYPE_CHECKING:
@@ -39,9 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     for name in ("cache_dir", "cache_gb"):
         if getattr(options, name, None) is not None:
             os.environ[f"SFTM_{name.upper()}"] = getattr(options, name)
-    command: Callable[[argparse.Namespace], None] = options.command
     try:
-        command(options)
+        COMMANDS[options.command](options)
     except SFTMError as error:
         print(f"sftm: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
@@ -79,124 +77,6 @@ def _interruptible() -> Callable[[], None]:
     return check
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """All commands and options. Needs no torch."""
-    parser = argparse.ArgumentParser(prog="sftm", description="Merge fine-tuned models by superposing their features.")
-    parser.add_argument("--version", action="version", version=f"SFTM Studio {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-
-    merge = commands.add_parser("merge", help="merge by a recipe", description="Merge by a recipe and write the model.")
-    merge.add_argument("recipe", type=Path, help="a YAML recipe, as the app's Merge tab downloads it")
-    merge.add_argument("--output", type=Path, help="output folder (default: the recipe's output.path)")
-    merge.add_argument("--device", choices=DEVICES, help="where to compute (default: the recipe's)")
-    merge.add_argument("--method", help="another method than the recipe's: sftm, average, task_arithmetic")
-    merge.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="another value for a parameter of the method, such as scaling=0.8 or rank=25%% (may be repeated)",
-    )
-    merge.add_argument(
-        "--resume",
-        action=argparse.BooleanOptionalAction,
-        help="go on with what a killed merge left (the result is the same), or throw it away and merge anew",
-    )
-    merge.add_argument("--quiet", action="store_true", help="no progress bar")
-    _add_cache_options(merge)
-    merge.set_defaults(command=_merge)
-
-    check = commands.add_parser(
-        "check", help="compare base and tasks", description="Compare base and tasks by headers."
-    )
-    check.add_argument("recipe", type=Path, help="a YAML recipe")
-    check.set_defaults(command=_check)
-
-    inspect = commands.add_parser(
-        "inspect",
-        help="measure every layer",
-        description="Measures of every layer, and how many things in it deserve a look. --layer tells what they are, "
-        "--json holds everything: measures overall and per task, spectra and clusters, overlaps, principal angles, "
-        "warnings, and what the recipe's method would keep of every task.",
-    )
-    inspect.add_argument("recipe", type=Path, help="a YAML recipe")
-    inspect.add_argument("--layer", help="one layer in detail, by the tensor's name")
-    inspect.add_argument("--json", action="store_true", help="everything as one JSON document")
-    _add_cache_options(inspect)
-    inspect.set_defaults(command=_inspect)
-
-    extract = commands.add_parser(
-        "extract",
-        help="turn a fine-tune into a LoRA adapter",
-        description="Write what a fine-tune changed as a LoRA adapter of a rank or energy. Without either, only print "
-        "what it would cost: the share of the change that each rank keeps, and the size.",
-    )
-    extract.add_argument("--base", required=True, help="folder of the model that was fine-tuned")
-    extract.add_argument("--task", required=True, help="folder of the fine-tune")
-    extract.add_argument("--output", type=Path, help="output folder")
-    extract.add_argument("--rank", help="features a layer at most: a count such as 16, or a share such as 25%%")
-    extract.add_argument("--energy", type=float, help="share of each layer's squared change to keep, such as 0.9")
-    extract.add_argument("--table", action="store_true", help="only print what each rank would cost")
-    extract.add_argument("--dtype", help="type of the adapter's numbers: float32, float16 or bfloat16")
-    extract.add_argument("--device", choices=DEVICES, default="auto", help="where to compute (default: auto)")
-    extract.add_argument("--quiet", action="store_true", help="no progress bar")
-    extract.set_defaults(command=_extract)
-
-    fetch = commands.add_parser(
-        "fetch",
-        help="download models from the Hugging Face hub",
-        description="Look at models on the hub, compare them by their headers, and download them into the hub's cache. "
-        "Prints their folders: base first, then tasks. This is the one command that contacts the hub.",
-    )
-    fetch.add_argument("models", nargs="*", metavar="MODEL", help="org/name, org/name@revision, or a folder here")
-    fetch.add_argument("--base", help="the model that the others were fine-tuned from: they are compared with it first")
-    fetch.add_argument("--preset", help="a well-known set: base and tasks by one name (a wrong one lists them all)")
-    fetch.add_argument("--recipe", type=Path, metavar="FILE", help="write a recipe for base and tasks")
-    fetch.add_argument("--look", action="store_true", help="only say what would be downloaded, and compare")
-    fetch.add_argument("--quiet", action="store_true", help="no progress bar, print nothing but the folders")
-    fetch.set_defaults(command=_fetch)
-
-    cache = commands.add_parser(
-        "cache",
-        help="what is kept of earlier factorisations",
-        description="Factors of task matrices are kept on disk, so that the next merge or look at the same layers need "
-        "not compute them. Prints where, how many and how large; --clear removes them.",
-    )
-    cache.add_argument("--clear", action="store_true", help="remove all of them")
-    _add_cache_options(cache)
-    cache.set_defaults(command=_cache)
-
-    ui = commands.add_parser(
-        "ui", help="open the app in the browser", description="Start the app and open the browser."
-    )
-    add_ui_options(ui)
-    ui.set_defaults(command=_ui)
-    return parser
-
-
-def add_ui_options(parser: argparse.ArgumentParser) -> None:
-    """The options of the app itself."""
-    parser.add_argument("--port", type=int, help="port on 127.0.0.1 (default: the first free one from 7860)")
-    parser.add_argument("--device", choices=DEVICES, default="auto", help="where to compute (default: auto)")
-    parser.add_argument(
-        "--models-dir",
-        type=Path,
-        help="folder to pick checkpoints from (default: ./models if it exists, else your home folder)",
-    )
-    parser.add_argument("--output-dir", type=Path, help="folder for runs and saved models (default: ./sftm-output)")
-    parser.add_argument("--no-browser", action="store_true", help="do not open a browser")
-    _add_cache_options(parser)
-
-
-def _add_cache_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--cache-dir", metavar="DIR", help="where factors are kept (default: SFTM_CACHE_DIR, else the user's cache)"
-    )
-    parser.add_argument(
-        "--cache-gb", metavar="N", help="gigabytes of factors kept at most, 0 for none (default: SFTM_CACHE_GB or 10)"
-    )
-
-
 def _cache(options: argparse.Namespace) -> None:
     from sftm_app.merging.factor_cache import look_into
 
@@ -210,17 +90,21 @@ def _load(path: Path) -> Recipe:
 
 
 def _merge(options: argparse.Namespace) -> None:
-    from sftm_app.api import merge_recipe
+    from sftm_app.api import get_executor, merge_recipe
 
+    executor = get_executor(options.executor, options.address, options.workers)
     check = _interruptible()
     recipe = _with_changes(_load(options.recipe), options)
     output = options.output or (Path(recipe.output.path) if recipe.output.path else None)
     if output is None:
         raise OutputError("The recipe names no output.path. Give --output FOLDER, or add `output: {path: ...}` to it.")
     with _progress_bar(check, options.quiet) as show:
-        report = merge_recipe(recipe, output, show, options.resume)
+        report = merge_recipe(recipe, output, show, options.resume, executor)
     print(f"Merged {len(report.inputs) - 1} tasks with {report.method} in {report.time}: {output}")
-    print(f"  {report.memory}")
+    many = report.machine["workers"] > 1
+    print(f"  {report.memory}{' in each process' if many else ''}")
+    if executor.name != "local":
+        print(f"  Merged by {report.machine['workers']} worker{'s' if many else ''} of a Ray cluster.")
     if kept := report.machine.get("resumed_after_tensors"):
         print(f"  Resumed: {kept} tensors were there already.")
     for task, error in report.readout_errors.items():
@@ -394,3 +278,14 @@ def _ui(options: argparse.Namespace) -> None:
 
     _interruptible()
     serve(make_settings(options.models_dir, options.output_dir, options.device, options.port), not options.no_browser)
+
+
+COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
+    "merge": _merge,
+    "check": _check,
+    "inspect": _inspect,
+    "extract": _extract,
+    "fetch": _fetch,
+    "cache": _cache,
+    "ui": _ui,
+}

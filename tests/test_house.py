@@ -18,14 +18,14 @@ FILES = sorted(APP.rglob("*.py"))
 ERRORS, LINALG, CHECKPOINTS, MERGING = (
     {"errors"},
     {"errors"},
-    {"errors"},
-    {"errors", "devices", "linalg", "checkpoints", "__init__"},
+    {"errors", "caching"},
+    {"errors", "caching", "devices", "linalg", "checkpoints", "__init__"},
 )
-INSPECTION = EVALUATION = MERGING | {"merging", "caching"}
+INSPECTION = EVALUATION = MERGING | {"merging"}
 JOBS = INSPECTION | {"inspection", "evaluation"}
 MAY_IMPORT = {
     "errors": set(),
-    "caching": set(),
+    "caching": {"errors"},
     "devices": set(),
     "resources": {"errors"},
     "linalg": LINALG,
@@ -37,7 +37,8 @@ MAY_IMPORT = {
     "plots": JOBS | {"resources"},
     "ui": JOBS | {"jobs", "plots", "resources"},
     "api": JOBS | {"jobs"},
-    "cli": JOBS | {"jobs", "api", "ui"},
+    "cli_options": {"devices", "__init__"},
+    "cli": JOBS | {"jobs", "api", "ui", "cli_options"},
     "__init__": {"api"},
     "__main__": {"cli"},
 }
@@ -46,6 +47,7 @@ ONLY_IN = {
     "gradio": ("ui/",),
     "huggingface_hub": ("checkpoints/hub",),
     "plotly": ("plots/",),
+    "ray": ("merging/cluster.py",),
     "safetensors": ("checkpoints/",),
     "transformers": ("checkpoints/architecture.py", "evaluation/"),
 }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -10,6 +9,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from io import FileIO
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import torch
@@ -298,38 +298,50 @@ class TensorReader:
         self._checkpoint = checkpoint
         self._stack = stack
         self._handles: dict[Path, FileIO] = {}
+        self._lock = Lock()
 
-    def __call__(self, name: str, row: int | None = None) -> Tensor:
-        """The tensor `name` as stored, on the CPU, with its stored dtype and shape.
+    def __call__(self, name: str, row: int | None = None, span: tuple[int, int] | None = None) -> Tensor:
+        """The tensor `name` as stored, on the CPU, with its stored dtype and shape. Threads may read at once.
 
-        row: only this entry along the first dimension, as one expert of a stack; no more than that is read.
+        row: only this entry along the first dimension, as one expert of a stack; span: only the elements from the first
+        up to the second, in the order in which they are stored, as a vector. No more than that is read.
 
         Raises
             CheckpointError: the file changed or cannot be read.
         """
         file, info = self._checkpoint.files[name], self._checkpoint.tensors[name]
-        tensor = torch.empty(info.shape if row is None else info.shape[1:], dtype=info.dtype)
+        shape = info.shape if row is None else info.shape[1:]
+        tensor = torch.empty(shape if span is None else (span[1] - span[0],), dtype=info.dtype)
+        start = (span[0] * tensor.itemsize if span else 0) + (row or 0) * tensor.nbytes
         try:
             if FileStamp.of(file) != self._checkpoint.stamps[file]:
                 raise CheckpointError(f"{file}: was changed while in use. Start again.")
-            if file not in self._handles:
-                self._handles[file] = self._stack.enter_context(FileIO(file))
-            self._handles[file].seek(info.offset + (row or 0) * tensor.nbytes)
-            _fill(tensor, self._handles[file])
+            with self._lock:
+                if file not in self._handles:
+                    self._handles[file] = self._stack.enter_context(FileIO(file))
+            self._fill(tensor, self._handles[file], info.offset + start)
         except OSError as error:
             raise CheckpointError(f"{file}: tensor {name!r} cannot be read ({error}). Start again.") from None
         return tensor
 
-    def finite(self, name: str, dtype: torch.dtype = torch.float32, row: int | None = None) -> Tensor:
+    def finite(
+        self,
+        name: str,
+        dtype: torch.dtype = torch.float32,
+        row: int | None = None,
+        span: tuple[int, int] | None = None,
+    ) -> Tensor:
         """The same in a floating-point compute `dtype`, refused when it holds NaN or Inf.
 
         Raises
             NumericalError: naming the file, the tensor and how many values are not finite.
         """
-        tensor = self(name, row).to(dtype)
+        tensor = self(name, row, span).to(dtype)
         # One pass over the data instead of three: the sum is finite unless a value is not, or it overflows.
         if tensor.numel() and not torch.isfinite(tensor.sum()):
             n_bad = int((~torch.isfinite(tensor)).sum())
+            if n_bad and span is not None:
+                self.finite(name, dtype)  # which counts all of them
             if n_bad:
                 raise NumericalError(
                     f"{self._checkpoint.files[name]}: tensor {name!r} holds {n_bad} values that are NaN or infinite "
@@ -337,16 +349,20 @@ class TensorReader:
                 )
         return tensor
 
-
-def _fill(tensor: Tensor, file: FileIO) -> None:
-    """Read a contiguous tensor's bytes from where the file stands. Raises OSError when it ends too early."""
-    wanted: memoryview = tensor.reshape(-1).view(torch.uint8).numpy().data
-    while wanted:
-        # One call gives at most 2 GiB on Linux.
-        n_read = file.readinto(wanted)
-        if not n_read:
-            raise OSError("it is cut off")
-        wanted = wanted[n_read:]
+    def _fill(self, tensor: Tensor, file: FileIO, offset: int) -> None:
+        """Read a contiguous tensor's bytes from `offset` on. Raises OSError when the file ends too early."""
+        wanted: memoryview = tensor.reshape(-1).view(torch.uint8).numpy().data
+        while wanted:
+            # One call gives at most 2 GiB on Linux.
+            if hasattr(os, "preadv"):
+                n_read = os.preadv(file.fileno(), [wanted], offset)
+            else:
+                with self._lock:
+                    file.seek(offset)
+                    n_read = file.readinto(wanted)
+            if not n_read:
+                raise OSError("it is cut off")
+            wanted, offset = wanted[n_read:], offset + n_read
 
 
 @contextmanager
@@ -354,28 +370,6 @@ def open_reader(checkpoint: Checkpoint) -> Iterator[TensorReader]:
     """A TensorReader whose files are closed at the end of the block."""
     with ExitStack() as stack:
         yield TensorReader(checkpoint, stack)
-
-
-def hash_files(checkpoint: Checkpoint) -> dict[str, str]:
-    """SHA-256 of every weight file, by its name: of the bytes that the checkpoint was opened with.
-
-    Raises
-        CheckpointError: a file changed since then or cannot be read.
-    """
-    hashes = {}
-    for path, stamp in sorted(checkpoint.stamps.items()):
-        digest = hashlib.sha256()
-        try:
-            with open(path, "rb") as file:
-                while chunk := file.read(1 << 20):
-                    digest.update(chunk)
-                changed = FileStamp.of(file.fileno()) != stamp or FileStamp.of(path) != stamp
-        except OSError as error:
-            raise CheckpointError(f"{path}: cannot be read ({error.strerror}). Start again.") from None
-        if changed:
-            raise CheckpointError(f"{path}: was changed while in use. Start again.")
-        hashes[path.name] = digest.hexdigest()
-    return hashes
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

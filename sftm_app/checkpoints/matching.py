@@ -8,9 +8,10 @@ from typing import Any
 
 from sftm_app.checkpoints.adapter_config import LoraPair
 from sftm_app.checkpoints.alignment import Alignment, align, part_of
-from sftm_app.checkpoints.architecture import Architecture, read_architecture
+from sftm_app.checkpoints.architecture import Architecture
 from sftm_app.checkpoints.checkpoint import Checkpoint
 from sftm_app.checkpoints.guess import by_file_names, guess_task, may_be_absent
+from sftm_app.checkpoints.known_architectures import known_architecture
 from sftm_app.checkpoints.mismatches import (
     Reshaped,
     apart_note,
@@ -146,7 +147,7 @@ def _ought_to_hold(
     if within is None:  # the base is a part of the task, which therefore has all of its backbone
         return [name for name, owner in candidates.items() if owner.in_backbone]
     settings = base.config if task.model_type == base.model_type else _settings_of_part(base, task)
-    as_large = read_architecture(settings | {"architectures": task.config.get("architectures")}).keys
+    as_large = known_architecture(settings | {"architectures": task.config.get("architectures")}).keys
     return [
         name
         for name, owner in candidates.items()

@@ -1,4 +1,4 @@
-"""Small safetensors files of ours whose tensors share their first dimension, so that leading rows can be read alone.
+"""Small safetensors files of ours; where their tensors share the first dimension, leading rows can be read alone.
 
 A file appears complete or not at all. It is for what can be made again: nothing waits for the disk.
 """
@@ -23,9 +23,9 @@ TEMPORARY_SUFFIX = ".tmp"
 
 
 def write_rows(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write tensors of one dtype and first dimension to `path`, over what stands there, through a file beside it.
+    """Write tensors to `path`, over what stands there, through a file beside it.
 
-    Raises OSError; nothing is left behind then.
+    For read_rows they must be of one dtype and first dimension. Raises OSError; nothing is left behind then.
     """
     temporary = path.with_name(f"{path.name}.{secrets.token_hex(8)}{TEMPORARY_SUFFIX}")
     try:
@@ -63,5 +63,18 @@ def read_rows(
                 raise CheckpointError(f"{path}: holds {found}, expected {wanted}. Remove it.")
             count = min(most, *n_rows)
             return {name: piece[:count] for name, piece in slices.items()}, file.metadata() or {}
+    except (OSError, SafetensorError, ValueError) as error:
+        raise CheckpointError(f"{path}: cannot be read ({error}). Remove it.") from None
+
+
+def read_whole(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Every tensor, on the CPU, and the metadata.
+
+    Raises
+        CheckpointError: there is no such file, or it is damaged.
+    """
+    try:
+        with safe_open(path, "pt", backend="pread") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except (OSError, SafetensorError, ValueError) as error:
         raise CheckpointError(f"{path}: cannot be read ({error}). Remove it.") from None

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from sftm_app.checkpoints.architecture import Architecture, read_architecture
+from sftm_app.checkpoints.architecture import Architecture
 from sftm_app.checkpoints.checkpoint import Checkpoint
+from sftm_app.checkpoints.known_architectures import known_architecture
 from sftm_app.errors import CheckpointError
 
 _CHUNK_BYTES = 1 << 20
@@ -20,11 +21,11 @@ def architecture_of(checkpoint: Checkpoint) -> Architecture:
     Raises
         CheckpointError: see read_architecture; or a file cannot be read.
     """
-    known = read_architecture(checkpoint.config, checkpoint.tensors)
+    known = known_architecture(checkpoint.config, checkpoint.tensors)
     apart = _apart(checkpoint, known)
     if not apart:
         return known
-    return replace(read_architecture(checkpoint.config, checkpoint.tensors, frozenset(apart)), apart=apart)
+    return replace(known_architecture(checkpoint.config, checkpoint.tensors, frozenset(apart)), apart=apart)
 
 
 def _apart(checkpoint: Checkpoint, known: Architecture) -> dict[str, str]:

@@ -11,13 +11,11 @@ import contextlib
 import json
 import os
 import shutil
-import stat
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 import torch
 from torch import Tensor
@@ -25,7 +23,7 @@ from torch import Tensor
 from sftm_app.checkpoints.file_names import INDEX_NAME, WEIGHTS_NAME
 from sftm_app.checkpoints.header import DTYPE_CODES
 from sftm_app.checkpoints.partial import WORK_FILES, claim, clear, held_bytes, partial_of, remove_partial
-from sftm_app.errors import CheckpointError, OutputError, ResourceError
+from sftm_app.errors import OutputError, ResourceError
 
 _CHUNK_BYTES = 4 << 20
 
@@ -45,6 +43,40 @@ class OutputTensor:
     @property
     def n_bytes(self) -> int:
         return self.n_elements * self.dtype.itemsize
+
+    def bytes_of(self, tensor: Tensor) -> memoryview:
+        """The bytes of a tensor as they stand in the file. Raises ValueError for another shape or dtype."""
+        if tuple(tensor.shape) != self.shape or tensor.dtype != self.dtype:
+            raise ValueError(f"{self.name}: {tensor.dtype} {tuple(tensor.shape)} instead of {self}")
+        flat = tensor.detach().cpu().contiguous().reshape(-1)
+        raw: memoryview = flat.view(torch.uint8).numpy().data
+        return raw
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a tensor's bytes belong: from byte `offset` on in the file `path`, which has its header and full length."""
+
+    path: Path
+    offset: int
+    tensor: OutputTensor
+
+
+def write_at(place: Place, tensor: Tensor) -> int:
+    """Put a tensor in its place in a file that another process made, and on the disk. Returns its checksum.
+
+    Any number of processes may do so for different tensors at once.
+
+    Raises
+        OSError: there is no such file, or it cannot be written.
+    """
+    raw = place.tensor.bytes_of(tensor)
+    with open(place.path, "r+b") as file:
+        file.seek(place.offset)
+        file.write(raw)
+        file.flush()
+        os.fsync(file.fileno())
+    return zlib.crc32(raw)
 
 
 @contextmanager
@@ -161,7 +193,7 @@ class TensorFile:
         ordered = sorted(tensors, key=lambda tensor: (-tensor.dtype.itemsize, tensor.name))
         header: dict[str, object] = {"__metadata__": metadata}
         offset = 0
-        self._missing: dict[str, tuple[int, OutputTensor]] = {}
+        offsets: list[int] = []
         for tensor in ordered:
             end = offset + tensor.n_bytes
             header[tensor.name] = {
@@ -169,19 +201,23 @@ class TensorFile:
                 "shape": list(tensor.shape),
                 "data_offsets": [offset, end],
             }
-            self._missing[tensor.name] = (offset, tensor)
+            offsets.append(offset)
             offset = end
         raw = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode("utf-8")
         raw += b" " * (-len(raw) % 8)
         raw = len(raw).to_bytes(8, "little") + raw
-        self._data_start = len(raw)
+        start = len(raw)
+        self._missing = {
+            tensor.name: Place(path.absolute(), start + offset, tensor)
+            for tensor, offset in zip(ordered, offsets, strict=True)
+        }
         self._file = open(path, "r+b" if keep and path.exists() else "x+b")  # noqa: SIM115 - closed by close()
         self._file.write(raw)
         self._file.flush()
-        self._file.truncate(self._data_start + offset)
+        self._file.truncate(start + offset)
         if hasattr(os, "posix_fallocate") and offset:
             # Reserve the space now: a full disk shows before hours of work, not after.
-            os.posix_fallocate(self._file.fileno(), self._data_start, offset)
+            os.posix_fallocate(self._file.fileno(), start, offset)
 
     def write(self, name: str, tensor: Tensor) -> int:
         """Put one tensor's bytes in their place; they are the system's then, and outlive this process.
@@ -190,23 +226,26 @@ class TensorFile:
         """
         if name not in self._missing:
             raise ValueError(f"{name}: comes twice, or was not announced")
-        offset, expected = self._missing.pop(name)
-        if tuple(tensor.shape) != expected.shape or tensor.dtype != expected.dtype:
-            raise ValueError(f"{name}: {tensor.dtype} {tuple(tensor.shape)} instead of {expected}")
-        flat = tensor.detach().cpu().contiguous().reshape(-1)
-        raw: memoryview = flat.view(torch.uint8).numpy().data
-        self._file.seek(self._data_start + offset)
+        place = self._missing.pop(name)
+        raw = place.tensor.bytes_of(tensor)
+        self._file.seek(place.offset)
         self._file.write(raw)
         self._file.flush()
         return zlib.crc32(raw)
 
+    def place(self, name: str) -> Place:
+        """Where another process may put the tensor, see write_at(); keep() tells this one that it did."""
+        return self._missing[name]
+
     def keep(self, name: str, checksum: int) -> bool:
         """Whether the tensor's bytes stand in the file already, whole; it counts as written then."""
-        offset, expected = self._missing[name]
-        self._file.seek(self._data_start + offset)
-        found, left = 0, expected.n_bytes
-        while left and (chunk := self._file.read(min(left, _CHUNK_BYTES))):
-            found, left = zlib.crc32(chunk, found), left - len(chunk)
+        place = self._missing[name]
+        found, left = 0, place.tensor.n_bytes
+        # Opened anew: only then does a network file system look for what other machines wrote.
+        with open(place.path, "rb") as file:
+            file.seek(place.offset)
+            while left and (chunk := file.read(min(left, _CHUNK_BYTES))):
+                found, left = zlib.crc32(chunk, found), left - len(chunk)
         if left or found != checksum:
             return False
         del self._missing[name]
@@ -281,6 +320,10 @@ class WeightsWriter:
         self._unsynced.add(self._home[name])
         return self._home[name].write(name, tensor)
 
+    def place(self, name: str) -> Place:
+        """Where the tensor's bytes belong, for another process to put them there."""
+        return self._home[name].place(name)
+
     def keep(self, name: str, checksum: int) -> bool:
         """Whether the tensor stands there already with that checksum; it need not be written then."""
         return self._home[name].keep(name, checksum)
@@ -310,60 +353,6 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, st
     except BaseException:
         file.abandon()
         raise
-
-
-def list_files(folder: Path) -> dict[Path, int]:
-    """Every regular file of a finished output, by its path relative to the folder, with its bytes. No links, and none
-    of the work files that a process stopped at the very end may have left.
-
-    Raises
-        CheckpointError: there is none, or the folder cannot be read.
-    """
-
-    def refuse(error: OSError) -> None:
-        raise _unreadable(folder, error)
-
-    found: dict[Path, int] = {}
-    for place, _, names in os.walk(folder, onerror=refuse):
-        for path in (Path(place, name) for name in sorted(names)):
-            try:
-                status = path.lstat()
-            except OSError as error:
-                raise _unreadable(path, error) from None
-            if stat.S_ISREG(status.st_mode) and path.relative_to(folder).as_posix() not in WORK_FILES:
-                found[path.relative_to(folder)] = status.st_size
-    if not found:
-        raise CheckpointError(f"{folder}: holds no files. Merge again.")
-    return found
-
-
-def copy_file(source: Path, target: Path) -> None:
-    """Copy one file and put it on the disk.
-
-    Raises
-        CheckpointError: `source` cannot be read.
-        OSError: `target` cannot be written; output_folder makes a sentence of it.
-    """
-    try:
-        reader = open(source, "rb")  # noqa: SIM115 - closed below; only its own errors are the source's
-    except OSError as error:
-        raise _unreadable(source, error) from None
-    with reader, open(target, "xb") as writer:
-        while chunk := _read_chunk(reader, source):
-            writer.write(chunk)
-        writer.flush()
-        os.fsync(writer.fileno())
-
-
-def _read_chunk(file: IO[bytes], path: Path) -> bytes:
-    try:
-        return file.read(_CHUNK_BYTES)
-    except OSError as error:
-        raise _unreadable(path, error) from None
-
-
-def _unreadable(path: Path, error: OSError) -> CheckpointError:
-    return CheckpointError(f"{path}: cannot be read ({error.strerror}). Change its permissions or copy it elsewhere.")
 
 
 def write_text(path: Path, text: str) -> None:

@@ -15,8 +15,8 @@ from sftm_app.checkpoints.checkpoint import Checkpoint, open_reader
 from sftm_app.checkpoints.compatibility import Preflight
 from sftm_app.inspection.layers import MapLayer
 from sftm_app.linalg.svd import Factors, factorise
+from sftm_app.merging.changes import part_of, read_change
 from sftm_app.merging.factor_cache import FactorStore, factor_key
-from sftm_app.merging.run import part_of, read_change
 
 DEFAULT_LIMIT_BYTES = 2_000_000_000
 

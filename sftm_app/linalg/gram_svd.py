@@ -35,7 +35,7 @@ N_COLUMN_BLOCKS = 4
 
 
 def svd_by_gram(matrix: Tensor, keep: Callable[[Tensor], int], few: bool) -> tuple[Tensor, Tensor, Tensor, str]:
-    """U (m, r), S (r,) descending, Vh (r, n), float32, of a float32 matrix (m, n) on the CPU, and what was done.
+    """U (m, r), S (r,) descending, Vh (r, n), float32, of a float32 matrix (m, n), on its device, and what was done.
 
     keep: how many of all gains, (min(m, n),) float64 descending, are kept. few: that will be few of them, so that
     float32 may do for them: "gram float32", or else "gram".

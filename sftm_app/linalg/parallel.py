@@ -18,19 +18,20 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def each(function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
-    """[function(item) for item in items], torch.get_num_threads() of them at a time; one by one where that is 1.
+def each(function: Callable[[Item], Result], items: Iterable[Item], n_threads: int | None = None) -> list[Result]:
+    """[function(item) for item in items], `n_threads` of them at a time (None: torch's number of threads).
 
     Every item is computed by one thread, so results do not depend on how many there are. Raises what the first item
     that fails raises, once those that were begun have ended.
     """
     items = list(items)
-    n_threads = torch.get_num_threads()
-    if min(n_threads, len(items)) <= 1:
+    n_before = torch.get_num_threads()
+    n_threads = min(n_before if n_threads is None else n_threads, len(items))
+    if n_threads <= 1:
         return [function(item) for item in items]
-    with ThreadPoolExecutor(min(n_threads, len(items)), initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    with ThreadPoolExecutor(n_threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         try:
             return list(pool.map(function, items))
         finally:
             # Threads that start later take the number that was set last, by whichever thread.
-            torch.set_num_threads(n_threads)
+            torch.set_num_threads(n_before)

@@ -3,10 +3,10 @@
 Method ladder: each rung is checked (finite, backward error), a failed rung falls to the next, and `Factors.how` says
 which one succeeded.
 
+    gram     CPU and CUDA, float32 matrices of a short side of GRAM_MIN and more: eigenvectors of the Gram matrix in
+             float64, or ("gram float32") in float32 where few, strong features are kept; see gram_svd
     gesvdj   CUDA, torch's default driver there (one-sided Jacobi; torch itself retries with gesvd)
     gesvd    CUDA, QR iteration
-    gram     CPU, float32 matrices of a short side of GRAM_MIN and more: eigenvectors of the Gram matrix in float64, or
-             ("gram float32") in float32 where few, strong features are kept; see gram_svd
     gesdd    CPU, divide and conquer, in the matrix's own dtype (torch has no other SVD on the CPU)
     float64  CPU, gesdd in float64
     eigh     CPU, float64, eigenvectors of [[0, D], [D^T, 0]]: slow, and another algorithm altogether
@@ -216,7 +216,7 @@ def _by_gram(
     matrix: Tensor, keep: Callable[[Tensor], int], few: bool
 ) -> tuple[Tensor, Tensor, Tensor, str] | None:
     """The features that are kept, from a Gram matrix; None where that is not for this matrix, or failed its check."""
-    if matrix.device.type != "cpu" or matrix.dtype != torch.float32 or min(matrix.shape) < GRAM_MIN:
+    if matrix.device.type not in ("cpu", "cuda") or matrix.dtype != torch.float32 or min(matrix.shape) < GRAM_MIN:
         return None
     try:
         U, S, Vh, how = svd_by_gram(matrix, keep, few)

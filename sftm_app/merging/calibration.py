@@ -32,9 +32,10 @@ from sftm_app.checkpoints.writer import OutputTensor
 from sftm_app.linalg.low_rank import Change, LowRank
 from sftm_app.linalg.superposition import AUTO_DIRECT_MAX
 from sftm_app.linalg.svd import factorise, n_kept
+from sftm_app.merging.changes import read_change
 from sftm_app.merging.methods.base import Layer, Merged, Method
 from sftm_app.merging.plan import COMPUTE_DTYPE, Plan, PlanEntry
-from sftm_app.merging.run import merge_changes, read_change
+from sftm_app.merging.run import merge_changes
 
 REMEMBERED_S = 86_400.0
 # A sample may take this long, and this share of the time that it stands for.

@@ -7,15 +7,19 @@ writing and hashing by their rates. Whether factors are kept from an earlier mer
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+import torch
+
 from sftm_app.checkpoints.adapter_config import LoraPair
 from sftm_app.checkpoints.checkpoint import open_reader
 from sftm_app.linalg.svd import n_kept
+from sftm_app.merging.budget import budget_note
 from sftm_app.merging.calibration import (
     DiskSpeed,
     MapKind,
@@ -26,11 +30,12 @@ from sftm_app.merging.calibration import (
     map_speed,
     operations,
 )
-from sftm_app.merging.factor_cache import MIN_SIDE, FactorStore, factor_key, open_store
+from sftm_app.merging.changes import part_of, read_change
+from sftm_app.merging.factor_cache import MIN_SIDE, FactorStore, digest_of, factor_key, layer_key, open_store
 from sftm_app.merging.memory import entry_bytes
 from sftm_app.merging.plan import COMPUTE_DTYPE, Plan, PlanEntry
 from sftm_app.merging.report import about
-from sftm_app.merging.run import part_of, read_change
+from sftm_app.merging.run import about_merge
 
 SPEEDS_NAME = "speeds.json"
 # Kinds of maps that are sampled: those that take most. The others follow from them by their operations.
@@ -50,12 +55,17 @@ class EntryCost:
 
 @dataclass(frozen=True)
 class Cost:
-    """All tensors in the plan's order, and what comes on top: seconds for hashing the inputs for the report."""
+    """All tensors in the plan's order, and what comes on top: seconds for hashing the inputs for the report, which goes
+    on meanwhile, on processors that have nothing else to do or take turns.
+
+    budget: a sentence on the memory that may be taken or is free, where there is something to say.
+    """
 
     entries: tuple[EntryCost, ...]
     hashing_s: float
     peak_bytes: int
     written_bytes: int
+    budget: str | None = None
 
     @property
     def seconds(self) -> float:
@@ -72,7 +82,8 @@ class Cost:
             f"{self.written_bytes / 1e6:.1f} MB of disk, and reads {self.read_bytes / 1e6:.0f} MB."
         )
         longest = [f"{entry.name} ({entry.seconds:.1f} s)" for entry in self.costliest(3) if entry.seconds >= 1]
-        return [whole, *([f"Longest: {', '.join(longest)}."] if longest else [])]
+        budget = [self.budget] if self.budget else []
+        return [whole, *budget, *([f"Longest: {', '.join(longest)}."] if longest else [])]
 
     def costliest(self, count: int = 10) -> tuple[EntryCost, ...]:
         """The tensors that take longest, longest first."""
@@ -86,18 +97,21 @@ def estimate(plan: Plan, memory: Memory | None = None) -> Cost:
     memory = memory or _memory(store.folder / SPEEDS_NAME if store else None)
     disk = disk_speed(memory, plan, store.folder if store else None)
     speeds = _map_speeds(plan, memory)
-    share = _share_kept(plan, store) if store else 0.0
+    kept = _what_is_kept(plan, store) if store else None
     adapter = plan.recipe.output.kind == "adapter"
     entries = []
     for entry in plan.entries:
-        seconds, read = _seconds(plan, entry, speeds, disk, share if store else None)
+        seconds, read = _seconds(plan, entry, speeds, disk, kept)
         if adapter and entry.parts and entry.rule != "copy":
             seconds += sum(_features_s(plan, entry, kind, memory) for kind in _kinds(entry))
         written = entry.adapter_bytes(plan.recipe.output.rank) if adapter else entry.output.n_bytes
         used = entry_bytes(entry, plan.preflight, plan.recipe.params, adapter)
         entries.append(EntryCost(entry.name, seconds + written / disk.write, used, read, written))
     inputs = sum(c.n_bytes for c in (plan.preflight.base, *(task.checkpoint for task in plan.preflight.tasks)))
-    return Cost(tuple(entries), inputs / disk.hash, plan.peak_bytes, plan.output_bytes)
+    processors, hashing_s = os.cpu_count() or 1, inputs / disk.hash
+    idle = processors - torch.get_num_threads()
+    waiting = hashing_s / processors if idle <= 0 else hashing_s / idle - sum(entry.seconds for entry in entries)
+    return Cost(tuple(entries), max(0.0, waiting), plan.peak_bytes, plan.output_bytes, budget_note(plan))
 
 
 @lru_cache(maxsize=8)
@@ -112,8 +126,16 @@ def _kinds(entry: PlanEntry) -> Iterator[MapKind]:
         yield MapKind(*part.shape_in(entry.output.shape), len(present) - len(thin), thin)
 
 
-def _share_kept(plan: Plan, store: FactorStore) -> float:
-    """The share of tasks whose factors of one layer are kept: of the smallest layer whose factors would be."""
+@dataclass(frozen=True)
+class _Kept:
+    """The share of tasks whose factors are kept, and whether all but the scaling is."""
+
+    share: float
+    whole: bool = False
+
+
+def _what_is_kept(plan: Plan, store: FactorStore) -> _Kept:
+    """What is kept of the smallest layer whose factors would be."""
     found, rank = plan.preflight, getattr(plan.recipe.params, "rank", None)
     layers = [
         entry
@@ -124,18 +146,21 @@ def _share_kept(plan: Plan, store: FactorStore) -> float:
         and any(isinstance(source, str) for source in entry.sources)
     ]
     if not layers:
-        return 0.0
+        return _Kept(0.0)
     entry = min(layers, key=lambda each: each.output.n_elements)
-    kept = []
+    digests, weights, held = [], [], []
     with open_reader(found.base) as base:
         origin = base.finite(entry.name, COMPUTE_DTYPE)
         for task, source in zip(found.tasks, entry.sources, strict=True):
             if isinstance(source, str):
                 with open_reader(task.checkpoint) as read:
-                    change = read_change(read, source, origin, origin.device)
-                key = factor_key(part_of(change, entry.parts[0]), rank)
-                kept.append(key is not None and store.holds(key))
-    return sum(kept) / len(kept)
+                    change = part_of(read_change(read, source, origin, origin.device), entry.parts[0])
+                digests.append(digest_of(change))
+                key = factor_key(change, rank, digests[-1])
+                weights.append(task.weight)
+                held.append(key is not None and store.holds(key))
+    whole = layer_key(digests, about_merge(plan.method, plan.recipe.params, weights, 0.0))
+    return _Kept(sum(held) / len(held), store.holds_layer(whole))
 
 
 def _map_speeds(plan: Plan, memory: Memory) -> dict[MapKind, MapSpeed]:
@@ -162,11 +187,9 @@ def _cubes(kind: MapKind) -> float:
 
 
 def _seconds(
-    plan: Plan, entry: PlanEntry, speeds: dict[MapKind, MapSpeed], disk: DiskSpeed, kept: float | None
+    plan: Plan, entry: PlanEntry, speeds: dict[MapKind, MapSpeed], disk: DiskSpeed, kept: _Kept | None
 ) -> tuple[float, int]:
-    """Seconds of one tensor without writing it, and the bytes that are read for it.
-
-    kept: the share of factors that are found in the cache, None where there is no cache.
+    """Seconds of one tensor without writing it, and the bytes that are read for it. kept: None where there is no cache.
     """
     base = plan.preflight.base.tensors[entry.name].n_bytes
     if entry.rule == "copy":
@@ -188,10 +211,16 @@ def _seconds(
             seconds += speed.seconds
             continue
         matrices = COMPUTE_DTYPE.itemsize * kind.n_dense * kind.m * kind.n
+        if kept.whole and not kind.thin:
+            seconds += matrices / disk.hash + COMPUTE_DTYPE.itemsize * kind.m * kind.n / disk.read
+            times = 1.0
+            continue
         count = n_kept(plan.recipe.params.rank, kind.m, kind.n)
         factors = COMPUTE_DTYPE.itemsize * kind.n_dense * (kind.m + kind.n) * count
         seconds += speed.rest_s + matrices / disk.hash
-        seconds += (1 - kept) * (speed.factorise_s + factors / disk.keep) + kept * factors / disk.read
+        making = speed.factorise_s + factors / disk.keep
+        seconds += (1 - kept.share) * making + kept.share * factors / disk.read
+        times = max(times, speed.n_reads + 1)  # once more for its address
     # Each part reads the whole tensor, except where it is one expert of a stack.
     split = 1 if entry.parts[0].expert is not None else len(kinds)
     read = base + round(tasks * times * split)

@@ -4,6 +4,8 @@ An entry is addressed by the SHA-256 of the task matrix itself (values, shape, d
 from the content of the base's and the task's tensor and from what part of them is merged, never from names or dates.
 It holds the leading features up to a count, gains first, stored so that a lower rank reads no more than its own share.
 
+What a method worked out of a whole layer before its scaling is kept in the same way, under all its task matrices.
+
 Nothing here can make a merge fail: an entry that is damaged, or vanishes while it is read, is computed again, and one
 that cannot be written is not kept. Entries used last stay; the least recently used go when the limit is reached.
 
@@ -15,27 +17,26 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import math
 import os
 import re
 import shutil
-import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
 
 import torch
 
-from sftm_app.checkpoints.row_files import TEMPORARY_SUFFIX, read_rows, write_rows
-from sftm_app.errors import CheckpointError, InputError
+from sftm_app.caching import GB_VARIABLE, cache_place
+from sftm_app.checkpoints.row_files import TEMPORARY_SUFFIX, read_rows, read_whole, write_rows
+from sftm_app.errors import CheckpointError
 from sftm_app.linalg.low_rank import Change, LowRank
 from sftm_app.linalg.svd import Factors, Rank, n_kept
+from sftm_app.merging.methods.base import Kept
 
-DIR_VARIABLE = "SFTM_CACHE_DIR"
-GB_VARIABLE = "SFTM_CACHE_GB"
-DEFAULT_GB = 10.0
 # To be raised when `factorise` gives other factors than before.
 VERSION = 1
 # Below this shorter side the SVD takes about a millisecond, as long as finding and reading a file.
@@ -67,12 +68,9 @@ class FactorKey:
     device: torch.device = field(default=torch.device("cpu"), compare=False)
 
 
-def factor_key(change: Change, rank: Rank = None) -> FactorKey | None:
-    """The key of a task matrix (m, n), float32 or float64; None where its factors are as quickly computed as found: of
-    low-rank changes, and below MIN_SIDE.
-
-    rank: what will be kept of the factors, see n_kept. A share of energy needs all features: cut what get() gives.
-    """
+def digest_of(change: Change) -> str | None:
+    """SHA-256 of a task matrix (m, n), float32 or float64, in hexadecimal; None where its factors are as quickly
+    computed as found: of low-rank changes, and below MIN_SIDE."""
     if isinstance(change, LowRank) or min(change.shape) < MIN_SIDE:
         return None
     m, n = change.shape
@@ -82,7 +80,28 @@ def factor_key(change: Change, rank: Rank = None) -> FactorKey | None:
     about = f"{VERSION} {m}x{n} {change.dtype} {'rows' if in_rows else 'columns'} "
     digest = hashlib.sha256(about.encode())
     digest.update(values.reshape(-1).view(torch.uint8).numpy().data)
-    return FactorKey(digest.hexdigest(), (m, n), change.dtype, n_kept(rank, m, n), change.device)
+    return digest.hexdigest()
+
+
+def factor_key(change: Change, rank: Rank = None, digest: str | None = None) -> FactorKey | None:
+    """The key of a task matrix (m, n); None where digest_of() is.
+
+    rank: what will be kept of the factors, see n_kept. A share of energy needs all features: cut what get() gives.
+    digest: the matrix's, where it is known.
+    """
+    digest = digest or digest_of(change)
+    if digest is None or isinstance(change, LowRank):
+        return None
+    m, n = change.shape
+    return FactorKey(digest, (m, n), change.dtype, n_kept(rank, m, n), change.device)
+
+
+def layer_key(digests: Sequence[str | None], about: object) -> str | None:
+    """The key of what is worked out of several task matrices, in their order, in the way that `about` describes (by its
+    repr); None where one of them has no digest."""
+    if None in digests or not digests:
+        return None
+    return hashlib.sha256(repr((VERSION, list(digests), about)).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -119,6 +138,34 @@ class FactorStore:
         self._write(key, made)
         return made
 
+    def keep(self, key: str | None, make: Callable[[], Kept]) -> Kept:
+        """What is kept under a layer_key(), or what `make` gives, which is kept then. Raises what `make` raises."""
+        if key is None:
+            return make()
+        path = self._path(key)
+        if path.exists():
+            try:
+                tensors, about = read_whole(path)
+                kept = Kept(tensors, json.loads(about["values"]), found=True)
+            except (CheckpointError, ValueError, KeyError):
+                _remove(path)
+            else:
+                with contextlib.suppress(OSError):
+                    os.utime(path)
+                return kept
+        made = make()
+        values = json.dumps(made.values)
+        size = sum(tensor.nbytes for tensor in made.tensors.values()) + len(values) + HEADER_BYTES
+        with contextlib.suppress(OSError):
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            if self._make_room(size):
+                write_rows(path, {name: tensor.cpu() for name, tensor in made.tensors.items()}, {"values": values})
+        return made
+
+    def holds_layer(self, key: str | None) -> bool:
+        """Whether keep() would find something now. Reads nothing."""
+        return key is not None and self._path(key).exists()
+
     def holds(self, key: FactorKey) -> bool:
         """Whether get() would find these factors now. Reads them."""
         return self._read(key) is not None
@@ -137,11 +184,11 @@ class FactorStore:
                 place.rmdir()
         return CacheUse(len(removed), sum(removed))
 
-    def _path(self, key: FactorKey) -> Path:
-        return self.folder / key.digest[:2] / f"{key.digest}.safetensors"
+    def _path(self, digest: str) -> Path:
+        return self.folder / digest[:2] / f"{digest}.safetensors"
 
     def _read(self, key: FactorKey) -> Factors | None:
-        path, (m, n) = self._path(key), key.shape
+        path, (m, n) = self._path(key.digest), key.shape
         if not path.exists():
             return None
         try:
@@ -166,7 +213,7 @@ class FactorStore:
     def _write(self, key: FactorKey, made: Factors) -> None:
         kept = made.cut(key.count)
         size = sum(tensor.nbytes for tensor in (kept.U, kept.S, kept.Vh)) + HEADER_BYTES
-        path = self._path(key)
+        path = self._path(key.digest)
         with contextlib.suppress(OSError):
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             if kept.rank == 0 or not self._make_room(size):
@@ -236,37 +283,14 @@ def _remove(path: Path) -> bool:
     return True
 
 
-def default_folder(environment: Mapping[str, str] = os.environ) -> Path:
-    """The user's folder for caches, by the system's custom, and in it ours. Raises RuntimeError without a home."""
-    if sys.platform == "win32" and environment.get("LOCALAPPDATA"):
-        base = Path(environment["LOCALAPPDATA"])
-    elif sys.platform == "darwin":
-        base = Path.home() / "Library" / "Caches"
-    else:
-        given = Path(environment.get("XDG_CACHE_HOME", ""))
-        base = given if given.is_absolute() else Path.home() / ".cache"
-    return base / "sftm-studio" / "factors"
-
-
 def open_store(environment: Mapping[str, str] = os.environ) -> FactorStore | None:
     """The store that SFTM_CACHE_DIR and SFTM_CACHE_GB (default 10; 0 = none) ask for. Touches no disk.
 
     Raises
         InputError: SFTM_CACHE_GB is not a number of gigabytes.
     """
-    text = environment.get(GB_VARIABLE, "").strip()
-    try:
-        gigabytes = float(text) if text else DEFAULT_GB
-    except ValueError:
-        gigabytes = math.nan
-    if not 0 <= gigabytes < math.inf:
-        raise InputError(f"The size of the factor cache, {text!r}, is not a number of gigabytes. Give one such as 10.")
-    try:
-        given = environment.get(DIR_VARIABLE)
-        folder = Path(given).expanduser().absolute() if given else default_folder(environment)
-    except RuntimeError:  # nobody's home is known
-        return None
-    return FactorStore(folder, int(gigabytes * 1e9)) if gigabytes else None
+    place = cache_place(environment)
+    return FactorStore(place.folder, place.limit_bytes) if place else None
 
 
 def look_into(clear: bool = False, environment: Mapping[str, str] = os.environ) -> str:

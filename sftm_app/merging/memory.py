@@ -4,7 +4,8 @@ Only one tensor is in memory at a time (one expert of a stack), as float32; what
 worst moment of merging it. With m x n the linear map, k = min(m, n), a matrix = 4 m n bytes, factors = 4 (m + n) r:
 
     reading     the base's tensor, one task's, and a task's bytes as stored where they are not float32
-    sum         one change and the sum, whatever the number of tasks
+    sum         one change and the sum, whatever the number of tasks; where no change is a LoRA pair a few elements at a
+                time, of a result in the type of the output
     factorise   all tasks' factors, and for the last one its change, a copy and the eigenvectors of its Gram matrix (of
                 as many tasks as torch uses threads), or where k < GRAM_MIN two copies and 4 k^2 of work space
     superpose   all factors, and the system A: half of R x R (up to STORED_MAX features) or all of it in float64 (up to
@@ -46,6 +47,16 @@ WORK_SQUARES = 4
 # The Gram matrix, its eigenvectors and LAPACK's syevd, which asks for 2 k^2: in float64.
 GRAM_SQUARES = 8
 FLOAT_BYTES = 4
+# Elements that are merged at once by a rule that takes each alone.
+SPAN = 1 << 17
+
+
+def in_spans(entry: PlanEntry) -> bool:
+    """Whether an entry is merged a few elements at a time, on the CPU, where they stay in the processor's caches.
+
+    Reading them takes longer than adding them up, so a GPU has nothing to give.
+    """
+    return entry.rule in ("sum", "average") and not any(isinstance(source, LoraPair) for source in entry.sources)
 
 
 @dataclass(frozen=True)
@@ -203,6 +214,10 @@ def entry_bytes(entry: PlanEntry, found: Preflight, params: Any, adapter: bool =
         for task, source in zip(found.tasks, entry.sources, strict=True)
         if isinstance(source, str)
     ]
+    if in_spans(entry) and not adapter:
+        stored_size = max(0 if dtype == torch.float32 else dtype.itemsize for dtype in stored)
+        span = min(SPAN, torch.Size(entry.output.shape).numel())
+        return entry.output.n_bytes + torch.get_num_threads() * span * (3 * FLOAT_BYTES + stored_size)
     stack = bool(entry.parts) and entry.parts[0].expert is not None
     count = torch.Size(entry.output.shape[1:] if stack else entry.output.shape).numel()
     upcasting = max(0 if dtype == torch.float32 else dtype.itemsize * count for dtype in stored)

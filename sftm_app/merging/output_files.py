@@ -8,9 +8,10 @@ from pathlib import Path
 import torch
 
 from sftm_app.checkpoints.checkpoint import open_reader
+from sftm_app.checkpoints.copying import copy_file
 from sftm_app.checkpoints.file_names import CONFIG_NAME
 from sftm_app.checkpoints.shards import refuse_foreign_link
-from sftm_app.checkpoints.writer import copy_file, sync_folder, write_tensors, write_text
+from sftm_app.checkpoints.writer import sync_folder, write_tensors, write_text
 from sftm_app.merging.card import model_card
 from sftm_app.merging.plan import Plan
 from sftm_app.merging.recipe import recipe_to_yaml

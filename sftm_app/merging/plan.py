@@ -142,12 +142,15 @@ def make_plan(recipe: Recipe) -> Plan:
 
     Raises
         InputError: base and tasks do not fit, or a task equals the base.
+        ResourceError: it would take more memory than the recipe allows.
     """
-    from sftm_app.merging.cost import estimate  # which imports this file
+    from sftm_app.merging.budget import check_budget  # which import this file
+    from sftm_app.merging.cost import estimate
 
     found = check_recipe(recipe).require()
     refuse_unchanged(found)
     plan = plan_for(recipe, found)
+    check_budget(plan)
     return replace(plan, cost=estimate(plan))
 
 

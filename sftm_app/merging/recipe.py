@@ -68,6 +68,7 @@ class Recipe:
 
     roles: (pattern of tensor names, word of ROLE_KINDS), over what the architecture says; a later one wins.
     split_fused: matrices that hold several linear maps, such as query, key and value, are merged map by map.
+    memory: a size such as "4GB", beyond which the merge is not begun; changes nothing of its result.
     """
 
     base: str
@@ -78,6 +79,7 @@ class Recipe:
     device: str = "auto"
     roles: tuple[tuple[str, str], ...] = ()
     split_fused: bool = False
+    memory: str | None = None
 
 
 def make_recipe(
@@ -89,10 +91,12 @@ def make_recipe(
     device: str = "auto",
     roles: Mapping[str, str] | None = None,
     split_fused: bool = False,
+    memory: str | None = None,
 ) -> Recipe:
     """Check every field and build a Recipe. A task is a path, or a mapping with path, name and weight.
 
     roles: pattern of tensor names -> what they are, such as {"*.gate.weight": "embedding"}; see ROLE_KINDS.
+    memory: the most that the merge may take, such as "4GB".
 
     Raises
         RecipeError: an unknown key (with the nearest known one) or a value of the wrong kind.
@@ -105,11 +109,13 @@ def make_recipe(
         raise RecipeError(f"device: {device!r} is not one of {', '.join(DEVICES)}.")
     if not isinstance(split_fused, bool):
         raise RecipeError(f"split_fused: {split_fused!r} is neither true nor false.")
+    if memory is not None:
+        parse_size(memory, "memory")
     found = get_method(method)
     checked = make_params(found.params, _mapping(params, "params"), f"params of {method}")
     out = _make_output(_mapping(output, "output"))
     by_pattern = _make_roles(_mapping(roles, "roles"))
-    return Recipe(str(base), _name_tasks(tasks), method, checked, out, device, by_pattern, split_fused)
+    return Recipe(str(base), _name_tasks(tasks), method, checked, out, device, by_pattern, split_fused, memory)
 
 
 def _make_roles(roles: Mapping[Any, Any]) -> tuple[tuple[str, str], ...]:
@@ -184,12 +190,12 @@ def _make_output(output: Mapping[str, Any]) -> Output:
         raise RecipeError(f"output: energy {energy!r} is no share. Give a number above 0 and at most 1, such as 0.9.")
     if kind == "model" and (rank is not None or energy is not None):
         raise RecipeError("output: rank and energy are for adapters. Set `kind: adapter`, or leave them out.")
-    parse_size(size)
+    parse_size(size, "max_shard_size")
     return Output(None if path is None else str(path), dtype, str(size), kind, rank, energy)
 
 
-def parse_size(text: str) -> int:
-    """A size such as "5GB" in bytes (powers of ten, as transformers counts).
+def parse_size(text: str, where: str = "size") -> int:
+    """A size such as "5GB" in bytes (powers of ten, as transformers counts). where: what it is, for the error.
 
     Raises
         RecipeError: when it is not understood.
@@ -197,7 +203,7 @@ def parse_size(text: str) -> int:
     found = _SIZE.fullmatch(str(text).strip())
     n_bytes = float(found[1]) * _UNITS[found[2].upper()] if found else 0.0
     if not 1 <= n_bytes <= 2**63:
-        raise RecipeError(f"max_shard_size: {text!r} is no size. Write it like 5GB or 500MB.")
+        raise RecipeError(f"{where}: {text!r} is no size. Write it like 5GB or 500MB.")
     return int(n_bytes)
 
 
@@ -212,6 +218,7 @@ def recipe_to_dict(recipe: Recipe) -> dict[str, Any]:
         "device": recipe.device,
         "roles": dict(recipe.roles),
         "split_fused": recipe.split_fused,
+        "memory": recipe.memory,
     }
 
 

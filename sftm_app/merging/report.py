@@ -7,17 +7,20 @@ import json
 import os
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import torch
 
 from sftm_app import __version__
-from sftm_app.checkpoints.checkpoint import Checkpoint, hash_files, read_json
+from sftm_app.checkpoints.checkpoint import Checkpoint, read_json
+from sftm_app.checkpoints.hashing import hash_files, refuse_changed
 from sftm_app.checkpoints.hub_names import hub_name
 from sftm_app.errors import CheckpointError
 from sftm_app.merging.plan import Plan
@@ -73,7 +76,7 @@ class Report:
     machine: where it ran, the memory that the plan expected (`memory_predicted_bytes`) and what the run took at most
     above what the process held before (`memory_peak_bytes`); the seconds that were expected (`seconds_predicted`, None
     where nobody estimated them, and `tensor_seconds_predicted` of the tensors that take longest), those of all tensors
-    (`tensor_seconds`) and those of hashing the inputs (`hashing_seconds`, in `seconds` too).
+    (`tensor_seconds`) and those of waiting for the hashes of the inputs (`hashing_seconds`, in `seconds` too).
     """
 
     version: str
@@ -137,19 +140,44 @@ def load_report(path: Path) -> Report:
         raise CheckpointError(f"{path}: is not a report of this version of SFTM Studio. Merge again.") from None
 
 
-def make_report(plan: Plan, records: Sequence[TensorRecord], seconds: float, peak_bytes: int) -> Report:
-    """Put the report together once every tensor is merged. Reads each input once more for its hash.
+@contextmanager
+def hashing(plan: Plan) -> Iterator[Callable[[], list[InputRecord]]]:
+    """Read every input for its hash while something else goes on. What is yielded waits for the last of them.
 
-    seconds: of the run so far. peak_bytes: what the run took at most, see MemoryMeter.
+    Raises
+        CheckpointError: (when asked) an input changed since it was opened, so nobody can say what is merged.
+    """
+    found, stop = plan.preflight, Event()
+    sources = [("base", found.base, None), *((task.name, task.checkpoint, task.weight) for task in found.tasks)]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # hashing lets other threads work
+        waiting = [pool.submit(_input, *source, stop.is_set) for source in sources]
+        try:
+            yield lambda: [one.result() for one in waiting]
+        finally:
+            stop.set()
+            for one in waiting:
+                one.cancel()
+
+
+def make_report(
+    plan: Plan,
+    records: Sequence[TensorRecord],
+    seconds: float,
+    peak_bytes: int,
+    hashed: Callable[[], list[InputRecord]],
+) -> Report:
+    """Put the report together once every tensor is merged.
+
+    seconds: of the run so far. peak_bytes: what the run took at most, see MemoryMeter. hashed: see hashing().
 
     Raises
         CheckpointError: an input changed since it was opened, so nobody can say what was merged.
     """
     found = plan.preflight
     started = time.perf_counter()
-    sources = [("base", found.base, None), *((task.name, task.checkpoint, task.weight) for task in found.tasks)]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # hashing lets other threads work
-        inputs = list(pool.map(lambda source: _input(*source), sources))
+    inputs = hashed()
+    for checkpoint in (found.base, *(task.checkpoint for task in found.tasks)):
+        refuse_changed(checkpoint)
     hashing_s = time.perf_counter() - started
     expected = plan.cost
     return Report(
@@ -230,5 +258,5 @@ def _layers(records: Sequence[TensorRecord]) -> str:
     return f"{count} (largest residual {worst.figures['residual']:.2g}, in {worst.name})"
 
 
-def _input(name: str, checkpoint: Checkpoint, weight: float | None) -> InputRecord:
-    return InputRecord(name, str(checkpoint.path), weight, hash_files(checkpoint), hub_name(checkpoint.path))
+def _input(name: str, checkpoint: Checkpoint, weight: float | None, stop: Callable[[], bool]) -> InputRecord:
+    return InputRecord(name, str(checkpoint.path), weight, hash_files(checkpoint, stop), hub_name(checkpoint.path))

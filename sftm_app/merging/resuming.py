@@ -108,25 +108,32 @@ def to_resume(plan: Plan, output: Path, resume: bool | None) -> Unfinished | Non
     return left
 
 
+def made_by(device: torch.device) -> dict[str, Any]:
+    """What of this process and its machine the bytes of a result depend on, as plain values of JSON."""
+    return {
+        "SFTM Studio": __version__,
+        "torch": torch.__version__,
+        "the device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
+        "the processor": torch.backends.cpu.get_cpu_capability(),
+        "the number of threads": torch.get_num_threads(),
+    }
+
+
 def made_from(plan: Plan) -> dict[str, Any]:
     """All that the bytes of the output depend on, as plain values of JSON."""
     recipe = recipe_to_dict(plan.recipe)
-    # Where it goes changes nothing, and of the device only what it came to.
+    # Where it goes and what it may take change nothing, and of the device only what it came to.
     recipe["output"].pop("path")
     recipe.pop("device")
+    recipe.pop("memory", None)
     found = plan.preflight
     stamps = {str(path): stamp for path, stamp in found.base.stamps.items()}
     for task in found.tasks:
         stamps |= {str(path): stamp for path, stamp in task.checkpoint.stamps.items()}
     places = [(entry.output, entry.role, entry.rule, entry.sources, entry.parts) for entry in plan.entries]
     order = [output.name for output in plan.outputs]
-    cuda = plan.device.type == "cuda"
     made: dict[str, Any] = {
-        "SFTM Studio": __version__,
-        "torch": torch.__version__,
-        "the device": torch.cuda.get_device_name(plan.device) if cuda else str(plan.device),
-        "the processor": torch.backends.cpu.get_cpu_capability(),
-        "the number of threads": torch.get_num_threads(),
+        **made_by(plan.device),
         "the recipe": recipe,
         "the input": {path: dataclasses.astuple(stamp) for path, stamp in stamps.items()},
         "the plan": hashlib.sha256(repr((places, order)).encode()).hexdigest(),

@@ -6,10 +6,10 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import groupby
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,12 +19,15 @@ from sftm_app.checkpoints.checkpoint import TensorReader, open_reader
 from sftm_app.checkpoints.compatibility import Preflight
 from sftm_app.checkpoints.roles import Part, Role, assign
 from sftm_app.errors import NumericalError, ResourceError
-from sftm_app.linalg.gram_svd import GRAM_MIN
-from sftm_app.linalg.low_rank import Change, LowRank, add_to, weighted_sum
+from sftm_app.linalg.low_rank import Change, add_to, weighted_sum
 from sftm_app.linalg.parallel import each
-from sftm_app.linalg.svd import Factors, Rank, factorise, n_kept
-from sftm_app.merging.factor_cache import FactorKey, factor_key
-from sftm_app.merging.methods.base import Features, Layer, Merged, Method, weighted_average
+from sftm_app.linalg.svd import Rank
+from sftm_app.merging.changes import Changes, Taking, part_of, read_change, read_pair
+from sftm_app.merging.factor_cache import layer_key
+from sftm_app.merging.features import FactorSource, Seen, each_task, features_of, see_each
+from sftm_app.merging.memory import SPAN, in_spans
+from sftm_app.merging.methods.base import Features, Kept, Layer, Merged, Method, weighted_average
+from sftm_app.merging.placing import where_it_fits
 from sftm_app.merging.plan import COMPUTE_DTYPE, Plan, PlanEntry
 from sftm_app.merging.report import TensorRecord
 
@@ -51,12 +54,6 @@ class MergedChange:
     record: TensorRecord
 
 
-class FactorSource(Protocol):
-    """Where factors are kept between merges, such as factor_cache.FactorStore."""
-
-    def get(self, key: FactorKey | None, make: Callable[[], Factors]) -> Factors: ...
-
-
 def run(plan: Plan, factors: FactorSource | None = None) -> Iterator[MergedTensor]:
     """Merge every tensor of the plan, in its order.
 
@@ -70,7 +67,7 @@ def run(plan: Plan, factors: FactorSource | None = None) -> Iterator[MergedTenso
     with _readers(plan) as (base, tasks):
         for entry in plan.entries:
             with _saying_where(plan, entry):
-                merged = _merge_entry(plan, entry, base, tasks, factors)
+                merged = where_it_fits(plan, entry, partial(_merge_entry, plan, entry, base, tasks, factors))
             yield merged
             del merged  # not to be held while the next one is made
 
@@ -83,9 +80,9 @@ def run_changes(plan: Plan, factors: FactorSource | None = None) -> Iterator[Mer
                 continue
             for expert, parts in _by_expert(entry):
                 with _saying_where(plan, entry):
-                    whole = any(isinstance(source, str) for source in entry.sources)
-                    origin = _origin(plan, entry, base, expert) if whole else None
-                    made = list(_merge_parts(plan, entry, parts, tasks, origin, factors))
+                    made = where_it_fits(
+                        plan, entry, partial(_change_parts, plan, entry, base, tasks, factors, expert, parts)
+                    )
                 yield from made
                 del made
 
@@ -153,6 +150,7 @@ def _merge_entry(
     base: TensorReader,
     tasks: Sequence[TensorReader],
     factors: FactorSource | None,
+    device: torch.device,
 ) -> MergedTensor:
     started = time.perf_counter()
     if entry.rule == "copy":
@@ -160,12 +158,14 @@ def _merge_entry(
     if 0 in entry.output.shape:
         empty = torch.empty(entry.output.shape, dtype=entry.output.dtype)
         return MergedTensor(entry, empty, (_record(entry, None, started, {}),))
+    if in_spans(entry):
+        return _merge_spans(plan, entry, base, tasks, device)
     records = []
     stack: Tensor | None = None
     for expert, parts in _by_expert(entry):
-        origin = _origin(plan, entry, base, expert)
+        origin = base.finite(entry.name, COMPUTE_DTYPE, expert).to(device)
         # A part's changes are read again while it is merged, so its base must stay as it is until then.
-        for merged in _merge_parts(plan, entry, parts, tasks, origin, factors):
+        for merged in _merge_parts(plan, entry, parts, tasks, origin, factors, device):
             add_to(merged.part.in_slice.of(origin) if merged.part else origin, merged.change)
             records.append(merged.record)
             del merged
@@ -176,6 +176,51 @@ def _merge_entry(
         stack[expert] = result
     assert stack is not None
     return MergedTensor(entry, stack, tuple(records))
+
+
+def _merge_spans(
+    plan: Plan, entry: PlanEntry, base: TensorReader, tasks: Sequence[TensorReader], device: torch.device
+) -> MergedTensor:
+    started = time.perf_counter()
+    merged = torch.empty(entry.output.shape, dtype=entry.output.dtype)
+    flat, taking = merged.view(-1), Taking(plan, entry)
+    n = flat.numel()
+
+    def merge(start: int) -> tuple[int, float]:
+        span = (start, min(start + SPAN, n))
+        origin = base.finite(entry.name, COMPUTE_DTYPE, span=span)
+
+        def read(index: int) -> Change:
+            source = entry.sources[index]
+            assert source is not None
+            return read_change(tasks[index], source, origin, device, span=span)
+
+        changes = Changes(read, taking.present, device)
+        change = merge_changes(plan.method, plan.recipe.params, entry, changes, taking.weights, taking.idle_weight)
+        add_to(origin, change.delta)
+        flat[slice(*span)] = origin
+        return _unfit(origin, flat[slice(*span)])
+
+    _refuse_unfit(entry, each(merge, range(0, n, SPAN)))
+    parts = entry.parts or (None,)
+    records = [_record(entry, part, started, taking.notes(device)) for part in parts]
+    seconds = [replace(record, seconds=record.seconds / len(parts)) for record in records]
+    return MergedTensor(entry, merged, tuple(seconds))
+
+
+def _change_parts(
+    plan: Plan,
+    entry: PlanEntry,
+    base: TensorReader,
+    tasks: Sequence[TensorReader],
+    factors: FactorSource | None,
+    expert: int | None,
+    parts: Sequence[Part | None],
+    device: torch.device,
+) -> list[MergedChange]:
+    whole = any(isinstance(source, str) for source in entry.sources)
+    origin = base.finite(entry.name, COMPUTE_DTYPE, expert).to(device) if whole else None
+    return list(_merge_parts(plan, entry, parts, tasks, origin, factors, device))
 
 
 def _by_expert(entry: PlanEntry) -> Iterator[tuple[int | None, tuple[Part | None, ...]]]:
@@ -197,57 +242,6 @@ def _record(entry: PlanEntry, part: Part | None, started: float, figures: dict[s
     return TensorRecord(name, entry.role.value, entry.rule, entry.why, shape, time.perf_counter() - started, figures)
 
 
-def _origin(plan: Plan, entry: PlanEntry, base: TensorReader, expert: int | None) -> Tensor:
-    return base.finite(entry.name, COMPUTE_DTYPE, expert).to(_device(plan, entry))
-
-
-def _device(plan: Plan, entry: PlanEntry) -> torch.device:
-    """Where an entry is computed: MPS has neither an SVD nor float64, so superpositions go to the CPU there."""
-    return torch.device("cpu") if plan.device.type == "mps" and entry.rule == "superpose" else plan.device
-
-
-class _Changes(Sequence[Change]):
-    """The changes of the tasks that hold a tensor, each read when it is asked for and never kept.
-
-    Sequences of them would take T times the layer: a method that goes from one to the next holds one at a time.
-    """
-
-    def __init__(self, read: Callable[[int], Change], indices: Sequence[int], device: torch.device) -> None:
-        self.device = device
-        self._read = read
-        self._indices = indices
-
-    def __len__(self) -> int:
-        return len(self._indices)
-
-    def __getitem__(self, index: int) -> Change:  # type: ignore[override]  # one at a time, no slices
-        return self._read(self._indices[index])
-
-
-def read_change(
-    read: TensorReader,
-    source: str | LoraPair,
-    origin: Tensor | None,
-    device: torch.device,
-    expert: int | None = None,
-) -> Change:
-    """A task's tensor minus the base's (`origin`), both upcast first: in fp16 60000 - (-60000) would be infinite.
-
-    A LoRA pair needs no origin. expert: only this entry of a stack, of which `origin` is then the same entry.
-    """
-    if isinstance(source, LoraPair):
-        thin = read_pair(read, source)
-        return LowRank(thin.left.to(device), thin.right.to(device))
-    assert origin is not None
-    return read.finite(source, origin.dtype, expert).to(device).sub_(origin)
-
-
-def read_pair(read: TensorReader, pair: LoraPair) -> LowRank:
-    """scaling * B @ A as a low-rank linear map (m, n) in the compute dtype, on the CPU."""
-    A, B = read.finite(pair.a, COMPUTE_DTYPE), read.finite(pair.b, COMPUTE_DTYPE)
-    return LowRank(B.reshape(len(B), -1) * pair.scaling, A.reshape(len(A), -1))
-
-
 def _merge_parts(
     plan: Plan,
     entry: PlanEntry,
@@ -255,41 +249,29 @@ def _merge_parts(
     tasks: Sequence[TensorReader],
     origin: Tensor | None,
     factors: FactorSource | None,
+    device: torch.device,
 ) -> Iterator[MergedChange]:
     """The merged change of each part, by the entry's rule; `origin` is the base's tensor, or the parts' one expert."""
-    present = [index for index, source in enumerate(entry.sources) if source is not None]
-    weights = [plan.preflight.tasks[index].weight for index in present]
-    partly = {"tasks": [plan.task_names[index] for index in present]} if len(present) < len(entry.sources) else {}
-    # A full checkpoint that lacks a tensor says nothing of it; an adapter says that it is the base's.
-    idle_weight = sum(
-        task.weight
-        for task, source in zip(plan.preflight.tasks, entry.sources, strict=True)
-        if source is None and task.checkpoint.adapter is not None
-    )
+    taking = Taking(plan, entry)
     for part in parts:
         started = time.perf_counter()
 
         def read(index: int, part: Part | None = part) -> Change:
             source, expert = entry.sources[index], part.expert if part else None
             assert source is not None
-            change = read_change(tasks[index], source, origin, _device(plan, entry), expert)
+            change = read_change(tasks[index], source, origin, device, expert)
             return part_of(change, part.in_slice if part else None)
 
         try:
-            changes = _Changes(read, present, _device(plan, entry))
-            merged = merge_changes(plan.method, plan.recipe.params, entry, changes, weights, idle_weight, factors)
+            changes = Changes(read, taking.present, device)
+            merged = merge_changes(
+                plan.method, plan.recipe.params, entry, changes, taking.weights, taking.idle_weight, factors
+            )
         except NumericalError as error:
             raise NumericalError(f"{_record(entry, part, started, {}).name!r}: {error}") from None
-        yield MergedChange(entry, part, merged.delta, _record(entry, part, started, merged.figures | partly))
+        record = _record(entry, part, started, merged.figures | taking.notes(device))
+        yield MergedChange(entry, part, merged.delta, record)
         del merged
-
-
-def part_of(change: Change, part: Part | None) -> Change:
-    """A whole tensor's change as that of one of its parts, (m, n)."""
-    if part is None or isinstance(change, LowRank):
-        # A LoRA pair is a linear map already; it changes all of a tensor, never one expert of a stack.
-        return change.rows(*part.rows) if isinstance(change, LowRank) and part and part.rows else change
-    return part.of(change)
 
 
 def merge_changes(
@@ -303,57 +285,59 @@ def merge_changes(
 ) -> Merged:
     """The merged change of one linear map or tensor by the entry's rule, and figures for the report."""
     if entry.role is Role.MATRIX:
-        whole, leading = partial(_factorise, factors, changes), partial(_leading, factors, changes)
-        return method.merge_matrix(Layer(changes, weights, whole, idle_weight, leading), params)
+        seen: Sequence[Seen | None] = [None] * len(changes)
+        if factors is not None and entry.rule == "superpose":
+            seen = see_each(changes)
+
+        def keep(make: Callable[[], Kept]) -> Kept:
+            digests = [one.digest if one else None for one in seen]
+            key = layer_key(digests, about_merge(method, params, weights, idle_weight))
+            return make() if factors is None else factors.keep(key, make)
+
+        def features(task: int, rank: Rank = None) -> Features:
+            return features_of(changes, task, rank, factors, seen[task])
+
+        layer = Layer(
+            changes,
+            weights,
+            lambda task: features(task).factors,
+            idle_weight,
+            lambda rank: each_task(changes, partial(features, rank=rank)),
+            keep,
+        )
+        return method.merge_matrix(layer, params)
     if entry.rule == "average":
         return Merged(weighted_average(changes, weights, idle_weight))
     scaling = method.scaling(params)
     return Merged(weighted_sum(changes, [scaling * weight for weight in weights]))
 
 
-def _factorise(factors: FactorSource | None, changes: Sequence[Change], task: int) -> Factors:
-    return _features(factors, changes[task], None).factors
-
-
-def _leading(factors: FactorSource | None, changes: Sequence[Change], rank: Rank) -> list[Features]:
-    """Every task's features; several tasks at a time, where threads compute on a processor of their own."""
-    tasks = range(len(changes))
-    if isinstance(changes, _Changes) and changes.device.type != "cpu":
-        return [_features(factors, changes[task], rank) for task in tasks]
-    return each(lambda task: _features(factors, changes[task], rank), tasks)
-
-
-# Of the energy; below, rounding of the gains is all that could be missing.
-LOST_MIN = 1e-5
-
-
-def _features(source: FactorSource | None, change: Change, rank: Rank) -> Features:
-    """A rank cuts the features of a large matrix while they are computed; of others all are as cheap to have.
-
-    A share of energy is asked of all features.
-    """
-    shape = change.shape
-    thin = isinstance(change, LowRank) or min(shape) < GRAM_MIN
-    cut = None if thin or isinstance(rank, str) or n_kept(rank, *shape) == min(shape) else rank
-    make = partial(factorise, change) if cut is None else partial(factorise, change, cut)
-    made = source.get(factor_key(change, cut), make).cut(cut) if source else make()
-    if cut is None:
-        return Features(made)
-    energy = float(torch.linalg.vector_norm(change)) ** 2
-    lost = energy - float(made.S.double().square().sum())
-    return Features(made, lost if lost > LOST_MIN * energy else 0.0)
+def about_merge(method: Method, params: Any, weights: Sequence[float], idle_weight: float) -> object:
+    """All that what a method keeps of a layer follows from, besides the task matrices."""
+    settings = {name: value for name, value in asdict(params).items() if name != "scaling"}
+    return method.name, settings, [float(weight) for weight in weights], float(idle_weight)
 
 
 def _fit(entry: PlanEntry, tensor: Tensor) -> Tensor:
     """The result in the output's type, on the CPU; a value that does not fit is refused, not turned into Inf."""
     fitted = tensor.to(entry.output.dtype)
+    _refuse_unfit(entry, [_unfit(tensor, fitted)])
+    return fitted.cpu()
+
+
+def _unfit(tensor: Tensor, fitted: Tensor) -> tuple[int, float]:
+    """How many values of `fitted` are not finite, and the largest of `tensor` then."""
     # float8_e4m3fn has no Inf and saturates to NaN: seen after the cast, but not in float8 itself.
     seen = fitted.float() if fitted.itemsize == 1 else fitted
-    if not all(math.isfinite(end) for end in torch.aminmax(seen)):  # no copy of it, unlike isfinite
-        n_bad = int(torch.count_nonzero(~torch.isfinite(seen)))
+    if all(math.isfinite(end) for end in torch.aminmax(seen)):  # no copy of it, unlike isfinite
+        return 0, 0.0
+    return int(torch.count_nonzero(~torch.isfinite(seen))), float(tensor.abs().max())
+
+
+def _refuse_unfit(entry: PlanEntry, found: Sequence[tuple[int, float]]) -> None:
+    if n_bad := sum(count for count, _ in found):
         raise NumericalError(
             f"{entry.name!r}: {n_bad} merged values do not fit {str(entry.output.dtype).removeprefix('torch.')} "
-            f"(largest {float(tensor.abs().max()):.3g}). Choose float32 or bfloat16 as output dtype, "
+            f"(largest {max(largest for _, largest in found):.3g}). Choose float32 or bfloat16 as output dtype, "
             "or a lower scaling."
         )
-    return fitted.cpu()

@@ -23,7 +23,7 @@ from sftm_app.merging.meter import MemoryMeter
 from sftm_app.merging.output_files import write_documents, write_heads
 from sftm_app.merging.plan import COMPUTE_DTYPE, Plan, PlanEntry
 from sftm_app.merging.progress import Clock, Progress
-from sftm_app.merging.report import Report, TensorRecord, make_report
+from sftm_app.merging.report import Report, TensorRecord, hashing, make_report
 
 _MAX_NAMED = 5
 
@@ -64,7 +64,7 @@ def save_adapter(plan: Plan, output: Path, meter: MemoryMeter) -> Generator[Prog
     clock = Clock(plan)
     carriers = lay_out(plan)
     made = _Gathered()
-    with output_folder(output) as partial:
+    with output_folder(output) as partial, hashing(plan) as hashed:
         write_heads(plan, partial)
         for found in tensor_changes(plan):
             _take(plan, found, carriers[found.entry.name], made)
@@ -80,7 +80,7 @@ def save_adapter(plan: Plan, output: Path, meter: MemoryMeter) -> Generator[Prog
         _add_whole(plan, carriers, made)
         write_tensors(partial / ADAPTER_WEIGHTS_NAME, made.tensors, {})
         write_adapter_config(plan, partial, made.ranks, tuple(made.modules), bool(made.biases))
-        report = make_report(plan, made.records, clock.elapsed_s, meter.look())
+        report = make_report(plan, made.records, clock.elapsed_s, meter.look(), hashed)
         n_bytes = sum(tensor.nbytes for tensor in made.tensors.values())
         said = (*report.warnings, *_losses(made))
         report = dataclasses.replace(report, warnings=said, output_bytes=n_bytes)

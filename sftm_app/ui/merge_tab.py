@@ -12,12 +12,13 @@ from sftm_app.errors import InputError
 from sftm_app.inspection.what_if import MergeSettings
 from sftm_app.jobs import control
 from sftm_app.jobs.folder import open_run
+from sftm_app.merging.budget import check_budget
 from sftm_app.merging.plan import available_devices, plan_for
 from sftm_app.merging.recipe import Recipe, recipe_to_dict
 from sftm_app.ui.handlers import sentences
 from sftm_app.ui.output_form import OutputForm
 from sftm_app.ui.params_form import ParamsForm
-from sftm_app.ui.recipe_view import plan_html, rank_costs_html, read_recipe, recipe_views, workspace_of
+from sftm_app.ui.recipe_view import ANY_MEMORY, plan_html, rank_costs_html, read_recipe, recipe_views, workspace_of
 from sftm_app.ui.runs import default_save_name, open_a_run, save_run, saved_html, show_latest, show_run
 from sftm_app.ui.studio import Studio
 from sftm_app.ui.widgets import PlotlyView
@@ -77,6 +78,13 @@ def build(studio: Studio, workspace: gr.State) -> MergeTab:
                     info=f"Where to compute. auto is {studio.device} here.",
                     elem_id="device",
                 )
+                memory = gr.Textbox(
+                    value=ANY_MEMORY,
+                    label="Memory at most",
+                    info="any, or a size such as 4GB. The plan says which ranks fit.",
+                    max_lines=1,
+                    elem_id="memory",
+                )
                 output = OutputForm()
                 split = gr.Checkbox(
                     label="Merge fused maps apart",
@@ -120,13 +128,14 @@ def build(studio: Studio, workspace: gr.State) -> MergeTab:
             )
     timer = gr.Timer(0.5, active=False)
 
-    settings = [workspace, weights, device, split, *output.inputs, *form.inputs]
+    settings = [workspace, weights, device, memory, split, *output.inputs, *form.inputs]
     view = [progress, result, chart, save_box, start, cancel, resume, timer, runs]
 
     def read(ws: Workspace, *values: Any) -> Recipe:
-        weighted, where, apart, *rest = values
+        weighted, where, at_most, apart, *rest = values
         n = len(output.inputs)
-        return read_recipe(ws, weighted, where, bool(apart), output.read(tuple(rest[:n])), form.read(tuple(rest[n:])))
+        target, method = output.read(tuple(rest[:n])), form.read(tuple(rest[n:]))
+        return read_recipe(ws, weighted, where, at_most, bool(apart), target, method)
 
     def preview(ws: Workspace, *values: Any) -> tuple[Any, ...]:
         if not studio.usable(ws):
@@ -148,7 +157,7 @@ def build(studio: Studio, workspace: gr.State) -> MergeTab:
     def begin(ws: Workspace, *values: Any) -> tuple[Any, ...]:
         studio.preflight(ws).require()
         recipe = read(ws, *values)
-        plan_for(recipe, studio.preflight(ws))
+        check_budget(plan_for(recipe, studio.preflight(ws)))
         going_on = control.active_run(studio.settings.runs_dir)
         if going_on is not None:
             gr.Info("A merge is running already: this is it. Wait for it, or cancel it.")
@@ -175,6 +184,7 @@ def build(studio: Studio, workspace: gr.State) -> MergeTab:
             ws,
             [[task.name, task.weight] for task in ws.tasks],
             recipe.device,
+            recipe.memory or ANY_MEMORY,
             recipe.split_fused,
             *output.write(recipe.output),
             *form.write(recipe.method, recipe_to_dict(recipe)["params"]),
@@ -186,7 +196,7 @@ def build(studio: Studio, workspace: gr.State) -> MergeTab:
     opened = workspace.change(sentences(open_workspace), workspace, [empty, body, weights, *opening], **quick)
     opened.then(sentences(preview), settings, outputs, **quick)
     form.on_change(sentences(preview), settings, outputs)
-    for component in (weights, device, split, *output.inputs):
+    for component in (weights, device, memory, split, *output.inputs):
         component.change(sentences(preview), settings, outputs, queue=False, **quick)
     output.ask.click(sentences(costs), settings, output.costs, trigger_mode="once", show_progress="minimal")
     # One at a time over all pages, so that two clicks at once start one run.

@@ -22,11 +22,14 @@ from sftm_app.ui.studio import Studio
 from sftm_app.ui.widgets.html import Safe, chip, chips, code, heading, hint, join, table
 from sftm_app.ui.workspace import Workspace
 
+ANY_MEMORY = "any"
+
 
 def read_recipe(
     ws: Workspace,
     weights: Any,
     device: str,
+    memory: str,
     split_fused: bool,
     output: dict[str, Any],
     method: tuple[str, dict[str, Any]],
@@ -46,9 +49,8 @@ def read_recipe(
         except (TypeError, ValueError, IndexError):
             raise RecipeError(f"{task.name}: the weight {row[1:2]} is not a number. Enter one above 0.") from None
         tasks.append({"path": task.path, "name": task.name, "weight": weight})
-    return make_recipe(
-        ws.base, tasks, method[0], method[1], output, device, split_fused=split_fused, roles=dict(ws.roles)
-    )
+    limit = None if memory.strip().lower() in ("", ANY_MEMORY) else memory.strip()
+    return make_recipe(ws.base, tasks, method[0], method[1], output, device, dict(ws.roles), split_fused, limit)
 
 
 def recipe_views(recipe: Recipe) -> tuple[str, Safe, Safe]:
@@ -99,6 +101,7 @@ def plan_html(studio: Studio, ws: Workspace, recipe: Recipe) -> Safe:
             title,
             table(["parameters", "are", "tensors"], rows, numeric=[2]),
             Safe(f'<div class="sf-gap">{needs}</div>'),
+            hint(cost.budget) if cost.budget else Safe(""),
             Safe(f'<details class="sf-details"><summary>What takes longest</summary>{costliest}</details>'),
             Safe(f'<details class="sf-details"><summary>Every tensor, and why</summary>{details}</details>'),
         ]

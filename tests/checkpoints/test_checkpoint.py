@@ -15,7 +15,8 @@ from tiny_checkpoints import change_config, change_weights, header_bytes
 from transformers import ViTForImageClassification
 
 from sftm_app.checkpoints import checkpoint as checkpoint_module
-from sftm_app.checkpoints.checkpoint import hash_files, open_checkpoint, open_reader, read_json, read_tensors
+from sftm_app.checkpoints.checkpoint import open_checkpoint, open_reader, read_json, read_tensors
+from sftm_app.checkpoints.hashing import hash_files
 from sftm_app.checkpoints.header import Header, read_header
 from sftm_app.errors import CheckpointError, NumericalError
 

@@ -183,7 +183,8 @@ def test_scaling_the_tasks_scales_D_star(
     large = [(D * c).to(dtype) for D in matrices]
     _, distance_to_singular = oracle_or_skip(small, variant)
     assume(distance_to_singular > 0.1)
-    error = {torch.float32: 2e-3, torch.float64: 1e-7}[dtype]
+    # Of tasks that oppose each other the iteration leaves sqrt(eps) of the residual in the range, over that distance.
+    error = {torch.float32: 5e-3, torch.float64: 1e-7}[dtype]
     assert distance(merged(large, variant, solver), merged(small, variant, solver) * c, total_norm(large)) < error
 
 

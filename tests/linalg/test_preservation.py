@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sftm_app.linalg import Factors, factorise, superpose, superposed_change, superposed_matrix
 from sftm_app.linalg.low_rank import dense
-from sftm_app.linalg.preservation import errors_from, errors_on
+from sftm_app.linalg.preservation import errors, preserved, preserved_by
 from sftm_app.linalg.subspace import mapping_error, readout_error
 from sftm_app.linalg.system import Blocks, gram, superposed
 
@@ -43,12 +43,17 @@ def test_errors_are_those_of_the_merged_matrix(variant: str, dtype: torch.dtype,
     tolerance = 2e-3 if dtype == torch.float32 else 1e-6
     for factor in FACTORS:
         for readouts, change in ((solved.merged, D), (solved.plain, plain)):
-            found = errors_from(readouts, factor, lambda change=change: change, factors, [0.0] * len(factors))
-            whole = errors_on(change * factor, factors)
+            nothing = [0.0] * len(factors)
+            ways = [
+                errors(preserved(readouts, factor, lambda change=change: change, factors, nothing)),
+                errors(preserved(readouts, 1.0, lambda change=change: change, factors, nothing), factor),
+                errors(preserved_by(change * factor, factors)),
+                errors(preserved_by(change, factors), factor),
+            ]
             for t, f in enumerate(factors):
                 wanted = direct(dense(change) * factor, f)
-                assert (found.readout[t], found.mapping[t]) == pytest.approx(wanted, rel=tolerance, abs=tolerance)
-                assert (whole.readout[t], whole.mapping[t]) == pytest.approx(wanted, rel=tolerance, abs=tolerance)
+                for found in ways:
+                    assert (found.readout[t], found.mapping[t]) == pytest.approx(wanted, rel=tolerance, abs=tolerance)
 
 
 @pytest.mark.parametrize(("m", "n"), [(40, 30), (30, 40), (36, 36)])
@@ -60,7 +65,7 @@ def test_features_that_were_cut_count_as_lost(m: int, n: int, rank: int | None) 
     lost = [float(f.S.square().sum() - g.S.square().sum()) for f, g in zip(whole, factors, strict=True)]
     solved = superpose(factors)
     D = superposed_matrix(factors, solved)
-    found = errors_from(solved.merged, 1.0, lambda: superposed_change(factors, solved), factors, lost)
+    found = errors(preserved(solved.merged, 1.0, lambda: superposed_change(factors, solved), factors, lost))
     for t, f in enumerate(factors):
         assert (found.readout[t], found.mapping[t]) == pytest.approx(direct(D, f, lost[t]), abs=1e-4)
         assert found.readout[t] == pytest.approx(math.sqrt(lost[t]) / float(whole[t].S.norm()), abs=1e-4)
@@ -70,11 +75,12 @@ def test_small_errors_keep_their_digits() -> None:
     """Of 1 - 2 + 1 in float32 nothing below 3e-4 would be left."""
     f = factorise(with_gains(torch.logspace(0, -2, 20, dtype=torch.float64), 30, 20, 1).float())
     solved = superpose([f])
-    (readout,), (mapping,) = vars(errors_from(solved.merged, 1.0, f.matrix, [f], [0.0])).values()
+    kept = preserved(solved.merged, 1.0, f.matrix, [f], [0.0])
+    (readout,), (mapping,) = vars(errors(kept)).values()
     assert readout < 1e-6 and mapping == pytest.approx(mapping_error(f.matrix(), f), abs=1e-7) and mapping < 2e-6
     assert readout_error(f.matrix(), f) < 2e-6
-    off = errors_from(solved.merged, 1.001, f.matrix, [f], [0.0])
-    assert off.mapping == pytest.approx([1e-3], rel=1e-3) and off.readout == pytest.approx([1e-3], rel=1e-3)
+    for off in (errors(preserved(solved.merged, 1.001, f.matrix, [f], [0.0])), errors(kept, 1.001)):
+        assert off.mapping == pytest.approx([1e-3], rel=1e-3) and off.readout == pytest.approx([1e-3], rel=1e-3)
 
 
 def test_the_matrix_is_not_formed_where_norms_say_it_all() -> None:
@@ -83,7 +89,7 @@ def test_the_matrix_is_not_formed_where_norms_say_it_all() -> None:
 
     factors = [factorise(gaussian(12, 9, seed)) for seed in range(3)]  # all read every input
     solved = superpose(factors)
-    assert min(errors_from(solved.merged, 1.0, never, factors, [0.0] * 3).mapping) > 0.1
+    assert min(errors(preserved(solved.merged, 1.0, never, factors, [0.0] * 3)).mapping) > 0.1
 
 
 @pytest.mark.parametrize(("m", "n"), [(20, 20), (12, 30), (30, 12)])

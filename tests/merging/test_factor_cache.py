@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import multiprocessing
 import os
@@ -15,13 +16,16 @@ import torch
 from torch import Tensor
 
 from sftm_app.checkpoints.row_files import read_rows, write_rows
-from sftm_app.errors import CheckpointError, InputError, NumericalError
+from sftm_app.errors import CheckpointError, NumericalError
 from sftm_app.linalg.low_rank import LowRank
 from sftm_app.linalg.svd import Factors, factorise
 from sftm_app.merging import factor_cache
-from sftm_app.merging.factor_cache import FactorKey, FactorStore, default_folder, factor_key, look_into, open_store
+from sftm_app.merging.factor_cache import FactorKey, FactorStore, factor_key, layer_key, look_into
+from sftm_app.merging.methods import get_method
+from sftm_app.merging.methods.base import Kept
 from sftm_app.merging.plan import check_recipe, plan_for
 from sftm_app.merging.report import Report
+from sftm_app.merging.run import about_merge
 from sftm_app.merging.save import save
 
 M, N = 80, 70
@@ -187,12 +191,12 @@ def test_the_least_recently_used_go_first_and_the_limit_holds(tmp_path: Path) ->
     store = FactorStore(tmp_path, 4 * size)
     for index, change in enumerate(D[:3]):
         store.get(key_of(change), lambda change=change: factorise(change))
-        os.utime(store._path(key_of(change)), (1000 + index, 1000 + index))
+        os.utime(store._path(key_of(change).digest), (1000 + index, 1000 + index))
     store.get(key_of(D[0]), refuse)  # touched: now the newest
     for change in D[3:5]:
         store.get(key_of(change), lambda change=change: factorise(change))
         assert store.use().n_bytes <= store.limit_bytes
-    kept = [store._path(key_of(change)).exists() for change in D]
+    kept = [store._path(key_of(change).digest).exists() for change in D]
     assert kept == [True, False, False, True, True, False, False, False]
     for change in D:
         store.get(key_of(change), lambda change=change: factorise(change))
@@ -217,7 +221,7 @@ def test_clearing_removes_entries_and_remains_but_nothing_of_a_person_s(store: F
 
 def test_remains_of_dead_processes_go_when_room_is_made(store: FactorStore) -> None:
     D = matrix()
-    path = store._path(key_of(D))
+    path = store._path(key_of(D).digest)
     path.parent.mkdir(parents=True)
     old, young = (path.with_name(f"{path.name}.{digit * 16}.tmp") for digit in "01")
     for remains in (old, young):
@@ -251,19 +255,6 @@ def test_two_processes_share_a_folder(tmp_path: Path) -> None:
     assert not list(tmp_path.rglob("*.tmp"))
 
 
-def test_settings_come_from_the_environment(tmp_path: Path) -> None:
-    here = open_store({"SFTM_CACHE_DIR": str(tmp_path), "SFTM_CACHE_GB": "0.5"})
-    assert here is not None and (here.folder, here.limit_bytes) == (tmp_path, 500_000_000)
-    usual = open_store({"XDG_CACHE_HOME": str(tmp_path)})
-    assert usual is not None and usual.limit_bytes == 10_000_000_000
-    assert usual.folder == default_folder({"XDG_CACHE_HOME": str(tmp_path)})
-    assert open_store({"SFTM_CACHE_GB": "0"}) is None
-    for wrong in ("many", "-1", "nan", "inf"):
-        with pytest.raises(InputError, match="not a number of gigabytes"):
-            open_store({"SFTM_CACHE_GB": wrong})
-    assert not entries(tmp_path)
-
-
 def test_a_sentence_says_what_is_kept_and_what_was_removed(store: FactorStore, tmp_path: Path) -> None:
     store.get(key_of(matrix()), lambda: factorise(matrix()))
     where = {"SFTM_CACHE_DIR": str(store.folder), "SFTM_CACHE_GB": "0.1"}
@@ -271,13 +262,6 @@ def test_a_sentence_says_what_is_kept_and_what_was_removed(store: FactorStore, t
     assert look_into(False, where) == f"{held} of at most 100.0 MB."
     assert look_into(True, where) == f"{held}, were removed." and not entries(store.folder)
     assert "switched off" in look_into(True, where | {"SFTM_CACHE_GB": "0"})
-
-
-@pytest.mark.skipif(os.name != "posix" or os.uname().sysname == "Darwin", reason="the custom of Linux")
-def test_the_usual_folder_is_the_one_for_caches(tmp_path: Path) -> None:
-    below = Path("sftm-studio") / "factors"
-    assert default_folder({"XDG_CACHE_HOME": str(tmp_path)}) == tmp_path / below
-    assert default_folder({}) == default_folder({"XDG_CACHE_HOME": "relative"}) == Path.home() / ".cache" / below
 
 
 def test_rows_of_a_file_are_checked(tmp_path: Path) -> None:
@@ -316,16 +300,68 @@ def test_a_second_merge_factorises_nothing_and_gives_the_same_bytes(
     first, report = merged("first")
     superposed = [record.figures["factorised_by"] for record in report.tensors if record.rule == "superpose"]
     assert superposed and not any("kept" in how for row in superposed for how in row)
+    # What scaling leaves as it is need not be worked out again either; of other weights and ranks only the factors are
+    # what they were.
     others = {"first": {}, "scaled": {"params": {"scaling": 0.5}}, "lower": {"params": {"rank": 3}}}
-    wanted = {}
+    others["mapped"] = {"params": {"variant": "mapping"}}
+    wanted, kept = {}, {}
     monkeypatch.setenv("SFTM_CACHE_GB", "0")
     for name, changes in others.items():
-        wanted[name], _ = merged(f"{name} afresh", **changes)
+        wanted[name], kept[name] = merged(f"{name} afresh", **changes)
     monkeypatch.setenv("SFTM_CACHE_GB", "1")
-    monkeypatch.setattr("sftm_app.merging.run.factorise", lambda *_: refuse())
+    monkeypatch.setattr("sftm_app.merging.features.factorise", lambda *_: refuse())
     for name, changes in others.items():
-        again, report = merged(f"{name} again", **changes)
+        with monkeypatch.context() as patch:
+            if name in ("first", "scaled"):
+                patch.setattr("sftm_app.merging.methods.sftm.superpose", lambda *_, **__: refuse())
+            again, report = merged(f"{name} again", **changes)
         assert again == wanted[name], name
-        hows = [record.figures["factorised_by"] for record in report.tensors if record.rule == "superpose"]
-        assert all(how.endswith(", kept") for row in hows for how in row)
+        for record, fresh in zip(report.tensors, kept[name].tensors, strict=True):
+            figures, expected = dict(record.figures), dict(fresh.figures)
+            if record.rule != "superpose":
+                continue
+            assert figures.pop("kept", False) is (name in ("first", "scaled"))
+            hows, expected_hows = figures.pop("factorised_by"), expected.pop("factorised_by")
+            assert [how.removesuffix(", kept") for how in hows] == expected_hows and figures == expected
+            assert name in ("first", "scaled") or all(how.endswith(", kept") for how in hows)
     assert first == plain == wanted["first"] != wanted["scaled"]
+
+
+def kept_layer(value: float = 1.0) -> Kept:
+    return Kept({"delta": torch.full((8, 4), value), "left": torch.ones(2, dtype=torch.float64)}, {"figures": [value]})
+
+
+def test_a_layer_is_kept_under_all_its_matrices_and_what_was_done(store: FactorStore) -> None:
+    key = layer_key(["a", "b"], ("sftm", {"rank": None}, [1.0, 1.0]))
+    others = [layer_key(["b", "a"], ("sftm", {"rank": None}, [1.0, 1.0]))]
+    others += [layer_key(["a", "b"], ("sftm", {"rank": 3}, [1.0, 1.0])), layer_key(["a"], ("sftm",))]
+    assert len({key, *others}) == 4
+    assert layer_key(["a", None], ()) is None and layer_key([], ()) is None
+    assert store.keep(None, kept_layer).found is False and not entries(store.folder)
+    assert not store.holds_layer(key) and not store.keep(key, kept_layer).found and store.holds_layer(key)
+    again = FactorStore(store.folder, LIMIT).keep(key, lambda: kept_layer(2.0))
+    assert again.found and again.values == {"figures": [1.0]}
+    assert all(torch.equal(again.tensors[name], tensor) for name, tensor in kept_layer().tensors.items())
+    assert [store.keep(other, lambda: kept_layer(3.0)).found for other in others] == [False] * 3
+
+
+@pytest.mark.parametrize("damage", [b"", b"nonsense", None])
+def test_a_damaged_layer_is_worked_out_again(store: FactorStore, damage: bytes | None) -> None:
+    key = layer_key(["a"], "about")
+    store.keep(key, kept_layer)
+    (path,) = entries(store.folder)
+    if damage is None:
+        write_rows(path, {"delta": torch.ones(1)}, {"values": "not JSON"})
+    else:
+        path.write_bytes(damage)
+    assert store.keep(key, lambda: kept_layer(2.0)).values == {"figures": [2.0]}
+    assert store.keep(key, kept_layer).found
+
+
+def test_other_weights_are_another_layer(recipe_for: Callable[..., Any]) -> None:
+    method, params = recipe_for().method, recipe_for().params
+    about = about_merge(get_method(method), params, [1.0, 2.0], 0.0)
+    assert about == about_merge(get_method(method), dataclasses.replace(params, scaling=0.5), [1.0, 2.0], 0.0)
+    assert about != about_merge(get_method(method), params, [2.0, 1.0], 0.0)
+    assert about != about_merge(get_method(method), params, [1.0, 2.0], 1.0)
+    assert about != about_merge(get_method(method), dataclasses.replace(params, rank=3), [1.0, 2.0], 0.0)

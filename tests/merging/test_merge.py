@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ from tiny_checkpoints import change_weights, save_task
 from sftm_app.checkpoints.roles import Role
 from sftm_app.errors import InputError, NumericalError, ResourceError
 from sftm_app.merging import run as run_module
+from sftm_app.merging.params import NoParams
 from sftm_app.merging.plan import Plan, check_recipe, make_plan, plan_for, resolve_device
 from sftm_app.merging.recipe import Recipe, make_recipe
 from sftm_app.merging.report import TensorRecord, warnings_of
@@ -146,6 +148,24 @@ def test_the_order_of_tasks_does_not_matter(recipe_for: Callable, method: str) -
         torch.testing.assert_close(left[name], right[name], atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("method", ["average", "task_arithmetic"])
+@pytest.mark.parametrize("dtype", [None, "bfloat16"])
+@pytest.mark.parametrize("n_threads", [1, 2])
+def test_sums_may_be_made_of_any_pieces(
+    recipe_for: Callable, monkeypatch: pytest.MonkeyPatch, method: str, dtype: str | None, n_threads: int
+) -> None:
+    recipe = recipe_for(method=method, output={"dtype": dtype})
+    whole = merged(recipe)
+    assert max(tensor.numel() for tensor in whole.values()) < run_module.SPAN
+    monkeypatch.setattr(run_module, "SPAN", 37)
+    torch.set_num_threads(n_threads)
+    try:
+        pieces = merged(recipe)
+    finally:
+        torch.set_num_threads(1)
+    assert all(torch.equal(pieces[name], tensor) for name, tensor in whole.items())
+
+
 @pytest.mark.parametrize("method", ["sftm", "average"])
 def test_a_second_run_is_bit_identical(recipe_for: Callable, method: str) -> None:
     left, right = merged(recipe_for("abc", method=method)), merged(recipe_for("abc", method=method))
@@ -190,21 +210,27 @@ def test_the_type_of_the_base_is_kept(models: Path) -> None:
     assert {tensor.dtype for tensor in found.values()} == {torch.bfloat16}
 
 
-def test_values_that_do_not_fit_the_output_type_are_refused_with_their_count(models: Path) -> None:
+def test_values_that_do_not_fit_the_output_type_are_refused_with_their_count(
+    models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def grow(tensors: dict[str, torch.Tensor]) -> None:
         tensors["vit.layernorm.bias"][:4] = 70000.0
 
     change_weights(models / "a" / "model.safetensors", grow)
     recipe = make_recipe(models / "base", [models / "a"], output={"dtype": "float16"}, device="cpu")
-    with pytest.raises(
-        NumericalError, match=r"'layernorm\.bias': 4 merged values do not fit float16 \(largest 7e\+04\)"
-    ):
+    sentence = r"'layernorm\.bias': 4 merged values do not fit float16 \(largest 7e\+04\)"
+    with pytest.raises(NumericalError, match=sentence):
+        merged(recipe)
+    monkeypatch.setattr(run_module, "SPAN", 2)
+    with pytest.raises(NumericalError, match=sentence):
         merged(recipe)
 
 
 @pytest.mark.parametrize("where", ["base", "a"])
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_nan_and_inf_are_refused_by_name_and_count(models: Path, where: str, value: float) -> None:
+def test_nan_and_inf_are_refused_by_name_and_count(
+    models: Path, where: str, value: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     name = "encoder.layer.1.output.dense.weight" if where == "base" else "vit.encoder.layer.1.output.dense.weight"
 
     def spoil(tensors: dict[str, torch.Tensor]) -> None:
@@ -212,10 +238,12 @@ def test_nan_and_inf_are_refused_by_name_and_count(models: Path, where: str, val
 
     change_weights(models / where / "model.safetensors", spoil)
     recipe = make_recipe(models / "base", [models / "a", models / "b"], device="cpu")
-    with pytest.raises(
-        NumericalError, match=f"{where}/model.safetensors: tensor '{name}' holds 5 values".replace(".", r"\.")
-    ):
+    sentence = f"{where}/model.safetensors: tensor '{name}' holds 5 values".replace(".", r"\.")
+    with pytest.raises(NumericalError, match=sentence):
         merged(recipe)
+    monkeypatch.setattr(run_module, "SPAN", 2)
+    with pytest.raises(NumericalError, match=sentence):
+        merged(dataclasses.replace(recipe, method="average", params=NoParams()))
 
 
 def with_extras(models: Path) -> tuple[Path, Path]:

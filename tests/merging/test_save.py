@@ -21,7 +21,7 @@ from tiny_checkpoints import change_weights, save_task
 from transformers import ViTForImageClassification, ViTModel
 
 from sftm_app import __version__
-from sftm_app.checkpoints import writer
+from sftm_app.checkpoints import copying, writer
 from sftm_app.checkpoints.writer import check_room, output_folder
 from sftm_app.errors import CheckpointError, NumericalError, OutputError, ResourceError
 from sftm_app.merging.plan import check_output, make_plan
@@ -487,7 +487,7 @@ def test_a_file_of_the_base_that_cannot_be_read_is_no_failure_to_write(
             raise PermissionError(errno.EACCES, "Permission denied", str(path))
         return open(path, *rest, **named)
 
-    monkeypatch.setattr(writer, "open", refuse, raising=False)
+    monkeypatch.setattr(copying, "open", refuse, raising=False)
     with pytest.raises(CheckpointError, match=r"vocab\.txt: cannot be read \(Permission denied\)"):
         save_all(make_recipe(models / "base", [models / "a"], device="cpu"), tmp_path / "x" / "out")
     assert listing(tmp_path / "x") == []

@@ -85,7 +85,7 @@ def test_setting_a_role_changes_preflight_map_and_plan(studio: Studio, workspace
     assert not any("intermediate" in name for name in names)
     assert any("intermediate" in layer.tensor for layer in map_layers(studio.preflight(workspace)))
     output = {"path": None, "dtype": None, "max_shard_size": "5GB"}
-    recipe = recipe_view.read_recipe(made, [], "cpu", False, output, ("sftm", {}))
+    recipe = recipe_view.read_recipe(made, [], "cpu", "any", False, output, ("sftm", {}))
     assert recipe.roles == made.roles
     assert "set by the recipe" in recipe_view.plan_html(studio, made, recipe)
     assert "set by you" in roles_panel.roles_html(roles_panel.groups_of(studio, made))

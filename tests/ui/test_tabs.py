@@ -31,7 +31,7 @@ NO_WEIGHTS: list[list[Any]] = []
 
 
 def default_recipe(ws: Workspace, method: str = "sftm", **params: Any) -> Any:
-    return recipe_view.read_recipe(ws, NO_WEIGHTS, "cpu", False, {}, (method, params))
+    return recipe_view.read_recipe(ws, NO_WEIGHTS, "cpu", "any", False, {}, (method, params))
 
 
 def run_here(studio: Studio, recipe: Any) -> RunFolder:
@@ -143,12 +143,13 @@ def test_the_recipe_of_the_controls(workspace: Workspace) -> None:
         workspace,
         [["a", 1], ["b", "0.5"], ["c", 2.0]],
         "cpu",
+        " 2GB",
         True,
         {"dtype": "float16", "max_shard_size": "1MB"},
         ("sftm", {"variant": "readout", "rank": "25%", "scaling": 0.5}),
     )
     assert (recipe.output.dtype, recipe.output.max_shard_size, recipe.split_fused) == ("float16", "1MB", True)
-    assert (recipe.params.rank, recipe.params.scaling) == (0.25, 0.5)
+    assert (recipe.params.rank, recipe.params.scaling, recipe.memory) == (0.25, 0.5, "2GB")
     assert [task.weight for task in recipe.tasks] == [1.0, 0.5, 2.0]
     text, command, link = recipe_view.recipe_views(recipe)
     downloaded = base64.b64decode(link.partition("base64,")[2].partition('"')[0]).decode()
@@ -159,7 +160,7 @@ def test_the_recipe_of_the_controls(workspace: Workspace) -> None:
 @pytest.mark.parametrize("weights", [[["a", "x"], ["b", 1], ["c", 1]], [["a", -1], ["b", 1], ["c", 1]]])
 def test_a_bad_weight_is_said(workspace: Workspace, weights: Any) -> None:
     with pytest.raises(RecipeError, match="weight"):
-        recipe_view.read_recipe(workspace, weights, "cpu", False, {}, ("average", {}))
+        recipe_view.read_recipe(workspace, weights, "cpu", "any", False, {}, ("average", {}))
 
 
 def test_the_plan_says_what_happens_to_what(studio: Studio, workspace: Workspace) -> None:

@@ -6,10 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from torch import Tensor
+
 from sftm_app.linalg.low_rank import Change, weighted_sum
 from sftm_app.linalg.svd import Factors, Rank
 
-__all__ = ["Features", "Layer", "Merged", "Method", "Rank", "weighted_average"]
+__all__ = ["Features", "Kept", "Layer", "Merged", "Method", "Rank", "weighted_average"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,6 +25,19 @@ class Features:
     lost: float = 0.0
 
 
+@dataclass(frozen=True, eq=False)
+class Kept:
+    """What a method works out of a layer before its scaling: tensors, and values of JSON. found: by a merge before."""
+
+    tensors: dict[str, Tensor]
+    values: dict[str, Any]
+    found: bool = False
+
+
+def _make(make: Callable[[], Kept]) -> Kept:
+    return make()
+
+
 @dataclass(frozen=True)
 class Layer:
     """What a method sees of one layer.
@@ -32,6 +47,8 @@ class Layer:
     idle_weight: the sum of the factors of adapters that leave this layer as it is: tasks whose change is zero.
     factorise: gives the full-rank Factors of task t; the caller may keep them in a cache.
     leading: gives the Features of every task that are needed for a rank, where that costs less.
+    keep: gives what an earlier merge kept of the same layer by the same method, weights and params, whatever its
+        scaling, or what the function that it is given makes.
     """
 
     changes: Sequence[Change]
@@ -39,6 +56,7 @@ class Layer:
     factorise: Callable[[int], Factors]
     idle_weight: float = 0.0
     leading: Callable[[Rank], list[Features]] | None = None
+    keep: Callable[[Callable[[], Kept]], Kept] = _make
 
     def features(self, rank: Rank) -> list[Features]:
         """Of every task, at least those that `rank` keeps."""

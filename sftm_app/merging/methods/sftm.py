@@ -11,13 +11,14 @@ Qiu, Wu, Yao, "Superpose Singular Features for Model Merging", arXiv 2502.10698.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
+from functools import partial
 
-from sftm_app.linalg.low_rank import Change, LowRank
-from sftm_app.linalg.preservation import errors_from, errors_on
+from sftm_app.linalg.low_rank import LowRank
+from sftm_app.linalg.preservation import Preservation, errors, preserved, preserved_by
 from sftm_app.linalg.superposition import superpose, superposed_change
 from sftm_app.linalg.system import superposed
-from sftm_app.merging.methods.base import Layer, Merged, Method, Rank, weighted_average
+from sftm_app.merging.methods.base import Kept, Layer, Merged, Method, Rank, weighted_average
 from sftm_app.merging.params import choice, number, rank
 
 
@@ -52,8 +53,21 @@ def merge_matrix(layer: Layer, params: SFTMParams) -> Merged:
     The figures hold, per task, the rank used and the readout and mapping error of what is added to the base (so after
     scaling, weights and truncation) on all of the task's own features; the same errors of the plain average for
     comparison; and how the system was solved. Where only the features kept were computed, `errors_on` says so: the
-    others count as lost then (see linalg.preservation), and the average is that of the features kept.
+    others count as lost then (see linalg.preservation), and the average is that of the features kept. `kept` says that
+    an earlier merge had found all but the scaling.
     """
+    kept = layer.keep(partial(_superpose, layer, params))
+    found = errors((Preservation(*numbers) for numbers in kept.values["kept"]), params.scaling)
+    figures = kept.values["figures"] | {"readout_errors": found.readout, "mapping_errors": found.mapping}
+    if kept.found:
+        figures["kept"] = True
+    if "delta" in kept.tensors:
+        return Merged(kept.tensors["delta"].mul_(params.scaling), figures)
+    return Merged(LowRank(kept.tensors["left"], kept.tensors["right"]) * params.scaling, figures)
+
+
+def _superpose(layer: Layer, params: SFTMParams) -> Kept:
+    """D* and everything of the figures that scaling leaves as it is."""
     found = layer.features(params.rank)
     factors = [item.factors.cut(params.rank) for item in found]
     solved = superpose(factors, variant=params.variant, weights=layer.weights)
@@ -62,20 +76,16 @@ def merge_matrix(layer: Layer, params: SFTMParams) -> Merged:
     if all(item.factors.rank == cut.rank for item, cut in zip(found, factors, strict=True)):
         gains = [f.S * weight for f, weight in zip(factors, layer.weights, strict=True)]
         lost = [item.lost for item in found]
-        kept = errors_from(solved.merged, params.scaling, lambda: delta, factors, lost)
-        average = errors_from(solved.plain, 1 / total, lambda: superposed(factors, gains), factors, lost)
-        delta = _scaled(delta, params.scaling)
+        kept = preserved(solved.merged, 1.0, lambda: delta, factors, lost)
+        average = errors(preserved(solved.plain, 1 / total, lambda: superposed(factors, gains), factors, lost))
     else:
         whole = [item.factors for item in found]
-        delta = _scaled(delta, params.scaling)
-        kept = errors_on(delta, whole)
-        average = errors_on(weighted_average(layer.changes, layer.weights, layer.idle_weight), whole)
+        kept = preserved_by(delta, whole)
+        average = errors(preserved_by(weighted_average(layer.changes, layer.weights, layer.idle_weight), whole))
     figures = {
         "ranks": [item.rank for item in factors],
         "factorised_by": [item.how for item in factors],
         "errors_on": "features kept" if any(item.lost for item in found) else "all features",
-        "readout_errors": kept.readout,
-        "mapping_errors": kept.mapping,
         "average_readout_errors": average.readout,
         "average_mapping_errors": average.mapping,
         "solver": solved.solver,
@@ -86,12 +96,8 @@ def merge_matrix(layer: Layer, params: SFTMParams) -> Merged:
         "n_dropped": solved.n_dropped,
         "conflicts": [[conflict.first, conflict.second, conflict.cosine] for conflict in solved.conflicts],
     }
-    return Merged(delta, figures)
-
-
-def _scaled(change: Change, factor: float) -> Change:
-    """factor * change; a matrix is scaled in place."""
-    return change * factor if isinstance(change, LowRank) else change.mul_(factor)
+    tensors = {"left": delta.left, "right": delta.right} if isinstance(delta, LowRank) else {"delta": delta}
+    return Kept(tensors, {"figures": figures, "kept": [astuple(one) for one in kept]})
 
 
 METHOD = Method(

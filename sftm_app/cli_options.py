@@ -1,0 +1,145 @@
+"""The commands and options of the command line."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from sftm_app import __version__
+from sftm_app.devices import DEVICES
+
+# As in api, which needs torch.
+EXECUTORS = ("local", "ray")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """All commands and options; `command` is the name of the one that was given. Needs no torch."""
+    parser = argparse.ArgumentParser(prog="sftm", description="Merge fine-tuned models by superposing their features.")
+    parser.add_argument("--version", action="version", version=f"SFTM Studio {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    merge = commands.add_parser("merge", help="merge by a recipe", description="Merge by a recipe and write the model.")
+    merge.add_argument("recipe", type=Path, help="a YAML recipe, as the app's Merge tab downloads it")
+    merge.add_argument("--output", type=Path, help="output folder (default: the recipe's output.path)")
+    merge.add_argument("--device", choices=DEVICES, help="where to compute (default: the recipe's)")
+    merge.add_argument("--method", help="another method than the recipe's: sftm, average, task_arithmetic")
+    merge.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="another value for a parameter of the method, such as scaling=0.8 or rank=25%% (may be repeated)",
+    )
+    merge.add_argument(
+        "--resume",
+        action=argparse.BooleanOptionalAction,
+        help="go on with what a killed merge left (the result is the same), or throw it away and merge anew",
+    )
+    merge.add_argument(
+        "--executor",
+        choices=EXECUTORS,
+        default=EXECUTORS[0],
+        help="who merges: this process (default), or the workers of a Ray cluster, with the same result",
+    )
+    merge.add_argument(
+        "--address", metavar="HOST:PORT", help="Ray cluster to join, or auto (default: one is started for this merge)"
+    )
+    merge.add_argument(
+        "--workers",
+        type=int,
+        metavar="N",
+        help="processes of a Ray cluster that is started here (default: CPUs / OMP_NUM_THREADS, the threads of each)",
+    )
+    merge.add_argument("--quiet", action="store_true", help="no progress bar")
+    _add_cache_options(merge)
+    merge.set_defaults(command="merge")
+
+    check = commands.add_parser(
+        "check", help="compare base and tasks", description="Compare base and tasks by headers."
+    )
+    check.add_argument("recipe", type=Path, help="a YAML recipe")
+    check.set_defaults(command="check")
+
+    inspect = commands.add_parser(
+        "inspect",
+        help="measure every layer",
+        description="Measures of every layer, and how many things in it deserve a look. --layer tells what they are, "
+        "--json holds everything: measures overall and per task, spectra and clusters, overlaps, principal angles, "
+        "warnings, and what the recipe's method would keep of every task.",
+    )
+    inspect.add_argument("recipe", type=Path, help="a YAML recipe")
+    inspect.add_argument("--layer", help="one layer in detail, by the tensor's name")
+    inspect.add_argument("--json", action="store_true", help="everything as one JSON document")
+    _add_cache_options(inspect)
+    inspect.set_defaults(command="inspect")
+
+    extract = commands.add_parser(
+        "extract",
+        help="turn a fine-tune into a LoRA adapter",
+        description="Write what a fine-tune changed as a LoRA adapter of a rank or energy. Without either, only print "
+        "what it would cost: the share of the change that each rank keeps, and the size.",
+    )
+    extract.add_argument("--base", required=True, help="folder of the model that was fine-tuned")
+    extract.add_argument("--task", required=True, help="folder of the fine-tune")
+    extract.add_argument("--output", type=Path, help="output folder")
+    extract.add_argument("--rank", help="features a layer at most: a count such as 16, or a share such as 25%%")
+    extract.add_argument("--energy", type=float, help="share of each layer's squared change to keep, such as 0.9")
+    extract.add_argument("--table", action="store_true", help="only print what each rank would cost")
+    extract.add_argument("--dtype", help="type of the adapter's numbers: float32, float16 or bfloat16")
+    extract.add_argument("--device", choices=DEVICES, default="auto", help="where to compute (default: auto)")
+    extract.add_argument("--quiet", action="store_true", help="no progress bar")
+    extract.set_defaults(command="extract")
+
+    fetch = commands.add_parser(
+        "fetch",
+        help="download models from the Hugging Face hub",
+        description="Look at models on the hub, compare them by their headers, and download them into the hub's cache. "
+        "Prints their folders: base first, then tasks. This is the one command that contacts the hub.",
+    )
+    fetch.add_argument("models", nargs="*", metavar="MODEL", help="org/name, org/name@revision, or a folder here")
+    fetch.add_argument("--base", help="the model that the others were fine-tuned from: they are compared with it first")
+    fetch.add_argument("--preset", help="a well-known set: base and tasks by one name (a wrong one lists them all)")
+    fetch.add_argument("--recipe", type=Path, metavar="FILE", help="write a recipe for base and tasks")
+    fetch.add_argument("--look", action="store_true", help="only say what would be downloaded, and compare")
+    fetch.add_argument("--quiet", action="store_true", help="no progress bar, print nothing but the folders")
+    fetch.set_defaults(command="fetch")
+
+    cache = commands.add_parser(
+        "cache",
+        help="what is kept of earlier factorisations",
+        description="Factors of task matrices are kept on disk, so that the next merge or look at the same layers need "
+        "not compute them. Prints where, how many and how large; --clear removes them.",
+    )
+    cache.add_argument("--clear", action="store_true", help="remove all of them")
+    _add_cache_options(cache)
+    cache.set_defaults(command="cache")
+
+    ui = commands.add_parser(
+        "ui", help="open the app in the browser", description="Start the app and open the browser."
+    )
+    add_ui_options(ui)
+    ui.set_defaults(command="ui")
+    return parser
+
+
+def add_ui_options(parser: argparse.ArgumentParser) -> None:
+    """The options of the app itself."""
+    parser.add_argument("--port", type=int, help="port on 127.0.0.1 (default: the first free one from 7860)")
+    parser.add_argument("--device", choices=DEVICES, default="auto", help="where to compute (default: auto)")
+    parser.add_argument(
+        "--models-dir",
+        type=Path,
+        help="folder to pick checkpoints from (default: ./models if it exists, else your home folder)",
+    )
+    parser.add_argument("--output-dir", type=Path, help="folder for runs and saved models (default: ./sftm-output)")
+    parser.add_argument("--no-browser", action="store_true", help="do not open a browser")
+    _add_cache_options(parser)
+
+
+def _add_cache_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--cache-dir", metavar="DIR", help="where factors are kept (default: SFTM_CACHE_DIR, else the user's cache)"
+    )
+    parser.add_argument(
+        "--cache-gb", metavar="N", help="gigabytes of factors kept at most, 0 for none (default: SFTM_CACHE_GB or 10)"
+    )

@@ -1,0 +1,75 @@
+"""A budget of memory: whether a merge keeps to it, and with which ranks it would.
+
+Without one, a merge is only compared with what is free now: a system may make room in ways that nobody can foresee.
+"""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+
+import psutil
+
+from sftm_app.errors import ResourceError
+from sftm_app.merging.memory import peak_bytes
+from sftm_app.merging.plan import Plan
+from sftm_app.merging.recipe import parse_size
+
+
+def fitting_rank(plan: Plan, n_bytes: int) -> int:
+    """The highest rank, as a count of features, with which the merge is expected to take at most `n_bytes`.
+
+    The shorter side of the largest layer when all features fit; 0 when no rank does, or the method has none.
+    """
+    if all(item.name != "rank" for item in fields(plan.recipe.params)):
+        return 0
+
+    def fits(rank: int) -> bool:
+        params = replace(plan.recipe.params, rank=rank)
+        return peak_bytes(plan.entries, plan.preflight, params, plan.recipe.output) <= n_bytes
+
+    sides = [min(part.shape_in(entry.output.shape)) for entry in plan.entries for part in entry.parts]
+    low, high = 0, max(sides, default=0)
+    if high and fits(high):
+        return high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low
+
+
+def budget_note(plan: Plan) -> str | None:
+    """A sentence on what fits into the recipe's budget, or on a merge that takes more than is free; else None."""
+    given = plan.recipe.memory
+    limit = parse_size(given) if given else psutil.virtual_memory().available
+    if given and plan.peak_bytes <= limit:
+        best = fitting_rank(plan, limit)
+        return f"That keeps to the budget of {given}{f', as ranks up to {best} do' if best else ''}."
+    if plan.peak_bytes <= limit:
+        return None
+    than = f"the budget of {given}" if given else f"the {_gb(limit)} that are free"
+    return f"That is more than {than}. {_way(plan, limit)}"
+
+
+def check_budget(plan: Plan) -> None:
+    """Refuse a merge that is expected to take more memory than the recipe allows.
+
+    Raises
+        ResourceError: with the ranks that would fit.
+    """
+    given = plan.recipe.memory
+    if given and plan.peak_bytes > parse_size(given):
+        raise ResourceError(
+            f"This merge needs about {_gb(plan.peak_bytes)} of memory, and its budget (`memory`) is {given}. "
+            f"{_way(plan, parse_size(given))}"
+        )
+
+
+def _way(plan: Plan, limit: int) -> str:
+    best = fitting_rank(plan, limit)
+    if best:
+        return f"Ranks up to {best} fit: set the rank to that or less, or allow more memory."
+    return "No rank fits: allow more memory, or merge fewer tasks."
+
+
+def _gb(n_bytes: int) -> str:
+    return f"{n_bytes / 1e9:.2f} GB" if n_bytes >= 1e9 else f"{n_bytes / 1e6:.0f} MB"
