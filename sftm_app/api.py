@@ -6,12 +6,10 @@ import dataclasses
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sftm_app.checkpoints.compatibility import Preflight
 from sftm_app.errors import RecipeError
-from sftm_app.inspection.survey import Survey, survey
-from sftm_app.inspection.what_if import MergeSettings
 from sftm_app.merging.cluster import RayExecutor
 from sftm_app.merging.extraction import RankCost, rank_costs
 from sftm_app.merging.params import refuse_unknown
@@ -20,6 +18,9 @@ from sftm_app.merging.progress import Progress
 from sftm_app.merging.recipe import Recipe, TaskEntry, absolute, make_recipe
 from sftm_app.merging.report import Report
 from sftm_app.merging.save import Executor, Here, save
+
+if TYPE_CHECKING:
+    from sftm_app.inspection.survey import Survey
 
 EXECUTORS = (Here.name, RayExecutor.name)
 
@@ -37,6 +38,7 @@ def merge(
     max_shard_size: str = "5GB",
     roles: Mapping[str, str] | None = None,
     split_fused: bool = False,
+    memory: str | None = None,
     kind: str = "model",
     adapter_rank: int | float | None = None,
     adapter_energy: float | None = None,
@@ -56,6 +58,7 @@ def merge(
     kind: "model", or "adapter" for one LoRA adapter, which PEFT loads, cut to adapter_rank and adapter_energy (see
     extract).
     split_fused: merge query, key and value (or gate and up) one by one where one matrix holds them.
+    memory: a size such as "4GB", beyond which the merge is not begun; of a GPU, beyond which a layer goes to the CPU.
     progress: called after each tensor and once before the last step.
     resume: where a killed merge left its finished tensors: True goes on with them (with the same result as if it had
     never been stopped), False throws them away, None refuses. Where there are none all three are the same.
@@ -69,7 +72,7 @@ def merge(
     """
     target: dict[str, Any] = {"path": str(output), "dtype": dtype, "max_shard_size": max_shard_size, "kind": kind}
     target |= {"rank": adapter_rank, "energy": adapter_energy}
-    recipe = make_recipe(base, _listed(tasks), method, params, target, device, roles, split_fused)
+    recipe = make_recipe(base, _listed(tasks), method, params, target, device, roles, split_fused, memory)
     # The recipe is saved beside the model, where relative paths would mean something else.
     by = get_executor(executor, address, workers)
     return merge_recipe(absolute(recipe, Path.cwd()), Path(os.path.expanduser(output)), progress, resume, by)
@@ -171,6 +174,9 @@ def inspect(base: str | Path, tasks: Tasks, layer: str | None = None, method: st
 
 def inspect_recipe(recipe: Recipe, layer: str | None = None) -> Survey:
     """The same by a recipe: its method, params, weights, roles and split_fused. Raises as inspect()."""
+    from sftm_app.inspection.survey import survey  # which a merge can do without
+    from sftm_app.inspection.what_if import MergeSettings
+
     found = check_recipe(recipe).require()
     settings = MergeSettings(recipe.method, recipe.params, tuple(task.weight for task in recipe.tasks))
     return survey(found, layer, settings, recipe.split_fused)

@@ -166,6 +166,7 @@ def _extract(options: argparse.Namespace) -> None:
 def _with_changes(recipe: Recipe, options: argparse.Namespace) -> Recipe:
     from sftm_app.merging.methods import get_method
     from sftm_app.merging.params import make_params
+    from sftm_app.merging.recipe import parse_size
 
     params: dict[str, Any] = dataclasses.asdict(recipe.params)
     if options.method and options.method != recipe.method:
@@ -177,7 +178,10 @@ def _with_changes(recipe: Recipe, options: argparse.Namespace) -> Recipe:
         params[name.strip()] = _value(value.strip())
     method = options.method or recipe.method
     made = make_params(get_method(method).params, params, f"params of {method}")
-    return dataclasses.replace(recipe, method=method, params=made, device=options.device or recipe.device)
+    if options.memory is not None:
+        parse_size(options.memory, "--memory")
+    memory, device = options.memory or recipe.memory, options.device or recipe.device
+    return dataclasses.replace(recipe, method=method, params=made, device=device, memory=memory)
 
 
 def _value(text: str) -> str | float:

@@ -22,6 +22,9 @@ def build_parser() -> argparse.ArgumentParser:
     merge.add_argument("recipe", type=Path, help="a YAML recipe, as the app's Merge tab downloads it")
     merge.add_argument("--output", type=Path, help="output folder (default: the recipe's output.path)")
     merge.add_argument("--device", choices=DEVICES, help="where to compute (default: the recipe's)")
+    merge.add_argument(
+        "--memory", metavar="SIZE", help="the most that the merge may take, such as 4GB (default: the recipe's)"
+    )
     merge.add_argument("--method", help="another method than the recipe's: sftm, average, task_arithmetic")
     merge.add_argument(
         "--set",

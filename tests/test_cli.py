@@ -83,6 +83,7 @@ def test_every_method_by_name(sftm: Run, recipe: Path, tmp_path: Path, method: s
         (["--set", "scaling=1e999"], "outside 0 to 2"),
         (["--set", "scaling=nan"], "not a number"),
         (["--set", "rank=0"], "no rank"),
+        (["--memory", "much"], "--memory: 'much' is no size"),
         (["--set", "rank="], ""),
         (["--set", "variant=readuot"], "not one of readout, mapping"),
         (["--method", "sfmt"], "'sfmt' is not known. Did you mean 'sftm'?"),
@@ -97,6 +98,14 @@ def test_options_that_are_refused(sftm: Run, recipe: Path, options: list[str], s
     assert code == 2
     assert err.startswith("sftm: ") and said in err and "Traceback" not in err
     assert not (recipe.parent / "merged").exists()
+
+
+def test_a_merge_beyond_its_memory_is_refused_with_exit_code_3(sftm: Run, recipe: Path) -> None:
+    code, _, err = sftm("merge", recipe, "--memory", "10KB", "--quiet")
+    assert code == 3 and "its budget (`memory`) is 10KB. No rank fits" in err
+    assert not (recipe.parent / "merged").exists()
+    assert sftm("merge", recipe, "--memory", "4GB", "--quiet")[0] == 0
+    assert "memory: 4GB" in (recipe.parent / "merged" / "sftm_recipe.yaml").read_text()
 
 
 def test_bad_input_is_one_sentence_and_exit_code_2(sftm: Run, recipe: Path, models: Path) -> None:

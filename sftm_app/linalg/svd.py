@@ -232,13 +232,14 @@ N_PROBES = 4
 def _is_sound(matrix: Tensor, U: Tensor, S: Tensor, Vh: Tensor) -> bool:
     """Whether these leading features belong to the matrix and are orthonormal, as N_PROBES combinations of them tell.
 
-    The checks of _trouble, and of D^T U = V S, at the price of a few products with (r, N_PROBES): the mean over probes
+    The checks of _trouble, and of D^T U = V S, at the price of a few products with (N_PROBES, r): the mean over probes
     of a squared error is that of its Frobenius norm. NaN passes none of them.
     """
-    probes = torch.randn(len(S), N_PROBES, generator=torch.Generator().manual_seed(0)).to(S)
-    written, read, weighted = U @ probes, Vh.T @ probes, S[:, None] * probes
-    missed = [matrix.T @ written - Vh.T @ weighted, matrix @ read - U @ weighted]
-    apart = [U.T @ written - probes, Vh @ read - probes]
+    # Probes are rows, for products with few rows from the left are several times as fast as with few columns.
+    probes = torch.randn(N_PROBES, len(S), generator=torch.Generator().manual_seed(0)).to(S)
+    written, read, weighted = probes @ U.T, probes @ Vh, probes * S
+    missed = [written @ matrix - weighted @ Vh, read @ matrix.T - weighted @ U.T]
+    apart = [written @ U - probes, read @ Vh.T - probes]
     limit = BACKWARD_ERROR_FACTOR * max(matrix.shape) * float(torch.finfo(S.dtype).eps)
     limit *= float(torch.linalg.vector_norm(matrix))
     return all(_root_mean(error) <= limit for error in missed) and all(
@@ -247,7 +248,7 @@ def _is_sound(matrix: Tensor, U: Tensor, S: Tensor, Vh: Tensor) -> bool:
 
 
 def _root_mean(errors: Tensor) -> float:
-    """The Frobenius norm of a matrix of errors as its products with standard normal probes, (k, N_PROBES), tell it."""
+    """The Frobenius norm of a matrix of errors as its products with standard normal probes, (N_PROBES, k), tell it."""
     return float(torch.linalg.vector_norm(errors)) / math.sqrt(N_PROBES)
 
 
@@ -311,6 +312,6 @@ def _trouble(matrix: Tensor, U: Tensor, S: Tensor, Vh: Tensor) -> str | None:
 
 def _fix_signs(U: Tensor, Vh: Tensor) -> tuple[Tensor, Tensor]:
     """Flip (u, v) pairs in place so that the entry of largest magnitude of each u is positive."""
-    negative = U.gather(0, U.abs().argmax(0, keepdim=True)) < 0
-    signs = torch.where(negative, -1.0, 1.0).to(U)
-    return U.mul_(signs), Vh.mul_(signs.T)
+    # Several times as fast as argmax.
+    signs = torch.where(U.amax(0) < -U.amin(0), -1.0, 1.0).to(U) if U.numel() else U.new_ones(U.shape[1])
+    return U.mul_(signs), Vh.mul_(signs[:, None])

@@ -5,6 +5,10 @@ bytes in their place in the output, and sends back their checksum and its lines 
 network, so inputs and output lie on storage that all machines share, under the same paths. A worker that dies costs the
 tensor that it was at, which Ray gives to another one.
 
+A merge that is stopped takes its output folder away, and workers stop at the next tensor because of that, if the
+connection to them did not end already. ray.cancel is not used: where the task has just ended, Ray 2.60 aborts the
+process that asks for it.
+
 Results are those of one process: workers compute with its number of threads, and refuse where versions, processor or
 inputs differ from it.
 """
@@ -42,7 +46,6 @@ SHARED = "Inputs and output have to lie on storage that all machines of the clus
 N_RETRIES = 3
 # Tasks that wait at Ray for each one that can run; more would only be more to cancel.
 WAITING = 4
-CANCEL_S = 10.0
 REACH_S = 10.0
 # What Ray sets aside for objects is for much larger ones than a plan.
 STORE_BYTES = 100_000_000
@@ -102,9 +105,8 @@ def _connected(ray: Any, address: str | None, workers: int | None) -> Iterator[N
             n_threads = torch.get_num_threads()
             n_workers = workers or max(1, (os.cpu_count() or 1) // n_threads)
             # Paths of sockets may not be long, so no place deeper than /tmp.
-            place = tempfile.TemporaryDirectory(
-                prefix="sftm-ray-", dir="/tmp" if os.name == "posix" else None, ignore_cleanup_errors=True
-            )
+            root = "/tmp" if os.name == "posix" else None
+            place = tempfile.TemporaryDirectory("", f"sftm-ray-{os.getpid()}-", root, ignore_cleanup_errors=True)
             options = {"address": "local", "num_cpus": n_workers * n_threads, "include_dashboard": False}
             options |= {"object_store_memory": STORE_BYTES, "_temp_dir": stack.enter_context(place)}
         stack.callback(ray.shutdown)
@@ -188,27 +190,20 @@ def _place(
     task = ray.remote(num_cpus=needs["CPU"], num_gpus=needs["GPU"], max_retries=N_RETRIES)(_merge)
     left = sorted(entries, key=lambda entry: entry.cost)
     running: dict[Any, PlanEntry] = {}
-    try:
-        while left or running:
-            while left and len(running) < limit:
-                entry = left.pop()
-                own = task.options(memory=_bytes_of(plan, entry))
-                running[own.remote(job, entry, writer.place(entry.name))] = entry
-            (done,), _ = ray.wait(list(running), num_returns=1)
-            entry = running.pop(done)
-            made = _result(ray, done, entry)
-            if not writer.keep(entry.name, made.checksum):
-                raise OutputError(
-                    f"{entry.name!r}: what {made.worker} wrote into {writer.place(entry.name).path} is not what is "
-                    f"read there. {SHARED}"
-                )
-            yield Placed(entry, made.checksum, made.records, made.worker, made.peak_bytes)
-    finally:
-        with suppress(ray.exceptions.RayError):
-            for each in running:
-                ray.cancel(each, force=True)
-            if running:
-                ray.wait(list(running), num_returns=len(running), timeout=CANCEL_S)
+    while left or running:
+        while left and len(running) < limit:
+            entry = left.pop()
+            own = task.options(memory=_bytes_of(plan, entry))
+            running[own.remote(job, entry, writer.place(entry.name))] = entry
+        (done,), _ = ray.wait(list(running), num_returns=1)
+        entry = running.pop(done)
+        made = _result(ray, done, entry)
+        if not writer.keep(entry.name, made.checksum):
+            raise OutputError(
+                f"{entry.name!r}: what {made.worker} wrote into {writer.place(entry.name).path} is not what is read "
+                f"there. {SHARED}"
+            )
+        yield Placed(entry, made.checksum, made.records, made.worker, made.peak_bytes)
 
 
 def _result(ray: Any, done: Any, entry: PlanEntry) -> _Made:
@@ -241,11 +236,15 @@ def _result(ray: Any, done: Any, entry: PlanEntry) -> _Made:
 def _merge(job: Sequence[Any], entry: PlanEntry, place: Place) -> _Made:
     """Merge one tensor and put it in its place. Raises what run() raises; OutputError, OSError."""
     plan, store, lock = _taken_up(job[0])
-    with MemoryMeter(plan.device) as meter:
-        (merged,) = run(replace(plan, entries=(entry,)), store)
-        # A task that outlives its merge must not write into the folder of another one.
+
+    def refuse_other_folder() -> None:
         if _lock_beside(place) != lock:
             raise OutputError(f"{place.path.parent}: is not there for {_worker()}, or is another merge's. {SHARED}")
+
+    refuse_other_folder()
+    with MemoryMeter(plan.device) as meter:
+        (merged,) = run(replace(plan, entries=(entry,)), store)
+        refuse_other_folder()
         checksum = write_at(place, merged.tensor)
         return _Made(checksum, merged.records, _worker(), meter.look())
 

@@ -206,21 +206,20 @@ def _seconds(
     seconds, times = 0.0, 1.0
     for kind in kinds:
         speed = speeds[kind]
-        times = max(times, speed.n_reads)
         if kept is None or not kind.n_dense or kind.k < MIN_SIDE:
             seconds += speed.seconds
+            times = max(times, speed.n_reads)
             continue
         matrices = COMPUTE_DTYPE.itemsize * kind.n_dense * kind.m * kind.n
         if kept.whole and not kind.thin:
             seconds += matrices / disk.hash + COMPUTE_DTYPE.itemsize * kind.m * kind.n / disk.read
-            times = 1.0
             continue
         count = n_kept(plan.recipe.params.rank, kind.m, kind.n)
         factors = COMPUTE_DTYPE.itemsize * kind.n_dense * (kind.m + kind.n) * count
         seconds += speed.rest_s + matrices / disk.hash
         making = speed.factorise_s + factors / disk.keep
         seconds += (1 - kept.share) * making + kept.share * factors / disk.read
-        times = max(times, speed.n_reads + 1)  # once more for its address
+        times = max(times, 1 + (1 - kept.share) * speed.n_reads)  # once for its address
     # Each part reads the whole tensor, except where it is one expert of a stack.
     split = 1 if entry.parts[0].expert is not None else len(kinds)
     read = base + round(tasks * times * split)

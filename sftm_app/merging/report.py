@@ -77,6 +77,8 @@ class Report:
     above what the process held before (`memory_peak_bytes`); the seconds that were expected (`seconds_predicted`, None
     where nobody estimated them, and `tensor_seconds_predicted` of the tensors that take longest), those of all tensors
     (`tensor_seconds`) and those of waiting for the hashes of the inputs (`hashing_seconds`, in `seconds` too).
+    executor, workers: who merged, and how many processes took part; `memory_peak_bytes` is that of the one that took
+    most.
     """
 
     version: str
