@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tiny_adapters import build, save_adapter
 from tiny_checkpoints import change_weights
 
 from sftm_app import __version__, api, cli
@@ -98,6 +99,17 @@ def test_options_that_are_refused(sftm: Run, recipe: Path, options: list[str], s
     assert code == 2
     assert err.startswith("sftm: ") and said in err and "Traceback" not in err
     assert not (recipe.parent / "merged").exists()
+
+
+def test_an_adapter_is_merged_into_an_adapter(sftm: Run, tmp_path: Path) -> None:
+    build("gpt2").save_pretrained(tmp_path / "base")
+    for seed, name in enumerate(("a", "b"), start=1):
+        save_adapter(tmp_path / name, "gpt2", seed)
+    recipe = tmp_path / "adapters.yaml"
+    recipe.write_text("base: base\ntasks: [a, b]\ndevice: cpu\noutput: {path: merged, kind: adapter}\n")
+    code, out, err = sftm("merge", recipe, "--quiet")
+    assert code == 0 and out.startswith("Merged 2 tasks with sftm") and "Traceback" not in err
+    assert (tmp_path / "merged" / "adapter_model.safetensors").exists()
 
 
 def test_a_merge_beyond_its_memory_is_refused_with_exit_code_3(sftm: Run, recipe: Path) -> None:

@@ -194,6 +194,8 @@ def make_report(
         warnings=warnings_of(plan.task_names, records),
         machine={
             "device": str(plan.device),
+            "executor": "local",
+            "workers": 1,
             "torch": torch.__version__,
             "threads": torch.get_num_threads(),
             "memory_predicted_bytes": plan.peak_bytes,
