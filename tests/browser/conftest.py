@@ -56,8 +56,10 @@ def app(tmp_path: Path, tiny_models: Path) -> Iterator[App]:
     port, output = free_port(), tmp_path / "output"
     command = [sys.executable, "-m", "sftm_app", "ui", "--no-browser", "--device", "cpu", "--port", str(port)]
     command += ["--output-dir", str(output), "--models-dir", str(tiny_models)]
+    # What another test's merge kept would make this one's too short to be cancelled or watched.
+    environment = {**os.environ, "SFTM_CACHE_DIR": str(tmp_path / "cache")}
     with open(tmp_path / "app.log", "wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
     url = f"http://127.0.0.1:{port}/"
     try:
         deadline = time.monotonic() + START_LIMIT_S
