@@ -312,7 +312,7 @@ class TensorReader:
         file, info = self._checkpoint.files[name], self._checkpoint.tensors[name]
         shape = info.shape if row is None else info.shape[1:]
         tensor = torch.empty(shape if span is None else (span[1] - span[0],), dtype=info.dtype)
-        start = (span[0] * tensor.itemsize if span else 0) + (row or 0) * tensor.nbytes
+        start = ((span[0] if span else 0) + (row or 0) * torch.Size(shape).numel()) * tensor.itemsize
         try:
             if FileStamp.of(file) != self._checkpoint.stamps[file]:
                 raise CheckpointError(f"{file}: was changed while in use. Start again.")
@@ -340,12 +340,16 @@ class TensorReader:
         # One pass over the data instead of three: the sum is finite unless a value is not, or it overflows.
         if tensor.numel() and not torch.isfinite(tensor.sum()):
             n_bad = int((~torch.isfinite(tensor)).sum())
+            total = tensor.numel()
             if n_bad and span is not None:
-                self.finite(name, dtype)  # which counts all of them
+                # How many there are in all, in pieces no larger than this one.
+                total = torch.Size(self._checkpoint.tensors[name].shape).numel()
+                spans = ((start, min(start + tensor.numel(), total)) for start in range(0, total, tensor.numel()))
+                n_bad = sum(int((~torch.isfinite(self(name, span=each).to(dtype))).sum()) for each in spans)
             if n_bad:
                 raise NumericalError(
                     f"{self._checkpoint.files[name]}: tensor {name!r} holds {n_bad} values that are NaN or infinite "
-                    f"out of {tensor.numel()}. The checkpoint is broken: train or download it again."
+                    f"out of {total}. The checkpoint is broken: train or download it again."
                 )
         return tensor
 
@@ -353,9 +357,9 @@ class TensorReader:
         """Read a contiguous tensor's bytes from `offset` on. Raises OSError when the file ends too early."""
         wanted: memoryview = tensor.reshape(-1).view(torch.uint8).numpy().data
         while wanted:
-            # One call gives at most 2 GiB on Linux.
+            # One call gives at most 2 GiB on Linux, and refuses to be asked for as much on macOS.
             if hasattr(os, "preadv"):
-                n_read = os.preadv(file.fileno(), [wanted], offset)
+                n_read = os.preadv(file.fileno(), [wanted[: 1 << 30]], offset)
             else:
                 with self._lock:
                     file.seek(offset)

@@ -112,6 +112,6 @@ def preserved_by(change: Change, factors: Sequence[Factors]) -> list[Preservatio
         unit = 1 / float(f.S[0])
         seen, gains = image(change * unit, f.Vh.T), f.S * unit
         s, d = gains.double(), ((seen * f.U).sum(0) - gains).double()
-        missed = float(seen.addcmul_(f.U, gains, value=-1.0).double().square().sum())
+        missed = float(torch.linalg.vector_norm(seen.addcmul_(f.U, gains, value=-1.0))) ** 2
         kept.append(Preservation(float(s @ s), 0.0, float(d @ d), missed, float(s @ d)))
     return kept

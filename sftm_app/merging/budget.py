@@ -10,6 +10,7 @@ from dataclasses import fields, replace
 import psutil
 
 from sftm_app.errors import ResourceError
+from sftm_app.linalg.superposition import AUTO_DIRECT_MAX, STORED_MAX
 from sftm_app.merging.memory import peak_bytes
 from sftm_app.merging.plan import Plan
 from sftm_app.merging.recipe import parse_size
@@ -23,11 +24,19 @@ def fitting_rank(plan: Plan, n_bytes: int) -> int:
     if all(item.name != "rank" for item in fields(plan.recipe.params)):
         return 0
 
-    def fits(rank: int) -> bool:
+    def fits_exactly(rank: int) -> bool:
         params = replace(plan.recipe.params, rank=rank)
         return peak_bytes(plan.entries, plan.preflight, params, plan.recipe.output) <= n_bytes
 
     sides = [min(part.shape_in(entry.output.shape)) for entry in plan.entries for part in entry.parts]
+    # Beyond these ranks a layer is solved or measured in another way, which may take less: these have to fit as well.
+    highest_cuts = {side - 1 for side in sides}
+    limits = {AUTO_DIRECT_MAX, STORED_MAX, *highest_cuts}
+    edges = ({limit // len(plan.preflight.tasks) for limit in limits} | highest_cuts) - {0}
+
+    def fits(rank: int) -> bool:
+        return fits_exactly(rank) and all(fits_exactly(edge) for edge in edges if edge < rank)
+
     low, high = 0, max(sides, default=0)
     if high and fits(high):
         return high
@@ -40,6 +49,8 @@ def fitting_rank(plan: Plan, n_bytes: int) -> int:
 def budget_note(plan: Plan) -> str | None:
     """A sentence on what fits into the recipe's budget, or on a merge that takes more than is free; else None."""
     given = plan.recipe.memory
+    if plan.device.type == "cuda":
+        return None  # what does not fit there goes to the CPU, see placing
     limit = parse_size(given) if given else psutil.virtual_memory().available
     if given and plan.peak_bytes <= limit:
         best = fitting_rank(plan, limit)
@@ -51,13 +62,14 @@ def budget_note(plan: Plan) -> str | None:
 
 
 def check_budget(plan: Plan) -> None:
-    """Refuse a merge that is expected to take more memory than the recipe allows.
+    """Refuse a merge that is expected to take more memory than the recipe allows. (On a GPU the layers that need more
+    are computed on the CPU instead.)
 
     Raises
         ResourceError: with the ranks that would fit.
     """
     given = plan.recipe.memory
-    if given and plan.peak_bytes > parse_size(given):
+    if given and plan.device.type != "cuda" and plan.peak_bytes > parse_size(given):
         raise ResourceError(
             f"This merge needs about {_gb(plan.peak_bytes)} of memory, and its budget (`memory`) is {given}. "
             f"{_way(plan, parse_size(given))}"
@@ -68,7 +80,8 @@ def _way(plan: Plan, limit: int) -> str:
     best = fitting_rank(plan, limit)
     if best:
         return f"Ranks up to {best} fit: set the rank to that or less, or allow more memory."
-    return "No rank fits: allow more memory, or merge fewer tasks."
+    has_rank = any(item.name == "rank" for item in fields(plan.recipe.params))
+    return "No rank fits: allow more memory, or merge fewer tasks." if has_rank else "Allow more memory."
 
 
 def _gb(n_bytes: int) -> str:

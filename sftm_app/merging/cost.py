@@ -7,7 +7,6 @@ writing and hashing by their rates. Whether factors are kept from an earlier mer
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -34,7 +33,7 @@ from sftm_app.merging.changes import part_of, read_change
 from sftm_app.merging.factor_cache import MIN_SIDE, FactorStore, digest_of, factor_key, layer_key, open_store
 from sftm_app.merging.memory import entry_bytes
 from sftm_app.merging.plan import COMPUTE_DTYPE, Plan, PlanEntry
-from sftm_app.merging.report import about
+from sftm_app.merging.report import about, hashing_threads, n_processors
 from sftm_app.merging.run import about_merge
 
 SPEEDS_NAME = "speeds.json"
@@ -108,9 +107,10 @@ def estimate(plan: Plan, memory: Memory | None = None) -> Cost:
         used = entry_bytes(entry, plan.preflight, plan.recipe.params, adapter)
         entries.append(EntryCost(entry.name, seconds + written / disk.write, used, read, written))
     inputs = sum(c.n_bytes for c in (plan.preflight.base, *(task.checkpoint for task in plan.preflight.tasks)))
-    processors, hashing_s = os.cpu_count() or 1, inputs / disk.hash
+    processors, hashing_s = n_processors(), inputs / disk.hash
     idle = processors - torch.get_num_threads()
-    waiting = hashing_s / processors if idle <= 0 else hashing_s / idle - sum(entry.seconds for entry in entries)
+    at_once = min(idle, hashing_threads())
+    waiting = hashing_s / processors if idle <= 0 else hashing_s / at_once - sum(entry.seconds for entry in entries)
     return Cost(tuple(entries), max(0.0, waiting), plan.peak_bytes, plan.output_bytes, budget_note(plan))
 
 
@@ -159,7 +159,7 @@ def _what_is_kept(plan: Plan, store: FactorStore) -> _Kept:
                 key = factor_key(change, rank, digests[-1])
                 weights.append(task.weight)
                 held.append(key is not None and store.holds(key))
-    whole = layer_key(digests, about_merge(plan.method, plan.recipe.params, weights, 0.0))
+    whole = layer_key(digests, about_merge(plan.method, plan.recipe.params, weights, 0.0, plan.device))
     return _Kept(sum(held) / len(held), store.holds_layer(whole))
 
 

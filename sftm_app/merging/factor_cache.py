@@ -23,14 +23,18 @@ import os
 import re
 import shutil
 import time
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from threading import Lock
 
 import torch
 
+from sftm_app import __version__
 from sftm_app.caching import GB_VARIABLE, cache_place
+from sftm_app.checkpoints.known_architectures import FOLDER_NAME
 from sftm_app.checkpoints.row_files import TEMPORARY_SUFFIX, read_rows, read_whole, write_rows
 from sftm_app.errors import CheckpointError
 from sftm_app.linalg.low_rank import Change, LowRank
@@ -98,10 +102,27 @@ def factor_key(change: Change, rank: Rank = None, digest: str | None = None) -> 
 
 def layer_key(digests: Sequence[str | None], about: object) -> str | None:
     """The key of what is worked out of several task matrices, in their order, in the way that `about` describes (by its
-    repr); None where one of them has no digest."""
+    repr), by this version on this processor with this number of threads; None where one of them has no digest."""
     if None in digests or not digests:
         return None
-    return hashlib.sha256(repr((VERSION, list(digests), about)).encode()).hexdigest()
+    by = (__version__, torch.__version__, torch.backends.cpu.get_cpu_capability(), torch.get_num_threads(), _sources())
+    return hashlib.sha256(repr((VERSION, by, list(digests), about)).encode()).hexdigest()
+
+
+@lru_cache(maxsize=1)
+def _sources() -> str:
+    """Of the files that a layer's superposition follows from: while they are worked on, no version tells them apart."""
+    folder = Path(__file__).parent
+    files = sorted([*(folder.parent / "linalg").glob("*.py"), *(folder / "methods").glob("*.py")])
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+
+
+def _checksum(tensors: Mapping[str, torch.Tensor], values: str) -> str:
+    """Of a layer as it is kept: its tensors are megabytes that nothing else would tell from damaged ones."""
+    found = zlib.crc32(values.encode())
+    for name in sorted(tensors):
+        found = zlib.crc32(tensors[name].reshape(-1).view(torch.uint8).numpy().data, found)
+    return str(found)
 
 
 @dataclass(frozen=True)
@@ -146,6 +167,8 @@ class FactorStore:
         if path.exists():
             try:
                 tensors, about = read_whole(path)
+                if about["checksum"] != _checksum(tensors, about["values"]):
+                    raise ValueError("damaged")
                 kept = Kept(tensors, json.loads(about["values"]), found=True)
             except (CheckpointError, ValueError, KeyError):
                 _remove(path)
@@ -159,7 +182,8 @@ class FactorStore:
         with contextlib.suppress(OSError):
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             if self._make_room(size):
-                write_rows(path, {name: tensor.cpu() for name, tensor in made.tensors.items()}, {"values": values})
+                tensors = {name: tensor.cpu().contiguous() for name, tensor in made.tensors.items()}
+                write_rows(path, tensors, {"values": values, "checksum": _checksum(tensors, values)})
         return made
 
     def holds_layer(self, key: str | None) -> bool:
@@ -299,5 +323,7 @@ def look_into(clear: bool = False, environment: Mapping[str, str] = os.environ) 
     if store is None:
         return f"No factors are kept: the cache is switched off. Give {GB_VARIABLE} or --cache-gb more than 0."
     found = store.clear() if clear else store.use()
-    what = f"{store.folder}: factors of {found.n_entries} task matrices, {found.n_bytes / 1e6:.1f} MB"
+    if clear:
+        shutil.rmtree(store.folder / FOLDER_NAME, ignore_errors=True)
+    what = f"{store.folder}: {found.n_entries} task matrices' factors and layers, {found.n_bytes / 1e6:.1f} MB"
     return f"{what}, were removed." if clear else f"{what} of at most {store.limit_bytes / 1e6:.1f} MB."

@@ -217,7 +217,8 @@ def entry_bytes(entry: PlanEntry, found: Preflight, params: Any, adapter: bool =
     if in_spans(entry) and not adapter:
         stored_size = max(0 if dtype == torch.float32 else dtype.itemsize for dtype in stored)
         span = min(SPAN, torch.Size(entry.output.shape).numel())
-        return entry.output.n_bytes + torch.get_num_threads() * span * (3 * FLOAT_BYTES + stored_size)
+        # Base, sum and one change; blocks of this size are the allocator's to keep, and it keeps about as many again.
+        return entry.output.n_bytes + torch.get_num_threads() * span * (6 * FLOAT_BYTES + stored_size)
     stack = bool(entry.parts) and entry.parts[0].expert is not None
     count = torch.Size(entry.output.shape[1:] if stack else entry.output.shape).numel()
     upcasting = max(0 if dtype == torch.float32 else dtype.itemsize * count for dtype in stored)

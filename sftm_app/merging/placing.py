@@ -6,7 +6,6 @@ MPS has neither an SVD nor float64, so superpositions go to the CPU there, and p
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -31,11 +30,20 @@ def where_it_fits(plan: Plan, entry: PlanEntry, merge: Callable[[torch.device], 
         return merge(plan.device)
     adapter = plan.recipe.output.kind == "adapter"
     if entry_bytes(entry, plan.preflight, plan.recipe.params, adapter) <= gpu_budget(plan):
-        # What was held there when memory ran out is let go with the traceback.
-        with contextlib.suppress(torch.OutOfMemoryError):
+        try:
             return merge(plan.device)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+        # What was held there is let go with the traceback.
         torch.cuda.empty_cache()
     return merge(cpu)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """torch reports a lack of memory on the CPU, and inside the libraries of a GPU, as a plain RuntimeError."""
+    said = ("can't allocate memory", "ALLOC_FAILED", "CUDA error: out of memory")
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(words in str(error) for words in said)
 
 
 def gpu_budget(plan: Plan) -> int:

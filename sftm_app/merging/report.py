@@ -8,7 +8,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -31,6 +31,7 @@ REPORT_NAME = "sftm_report.json"
 STOPPED_EARLY = "iterative (stopped early)"
 # Relative. A finished solve is at 1e-5 or less, directions dropped as shared cost 1e-3: beyond 1e-2 something was lost.
 LARGE_RESIDUAL = 1e-2
+MAX_HASHING = 8
 
 
 def about(seconds: float) -> str:
@@ -142,6 +143,16 @@ def load_report(path: Path) -> Report:
         raise CheckpointError(f"{path}: is not a report of this version of SFTM Studio. Merge again.") from None
 
 
+def n_processors() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def hashing_threads() -> int:
+    """How many files are hashed at a time."""
+    return min(MAX_HASHING, n_processors())
+
+
 @contextmanager
 def hashing(plan: Plan) -> Iterator[Callable[[], list[InputRecord]]]:
     """Read every input for its hash while something else goes on. What is yielded waits for the last of them.
@@ -151,9 +162,10 @@ def hashing(plan: Plan) -> Iterator[Callable[[], list[InputRecord]]]:
     """
     found, stop = plan.preflight, Event()
     sources = [("base", found.base, None), *((task.name, task.checkpoint, task.weight) for task in found.tasks)]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # hashing lets other threads work
-        waiting = [pool.submit(_input, *source, stop.is_set) for source in sources]
+    with ThreadPoolExecutor(hashing_threads()) as pool:  # hashing lets other threads work
+        waiting: list[Future[InputRecord]] = []
         try:
+            waiting += (pool.submit(_input, *source, stop.is_set) for source in sources)
             yield lambda: [one.result() for one in waiting]
         finally:
             stop.set()

@@ -27,7 +27,7 @@ from sftm_app.merging.factor_cache import layer_key
 from sftm_app.merging.features import FactorSource, Seen, each_task, features_of, see_each
 from sftm_app.merging.memory import SPAN, in_spans
 from sftm_app.merging.methods.base import Features, Kept, Layer, Merged, Method, weighted_average
-from sftm_app.merging.placing import where_it_fits
+from sftm_app.merging.placing import is_out_of_memory, where_it_fits
 from sftm_app.merging.plan import COMPUTE_DTYPE, Plan, PlanEntry
 from sftm_app.merging.report import TensorRecord
 
@@ -137,11 +137,6 @@ def _saying_where(plan: Plan, entry: PlanEntry) -> Iterator[None]:
             f"Out of memory at {entry.name!r}, which needs about {plan.peak_bytes / 1e9:.1f} GB. "
             "Choose a lower rank or fewer tasks, close other programs, or choose the device cpu."
         ) from None
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """torch reports a lack of memory on the CPU as a plain RuntimeError."""
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def _merge_entry(
@@ -291,7 +286,8 @@ def merge_changes(
 
         def keep(make: Callable[[], Kept]) -> Kept:
             digests = [one.digest if one else None for one in seen]
-            key = layer_key(digests, about_merge(method, params, weights, idle_weight))
+            device = seen[0].device if seen and seen[0] else torch.device("cpu")
+            key = layer_key(digests, about_merge(method, params, weights, idle_weight, device))
             return make() if factors is None else factors.keep(key, make)
 
         def features(task: int, rank: Rank = None) -> Features:
@@ -312,10 +308,12 @@ def merge_changes(
     return Merged(weighted_sum(changes, [scaling * weight for weight in weights]))
 
 
-def about_merge(method: Method, params: Any, weights: Sequence[float], idle_weight: float) -> object:
+def about_merge(
+    method: Method, params: Any, weights: Sequence[float], idle_weight: float, device: torch.device
+) -> object:
     """All that what a method keeps of a layer follows from, besides the task matrices."""
     settings = {name: value for name, value in asdict(params).items() if name != "scaling"}
-    return method.name, settings, [float(weight) for weight in weights], float(idle_weight)
+    return method.name, settings, [float(weight) for weight in weights], float(idle_weight), device.type
 
 
 def _fit(entry: PlanEntry, tensor: Tensor) -> Tensor:

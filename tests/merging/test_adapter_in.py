@@ -12,6 +12,7 @@ from tiny_adapters import build, inputs_of, load_adapter, logits, save_adapter
 
 from sftm_app.api import check, merge
 from sftm_app.checkpoints.checkpoint import open_checkpoint
+from sftm_app.merging import features
 from sftm_app.merging import run as running
 
 # name -> kind of model, settings of the base, settings of the adapter
@@ -93,8 +94,8 @@ def test_the_task_matrix_is_never_formed(tmp_path: Path, monkeypatch: pytest.Mon
     build("llama").save_pretrained(tmp_path / "base")
     adapters = [save_adapter(tmp_path / f"{seed}", "llama", seed) for seed in (1, 2)]
     seen: list[type] = []
-    factorise = running.factorise
-    monkeypatch.setattr(running, "factorise", lambda change: (seen.append(type(change)), factorise(change))[1])
+    factorise = features.factorise
+    monkeypatch.setattr(features, "factorise", lambda D, rank: (seen.append(type(D)), factorise(D, rank))[1])
     merge(tmp_path / "base", adapters, tmp_path / "merged", "sftm", "cpu")
     assert len(seen) >= 8
     assert set(seen) == {LowRank}

@@ -53,6 +53,18 @@ def test_the_rank_that_fits_is_the_highest_that_does(recipe_for: RecipeFor, want
     assert fitting_rank(plan_of(recipe), needed(recipe, wanted + 1) - 1) == wanted
 
 
+def test_every_rank_up_to_the_one_that_fits_does(recipe_for: RecipeFor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though the system of a few features more may take less than that of a few."""
+    monkeypatch.setattr("sftm_app.merging.memory.AUTO_DIRECT_MAX", 60)
+    monkeypatch.setattr(budget, "AUTO_DIRECT_MAX", 60)
+    recipe = recipe_for()
+    needs = [needed(recipe, rank) for rank in range(1, 97)]
+    assert any(needs[i + 1] < needs[i] for i in range(95)), "nothing falls here"
+    for limit in sorted(set(needs))[::3]:
+        best = fitting_rank(plan_of(recipe), limit)
+        assert all(need <= limit for need in needs[:best]) and (best == 96 or max(needs[: best + 1]) > limit)
+
+
 def test_all_or_nothing_may_fit(recipe_for: RecipeFor) -> None:
     plan = plan_of(recipe_for())
     side = max(min(part.shape_in(entry.output.shape)) for entry in plan.entries for part in entry.parts)
@@ -70,8 +82,11 @@ def test_a_merge_beyond_its_budget_is_refused_with_the_ranks_that_fit(recipe_for
     assert make_plan(fits).peak_bytes <= within
     with pytest.raises(ResourceError, match="No rank fits: allow more memory, or merge fewer tasks"):
         check_budget(plan_of(recipe_for(memory="10KB")))
-    with pytest.raises(ResourceError, match="No rank fits"):
+    with pytest.raises(ResourceError, match=r"is 10KB\. Allow more memory"):
         check_budget(plan_of(recipe_for(method="average", memory="10KB")))
+    on_gpu = dataclasses.replace(plan_of(recipe_for(memory="10KB")), device=torch.device("cuda"))
+    check_budget(on_gpu)  # whose layers go to the CPU then
+    assert budget_note(on_gpu) is None
 
 
 def test_the_plan_says_what_fits(recipe_for: RecipeFor, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -48,7 +48,7 @@ def test_every_tensor_has_its_seconds_memory_and_disk_and_they_add_up(
     recipe_for: Callable[..., Any], known_speeds: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan = planned(recipe_for(params={"rank": 3}))
-    monkeypatch.setattr(cost.os, "cpu_count", lambda: 4)
+    monkeypatch.setattr(cost, "n_processors", lambda: 4)
     monkeypatch.setattr(cost.torch, "get_num_threads", lambda: 4)
     found = estimate(plan)
     assert [each.name for each in found.entries] == [entry.name for entry in plan.entries]
@@ -62,7 +62,7 @@ def test_every_tensor_has_its_seconds_memory_and_disk_and_they_add_up(
     inputs = plan.preflight.base.n_bytes + sum(task.checkpoint.n_bytes for task in plan.preflight.tasks)
     assert found.hashing_s == pytest.approx(inputs / 8e6 / 4)
     # A processor that nothing else wants is done with it long before the rest.
-    monkeypatch.setattr(cost.os, "cpu_count", lambda: torch.get_num_threads() + 1)
+    monkeypatch.setattr(cost, "n_processors", lambda: torch.get_num_threads() + 1)
     assert estimate(plan).hashing_s == 0.0
     assert found.seconds == pytest.approx(sum(each.seconds for each in found.entries) + found.hashing_s)
     assert (found.peak_bytes, found.written_bytes) == (plan.peak_bytes, plan.output_bytes)

@@ -258,7 +258,7 @@ def test_two_processes_share_a_folder(tmp_path: Path) -> None:
 def test_a_sentence_says_what_is_kept_and_what_was_removed(store: FactorStore, tmp_path: Path) -> None:
     store.get(key_of(matrix()), lambda: factorise(matrix()))
     where = {"SFTM_CACHE_DIR": str(store.folder), "SFTM_CACHE_GB": "0.1"}
-    held = f"{store.folder}: factors of 1 task matrices, 0.0 MB"
+    held = f"{store.folder}: 1 task matrices' factors and layers, 0.0 MB"
     assert look_into(False, where) == f"{held} of at most 100.0 MB."
     assert look_into(True, where) == f"{held}, were removed." and not entries(store.folder)
     assert "switched off" in look_into(True, where | {"SFTM_CACHE_GB": "0"})
@@ -345,6 +345,24 @@ def test_a_layer_is_kept_under_all_its_matrices_and_what_was_done(store: FactorS
     assert [store.keep(other, lambda: kept_layer(3.0)).found for other in others] == [False] * 3
 
 
+def test_a_layer_of_zeros_where_there_were_numbers_is_worked_out_again(store: FactorStore) -> None:
+    """As a power cut leaves it: nothing here waits for the disk."""
+    key = layer_key(["a"], "about")
+    store.keep(key, kept_layer)
+    (path,) = entries(store.folder)
+    raw = bytearray(path.read_bytes())
+    raw[-64:] = bytes(64)
+    path.write_bytes(raw)
+    again = store.keep(key, kept_layer)
+    assert not again.found and torch.equal(again.tensors["delta"], torch.ones(8, 4))
+
+
+def test_another_number_of_threads_is_another_layer(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = layer_key(["a"], "about")
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 7)
+    assert layer_key(["a"], "about") != one
+
+
 @pytest.mark.parametrize("damage", [b"", b"nonsense", None])
 def test_a_damaged_layer_is_worked_out_again(store: FactorStore, damage: bytes | None) -> None:
     key = layer_key(["a"], "about")
@@ -360,8 +378,11 @@ def test_a_damaged_layer_is_worked_out_again(store: FactorStore, damage: bytes |
 
 def test_other_weights_are_another_layer(recipe_for: Callable[..., Any]) -> None:
     method, params = recipe_for().method, recipe_for().params
-    about = about_merge(get_method(method), params, [1.0, 2.0], 0.0)
-    assert about == about_merge(get_method(method), dataclasses.replace(params, scaling=0.5), [1.0, 2.0], 0.0)
-    assert about != about_merge(get_method(method), params, [2.0, 1.0], 0.0)
-    assert about != about_merge(get_method(method), params, [1.0, 2.0], 1.0)
-    assert about != about_merge(get_method(method), dataclasses.replace(params, rank=3), [1.0, 2.0], 0.0)
+    about = about_merge(get_method(method), params, [1.0, 2.0], 0.0, torch.device("cpu"))
+    half = dataclasses.replace(params, scaling=0.5)
+    assert about == about_merge(get_method(method), half, [1.0, 2.0], 0.0, torch.device("cpu"))
+    assert about != about_merge(get_method(method), params, [2.0, 1.0], 0.0, torch.device("cpu"))
+    assert about != about_merge(get_method(method), params, [1.0, 2.0], 1.0, torch.device("cpu"))
+    cut = dataclasses.replace(params, rank=3)
+    assert about != about_merge(get_method(method), cut, [1.0, 2.0], 0.0, torch.device("cpu"))
+    assert about != about_merge(get_method(method), params, [1.0, 2.0], 0.0, torch.device("cuda"))

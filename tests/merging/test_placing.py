@@ -58,13 +58,18 @@ def test_what_the_allocator_holds_unused_is_free_and_the_recipe_may_allow_less(
     assert gpu_budget(on_gpu(recipe_for(memory="1MB"))) == int(GPU_SHARE * 1500)
 
 
-def test_a_layer_whose_memory_runs_out_is_begun_again_on_the_cpu(recipe_for: RecipeFor, gpu: dict[str, int]) -> None:
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED")]
+)
+def test_a_layer_whose_memory_runs_out_is_begun_again_on_the_cpu(
+    recipe_for: RecipeFor, gpu: dict[str, int], error: Exception
+) -> None:
     plan, tried = on_gpu(recipe_for()), []
 
     def merge(device: torch.device) -> str:
         tried.append(device.type)
         if device.type == "cuda":
-            raise torch.OutOfMemoryError("CUDA out of memory")
+            raise error
         return "merged"
 
     superposed = next(entry for entry in plan.entries if entry.rule == "superpose")
