@@ -43,6 +43,9 @@ class Preservation:
     along: float
 
 
+NOTHING = Preservation(0.0, 0.0, 0.0, 0.0, 0.0)
+
+
 @dataclass(frozen=True)
 class Errors:
     """Readout and mapping error of each task, both >= 0."""
@@ -85,7 +88,7 @@ def preserved(
     kept = []
     for q, f, rest in zip(readouts.of, factors, lost, strict=True):
         if f.rank == 0:
-            kept.append(Preservation(0.0, 0.0, 0.0, 0.0, 0.0))
+            kept.append(NOTHING)
             continue
         # In units of the largest gain, so that no square overflows.
         unit = 1 / float(f.S[0])
@@ -107,7 +110,7 @@ def preserved_by(change: Change, factors: Sequence[Factors]) -> list[Preservatio
     kept = []
     for f in factors:
         if f.rank == 0:
-            kept.append(Preservation(0.0, 0.0, 0.0, 0.0, 0.0))
+            kept.append(NOTHING)
             continue
         unit = 1 / float(f.S[0])
         seen, gains = image(change * unit, f.Vh.T), f.S * unit

@@ -30,7 +30,7 @@ from sftm_app.merging.calibration import (
     operations,
 )
 from sftm_app.merging.changes import part_of, read_change
-from sftm_app.merging.factor_cache import MIN_SIDE, FactorStore, digest_of, factor_key, layer_key, open_store
+from sftm_app.merging.factor_cache import MIN_SIDE, FactorStore, factor_key, layer_key, open_store
 from sftm_app.merging.memory import entry_bytes
 from sftm_app.merging.plan import COMPUTE_DTYPE, Plan, PlanEntry
 from sftm_app.merging.report import about, hashing_threads, n_processors
@@ -155,8 +155,8 @@ def _what_is_kept(plan: Plan, store: FactorStore) -> _Kept:
             if isinstance(source, str):
                 with open_reader(task.checkpoint) as read:
                     change = part_of(read_change(read, source, origin, origin.device), entry.parts[0])
-                digests.append(digest_of(change))
-                key = factor_key(change, rank, digests[-1])
+                key = factor_key(change, rank)
+                digests.append(key.digest if key else None)
                 weights.append(task.weight)
                 held.append(key is not None and store.holds(key))
     whole = layer_key(digests, about_merge(plan.method, plan.recipe.params, weights, 0.0, plan.device))

@@ -35,6 +35,7 @@ import torch
 from sftm_app import __version__
 from sftm_app.caching import GB_VARIABLE, cache_place
 from sftm_app.checkpoints.known_architectures import FOLDER_NAME
+from sftm_app.checkpoints.partial import alone
 from sftm_app.checkpoints.row_files import TEMPORARY_SUFFIX, read_rows, read_whole, write_rows
 from sftm_app.errors import CheckpointError
 from sftm_app.linalg.low_rank import Change, LowRank
@@ -72,9 +73,12 @@ class FactorKey:
     device: torch.device = field(default=torch.device("cpu"), compare=False)
 
 
-def digest_of(change: Change) -> str | None:
-    """SHA-256 of a task matrix (m, n), float32 or float64, in hexadecimal; None where its factors are as quickly
-    computed as found: of low-rank changes, and below MIN_SIDE."""
+def factor_key(change: Change, rank: Rank = None) -> FactorKey | None:
+    """The key of a task matrix (m, n), float32 or float64; None where its factors are as quickly computed as found: of
+    low-rank changes, and below MIN_SIDE.
+
+    rank: what will be kept of the factors, see n_kept. A share of energy needs all features: cut what get() gives.
+    """
     if isinstance(change, LowRank) or min(change.shape) < MIN_SIDE:
         return None
     m, n = change.shape
@@ -84,20 +88,7 @@ def digest_of(change: Change) -> str | None:
     about = f"{VERSION} {m}x{n} {change.dtype} {'rows' if in_rows else 'columns'} "
     digest = hashlib.sha256(about.encode())
     digest.update(values.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
-
-
-def factor_key(change: Change, rank: Rank = None, digest: str | None = None) -> FactorKey | None:
-    """The key of a task matrix (m, n); None where digest_of() is.
-
-    rank: what will be kept of the factors, see n_kept. A share of energy needs all features: cut what get() gives.
-    digest: the matrix's, where it is known.
-    """
-    digest = digest or digest_of(change)
-    if digest is None or isinstance(change, LowRank):
-        return None
-    m, n = change.shape
-    return FactorKey(digest, (m, n), change.dtype, n_kept(rank, m, n), change.device)
+    return FactorKey(digest.hexdigest(), (m, n), change.dtype, n_kept(rank, m, n), change.device)
 
 
 def layer_key(digests: Sequence[str | None], about: object) -> str | None:
@@ -178,12 +169,8 @@ class FactorStore:
                 return kept
         made = make()
         values = json.dumps(made.values)
-        size = sum(tensor.nbytes for tensor in made.tensors.values()) + len(values) + HEADER_BYTES
-        with contextlib.suppress(OSError):
-            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            if self._make_room(size):
-                tensors = {name: tensor.cpu().contiguous() for name, tensor in made.tensors.items()}
-                write_rows(path, tensors, {"values": values, "checksum": _checksum(tensors, values)})
+        tensors = {name: tensor.cpu().contiguous() for name, tensor in made.tensors.items()}
+        self._put(path, tensors, {"values": values, "checksum": _checksum(tensors, values)})
         return made
 
     def holds_layer(self, key: str | None) -> bool:
@@ -236,14 +223,19 @@ class FactorStore:
 
     def _write(self, key: FactorKey, made: Factors) -> None:
         kept = made.cut(key.count)
-        size = sum(tensor.nbytes for tensor in (kept.U, kept.S, kept.Vh)) + HEADER_BYTES
-        path = self._path(key.digest)
+        if kept.rank:
+            tensors = {"U": kept.U.cpu().T, "S": kept.S.cpu(), "Vh": kept.Vh.cpu()}
+            self._put(self._path(key.digest), tensors, {"how": made.how, "count": str(key.count)})
+
+    def _put(self, path: Path, tensors: Mapping[str, torch.Tensor], about: Mapping[str, str]) -> None:
+        """Write an entry, where there is or can be made room for it."""
+        size = sum(tensor.nbytes for tensor in tensors.values()) + sum(map(len, about.values())) + HEADER_BYTES
         with contextlib.suppress(OSError):
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            if kept.rank == 0 or not self._make_room(size):
-                return
-            about = {"how": made.how, "count": str(key.count)}
-            write_rows(path, {"U": kept.U.cpu().T, "S": kept.S.cpu(), "Vh": kept.Vh.cpu()}, about)
+            # Room that one process has made is not for another one that looks before it is taken.
+            with alone(self.folder):
+                if self._make_room(size):
+                    write_rows(path, tensors, about)
 
     def _make_room(self, size: int) -> bool:
         """Whether an entry of `size` bytes may be written; removes those that were used longest ago for it."""

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
 import torch
+from torch import Tensor
 
 from sftm_app.linalg.gram_svd import GRAM_MIN
 from sftm_app.linalg.low_rank import Change, LowRank
 from sftm_app.linalg.parallel import each
 from sftm_app.linalg.svd import Factors, Rank, factorise, n_kept
 from sftm_app.merging.changes import Changes
-from sftm_app.merging.factor_cache import FactorKey, digest_of
+from sftm_app.merging.factor_cache import FactorKey, factor_key
 from sftm_app.merging.methods.base import Features, Kept
 
 # One reads and converts a task's tensor while the GPU computes for the other.
@@ -34,30 +35,24 @@ class FactorSource(Protocol):
 
 @dataclass(frozen=True)
 class Seen:
-    """What is to be known of a task matrix (m, n), so that it need not be read again where its factors are kept.
+    """What is to be known of a task matrix, so that it need not be read again where its factors are kept.
 
-    digest: None where they are not worth keeping. energy: its squared Frobenius norm, of a dense one.
+    key: of all of them. energy: its squared Frobenius norm.
     """
 
-    digest: str | None
-    shape: tuple[int, int]
-    dtype: torch.dtype
-    device: torch.device
+    key: FactorKey
     energy: float
 
 
-def see(change: Change, address: bool = True) -> Seen:
-    """Look at a task matrix. address: work out its digest, which takes longest."""
-    if isinstance(change, LowRank):
-        return Seen(None, change.shape, change.left.dtype, change.left.device, 0.0)
-    m, n = change.shape
-    energy = float(torch.linalg.vector_norm(change)) ** 2
-    return Seen(digest_of(change) if address else None, (m, n), change.dtype, change.device, energy)
+def see_each(changes: Sequence[Change]) -> list[Seen | None]:
+    """Look at every task's matrix, several at a time; None for those whose factors are not worth keeping."""
 
+    def see(task: int) -> Seen | None:
+        change = changes[task]
+        key = factor_key(change)
+        return None if key is None or isinstance(change, LowRank) else Seen(key, _energy(change))
 
-def see_each(changes: Sequence[Change]) -> list[Seen]:
-    """Look at every task's matrix, several at a time."""
-    return each_task(changes, lambda task: see(changes[task]))
+    return each_task(changes, see)
 
 
 def features_of(
@@ -72,26 +67,30 @@ def features_of(
     A rank cuts the features of a large matrix while they are computed; of others all are as cheap to have. A share of
     energy is asked of all features.
     """
-    change = None
-    if source is None or seen is None or seen.digest is None:
+    if source is None or seen is None:
         change = changes[task]
-        seen = see(change, address=False)
-    whole = min(seen.shape)
-    thin = isinstance(change, LowRank) or whole < GRAM_MIN
-    cut = None if thin or isinstance(rank, str) or n_kept(rank, *seen.shape) == whole else rank
-
-    def make() -> Factors:
-        return factorise(changes[task] if change is None else change, cut)
-
-    if source is None or seen.digest is None:
-        made = make()
+        cut = None if isinstance(change, LowRank) else _cut(rank, change.shape)
+        made = factorise(change, cut)
+        energy = 0.0 if isinstance(change, LowRank) or cut is None else _energy(change)
     else:
-        key = FactorKey(seen.digest, seen.shape, seen.dtype, n_kept(cut, *seen.shape), seen.device)
-        made = source.get(key, make).cut(cut)
+        cut, energy = _cut(rank, seen.key.shape), seen.energy
+        key = replace(seen.key, count=n_kept(cut, *seen.key.shape))
+        made = source.get(key, lambda: factorise(changes[task], cut)).cut(cut)
     if cut is None:
         return Features(made)
-    lost = seen.energy - float(made.S.double().square().sum())
-    return Features(made, lost if lost > LOST_MIN * seen.energy else 0.0)
+    lost = energy - float(made.S.double().square().sum())
+    return Features(made, lost if lost > LOST_MIN * energy else 0.0)
+
+
+def _cut(rank: Rank, shape: Sequence[int]) -> Rank:
+    """The rank to compute a dense matrix's features up to; None for all of them."""
+    m, n = shape
+    small = min(m, n) < GRAM_MIN
+    return None if small or isinstance(rank, str) or n_kept(rank, m, n) == min(m, n) else rank
+
+
+def _energy(matrix: Tensor) -> float:
+    return float(torch.linalg.vector_norm(matrix)) ** 2
 
 
 def each_task(changes: Sequence[Change], look: Callable[[int], Result]) -> list[Result]:

@@ -285,8 +285,8 @@ def merge_changes(
             seen = see_each(changes)
 
         def keep(make: Callable[[], Kept]) -> Kept:
-            digests = [one.digest if one else None for one in seen]
-            device = seen[0].device if seen and seen[0] else torch.device("cpu")
+            digests = [one.key.digest if one else None for one in seen]
+            device = seen[0].key.device if seen and seen[0] else torch.device("cpu")
             key = layer_key(digests, about_merge(method, params, weights, idle_weight, device))
             return make() if factors is None else factors.keep(key, make)
 

@@ -44,6 +44,14 @@ def known_speeds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SFTM_CACHE_GB", "0")
 
 
+def keep_small_factors(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    """Those of the tiny models' layers, in `folder`."""
+    monkeypatch.setattr(cost, "MIN_SIDE", 2)
+    monkeypatch.setattr(factor_cache, "MIN_SIDE", 2)
+    monkeypatch.setenv("SFTM_CACHE_GB", "1")
+    monkeypatch.setenv("SFTM_CACHE_DIR", str(folder))
+
+
 def test_every_tensor_has_its_seconds_memory_and_disk_and_they_add_up(
     recipe_for: Callable[..., Any], known_speeds: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -91,10 +99,7 @@ def test_keeping_factors_costs_hashing_and_writing_them(
 def test_factors_that_are_kept_are_read_instead_of_made(
     recipe_for: Callable[..., Any], known_speeds: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(cost, "MIN_SIDE", 2)
-    monkeypatch.setattr(factor_cache, "MIN_SIDE", 2)
-    monkeypatch.setenv("SFTM_CACHE_GB", "1")
-    monkeypatch.setenv("SFTM_CACHE_DIR", str(tmp_path / "factors"))
+    keep_small_factors(monkeypatch, tmp_path / "factors")
     plan = planned(recipe_for())
     before = estimate(plan)
     list(save(plan, tmp_path / "out"))
@@ -118,10 +123,7 @@ def test_factors_that_are_kept_are_read_instead_of_made(
 def test_a_layer_that_is_kept_but_for_its_scaling_is_hashed_and_read(
     recipe_for: Callable[..., Any], known_speeds: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(cost, "MIN_SIDE", 2)
-    monkeypatch.setattr(factor_cache, "MIN_SIDE", 2)
-    monkeypatch.setenv("SFTM_CACHE_GB", "1")
-    monkeypatch.setenv("SFTM_CACHE_DIR", str(tmp_path / "factors"))
+    keep_small_factors(monkeypatch, tmp_path / "factors")
     list(save(planned(recipe_for()), tmp_path / "out"))
     again = planned(recipe_for(params={"scaling": 0.5}))
     assert cost._what_is_kept(again, open_store()) == cost._Kept(1.0, whole=True)  # type: ignore[arg-type]
