@@ -5,19 +5,26 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from concurrent.futures import CancelledError
+from functools import partial
 from pathlib import Path
 
 from sftm_app.checkpoints.checkpoint import Checkpoint
 from sftm_app.checkpoints.header import FileStamp
+from sftm_app.checkpoints.lasting import lasting_name
 from sftm_app.errors import CheckpointError
 
-_CHUNK_BYTES = 1 << 20
+_CHUNK_BYTES = 1 << 18
 
 
-def hash_files(checkpoint: Checkpoint, stop: Callable[[], bool] = lambda: False) -> dict[str, str]:
+def hash_files(
+    checkpoint: Checkpoint,
+    stop: Callable[[], bool] = lambda: False,
+    recall: Callable[[str, Callable[[], str]], str] | None = None,
+) -> dict[str, str]:
     """SHA-256 of every weight file, by its name: of the bytes that the checkpoint was opened with.
 
-    stop: asked now and then whether nobody waits any more.
+    stop: asked now and then whether nobody waits any more. recall: gives what was once made for the same first
+    argument, such as the hash of a file that was not touched since, or else what the second one makes.
 
     Raises
         CheckpointError: a file changed since then or cannot be read.
@@ -25,21 +32,35 @@ def hash_files(checkpoint: Checkpoint, stop: Callable[[], bool] = lambda: False)
     """
     hashes = {}
     for path, stamp in sorted(checkpoint.stamps.items()):
-        digest = hashlib.sha256()
-        try:
-            with open(path, "rb", buffering=0) as file:
-                while chunk := file.read(_CHUNK_BYTES):
-                    digest.update(chunk)
-                    if stop():
-                        raise CancelledError
-                changed = FileStamp.of(file.fileno()) != stamp
-        except OSError as error:
-            raise CheckpointError(f"{path}: cannot be read ({error.strerror}). Start again.") from None
-        if changed:
-            raise _changed(path)
-        hashes[path.name] = digest.hexdigest()
+        about = hash_name(path, stamp)
+        make = partial(_hash, path, stamp, stop)
+        hashes[path.name] = make() if recall is None or about is None else recall(about, make)
     refuse_changed(checkpoint)
     return hashes
+
+
+def hash_name(path: Path, stamp: FileStamp) -> str | None:
+    """What the hash of this file may be remembered under, see lasting_name()."""
+    name = lasting_name(path, stamp)
+    return None if name is None else f"SHA-256 of {name}"
+
+
+def _hash(path: Path, stamp: FileStamp, stop: Callable[[], bool]) -> str:
+    digest = hashlib.sha256()
+    # One buffer for all of it: a new one for each chunk would be memory asked of the system and given back.
+    chunk = memoryview(bytearray(_CHUNK_BYTES))
+    try:
+        with open(path, "rb", buffering=0) as file:
+            while n_read := file.readinto(chunk):
+                digest.update(chunk[:n_read])
+                if stop():
+                    raise CancelledError
+            changed = FileStamp.of(file.fileno()) != stamp
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror}). Start again.") from None
+    if changed:
+        raise _changed(path)
+    return digest.hexdigest()
 
 
 def refuse_changed(checkpoint: Checkpoint) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from sftm_app.checkpoints.adapter_config import LoraPair
 from sftm_app.checkpoints.checkpoint import TensorReader
+from sftm_app.checkpoints.lasting import lasting_tensor
 from sftm_app.checkpoints.roles import Part
 from sftm_app.linalg.low_rank import Change, LowRank
 from sftm_app.merging.plan import COMPUTE_DTYPE, Plan, PlanEntry
@@ -49,9 +50,16 @@ class Changes(Sequence[Change]):
     Sequences of them would take T times the layer: a method that goes from one to the next holds one at a time.
     """
 
-    def __init__(self, read: Callable[[int], Change], indices: Sequence[int], device: torch.device) -> None:
+    def __init__(
+        self,
+        read: Callable[[int], Change],
+        indices: Sequence[int],
+        device: torch.device,
+        name: Callable[[int], str | None] = lambda index: None,
+    ) -> None:
         self.device = device
         self._read = read
+        self._name = name
         self._indices = indices
 
     def __len__(self) -> int:
@@ -59,6 +67,43 @@ class Changes(Sequence[Change]):
 
     def __getitem__(self, index: int) -> Change:  # type: ignore[override]  # one at a time, no slices
         return self._read(self._indices[index])
+
+    def name(self, index: int) -> str | None:
+        """What no other change is ever called, see change_name(); None where that is not known."""
+        return self._name(self._indices[index])
+
+
+def changes_in(
+    plan: Plan,
+    entry: PlanEntry,
+    part: Part | None,
+    tasks: Sequence[TensorReader],
+    origin: Tensor | None,
+    device: torch.device,
+) -> Changes:
+    """The tasks' changes of one part of a tensor, or of all of it; `origin` is what the base holds of the tensor, or of
+    the part's one expert."""
+    inside, expert = (part.in_slice, part.expert) if part else (None, None)
+
+    def read(index: int) -> Change:
+        source = entry.sources[index]
+        assert source is not None
+        return part_of(read_change(tasks[index], source, origin, device, expert), inside)
+
+    return Changes(read, Taking(plan, entry).present, device, lambda index: change_name(plan, entry, part, index))
+
+
+def change_name(plan: Plan, entry: PlanEntry, part: Part | None, index: int) -> str | None:
+    """What no other task matrix of any file of this machine is called: that of task `index` in one part of a tensor.
+
+    None of a LoRA pair, which is quickly read, of what is no matrix, and where files were changed only just now.
+    """
+    source = entry.sources[index]
+    if part is None or not isinstance(source, str):
+        return None
+    found = plan.preflight
+    base, task = lasting_tensor(found.base, entry.name), lasting_tensor(found.tasks[index].checkpoint, source)
+    return None if base is None or task is None else f"{part}, {task} minus {base}"
 
 
 def read_change(

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
 import torch
 
 from sftm_app.checkpoints.adapter_config import LoraPair
-from sftm_app.checkpoints.checkpoint import open_reader
+from sftm_app.checkpoints.hashing import hash_name
 from sftm_app.linalg.svd import n_kept
 from sftm_app.merging.budget import budget_note
 from sftm_app.merging.calibration import (
@@ -29,12 +29,13 @@ from sftm_app.merging.calibration import (
     map_speed,
     operations,
 )
-from sftm_app.merging.changes import part_of, read_change
-from sftm_app.merging.factor_cache import MIN_SIDE, FactorStore, factor_key, layer_key, open_store
+from sftm_app.merging.changes import Taking, change_name, changes_in
+from sftm_app.merging.factor_cache import FactorStore, is_large, layer_key, open_store
+from sftm_app.merging.features import see_each, worth_keeping
 from sftm_app.merging.memory import entry_bytes
 from sftm_app.merging.plan import COMPUTE_DTYPE, Plan, PlanEntry
 from sftm_app.merging.report import about, hashing_threads, n_processors
-from sftm_app.merging.run import about_merge
+from sftm_app.merging.run import about_merge, open_readers
 
 SPEEDS_NAME = "speeds.json"
 # Kinds of maps that are sampled: those that take most. The others follow from them by their operations.
@@ -106,12 +107,20 @@ def estimate(plan: Plan, memory: Memory | None = None) -> Cost:
         written = entry.adapter_bytes(plan.recipe.output.rank) if adapter else entry.output.n_bytes
         used = entry_bytes(entry, plan.preflight, plan.recipe.params, adapter)
         entries.append(EntryCost(entry.name, seconds + written / disk.write, used, read, written))
-    inputs = sum(c.n_bytes for c in (plan.preflight.base, *(task.checkpoint for task in plan.preflight.tasks)))
-    processors, hashing_s = n_processors(), inputs / disk.hash
+    processors, hashing_s = n_processors(), _bytes_to_hash(plan, store) / disk.hash
     idle = processors - torch.get_num_threads()
     at_once = min(idle, hashing_threads())
     waiting = hashing_s / processors if idle <= 0 else hashing_s / at_once - sum(entry.seconds for entry in entries)
     return Cost(tuple(entries), max(0.0, waiting), plan.peak_bytes, plan.output_bytes, budget_note(plan))
+
+
+def _bytes_to_hash(plan: Plan, store: FactorStore | None) -> int:
+    """The sizes of the inputs' files, but of those whose hash is kept."""
+    found = plan.preflight
+    files = [item for one in (found.base, *(task.checkpoint for task in found.tasks)) for item in one.stamps.items()]
+    names = [hash_name(path, stamp) for path, stamp in files]
+    known = [store is not None and name is not None and store.recalls(name) for name in names]
+    return sum(stamp.size_bytes for (_, stamp), is_known in zip(files, known, strict=True) if not is_known)
 
 
 @lru_cache(maxsize=8)
@@ -128,39 +137,35 @@ def _kinds(entry: PlanEntry) -> Iterator[MapKind]:
 
 @dataclass(frozen=True)
 class _Kept:
-    """The share of tasks whose factors are kept, and whether all but the scaling is."""
+    """The share of tasks whose factors are kept, whether all but the scaling is, and whether that is known without a
+    look at the tasks' matrices, which are read and hashed for it."""
 
     share: float
     whole: bool = False
+    seen: bool = False
 
 
 def _what_is_kept(plan: Plan, store: FactorStore) -> _Kept:
     """What is kept of the smallest layer whose factors would be."""
-    found, rank = plan.preflight, getattr(plan.recipe.params, "rank", None)
+    rank = getattr(plan.recipe.params, "rank", None)
     layers = [
         entry
         for entry in plan.entries
-        if entry.rule == "superpose"
-        and entry.parts[0].expert is None
-        and min(entry.parts[0].shape_in(entry.output.shape)) >= MIN_SIDE
-        and any(isinstance(source, str) for source in entry.sources)
+        if entry.rule == "superpose" and entry.parts[0].expert is None and worth_keeping(entry, entry.parts[0])
     ]
     if not layers:
         return _Kept(0.0)
     entry = min(layers, key=lambda each: each.output.n_elements)
-    digests, weights, held = [], [], []
-    with open_reader(found.base) as base:
+    names = [change_name(plan, entry, entry.parts[0], index) for index in range(len(entry.sources))]
+    recalled = all(name is not None and store.recalls(name) for name in names)
+    with open_readers(plan) as (base, tasks):
         origin = base.finite(entry.name, COMPUTE_DTYPE)
-        for task, source in zip(found.tasks, entry.sources, strict=True):
-            if isinstance(source, str):
-                with open_reader(task.checkpoint) as read:
-                    change = part_of(read_change(read, source, origin, origin.device), entry.parts[0])
-                key = factor_key(change, rank)
-                digests.append(key.digest if key else None)
-                weights.append(task.weight)
-                held.append(key is not None and store.holds(key))
-    whole = layer_key(digests, about_merge(plan.method, plan.recipe.params, weights, 0.0, plan.device))
-    return _Kept(sum(held) / len(held), store.holds_layer(whole))
+        seen = see_each(changes_in(plan, entry, entry.parts[0], tasks, origin, origin.device), store)
+    held = [store.holds(replace(one.key, count=n_kept(rank, *one.key.shape))) for one in seen if one]
+    taking = Taking(plan, entry)
+    settings = about_merge(plan.method, plan.recipe.params, taking.weights, taking.idle_weight, plan.device)
+    whole = layer_key([one.key.digest if one else None for one in seen], settings)
+    return _Kept(sum(held) / max(len(held), 1), store.holds_layer(whole), recalled)
 
 
 def _map_speeds(plan: Plan, memory: Memory) -> dict[MapKind, MapSpeed]:
@@ -203,23 +208,25 @@ def _seconds(
     kinds = [kind for kind in _kinds(entry) if kind.k]
     if not kinds:
         return 0.0, 0
-    seconds, times = 0.0, 1.0
+    seconds, times = 0.0, 0.0
     for kind in kinds:
         speed = speeds[kind]
-        if kept is None or not kind.n_dense or kind.k < MIN_SIDE:
+        if kept is None or not kind.n_dense or not is_large((kind.m, kind.n)):
             seconds += speed.seconds
             times = max(times, speed.n_reads)
             continue
-        matrices = COMPUTE_DTYPE.itemsize * kind.n_dense * kind.m * kind.n
+        looks = 0 if kept.seen else 1
+        looking = looks * COMPUTE_DTYPE.itemsize * kind.n_dense * kind.m * kind.n / disk.hash
+        times = max(times, looks)
         if kept.whole and not kind.thin:
-            seconds += matrices / disk.hash + COMPUTE_DTYPE.itemsize * kind.m * kind.n / disk.read
+            seconds += looking + COMPUTE_DTYPE.itemsize * kind.m * kind.n / disk.read
             continue
         count = n_kept(plan.recipe.params.rank, kind.m, kind.n)
         factors = COMPUTE_DTYPE.itemsize * kind.n_dense * (kind.m + kind.n) * count
-        seconds += speed.rest_s + matrices / disk.hash
+        seconds += speed.rest_s + looking
         making = speed.factorise_s + factors / disk.keep
         seconds += (1 - kept.share) * making + kept.share * factors / disk.read
-        times = max(times, 1 + (1 - kept.share) * speed.n_reads)  # once for its address
+        times = max(times, looks + (1 - kept.share) * speed.n_reads)
     # Each part reads the whole tensor, except where it is one expert of a stack.
     split = 1 if entry.parts[0].expert is not None else len(kinds)
     read = base + round(tasks * times * split)

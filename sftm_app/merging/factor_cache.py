@@ -4,7 +4,9 @@ An entry is addressed by the SHA-256 of the task matrix itself (values, shape, d
 from the content of the base's and the task's tensor and from what part of them is merged, never from names or dates.
 It holds the leading features up to a count, gains first, stored so that a lower rank reads no more than its own share.
 
-What a method worked out of a whole layer before its scaling is kept in the same way, under all its task matrices.
+What a method worked out of a whole layer before its scaling is kept in the same way, under all its task matrices; and
+under files as they lie there (see checkpoints.lasting) what would take reading them: their hashes, and the addresses of
+their task matrices.
 
 Nothing here can make a merge fail: an entry that is damaged, or vanishes while it is read, is computed again, and one
 that cannot be written is not kept. Entries used last stay; the least recently used go when the limit is reached.
@@ -29,6 +31,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from threading import Lock
+from typing import Any
 
 import torch
 
@@ -73,13 +76,18 @@ class FactorKey:
     device: torch.device = field(default=torch.device("cpu"), compare=False)
 
 
+def is_large(shape: Sequence[int]) -> bool:
+    """Whether a matrix's factors are sooner found than computed."""
+    return min(shape) >= MIN_SIDE
+
+
 def factor_key(change: Change, rank: Rank = None) -> FactorKey | None:
     """The key of a task matrix (m, n), float32 or float64; None where its factors are as quickly computed as found: of
     low-rank changes, and below MIN_SIDE.
 
     rank: what will be kept of the factors, see n_kept. A share of energy needs all features: cut what get() gives.
     """
-    if isinstance(change, LowRank) or min(change.shape) < MIN_SIDE:
+    if isinstance(change, LowRank) or not is_large(change.shape):
         return None
     m, n = change.shape
     in_rows = change.is_contiguous()
@@ -98,6 +106,10 @@ def layer_key(digests: Sequence[str | None], about: object) -> str | None:
         return None
     by = (__version__, torch.__version__, torch.backends.cpu.get_cpu_capability(), torch.get_num_threads(), _sources())
     return hashlib.sha256(repr((VERSION, by, list(digests), about)).encode()).hexdigest()
+
+
+def _note_key(about: str) -> str:
+    return hashlib.sha256(repr((VERSION, __version__, torch.__version__, about)).encode()).hexdigest()
 
 
 @lru_cache(maxsize=1)
@@ -172,6 +184,15 @@ class FactorStore:
         tensors = {name: tensor.cpu().contiguous() for name, tensor in made.tensors.items()}
         self._put(path, tensors, {"values": values, "checksum": _checksum(tensors, values)})
         return made
+
+    def recall(self, about: str, make: Callable[[], Any]) -> Any:
+        """A value of JSON that follows from what `about` says and from this version alone, as kept, or what `make`
+        gives, which is kept then. Raises what `make` raises."""
+        return self.keep(_note_key(about), lambda: Kept({}, {"value": make()})).values["value"]
+
+    def recalls(self, about: str) -> bool:
+        """Whether recall() would find something now. Reads nothing."""
+        return self._path(_note_key(about)).exists()
 
     def holds_layer(self, key: str | None) -> bool:
         """Whether keep() would find something now. Reads nothing."""

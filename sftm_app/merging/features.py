@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
+from sftm_app.checkpoints.roles import Part
 from sftm_app.linalg.gram_svd import GRAM_MIN
 from sftm_app.linalg.low_rank import Change, LowRank
 from sftm_app.linalg.parallel import each
 from sftm_app.linalg.svd import Factors, Rank, factorise, n_kept
 from sftm_app.merging.changes import Changes
-from sftm_app.merging.factor_cache import FactorKey, factor_key
+from sftm_app.merging.factor_cache import FactorKey, factor_key, is_large
 from sftm_app.merging.methods.base import Features, Kept
+from sftm_app.merging.plan import COMPUTE_DTYPE, PlanEntry
 
 # One reads and converts a task's tensor while the GPU computes for the other.
 GPU_THREADS = 2
@@ -32,6 +34,8 @@ class FactorSource(Protocol):
 
     def keep(self, key: str | None, make: Callable[[], Kept]) -> Kept: ...
 
+    def recall(self, about: str, make: Callable[[], Any]) -> Any: ...
+
 
 @dataclass(frozen=True)
 class Seen:
@@ -44,15 +48,41 @@ class Seen:
     energy: float
 
 
-def see_each(changes: Sequence[Change]) -> list[Seen | None]:
-    """Look at every task's matrix, several at a time; None for those whose factors are not worth keeping."""
+def worth_keeping(entry: PlanEntry, part: Part | None) -> bool:
+    """Whether any factors of a part of a tensor are sooner found than computed; those of LoRA pairs are not."""
+    dense = any(isinstance(source, str) for source in entry.sources)
+    return part is not None and dense and is_large(part.shape_in(entry.output.shape))
+
+
+def see_each(changes: Sequence[Change], source: FactorSource) -> list[Seen | None]:
+    """Look at every task's matrix, several at a time; None for those whose factors are not worth keeping.
+
+    One that `source` recalls from an earlier look is not read.
+    """
 
     def see(task: int) -> Seen | None:
-        change = changes[task]
-        key = factor_key(change)
-        return None if key is None or isinstance(change, LowRank) else Seen(key, _energy(change))
+        if not isinstance(changes, Changes) or (name := changes.name(task)) is None:
+            return _see(changes[task])
+        return _parse(source.recall(name, lambda: _values(_see(changes[task]))), changes.device)
 
     return each_task(changes, see)
+
+
+def _see(change: Change) -> Seen | None:
+    key = factor_key(change)
+    return None if key is None or isinstance(change, LowRank) else Seen(key, _energy(change))
+
+
+def _values(seen: Seen | None) -> dict[str, Any] | None:
+    """For JSON."""
+    return None if seen is None else {"digest": seen.key.digest, "shape": seen.key.shape, "energy": seen.energy}
+
+
+def _parse(values: dict[str, Any] | None, device: torch.device) -> Seen | None:
+    if values is None:
+        return None
+    m, n = values["shape"]
+    return Seen(FactorKey(values["digest"], (m, n), COMPUTE_DTYPE, min(m, n), device), values["energy"])
 
 
 def features_of(

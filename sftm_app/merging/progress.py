@@ -34,16 +34,19 @@ class Clock:
     done: int = 0
     cost: float = 0.0
 
+    def __post_init__(self) -> None:
+        self._total = sum(each.cost for each in self.plan.entries)
+
     @property
     def elapsed_s(self) -> float:
         return time.perf_counter() - self.started
 
     def after(self, entry: PlanEntry) -> Progress:
         """Count one entry more. Entries that are copied and not counted are taken as done at the end."""
-        total = sum(each.cost for each in self.plan.entries)
         self.done, self.cost = self.done + 1, self.cost + entry.cost
-        left = self.elapsed_s * (total - self.cost) / self.cost
-        return Progress(self.done, len(self.plan.entries), entry.name, self.cost / total, self.elapsed_s, left)
+        left = self.elapsed_s * (self._total - self.cost) / self.cost
+        fraction = self.cost / self._total
+        return Progress(self.done, len(self.plan.entries), entry.name, fraction, self.elapsed_s, left)
 
     def last(self) -> Progress:
         """Every tensor is merged."""

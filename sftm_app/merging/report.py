@@ -12,6 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -23,6 +24,7 @@ from sftm_app.checkpoints.checkpoint import Checkpoint, read_json
 from sftm_app.checkpoints.hashing import hash_files, refuse_changed
 from sftm_app.checkpoints.hub_names import hub_name
 from sftm_app.errors import CheckpointError
+from sftm_app.merging.factor_cache import open_store
 from sftm_app.merging.plan import Plan
 from sftm_app.merging.recipe import recipe_to_dict
 
@@ -157,15 +159,18 @@ def hashing_threads() -> int:
 def hashing(plan: Plan) -> Iterator[Callable[[], list[InputRecord]]]:
     """Read every input for its hash while something else goes on. What is yielded waits for the last of them.
 
+    A file whose hash is kept, and that nothing has touched since, is not read.
+
     Raises
         CheckpointError: (when asked) an input changed since it was opened, so nobody can say what is merged.
     """
-    found, stop = plan.preflight, Event()
+    found, stop, store = plan.preflight, Event(), open_store()
+    hash_all = partial(hash_files, stop=stop.is_set, recall=store.recall if store else None)
     sources = [("base", found.base, None), *((task.name, task.checkpoint, task.weight) for task in found.tasks)]
     with ThreadPoolExecutor(hashing_threads()) as pool:  # hashing lets other threads work
         waiting: list[Future[InputRecord]] = []
         try:
-            waiting += (pool.submit(_input, *source, stop.is_set) for source in sources)
+            waiting += (pool.submit(_input, *source, hash_all) for source in sources)
             yield lambda: [one.result() for one in waiting]
         finally:
             stop.set()
@@ -274,5 +279,7 @@ def _layers(records: Sequence[TensorRecord]) -> str:
     return f"{count} (largest residual {worst.figures['residual']:.2g}, in {worst.name})"
 
 
-def _input(name: str, checkpoint: Checkpoint, weight: float | None, stop: Callable[[], bool]) -> InputRecord:
-    return InputRecord(name, str(checkpoint.path), weight, hash_files(checkpoint, stop), hub_name(checkpoint.path))
+def _input(
+    name: str, checkpoint: Checkpoint, weight: float | None, hash_all: Callable[[Checkpoint], dict[str, str]]
+) -> InputRecord:
+    return InputRecord(name, str(checkpoint.path), weight, hash_all(checkpoint), hub_name(checkpoint.path))

@@ -22,9 +22,9 @@ from sftm_app.errors import NumericalError, ResourceError
 from sftm_app.linalg.low_rank import Change, add_to, weighted_sum
 from sftm_app.linalg.parallel import each
 from sftm_app.linalg.svd import Rank
-from sftm_app.merging.changes import Changes, Taking, part_of, read_change, read_pair
+from sftm_app.merging.changes import Changes, Taking, changes_in, read_change, read_pair
 from sftm_app.merging.factor_cache import layer_key
-from sftm_app.merging.features import FactorSource, Seen, each_task, features_of, see_each
+from sftm_app.merging.features import FactorSource, Seen, each_task, features_of, see_each, worth_keeping
 from sftm_app.merging.memory import SPAN, in_spans
 from sftm_app.merging.methods.base import Features, Kept, Layer, Merged, Method, weighted_average
 from sftm_app.merging.placing import is_out_of_memory, where_it_fits
@@ -64,7 +64,7 @@ def run(plan: Plan, factors: FactorSource | None = None) -> Iterator[MergedTenso
         ResourceError: out of memory; names the layer.
         CheckpointError: an input changed while in use.
     """
-    with _readers(plan) as (base, tasks):
+    with open_readers(plan) as (base, tasks):
         for entry in plan.entries:
             with _saying_where(plan, entry):
                 merged = where_it_fits(plan, entry, partial(_merge_entry, plan, entry, base, tasks, factors))
@@ -74,7 +74,7 @@ def run(plan: Plan, factors: FactorSource | None = None) -> Iterator[MergedTenso
 
 def run_changes(plan: Plan, factors: FactorSource | None = None) -> Iterator[MergedChange]:
     """What every tensor of the plan is changed by, part by part, without adding it to the base. Otherwise as run()."""
-    with _readers(plan) as (base, tasks):
+    with open_readers(plan) as (base, tasks):
         for entry in plan.entries:
             if entry.rule == "copy":
                 continue
@@ -119,7 +119,8 @@ def _held(found: Preflight, index: int, name: str, base: TensorReader, read: Ten
 
 
 @contextmanager
-def _readers(plan: Plan) -> Iterator[tuple[TensorReader, list[TensorReader]]]:
+def open_readers(plan: Plan) -> Iterator[tuple[TensorReader, list[TensorReader]]]:
+    """Of the base and of every task."""
     with ExitStack() as stack:
         base = stack.enter_context(open_reader(plan.preflight.base))
         yield base, [stack.enter_context(open_reader(task.checkpoint)) for task in plan.preflight.tasks]
@@ -250,17 +251,11 @@ def _merge_parts(
     taking = Taking(plan, entry)
     for part in parts:
         started = time.perf_counter()
-
-        def read(index: int, part: Part | None = part) -> Change:
-            source, expert = entry.sources[index], part.expert if part else None
-            assert source is not None
-            change = read_change(tasks[index], source, origin, device, expert)
-            return part_of(change, part.in_slice if part else None)
-
         try:
-            changes = Changes(read, taking.present, device)
+            changes = changes_in(plan, entry, part, tasks, origin, device)
+            source = factors if worth_keeping(entry, part) else None
             merged = merge_changes(
-                plan.method, plan.recipe.params, entry, changes, taking.weights, taking.idle_weight, factors
+                plan.method, plan.recipe.params, entry, changes, taking.weights, taking.idle_weight, source
             )
         except NumericalError as error:
             raise NumericalError(f"{_record(entry, part, started, {}).name!r}: {error}") from None
@@ -282,7 +277,7 @@ def merge_changes(
     if entry.role is Role.MATRIX:
         seen: Sequence[Seen | None] = [None] * len(changes)
         if factors is not None and entry.rule == "superpose":
-            seen = see_each(changes)
+            seen = see_each(changes, factors)
 
         def keep(make: Callable[[], Kept]) -> Kept:
             digests = [one.key.digest if one else None for one in seen]

@@ -13,6 +13,7 @@ import pytest
 import torch
 from tiny_adapters import build, save_adapter
 
+from sftm_app.checkpoints import lasting
 from sftm_app.linalg.svd import factorise
 from sftm_app.merging import calibration, cost, factor_cache
 from sftm_app.merging.calibration import DiskSpeed, MapKind, MapSpeed, Memory, map_speed, operations
@@ -45,8 +46,8 @@ def known_speeds(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def keep_small_factors(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
-    """Those of the tiny models' layers, in `folder`."""
-    monkeypatch.setattr(cost, "MIN_SIDE", 2)
+    """Those of the tiny models' layers, in `folder`, whose files count as changed only just now."""
+    monkeypatch.setattr(lasting, "SETTLED_NS", 10**19)
     monkeypatch.setattr(factor_cache, "MIN_SIDE", 2)
     monkeypatch.setenv("SFTM_CACHE_GB", "1")
     monkeypatch.setenv("SFTM_CACHE_DIR", str(folder))
@@ -67,7 +68,8 @@ def test_every_tensor_has_its_seconds_memory_and_disk_and_they_add_up(
         assert each.read_bytes == read and each.written_bytes == n_bytes
         assert each.memory_bytes == entry_bytes(entry, plan.preflight, plan.recipe.params)
         assert each.seconds == pytest.approx(7.0 * superposed + read / 1e6 + n_bytes / 2e6)
-    inputs = plan.preflight.base.n_bytes + sum(task.checkpoint.n_bytes for task in plan.preflight.tasks)
+    checkpoints = [plan.preflight.base, *(task.checkpoint for task in plan.preflight.tasks)]
+    inputs = sum(stamp.size_bytes for checkpoint in checkpoints for stamp in checkpoint.stamps.values())
     assert found.hashing_s == pytest.approx(inputs / 8e6 / 4)
     # A processor that nothing else wants is done with it long before the rest.
     monkeypatch.setattr(cost, "n_processors", lambda: torch.get_num_threads() + 1)
@@ -86,7 +88,7 @@ def test_keeping_factors_costs_hashing_and_writing_them(
     monkeypatch.setenv("SFTM_CACHE_GB", "1")
     monkeypatch.setenv("SFTM_CACHE_DIR", str(tmp_path))
     assert {each.name: each.seconds for each in estimate(plan).entries} == without  # all maps are below MIN_SIDE
-    monkeypatch.setattr(cost, "MIN_SIDE", 2)
+    monkeypatch.setattr(factor_cache, "MIN_SIDE", 2)
     for each, entry in zip(estimate(plan).entries, plan.entries, strict=True):
         more = 0.0
         if entry.rule == "superpose":
@@ -131,6 +133,26 @@ def test_a_layer_that_is_kept_but_for_its_scaling_is_hashed_and_read(
         if entry.rule == "superpose":
             n_bytes = entry.output.n_bytes
             assert each.seconds == pytest.approx(n_bytes * (4 / 1e6 + 3 / 8e6 + 1 / 1e6 + 1 / 2e6))
+
+
+def test_files_that_nothing_touched_since_are_neither_hashed_nor_read(
+    recipe_for: Callable[..., Any], known_speeds: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    keep_small_factors(monkeypatch, tmp_path / "factors")
+    monkeypatch.setattr(lasting, "SETTLED_NS", 0)
+    monkeypatch.setattr(cost, "n_processors", lambda: 1)
+    plan = planned(recipe_for())
+    assert estimate(plan).hashing_s > 0
+    list(save(plan, tmp_path / "out"))
+    again = planned(recipe_for(params={"scaling": 0.5}))
+    assert cost._what_is_kept(again, open_store()) == cost._Kept(1.0, True, True)  # type: ignore[arg-type]
+    found = estimate(again)
+    assert found.hashing_s == 0
+    for each, entry in zip(found.entries, again.entries, strict=True):
+        if entry.rule == "superpose":
+            n_bytes = entry.output.n_bytes
+            assert each.read_bytes == n_bytes
+            assert each.seconds == pytest.approx(n_bytes * (1 / 1e6 + 1 / 1e6 + 1 / 2e6))
 
 
 def test_summing_and_copying_is_reading_and_writing(recipe_for: Callable[..., Any], known_speeds: None) -> None:

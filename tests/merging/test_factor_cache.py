@@ -13,12 +13,17 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
+from safetensors.torch import save as save_to_bytes
 from torch import Tensor
 
+from sftm_app.api import merge
+from sftm_app.checkpoints import lasting
 from sftm_app.checkpoints.row_files import read_rows, write_rows
 from sftm_app.errors import CheckpointError, NumericalError
 from sftm_app.linalg.low_rank import LowRank
 from sftm_app.linalg.svd import Factors, factorise
+from sftm_app.merging import changes as changes_module
 from sftm_app.merging import factor_cache
 from sftm_app.merging.factor_cache import FactorKey, FactorStore, factor_key, layer_key, look_into
 from sftm_app.merging.methods import get_method
@@ -284,6 +289,8 @@ def test_a_second_merge_factorises_nothing_and_gives_the_same_bytes(
 ) -> None:
     monkeypatch.setenv("SFTM_CACHE_DIR", str(tmp_path / "factors"))
     monkeypatch.setattr(factor_cache, "MIN_SIDE", 2)
+    monkeypatch.setattr(lasting, "SETTLED_NS", 0)
+    read = spy_on_reading(monkeypatch)
 
     def merged(name: str, **changes: Any) -> tuple[bytes, Report]:
         recipe = recipe_for(**changes)
@@ -314,8 +321,13 @@ def test_a_second_merge_factorises_nothing_and_gives_the_same_bytes(
         with monkeypatch.context() as patch:
             if name in ("first", "scaled"):
                 patch.setattr("sftm_app.merging.methods.sftm.superpose", lambda *_, **__: refuse())
+            read.clear()
             again, report = merged(f"{name} again", **changes)
         assert again == wanted[name], name
+        # Nor are the tasks' matrices read to know what is asked for.
+        superposed = tuple(record.name for record in report.tensors if record.rule == "superpose")
+        # (The plain average beside a lower rank is that of all features where these are few, as here.)
+        assert any(source.endswith(superposed) for source in read) is (name == "lower"), name
         for record, fresh in zip(report.tensors, kept[name].tensors, strict=True):
             figures, expected = dict(record.figures), dict(fresh.figures)
             if record.rule != "superpose":
@@ -325,6 +337,55 @@ def test_a_second_merge_factorises_nothing_and_gives_the_same_bytes(
             assert [how.removesuffix(", kept") for how in hows] == expected_hows and figures == expected
             assert name in ("first", "scaled") or all(how.endswith(", kept") for how in hows)
     assert first == plain == wanted["first"] != wanted["scaled"]
+
+
+def spy_on_reading(monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """The names of tensors whose changes are read, for matrices."""
+    read: set[str] = set()
+    real = changes_module.read_change
+
+    def spy(reader: Any, source: Any, *rest: Any, **named: Any) -> Any:
+        read.add(source)
+        return real(reader, source, *rest, **named)
+
+    monkeypatch.setattr(changes_module, "read_change", spy)
+    return read
+
+
+def test_a_task_that_changes_under_its_old_date_is_merged_as_it_is(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(factor_cache, "MIN_SIDE", 2)
+    monkeypatch.setattr(lasting, "SETTLED_NS", 0)
+    monkeypatch.setenv("SFTM_CACHE_DIR", str(tmp_path / "factors"))
+
+    def merged(name: str, gigabytes: str) -> tuple[bytes, dict[str, str]]:
+        monkeypatch.setenv("SFTM_CACHE_GB", gigabytes)
+        report = merge(models / "base", [models / "a", models / "b"], output=tmp_path / name, device="cpu")
+        return (tmp_path / name / "model.safetensors").read_bytes(), report.inputs[1].sha256
+
+    first = merged("first", "1")
+    assert merged("again", "1") == first
+    file = models / "a" / "model.safetensors"
+    status = os.stat(file)
+    tensors = load_file(file)
+    name = next(name for name in tensors if name.endswith("query.weight"))
+    tensors[name] += 0.125
+    time.sleep(0.02)
+    file.write_bytes(save_to_bytes(tensors, {"format": "pt"}))
+    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert os.stat(file).st_size == status.st_size and os.stat(file).st_ino == status.st_ino
+    changed = merged("changed", "1")
+    assert changed == merged("afresh", "0") and changed[0] != first[0] and changed[1] != first[1]
+
+
+def test_a_note_is_kept_by_what_it_is_about(store: FactorStore) -> None:
+    assert not store.recalls("x") and store.recall("x", lambda: {"a": [1]}) == {"a": [1]} and store.recalls("x")
+    assert FactorStore(store.folder, LIMIT).recall("x", refuse) == {"a": [1]}
+    assert store.recall("y", lambda: None) is None and store.recall("y", refuse) is None
+    (path,) = [path for path in entries(store.folder) if b'"a"' in path.read_bytes().replace(b"\\", b"")]
+    path.write_bytes(path.read_bytes().replace(b"1", b"2"))
+    assert store.recall("x", lambda: "made anew") == "made anew"
 
 
 def kept_layer(value: float = 1.0) -> Kept:
