@@ -8,15 +8,16 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from io import FileIO
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from sftm_app.checkpoints.header import DTYPE_CODES
+from sftm_app.checkpoints.header import FileStamp, Header, TensorInfo, read_header
 from sftm_app.errors import CheckpointError
 
 TEMPORARY_SUFFIX = ".tmp"
@@ -49,22 +50,17 @@ def read_rows(
     Raises
         CheckpointError: there is no such file, it is damaged, or it holds something else.
     """
-    try:
-        # Read, not mapped: a mapped file that shrinks would kill the process.
-        with safe_open(path, "pt", backend="pread") as file:
-            names = set(file.keys())
-            if names != set(row_shapes):
-                raise CheckpointError(f"{path}: holds {sorted(names)}, expected {sorted(row_shapes)}. Remove it.")
-            slices = {name: file.get_slice(name) for name in row_shapes}
-            found = {name: (piece.get_dtype(), list(piece.get_shape())) for name, piece in slices.items()}
-            n_rows = next(iter(found.values()))[1][:1]
-            wanted = {name: (DTYPE_CODES[dtype], [*n_rows, *shape]) for name, shape in row_shapes.items()}
-            if found != wanted:
-                raise CheckpointError(f"{path}: holds {found}, expected {wanted}. Remove it.")
-            count = min(most, *n_rows)
-            return {name: piece[:count] for name, piece in slices.items()}, file.metadata() or {}
-    except (OSError, SafetensorError, ValueError) as error:
-        raise CheckpointError(f"{path}: cannot be read ({error}). Remove it.") from None
+
+    def rows_of(header: Header) -> dict[str, tuple[int, ...]]:
+        found = {info.name: (info.dtype, info.shape) for info in header.tensors}
+        n_rows = header.tensors[0].shape[:1] if header.tensors else ()
+        wanted = {name: (dtype, (*n_rows, *shape)) for name, shape in row_shapes.items()}
+        if found != wanted:
+            raise CheckpointError(f"{path}: holds {found}, expected {wanted}. Remove it.")
+        count = min(most, *n_rows)
+        return {name: (count, *shape) for name, shape in row_shapes.items()}
+
+    return _read(path, rows_of)
 
 
 def read_whole(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -73,8 +69,35 @@ def read_whole(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     Raises
         CheckpointError: there is no such file, or it is damaged.
     """
+    return _read(path, lambda header: {info.name: info.shape for info in header.tensors})
+
+
+def _read(
+    path: Path, choose: Callable[[Header], dict[str, tuple[int, ...]]]
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The beginning of every tensor, as long as the shape that is chosen for it.
+
+    Read, not mapped: a mapped file that shrinks would kill the process. The library reads all to give a part.
+    """
+    header = read_header(path)
+    shapes = choose(header)
     try:
-        with safe_open(path, "pt", backend="pread") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
-    except (OSError, SafetensorError, ValueError) as error:
+        with FileIO(path) as file:
+            if FileStamp.of(file.fileno()) == header.stamp:
+                return {info.name: _first(file, info, shapes[info.name]) for info in header.tensors}, header.metadata
+    except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error}). Remove it.") from None
+    # Another process has put a new one in its place.
+    return _read(path, choose)
+
+
+def _first(file: FileIO, info: TensorInfo, shape: tuple[int, ...]) -> Tensor:
+    tensor = torch.empty(shape, dtype=info.dtype)
+    wanted: memoryview = tensor.reshape(-1).view(torch.uint8).numpy().data
+    file.seek(info.offset)
+    while wanted:
+        n_read = file.readinto(wanted)
+        if not n_read:
+            raise OSError("it is cut off")
+        wanted = wanted[n_read:]
+    return tensor

@@ -21,11 +21,16 @@ from sftm_app.linalg.parallel import each
 from sftm_app.linalg.svd import Factors
 
 
-def superposed(factors: Sequence[Factors], coefficients: Sequence[Tensor]) -> Change:
-    """sum_tk a_tk u_tk v_tk^T, (m, n), in the coefficients' dtype and on their device; low-rank where that is less."""
+def superposed(factors: Sequence[Factors], coefficients: Sequence[Tensor], like: Change | None = None) -> Change:
+    """sum_tk a_tk u_tk v_tk^T, (m, n), in the coefficients' dtype and on their device; low-rank where that is less.
+
+    like: another sum of the same features. A low-rank one shares its read directions, where the dtype is the same.
+    """
     m, n = factors[0].shape
     if sum(f.rank for f in factors) < min(m, n):
         left = torch.cat([f.U.to(a) * a for f, a in zip(factors, coefficients, strict=True)], dim=1)
+        if isinstance(like, LowRank) and like.right.dtype == left.dtype:
+            return LowRank(left, like.right)
         return LowRank(left, torch.cat([f.Vh.to(left) for f in factors]))
     total = coefficients[0].new_zeros(m, n)
     for f, a in zip(factors, coefficients, strict=True):

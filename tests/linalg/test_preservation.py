@@ -11,8 +11,8 @@ from linalg_cases import SETTINGS, distance, gaussian, task_matrices, with_gains
 from torch import Tensor
 
 from sftm_app.linalg import Factors, factorise, superpose, superposed_change, superposed_matrix
-from sftm_app.linalg.low_rank import dense
-from sftm_app.linalg.preservation import errors, preserved, preserved_by
+from sftm_app.linalg.low_rank import LowRank, dense, images
+from sftm_app.linalg.preservation import Formable, errors, preserved, preserved_by
 from sftm_app.linalg.subspace import mapping_error, readout_error
 from sftm_app.linalg.system import Blocks, gram, superposed
 
@@ -45,8 +45,7 @@ def test_errors_are_those_of_the_merged_matrix(variant: str, dtype: torch.dtype,
         for readouts, change in ((solved.merged, D), (solved.plain, plain)):
             nothing = [0.0] * len(factors)
             ways = [
-                errors(preserved(readouts, factor, lambda change=change: change, factors, nothing)),
-                errors(preserved(readouts, 1.0, lambda change=change: change, factors, nothing), factor),
+                errors(preserved([Formable(readouts, lambda change=change: change)], factors, nothing)[0], factor),
                 errors(preserved_by(change * factor, factors)),
                 errors(preserved_by(change, factors), factor),
             ]
@@ -65,7 +64,8 @@ def test_features_that_were_cut_count_as_lost(m: int, n: int, rank: int | None) 
     lost = [float(f.S.square().sum() - g.S.square().sum()) for f, g in zip(whole, factors, strict=True)]
     solved = superpose(factors)
     D = superposed_matrix(factors, solved)
-    found = errors(preserved(solved.merged, 1.0, lambda: superposed_change(factors, solved), factors, lost))
+    (kept,) = preserved([Formable(solved.merged, lambda: superposed_change(factors, solved))], factors, lost)
+    found = errors(kept)
     for t, f in enumerate(factors):
         assert (found.readout[t], found.mapping[t]) == pytest.approx(direct(D, f, lost[t]), abs=1e-4)
         assert found.readout[t] == pytest.approx(math.sqrt(lost[t]) / float(whole[t].S.norm()), abs=1e-4)
@@ -75,12 +75,27 @@ def test_small_errors_keep_their_digits() -> None:
     """Of 1 - 2 + 1 in float32 nothing below 3e-4 would be left."""
     f = factorise(with_gains(torch.logspace(0, -2, 20, dtype=torch.float64), 30, 20, 1).float())
     solved = superpose([f])
-    kept = preserved(solved.merged, 1.0, f.matrix, [f], [0.0])
+    (kept,) = preserved([Formable(solved.merged, f.matrix)], [f], [0.0])
     (readout,), (mapping,) = vars(errors(kept)).values()
     assert readout < 1e-6 and mapping == pytest.approx(mapping_error(f.matrix(), f), abs=1e-7) and mapping < 2e-6
     assert readout_error(f.matrix(), f) < 2e-6
-    for off in (errors(preserved(solved.merged, 1.001, f.matrix, [f], [0.0])), errors(kept, 1.001)):
+    for way in (kept, preserved_by(f.matrix(), [f])):
+        off = errors(way, 1.001)
         assert off.mapping == pytest.approx([1e-3], rel=1e-3) and off.readout == pytest.approx([1e-3], rel=1e-3)
+
+
+@pytest.mark.parametrize("weight", [0.25, 1.0, 8.0])
+def test_small_errors_keep_their_digits_at_every_factor(weight: float) -> None:
+    """c D may be a task to the last digits where D is a multiple of it."""
+    gains = torch.logspace(0, -2, 20, dtype=torch.float64)
+    f = factorise(with_gains(gains, 30, 20, 1).float())
+    solved = superpose([f], weights=[weight])
+    D = superposed_matrix([f], solved)
+    (kept,) = preserved([Formable(solved.merged, lambda: D)], [f], [0.0])
+    found = errors(kept, 1 / weight)
+    expected = direct(D.double() / weight, f)
+    assert found.mapping[0] == pytest.approx(expected[1], abs=1e-7) and found.mapping[0] < 2e-6
+    assert found.readout[0] == pytest.approx(expected[0], abs=1e-7) and found.readout[0] < 1e-6
 
 
 def test_the_matrix_is_not_formed_where_norms_say_it_all() -> None:
@@ -89,7 +104,20 @@ def test_the_matrix_is_not_formed_where_norms_say_it_all() -> None:
 
     factors = [factorise(gaussian(12, 9, seed)) for seed in range(3)]  # all read every input
     solved = superpose(factors)
-    assert min(errors(preserved(solved.merged, 1.0, never, factors, [0.0] * 3)).mapping) > 0.1
+    (kept,) = preserved([Formable(solved.merged, never)], factors, [0.0] * 3)
+    assert min(errors(kept).mapping) > 0.1
+
+
+def test_sums_of_the_same_features_share_what_they_read() -> None:
+    factors = [factorise(gaussian(40, 30, seed), 4) for seed in range(3)]
+    solved = superpose(factors)
+    D = superposed_change(factors, solved)
+    plain = superposed(factors, [f.S for f in factors], like=D)
+    assert isinstance(D, LowRank) and isinstance(plain, LowRank) and plain.right is D.right
+    V = factors[0].Vh.T
+    for found, change in zip(images([D, plain, dense(plain)], V), (D, plain, plain), strict=True):
+        assert distance(found, dense(change) @ V) < 1e-12
+    assert superposed(factors, [f.S.float() for f in factors], like=D).right is not D.right  # of another type
 
 
 @pytest.mark.parametrize(("m", "n"), [(20, 20), (12, 30), (30, 12)])

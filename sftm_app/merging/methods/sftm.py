@@ -15,7 +15,7 @@ from dataclasses import astuple, dataclass
 from functools import partial
 
 from sftm_app.linalg.low_rank import LowRank
-from sftm_app.linalg.preservation import Preservation, errors, preserved, preserved_by
+from sftm_app.linalg.preservation import Formable, Preservation, errors, preserved, preserved_by
 from sftm_app.linalg.superposition import superpose, superposed_change
 from sftm_app.linalg.system import superposed
 from sftm_app.merging.methods.base import Kept, Layer, Merged, Method, Rank, weighted_average
@@ -76,8 +76,12 @@ def _superpose(layer: Layer, params: SFTMParams) -> Kept:
     if all(item.factors.rank == cut.rank for item, cut in zip(found, factors, strict=True)):
         gains = [f.S * weight for f, weight in zip(factors, layer.weights, strict=True)]
         lost = [item.lost for item in found]
-        kept = preserved(solved.merged, 1.0, lambda: delta, factors, lost)
-        average = errors(preserved(solved.plain, 1 / total, lambda: superposed(factors, gains), factors, lost))
+        matrices = [
+            Formable(solved.merged, lambda: delta),
+            Formable(solved.plain, lambda: superposed(factors, gains, like=delta)),
+        ]
+        kept, plain = preserved(matrices, factors, lost)
+        average = errors(plain, 1 / total)
     else:
         whole = [item.factors for item in found]
         kept = preserved_by(delta, whole)
