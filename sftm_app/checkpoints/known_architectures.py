@@ -47,7 +47,9 @@ def _known(config: str, names: tuple[str, ...], apart: frozenset[str]) -> Archit
     asked = json.dumps([_asking(), config, names, sorted(apart)]).encode()
     path = place.folder / FOLDER_NAME / f"{hashlib.sha256(asked).hexdigest()}.json"
     with contextlib.suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
-        return _parse(json.loads(path.read_bytes()))
+        known = _parse(json.loads(path.read_bytes()))
+        os.utime(path)
+        return known
     found = read_architecture(json.loads(config), names, apart)
     _write(path, json.dumps(asdict(found) | {"keys": sorted(found.keys)}))
     return found
@@ -71,12 +73,15 @@ def _owner(fused: dict[str, Any] | None, **values: Any) -> Owner:
 
 
 def _write(path: Path, text: str) -> None:
-    """Complete or not at all; the oldest go when there are too many."""
+    """Complete or not at all; those that were used longest ago go when there are too many."""
     temporary = path.with_name(f"{path.name}.{secrets.token_hex(8)}.tmp")
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        temporary.write_text(text, "utf-8")
-        os.replace(temporary, path)
+        try:
+            temporary.write_text(text, "utf-8")
+            os.replace(temporary, path)
+        finally:  # on a full disk
+            temporary.unlink(missing_ok=True)
         kept = sorted(path.parent.iterdir(), key=lambda file: file.stat().st_mtime_ns)
         for old in kept[:-KEPT_MAX]:
             old.unlink(missing_ok=True)

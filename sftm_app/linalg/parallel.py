@@ -8,14 +8,21 @@ other, busy or not.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 from typing import TypeVar
 
 import torch
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+
+def n_processors() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def each(function: Callable[[Item], Result], items: Iterable[Item], n_threads: int | None = None) -> list[Result]:
@@ -29,9 +36,22 @@ def each(function: Callable[[Item], Result], items: Iterable[Item], n_threads: i
     n_threads = min(n_before if n_threads is None else n_threads, len(items))
     if n_threads <= 1:
         return [function(item) for item in items]
-    with ThreadPoolExecutor(n_threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    ready = Barrier(n_threads + 1)
+
+    def alone() -> None:
+        # Asked first, for a thread takes the number of all when it is asked or computes for the first time.
+        torch.get_num_threads()
+        torch.set_num_threads(1)
+        ready.wait()
+
+    with ThreadPoolExecutor(n_threads, initializer=alone) as pool:
         try:
-            return list(pool.map(function, items))
+            found = pool.map(function, items)
+            ready.wait()
+        except BaseException:
+            ready.abort()
+            raise
         finally:
-            # Threads that start later take the number that was set last, by whichever thread.
+            # Threads that start from now on take the number that was set last, by whichever thread.
             torch.set_num_threads(n_before)
+        return list(found)

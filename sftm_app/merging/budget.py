@@ -26,7 +26,7 @@ def fitting_rank(plan: Plan, n_bytes: int) -> int:
 
     def fits_exactly(rank: int) -> bool:
         params = replace(plan.recipe.params, rank=rank)
-        return peak_bytes(plan.entries, plan.preflight, params, plan.recipe.output) <= n_bytes
+        return peak_bytes(plan.entries, plan.preflight, params, plan.recipe.output, plan.device) <= n_bytes
 
     sides = [min(part.shape_in(entry.output.shape)) for entry in plan.entries for part in entry.parts]
     # Beyond these ranks a layer is solved or measured in another way, which may take less: these have to fit as well.

@@ -32,6 +32,7 @@ from sftm_app.checkpoints.header import FileStamp
 from sftm_app.checkpoints.partial import LOCK_NAME
 from sftm_app.checkpoints.writer import Place, WeightsWriter, write_at
 from sftm_app.errors import CheckpointError, InputError, JobError, OutputError, ResourceError, SFTMError
+from sftm_app.linalg.parallel import n_processors
 from sftm_app.merging.factor_cache import FactorStore, open_store
 from sftm_app.merging.memory import entry_bytes
 from sftm_app.merging.meter import MemoryMeter
@@ -103,7 +104,7 @@ def _connected(ray: Any, address: str | None, workers: int | None) -> Iterator[N
     with ExitStack() as stack:
         if address is None:
             n_threads = torch.get_num_threads()
-            n_workers = workers or max(1, (os.cpu_count() or 1) // n_threads)
+            n_workers = workers or max(1, n_processors() // n_threads)
             # Paths of sockets may not be long, so no place deeper than /tmp.
             root = "/tmp" if os.name == "posix" else None
             place = tempfile.TemporaryDirectory("", f"sftm-ray-{os.getpid()}-", root, ignore_cleanup_errors=True)

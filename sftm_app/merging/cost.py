@@ -17,6 +17,7 @@ import torch
 
 from sftm_app.checkpoints.adapter_config import LoraPair
 from sftm_app.checkpoints.hashing import hash_name
+from sftm_app.linalg.parallel import n_processors
 from sftm_app.linalg.svd import n_kept
 from sftm_app.merging.budget import budget_note
 from sftm_app.merging.calibration import (
@@ -30,14 +31,13 @@ from sftm_app.merging.calibration import (
     operations,
 )
 from sftm_app.merging.changes import Taking, change_name, changes_in
-from sftm_app.merging.factor_cache import FactorStore, is_large, layer_key, open_store
+from sftm_app.merging.factor_cache import SPEEDS_NAME, FactorStore, is_large, layer_key, open_store
 from sftm_app.merging.features import see_each, worth_keeping
 from sftm_app.merging.memory import entry_bytes
 from sftm_app.merging.plan import COMPUTE_DTYPE, Plan, PlanEntry
-from sftm_app.merging.report import about, hashing_threads, n_processors
+from sftm_app.merging.report import about, hashing_threads
 from sftm_app.merging.run import about_merge, open_readers
 
-SPEEDS_NAME = "speeds.json"
 # Kinds of maps that are sampled: those that take most. The others follow from them by their operations.
 SAMPLED_KINDS = 3
 
@@ -105,7 +105,7 @@ def estimate(plan: Plan, memory: Memory | None = None) -> Cost:
         if adapter and entry.parts and entry.rule != "copy":
             seconds += sum(_features_s(plan, entry, kind, memory) for kind in _kinds(entry))
         written = entry.adapter_bytes(plan.recipe.output.rank) if adapter else entry.output.n_bytes
-        used = entry_bytes(entry, plan.preflight, plan.recipe.params, adapter)
+        used = entry_bytes(entry, plan.preflight, plan.recipe.params, adapter, plan.device)
         entries.append(EntryCost(entry.name, seconds + written / disk.write, used, read, written))
     processors, hashing_s = n_processors(), _bytes_to_hash(plan, store) / disk.hash
     idle = processors - torch.get_num_threads()

@@ -55,6 +55,8 @@ FREE_BYTES = 2_000_000_000
 LOOK_SHARE = 1 / 64
 STALE_S = 3600.0
 HEADER_BYTES = 512  # at most
+# What was measured of this machine, see merging.cost.
+SPEEDS_NAME = "speeds.json"
 
 _PLACE = re.compile(r"[0-9a-f]{2}")
 _ENTRY = re.compile(r"[0-9a-f]{64}\.safetensors")
@@ -338,5 +340,7 @@ def look_into(clear: bool = False, environment: Mapping[str, str] = os.environ) 
     found = store.clear() if clear else store.use()
     if clear:
         shutil.rmtree(store.folder / FOLDER_NAME, ignore_errors=True)
-    what = f"{store.folder}: {found.n_entries} task matrices' factors and layers, {found.n_bytes / 1e6:.1f} MB"
+        _remove(store.folder / SPEEDS_NAME)
+    entries = "1 entry" if found.n_entries == 1 else f"{found.n_entries} entries"
+    what = f"{store.folder}: {entries} (factors, layers, what is known of files), {found.n_bytes / 1e6:.1f} MB"
     return f"{what}, were removed." if clear else f"{what} of at most {store.limit_bytes / 1e6:.1f} MB."

@@ -16,11 +16,10 @@ from sftm_app.linalg.parallel import each
 from sftm_app.linalg.svd import Factors, Rank, factorise, n_kept
 from sftm_app.merging.changes import Changes
 from sftm_app.merging.factor_cache import FactorKey, factor_key, is_large
+from sftm_app.merging.memory import CPU, tasks_at_once
 from sftm_app.merging.methods.base import Features, Kept
 from sftm_app.merging.plan import COMPUTE_DTYPE, PlanEntry
 
-# One reads and converts a task's tensor while the GPU computes for the other.
-GPU_THREADS = 2
 # Of the energy; below, rounding of the gains is all that could be missing.
 LOST_MIN = 1e-5
 
@@ -125,5 +124,4 @@ def _energy(matrix: Tensor) -> float:
 
 def each_task(changes: Sequence[Change], look: Callable[[int], Result]) -> list[Result]:
     """look(task) of every task, several at a time."""
-    on_gpu = isinstance(changes, Changes) and changes.device.type != "cpu"
-    return each(look, range(len(changes)), GPU_THREADS if on_gpu else torch.get_num_threads())
+    return each(look, range(len(changes)), tasks_at_once(changes.device if isinstance(changes, Changes) else CPU))

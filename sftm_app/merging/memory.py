@@ -7,7 +7,8 @@ worst moment of merging it. With m x n the linear map, k = min(m, n), a matrix =
     sum         one change and the sum, whatever the number of tasks; where no change is a LoRA pair a few elements at a
                 time, of a result in the type of the output
     factorise   all tasks' factors, and for the last one its change, a copy and the eigenvectors of its Gram matrix (of
-                as many tasks as torch uses threads), or where k < GRAM_MIN two copies and 4 k^2 of work space
+                as many tasks as torch uses threads, of two on a GPU), or where k < GRAM_MIN two copies and 4 k^2 of
+                work space
     superpose   all factors, and the system A: half of R x R (up to STORED_MAX features) or all of it in float64 (up to
                 AUTO_DIRECT_MAX)
     measure     all factors, D*, and where a task reads a part of the inputs only, the plain sum and what D* makes of
@@ -49,6 +50,14 @@ GRAM_SQUARES = 8
 FLOAT_BYTES = 4
 # Elements that are merged at once by a rule that takes each alone.
 SPAN = 1 << 17
+# One reads and converts a task's tensor while the GPU computes for the other.
+GPU_THREADS = 2
+CPU = torch.device("cpu")
+
+
+def tasks_at_once(device: torch.device) -> int:
+    """How many tasks' matrices of a layer are read and factorised side by side."""
+    return torch.get_num_threads() if device.type == "cpu" else GPU_THREADS
 
 
 def in_spans(entry: PlanEntry) -> bool:
@@ -98,18 +107,19 @@ def sum_bytes(size: LayerSize) -> int:
     return 2 * size.tensor_bytes + size.stored_bytes
 
 
-def superposition_bytes(size: LayerSize, rank: Rank, variant: str) -> int:
-    """Factorising, superposing and measuring one layer. A share of energy counts as the most that it can keep."""
+def superposition_bytes(size: LayerSize, rank: Rank, variant: str, at_once: int) -> int:
+    """Factorising (so many tasks at once), superposing and measuring one layer. A share of energy counts as the most
+    that it can keep."""
     kept = [min(features, n_kept(rank, size.m, size.n)) for features in size.features]
     n_features = sum(kept)
     in_part = size.k >= GRAM_MIN and not isinstance(rank, str)
     held = [r if in_part and not thin else f for r, f, thin in zip(kept, size.features, size.thin, strict=True)]
     factors = sum(map(size.thin_bytes, held))
     measuring = _measure(size, kept) if held == kept else _measure_whole(size, n_features)
-    return max(_factorise(size, held), factors + _solve(size, kept, variant), factors + measuring)
+    return max(_factorise(size, held, at_once), factors + _solve(size, kept, variant), factors + measuring)
 
 
-def _factorise(size: LayerSize, held: Sequence[int]) -> int:
+def _factorise(size: LayerSize, held: Sequence[int], at_once: int) -> int:
     """The tasks' factors pile up while the changes of some in turn are read and factorised."""
     works, peak, done = [], 0, 0
     for rank, thin in zip(held, size.thin, strict=True):
@@ -128,9 +138,8 @@ def _factorise(size: LayerSize, held: Sequence[int]) -> int:
             features = 3 * square + (2 if size.m < size.n else 1) * size.thin_bytes(rank)
             work = size.matrix_bytes + max(eigen, features)
         works.append(size.tensor_bytes + max(work, size.stored_bytes))
-    n_threads = torch.get_num_threads()
     for index, rank in enumerate(held):
-        peak = max(peak, done + sum(works[index : index + n_threads]))
+        peak = max(peak, done + sum(works[index : index + at_once]))
         done += size.thin_bytes(rank)
     return peak
 
@@ -187,13 +196,15 @@ def _measure_whole(size: LayerSize, n_features: int) -> int:
     return max(delta + average + max(product, sum_bytes(size) - average), delta + adding)
 
 
-def peak_bytes(entries: Sequence[PlanEntry], found: Preflight, params: Any, output: Output) -> int:
+def peak_bytes(
+    entries: Sequence[PlanEntry], found: Preflight, params: Any, output: Output, device: torch.device = CPU
+) -> int:
     """The most that a run takes at once: its largest tensor, or the heads of one task, and what the libraries take.
 
     An adapter is kept in memory until it is written, and every change is factorised once more.
     """
     adapter = output.kind == "adapter"
-    largest = max((entry_bytes(entry, found, params, adapter) for entry in entries), default=0)
+    largest = max((entry_bytes(entry, found, params, adapter, device) for entry in entries), default=0)
     held = sum(entry.adapter_bytes(output.rank) for entry in entries) if adapter else 0
     heads = (
         sum(task.checkpoint.tensors[name].n_bytes for name in match.heads)
@@ -202,8 +213,11 @@ def peak_bytes(entries: Sequence[PlanEntry], found: Preflight, params: Any, outp
     return FIRST_USE_BYTES + held + max(largest, *heads)
 
 
-def entry_bytes(entry: PlanEntry, found: Preflight, params: Any, adapter: bool = False) -> int:
+def entry_bytes(
+    entry: PlanEntry, found: Preflight, params: Any, adapter: bool = False, device: torch.device = CPU
+) -> int:
     """The most that one tensor of a plan takes at once, in bytes."""
+    at_once = tasks_at_once(device)
     stored = [found.base.tensors[entry.name].dtype]
     out = entry.output.dtype
     if entry.rule == "copy":
@@ -225,12 +239,12 @@ def entry_bytes(entry: PlanEntry, found: Preflight, params: Any, adapter: bool =
     fitting = {torch.float32: 0}.get(out, out.itemsize * count) + (FLOAT_BYTES * count if out.itemsize == 1 else 0)
     sizes = [_layer_size(entry, part, FLOAT_BYTES * count, upcasting) for part in entry.parts or (None,)]
     if entry.rule == "superpose":
-        merging = max(superposition_bytes(size, params.rank, params.variant) for size in sizes)
+        merging = max(superposition_bytes(size, params.rank, params.variant, at_once) for size in sizes)
     else:
         merging = max(map(sum_bytes, sizes))
     if adapter and entry.parts and not all(sizes[0].thin):
         alone = (replace(size, features=(size.k,), thin=(False,)) for size in sizes)
-        merging = max(merging, *(_factorise(size, size.features) for size in alone))
+        merging = max(merging, *(_factorise(size, size.features, at_once) for size in alone))
     return (entry.output.n_bytes if stack else 0) + FLOAT_BYTES * count + max(upcasting, fitting, merging)
 
 

@@ -11,6 +11,7 @@ from typing import TypeVar
 
 import torch
 
+from sftm_app.linalg.failures import is_out_of_memory
 from sftm_app.merging.memory import entry_bytes, in_spans
 from sftm_app.merging.plan import Plan, PlanEntry
 from sftm_app.merging.recipe import parse_size
@@ -29,7 +30,7 @@ def where_it_fits(plan: Plan, entry: PlanEntry, merge: Callable[[torch.device], 
     if plan.device.type != "cuda":
         return merge(plan.device)
     adapter = plan.recipe.output.kind == "adapter"
-    if entry_bytes(entry, plan.preflight, plan.recipe.params, adapter) <= gpu_budget(plan):
+    if entry_bytes(entry, plan.preflight, plan.recipe.params, adapter, plan.device) <= gpu_budget(plan):
         try:
             return merge(plan.device)
         except RuntimeError as error:
@@ -38,12 +39,6 @@ def where_it_fits(plan: Plan, entry: PlanEntry, merge: Callable[[torch.device], 
         # What was held there is let go with the traceback.
         torch.cuda.empty_cache()
     return merge(cpu)
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """torch reports a lack of memory on the CPU, and inside the libraries of a GPU, as a plain RuntimeError."""
-    said = ("can't allocate memory", "ALLOC_FAILED", "CUDA error: out of memory")
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(words in str(error) for words in said)
 
 
 def gpu_budget(plan: Plan) -> int:

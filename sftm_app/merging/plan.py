@@ -186,7 +186,8 @@ def plan_for(recipe: Recipe, found: Preflight) -> Plan:
             )
         )
     device = resolve_device(recipe.device)
-    return Plan(recipe, method, found, tuple(entries), device, peak_bytes(entries, found, recipe.params, recipe.output))
+    needed = peak_bytes(entries, found, recipe.params, recipe.output, device)
+    return Plan(recipe, method, found, tuple(entries), device, needed)
 
 
 def _check_kind(recipe: Recipe, found: Preflight) -> None:

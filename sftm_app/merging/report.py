@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -24,6 +23,7 @@ from sftm_app.checkpoints.checkpoint import Checkpoint, read_json
 from sftm_app.checkpoints.hashing import hash_files, refuse_changed
 from sftm_app.checkpoints.hub_names import hub_name
 from sftm_app.errors import CheckpointError
+from sftm_app.linalg.parallel import n_processors
 from sftm_app.merging.factor_cache import open_store
 from sftm_app.merging.plan import Plan
 from sftm_app.merging.recipe import recipe_to_dict
@@ -143,11 +143,6 @@ def load_report(path: Path) -> Report:
         return Report(inputs=inputs, tensors=tuple(TensorRecord(**entry) for entry in value.pop("tensors")), **value)
     except (KeyError, TypeError):
         raise CheckpointError(f"{path}: is not a report of this version of SFTM Studio. Merge again.") from None
-
-
-def n_processors() -> int:
-    """Those that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def hashing_threads() -> int:

@@ -19,6 +19,7 @@ from sftm_app.checkpoints.checkpoint import TensorReader, open_reader
 from sftm_app.checkpoints.compatibility import Preflight
 from sftm_app.checkpoints.roles import Part, Role, assign
 from sftm_app.errors import NumericalError, ResourceError
+from sftm_app.linalg.failures import is_out_of_memory
 from sftm_app.linalg.low_rank import Change, add_to, weighted_sum
 from sftm_app.linalg.parallel import each
 from sftm_app.linalg.svd import Rank
@@ -27,7 +28,7 @@ from sftm_app.merging.factor_cache import layer_key
 from sftm_app.merging.features import FactorSource, Seen, each_task, features_of, see_each, worth_keeping
 from sftm_app.merging.memory import SPAN, in_spans
 from sftm_app.merging.methods.base import Features, Kept, Layer, Merged, Method, weighted_average
-from sftm_app.merging.placing import is_out_of_memory, where_it_fits
+from sftm_app.merging.placing import where_it_fits
 from sftm_app.merging.plan import COMPUTE_DTYPE, Plan, PlanEntry
 from sftm_app.merging.report import TensorRecord
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -83,11 +84,24 @@ def test_a_refusal_is_not_remembered(folder: Path) -> None:
     assert not folder.exists()
 
 
-def test_the_oldest_entries_go(folder: Path, monkeypatch: pytest.MonkeyPatch, base: Checkpoint) -> None:
+def test_the_entries_used_longest_ago_go(folder: Path, monkeypatch: pytest.MonkeyPatch, base: Checkpoint) -> None:
     monkeypatch.setattr(known_architectures, "KEPT_MAX", 2)
-    for n_layers in (1, 2, 3):
+    kept: list[set[str]] = []
+    for n_layers in (1, 2, 1, 3):
+        known_architectures._known.cache_clear()
         known_architecture(base.config | {"num_hidden_layers": n_layers}, base.tensors)
-    assert len(list(folder.iterdir())) == 2
+        kept.append({file.name for file in folder.iterdir()})
+        time.sleep(0.02)
+    assert len(kept[-1]) == 2 and kept[0] < kept[-1], "the first was used again"
+
+
+def test_a_full_disk_leaves_nothing_behind(base: Checkpoint, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(path: Path, *_: object) -> int:
+        path.touch()
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", fail)
+    assert known_architecture(base.config, base.tensors).owners and not list(folder.iterdir())
 
 
 def test_a_known_architecture_needs_no_transformers(base: Checkpoint, folder: Path) -> None:

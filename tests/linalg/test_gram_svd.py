@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from linalg_cases import distance, gaussian, orthogonal, with_gains
 from torch import Tensor
 
 from sftm_app.linalg import Factors, factorise, gram_svd, superpose, superposed_matrix, svd
+from sftm_app.linalg.parallel import each
 from sftm_app.linalg.svd import Rank
 from sftm_app.linalg.tolerance import rcond
 
@@ -156,9 +158,20 @@ def test_few_weak_features_are_computed_again_in_float64(monkeypatch: pytest.Mon
     assert used == [torch.float32]
 
 
-def test_two_threads_give_what_one_gives() -> None:
-    from sftm_app.linalg.parallel import each
+def test_threads_that_start_meanwhile_keep_the_number_of_all() -> None:
+    torch.set_num_threads(2)
+    try:
 
+        def look(_: int) -> tuple[int, int]:
+            with ThreadPoolExecutor(1) as other:
+                return torch.get_num_threads(), other.submit(torch.get_num_threads).result()
+
+        assert each(look, range(4)) == [(1, 2)] * 4
+    finally:
+        torch.set_num_threads(1)
+
+
+def test_two_threads_give_what_one_gives() -> None:
     matrices = [*tasks(96, 80, "slow", 3), orthogonal(80, 1).float()]
     alone = each(factorise, matrices)
     torch.set_num_threads(2)
