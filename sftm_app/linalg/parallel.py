@@ -9,9 +9,10 @@ other, busy or not.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from threading import Barrier
+from contextlib import contextmanager
+from threading import Thread
 from typing import TypeVar
 
 import torch
@@ -25,6 +26,28 @@ def n_processors() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def compute_alone(n_threads: int) -> None:
+    """Have the thread that calls this compute alone, and those that start later as before, by `n_threads`."""
+    # Asked first, for a thread takes the number of all when it is asked or computes for the first time.
+    torch.get_num_threads()
+    torch.set_num_threads(1)
+    # Threads that start later take the number that was set last, by whichever thread.
+    other = Thread(target=torch.set_num_threads, args=(n_threads,))
+    other.start()
+    other.join()
+
+
+@contextmanager
+def computing_alone() -> Iterator[None]:
+    """Inside, this thread computes alone."""
+    n_threads = torch.get_num_threads()
+    compute_alone(n_threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(n_threads)
+
+
 def each(function: Callable[[Item], Result], items: Iterable[Item], n_threads: int | None = None) -> list[Result]:
     """[function(item) for item in items], `n_threads` of them at a time (None: torch's number of threads).
 
@@ -36,22 +59,5 @@ def each(function: Callable[[Item], Result], items: Iterable[Item], n_threads: i
     n_threads = min(n_before if n_threads is None else n_threads, len(items))
     if n_threads <= 1:
         return [function(item) for item in items]
-    ready = Barrier(n_threads + 1)
-
-    def alone() -> None:
-        # Asked first, for a thread takes the number of all when it is asked or computes for the first time.
-        torch.get_num_threads()
-        torch.set_num_threads(1)
-        ready.wait()
-
-    with ThreadPoolExecutor(n_threads, initializer=alone) as pool:
-        try:
-            found = pool.map(function, items)
-            ready.wait()
-        except BaseException:
-            ready.abort()
-            raise
-        finally:
-            # Threads that start from now on take the number that was set last, by whichever thread.
-            torch.set_num_threads(n_before)
-        return list(found)
+    with ThreadPoolExecutor(n_threads, initializer=compute_alone, initargs=(n_before,)) as pool:
+        return list(pool.map(function, items))

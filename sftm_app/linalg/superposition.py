@@ -197,7 +197,8 @@ def _moderate(system: System, a: Tensor, gains: Tensor) -> bool:
     """||D*|| within GROWTH_LIMIT of sqrt(sum ||D_t||^2)."""
     limit = GROWTH_LIMIT * float(gains.norm())
     # ||D(a)||^2 = a^T A a, unless rounding, a share of ||a||^2, could decide.
-    size = _size(a, system.read_out(a)) if system.blocks is not None and float(a.norm()) <= 10.0 * limit else None
+    quick = system.stored_readout is not None and float(a.norm()) <= 10.0 * limit
+    size = _size(a, system.read_out(a)) if quick else None
     return (norm(system.matrix(a)) if size is None else size) <= limit
 
 

@@ -20,6 +20,16 @@ from sftm_app.linalg.low_rank import Change, LowRank
 from sftm_app.linalg.parallel import each
 from sftm_app.linalg.svd import Factors
 
+# Up to this many features in all, and numbers in their factors, many products of small blocks would take longer than
+# one of everything, in another dtype too.
+AT_ONCE_MAX = 512
+AT_ONCE_ELEMENTS = 1 << 20
+
+
+def at_once(m: int, n: int, n_features: int) -> bool:
+    """Whether gram() multiplies everything at once."""
+    return n_features <= AT_ONCE_MAX and (m + n) * n_features <= AT_ONCE_ELEMENTS
+
 
 def superposed(factors: Sequence[Factors], coefficients: Sequence[Tensor], like: Change | None = None) -> Change:
     """sum_tk a_tk u_tk v_tk^T, (m, n), in the coefficients' dtype and on their device; low-rank where that is less.
@@ -45,16 +55,22 @@ def read(D: Change, factors: Factors) -> Tensor:
 
 
 def gram(factors: Sequence[Factors], C: Change | None = None, dtype: torch.dtype | None = None) -> Tensor:
-    """A as a matrix, (R, R), block by block, in `dtype` (default: the factors'); C (n, n) symmetric of that dtype, or
-    None for the identity."""
+    """A as a matrix, (R, R), symmetric to the last bit, in `dtype` (default: the factors'); C (n, n) symmetric of that
+    dtype, or None for the identity. Many features are multiplied block by block, so that not all are converted at once.
+    """
     offsets = starts(factors)
+    if at_once(*factors[0].shape, offsets[-1]):
+        U = torch.cat([f.U for f in factors], dim=1).to(dtype or factors[0].U.dtype)
+        Vh = torch.cat([f.Vh for f in factors]).to(U)
+        A = (U.T @ U).mul_((Vh if C is None else (C @ Vh.T).T) @ Vh.T)
+        return A.add_(A.T.clone()).div_(2)
     A = factors[0].U.new_empty(offsets[-1], offsets[-1], dtype=dtype)
     for i, f in enumerate(factors):
         writer, reader = f.U.to(A).T, f.Vh.to(A)
         reader = reader if C is None else (C @ reader.T).T
         for j in range(i, len(factors)):
             block = (writer @ factors[j].U.to(A)).mul_(reader @ factors[j].Vh.to(A).T)
-            block = (block + block.T) / 2 if i == j else block  # symmetric to the last bit
+            block = (block + block.T) / 2 if i == j else block
             A[offsets[i] : offsets[i + 1], offsets[j] : offsets[j + 1]] = block
             A[offsets[j] : offsets[j + 1], offsets[i] : offsets[i + 1]] = block.T
     return A
@@ -131,10 +147,14 @@ class System:
         like = D.left if isinstance(D, LowRank) else D
         return torch.cat([(D @ (self._C @ f.Vh.T.to(like))).mul_(f.U.to(like)).sum(0) for f in self.factors])
 
+    @property
+    def stored_readout(self) -> Tensor | Blocks | None:
+        """A of readout, where it is stored."""
+        return self.blocks if self.blocks is not None or self._C is not None else self.gram
+
     def read_out(self, a: Tensor) -> Tensor:
         """diag(U^T D(a) V), (R,), of either variant: A a of readout."""
-        stored = self.blocks if self.blocks is not None else self.gram
-        return stored @ a if stored is not None and self._C is None else self.read(self.matrix(a))
+        return self.read(self.matrix(a)) if self.stored_readout is None else self.stored_readout @ a
 
     def right_side(self, gains: Tensor) -> Tensor:
         """b (R,): the gains for readout, (G_u o G_v) gains for mapping."""

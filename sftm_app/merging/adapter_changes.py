@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import groupby
 
 import torch
 from torch import Tensor
 
 from sftm_app.linalg.low_rank import Change, LowRank, dense, norm
+from sftm_app.linalg.parallel import compute_alone
 from sftm_app.linalg.svd import Factors, factorise, n_kept
 from sftm_app.merging.factor_cache import open_store
 from sftm_app.merging.plan import Plan, PlanEntry
@@ -18,31 +21,65 @@ from sftm_app.merging.report import TensorRecord
 from sftm_app.merging.run import MergedChange, run_changes
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TensorChange:
     """What is added to one tensor: a linear map (m, n) where it is one, else a tensor of its own shape, on the CPU.
 
-    change is None for a stack of experts, which no one map stands for; square is ||change||^2 in any case.
+    change is None for a stack of experts, which no one map stands for; `stack` is the square of its norm then.
     """
 
     entry: PlanEntry
     change: Change | None
-    square: float
+    stack: float
     records: tuple[TensorRecord, ...]
+
+    @cached_property
+    def features(self) -> Factors:
+        """Of a linear map, in float64: QR of thin factors, or an SVD."""
+        assert self.change is not None
+        if isinstance(self.change, LowRank):
+            return factorise(LowRank(self.change.left.double(), self.change.right.double()))
+        return factorise(self.change.double())
+
+    @cached_property
+    def square(self) -> float:
+        """||change||^2, in any case."""
+        if isinstance(self.change, LowRank):  # whose norm would take the same QR once more
+            return float(self.features.S.square().sum())
+        return self.stack if self.change is None else norm(self.change) ** 2
 
 
 def tensor_changes(plan: Plan) -> Iterator[TensorChange]:
     """The merged changes, tensor by tensor, in the plan's order; nothing for tensors that are copied.
 
-    Raises as run_changes().
+    Thin ones are factorised while the next is merged. Raises as run_changes().
     """
+    with ThreadPoolExecutor(1, initializer=compute_alone, initargs=(torch.get_num_threads(),)) as pool:
+        before: list[tuple[TensorChange, Future[Factors]]] = []
+        for found in _tensor_changes(plan):
+            thin = isinstance(found.change, LowRank)
+            begun = [(found, pool.submit(getattr, found, "features"))] if thin else []
+            yield from map(_ready, before)
+            before = begun
+            if not thin:
+                yield found
+        yield from map(_ready, before)
+
+
+def _ready(begun: tuple[TensorChange, Future[Factors]]) -> TensorChange:
+    found, factors = begun
+    factors.result()
+    return found
+
+
+def _tensor_changes(plan: Plan) -> Iterator[TensorChange]:
     for _, group in groupby(run_changes(plan, open_store()), key=lambda merged: merged.entry.name):
         parts = list(group)
         entry = parts[0].entry
-        square = math.fsum(norm(part.change) ** 2 for part in parts)
         stacked = any(part.part is not None and part.part.expert is not None for part in parts)
         change = None if stacked else _on_cpu(_joined(entry, parts))
-        yield TensorChange(entry, change, square, tuple(part.record for part in parts))
+        stack = math.fsum(norm(part.change) ** 2 for part in parts) if stacked else 0.0
+        yield TensorChange(entry, change, stack, tuple(part.record for part in parts))
 
 
 def _joined(entry: PlanEntry, parts: Sequence[MergedChange]) -> Change:
@@ -75,13 +112,6 @@ def _on_cpu(change: Change) -> Change:
     if isinstance(change, LowRank):
         return LowRank(change.left.cpu(), change.right.cpu())
     return change.cpu()
-
-
-def features(change: Change) -> Factors:
-    """The singular features of a change, in float64: QR of thin factors, or an SVD."""
-    return factorise(
-        LowRank(change.left.double(), change.right.double()) if isinstance(change, LowRank) else change.double()
-    )
 
 
 def n_features(found: Factors, rank: int | float | None, energy: float | None) -> int:

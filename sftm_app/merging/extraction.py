@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sftm_app.errors import InputError
 from sftm_app.linalg.low_rank import LowRank
-from sftm_app.merging.adapter_changes import features, shares, tensor_changes
+from sftm_app.merging.adapter_changes import shares, tensor_changes
 from sftm_app.merging.adapter_files import adapter_dtype
 from sftm_app.merging.adapter_layout import lay_out
 from sftm_app.merging.plan import Plan
@@ -47,7 +47,7 @@ def rank_costs(plan: Plan, progress: Callable[[Progress], None] | None = None) -
         if found.square and found.change is not None:
             if carrier.way == "pair" or (carrier.way == "table" and isinstance(found.change, LowRank)):
                 thin = sum(found.change.shape) * len(carrier.paths)
-                layers[found.entry.name] = (shares(features(found.change).S), found.square, thin)
+                layers[found.entry.name] = (shares(found.features.S), found.square, thin)
             elif carrier.module or carrier.way == "bias":
                 fixed += math.prod(shape)
         if progress is not None:

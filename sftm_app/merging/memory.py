@@ -36,6 +36,7 @@ from sftm_app.linalg.gram_svd import GRAM_MIN, ROWS, SINGLE_RANK
 from sftm_app.linalg.low_rank import ADD_ELEMENTS
 from sftm_app.linalg.superposition import AUTO_DIRECT_MAX, STORED_MAX
 from sftm_app.linalg.svd import Rank, n_kept
+from sftm_app.linalg.system import at_once
 
 if TYPE_CHECKING:
     from sftm_app.merging.plan import PlanEntry
@@ -107,7 +108,7 @@ def sum_bytes(size: LayerSize) -> int:
     return 2 * size.tensor_bytes + size.stored_bytes
 
 
-def superposition_bytes(size: LayerSize, rank: Rank, variant: str, at_once: int) -> int:
+def superposition_bytes(size: LayerSize, rank: Rank, variant: str, n_tasks: int) -> int:
     """Factorising (so many tasks at once), superposing and measuring one layer. A share of energy counts as the most
     that it can keep."""
     kept = [min(features, n_kept(rank, size.m, size.n)) for features in size.features]
@@ -116,10 +117,10 @@ def superposition_bytes(size: LayerSize, rank: Rank, variant: str, at_once: int)
     held = [r if in_part and not thin else f for r, f, thin in zip(kept, size.features, size.thin, strict=True)]
     factors = sum(map(size.thin_bytes, held))
     measuring = _measure(size, kept) if held == kept else _measure_whole(size, n_features)
-    return max(_factorise(size, held, at_once), factors + _solve(size, kept, variant), factors + measuring)
+    return max(_factorise(size, held, n_tasks), factors + _solve(size, kept, variant), factors + measuring)
 
 
-def _factorise(size: LayerSize, held: Sequence[int], at_once: int) -> int:
+def _factorise(size: LayerSize, held: Sequence[int], n_tasks: int) -> int:
     """The tasks' factors pile up while the changes of some in turn are read and factorised."""
     works, peak, done = [], 0, 0
     for rank, thin in zip(held, size.thin, strict=True):
@@ -139,7 +140,7 @@ def _factorise(size: LayerSize, held: Sequence[int], at_once: int) -> int:
             work = size.matrix_bytes + max(eigen, features)
         works.append(size.tensor_bytes + max(work, size.stored_bytes))
     for index, rank in enumerate(held):
-        peak = max(peak, done + sum(works[index : index + at_once]))
+        peak = max(peak, done + sum(works[index : index + n_tasks]))
         done += size.thin_bytes(rank)
     return peak
 
@@ -158,7 +159,11 @@ def _solve(size: LayerSize, kept: Sequence[int], variant: str) -> int:
     if variant == "mapping":
         system += item * (size.n**2 if n_features >= size.n else 2 * size.n * n_features)
         reader = item * size.n * largest
-    block = 3 * item * largest**2 + 2 * converted + reader
+    if at_once(size.m, size.n, n_features):
+        reader *= n_features // max(largest, 1)
+        block = item * (2 * n_features**2 + (size.m + size.n) * n_features) + reader
+    else:
+        block = 3 * item * largest**2 + 2 * converted + reader
     superposed = item * (size.m * size.n if n_features >= size.k else (size.m + size.n) * n_features)
     product = superposed + item * size.m * largest + max(converted, item * size.m * largest) + reader
     return system + max(block, product)
@@ -217,7 +222,7 @@ def entry_bytes(
     entry: PlanEntry, found: Preflight, params: Any, adapter: bool = False, device: torch.device = CPU
 ) -> int:
     """The most that one tensor of a plan takes at once, in bytes."""
-    at_once = tasks_at_once(device)
+    n_tasks = tasks_at_once(device)
     stored = [found.base.tensors[entry.name].dtype]
     out = entry.output.dtype
     if entry.rule == "copy":
@@ -239,12 +244,12 @@ def entry_bytes(
     fitting = {torch.float32: 0}.get(out, out.itemsize * count) + (FLOAT_BYTES * count if out.itemsize == 1 else 0)
     sizes = [_layer_size(entry, part, FLOAT_BYTES * count, upcasting) for part in entry.parts or (None,)]
     if entry.rule == "superpose":
-        merging = max(superposition_bytes(size, params.rank, params.variant, at_once) for size in sizes)
+        merging = max(superposition_bytes(size, params.rank, params.variant, n_tasks) for size in sizes)
     else:
         merging = max(map(sum_bytes, sizes))
     if adapter and entry.parts and not all(sizes[0].thin):
         alone = (replace(size, features=(size.k,), thin=(False,)) for size in sizes)
-        merging = max(merging, *(_factorise(size, size.features, at_once) for size in alone))
+        merging = max(merging, *(_factorise(size, size.features, n_tasks) for size in alone))
     return (entry.output.n_bytes if stack else 0) + FLOAT_BYTES * count + max(upcasting, fitting, merging)
 
 

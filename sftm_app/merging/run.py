@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import groupby
@@ -21,8 +21,9 @@ from sftm_app.checkpoints.roles import Part, Role, assign
 from sftm_app.errors import NumericalError, ResourceError
 from sftm_app.linalg.failures import is_out_of_memory
 from sftm_app.linalg.low_rank import Change, add_to, weighted_sum
-from sftm_app.linalg.parallel import each
+from sftm_app.linalg.parallel import computing_alone, each
 from sftm_app.linalg.svd import Rank
+from sftm_app.linalg.system import at_once
 from sftm_app.merging.changes import Changes, Taking, changes_in, read_change, read_pair
 from sftm_app.merging.factor_cache import layer_key
 from sftm_app.merging.features import FactorSource, Seen, each_task, features_of, see_each, worth_keeping
@@ -67,7 +68,7 @@ def run(plan: Plan, factors: FactorSource | None = None) -> Iterator[MergedTenso
     """
     with open_readers(plan) as (base, tasks):
         for entry in plan.entries:
-            with _saying_where(plan, entry):
+            with _saying_where(plan, entry), _threads_for(entry):
                 merged = where_it_fits(plan, entry, partial(_merge_entry, plan, entry, base, tasks, factors))
             yield merged
             del merged  # not to be held while the next one is made
@@ -80,7 +81,7 @@ def run_changes(plan: Plan, factors: FactorSource | None = None) -> Iterator[Mer
             if entry.rule == "copy":
                 continue
             for expert, parts in _by_expert(entry):
-                with _saying_where(plan, entry):
+                with _saying_where(plan, entry), _threads_for(entry):
                     made = where_it_fits(
                         plan, entry, partial(_change_parts, plan, entry, base, tasks, factors, expert, parts)
                     )
@@ -125,6 +126,15 @@ def open_readers(plan: Plan) -> Iterator[tuple[TensorReader, list[TensorReader]]
     with ExitStack() as stack:
         base = stack.enter_context(open_reader(plan.preflight.base))
         yield base, [stack.enter_context(open_reader(task.checkpoint)) for task in plan.preflight.tasks]
+
+
+def _threads_for(entry: PlanEntry) -> AbstractContextManager[None]:
+    """Of a few thin maps every product takes less time than waking another thread."""
+    pairs = [source for source in entry.sources if source is not None]
+    thin = [pair.rank for pair in pairs if isinstance(pair, LoraPair)]
+    shapes = [part.shape_in(entry.output.shape) for part in entry.parts]
+    small = len(thin) == len(pairs) and all(at_once(m, n, sum(thin)) for m, n in shapes)
+    return computing_alone() if entry.rule == "superpose" and small else nullcontext()
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from sftm_app.checkpoints.writer import output_folder, write_tensors
 from sftm_app.errors import InputError, NumericalError
 from sftm_app.linalg.low_rank import LowRank, dense
 from sftm_app.linalg.svd import Factors
-from sftm_app.merging.adapter_changes import TensorChange, features, n_features, shares, tensor_changes
+from sftm_app.merging.adapter_changes import TensorChange, n_features, shares, tensor_changes
 from sftm_app.merging.adapter_files import adapter_dtype, write_adapter_config
 from sftm_app.merging.adapter_layout import Carrier, is_table, lay_out, peft_name
 from sftm_app.merging.meter import MemoryMeter
@@ -95,7 +95,7 @@ def _take(plan: Plan, found: TensorChange, carrier: Carrier, made: _Gathered) ->
     if found.square == 0.0:
         pass
     elif as_pair and found.change is not None:
-        whole = features(found.change)
+        whole = found.features
         kept = n_features(whole, plan.recipe.output.rank, plan.recipe.output.energy)
         share = float(shares(whole.S)[kept - 1])
         made.kept += share * found.square
