@@ -32,6 +32,7 @@ from bench.peer_environment import Environment, peer_environment
 from bench.peer_tables import (
     AGAIN,
     AGAIN_LOW,
+    AGAIN_WEIGHTS,
     FLOOR,
     FULL,
     LOW,
@@ -68,6 +69,8 @@ class Job:
 def jobs(work: Work, folder: Path, python: Path) -> list[Job]:
     """Every job, in the order of a round; writes their settings into `folder`."""
     weights = [model / "model.safetensors" for model in (work.base, *work.tasks)]
+    first, *others = map(str, work.tasks)
+    weighted = [{"path": first, "weight": 0.5}, *others]
     made = [
         Job(FLOOR, (sys.executable, "-I", "-S", HERE / "peer_floor.py", folder / FLOOR, *weights)),
         _mergekit(TA, "task_arithmetic", {"weight": SCALING}, weights, folder, python),
@@ -76,6 +79,7 @@ def jobs(work: Work, folder: Path, python: Path) -> list[Job]:
         Job(TSVM, (python, HERE / "peer_tsvm.py", folder / TSVM, work.base, *work.tasks), "FusionBench"),
         _ours(FULL, work, folder, "sftm", {}),
         _ours(AGAIN, work, folder, "sftm", {"scaling": AGAIN_SCALING}, FULL),
+        _ours(AGAIN_WEIGHTS, work, folder, "sftm", {}, FULL, tasks=weighted),
         _ours(AGAIN_LOW, work, folder, "sftm", {"rank": 1 / len(work.tasks)}, FULL),
         _ours(LOW, work, folder, "sftm", {"rank": 1 / len(work.tasks)}),
     ]
@@ -83,8 +87,10 @@ def jobs(work: Work, folder: Path, python: Path) -> list[Job]:
     return made
 
 
-def _ours(name: str, work: Work, folder: Path, method: str, params: dict[str, Any], cache: str = "") -> Job:
-    recipe = write_recipe(folder / f"{name}.yaml", work, method=method, params=params)
+def _ours(
+    name: str, work: Work, folder: Path, method: str, params: dict[str, Any], cache: str = "", **rest: Any
+) -> Job:
+    recipe = write_recipe(folder / f"{name}.yaml", work, method=method, params=params, **rest)
     return Job(name, merge_command(recipe, folder / name), cache=cache or name)
 
 

@@ -48,7 +48,8 @@ def _known(config: str, names: tuple[str, ...], apart: frozenset[str]) -> Archit
     path = place.folder / FOLDER_NAME / f"{hashlib.sha256(asked).hexdigest()}.json"
     with contextlib.suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
         known = _parse(json.loads(path.read_bytes()))
-        os.utime(path)
+        with contextlib.suppress(OSError):
+            os.utime(path)
         return known
     found = read_architecture(json.loads(config), names, apart)
     _write(path, json.dumps(asdict(found) | {"keys": sorted(found.keys)}))

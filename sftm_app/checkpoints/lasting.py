@@ -9,17 +9,19 @@ from pathlib import Path
 from sftm_app.checkpoints.checkpoint import Checkpoint
 from sftm_app.checkpoints.header import FileStamp
 
-# A file system may give two writes within its tick (2 s at most, on FAT) the same time. A file that changed longer ago
-# than that gets another time with its next change.
-SETTLED_NS = 3_000_000_000
+# What is written through a mapping reaches a file's times when the system gets to it, 30 s later as a rule on Linux.
+SETTLED_NS = 60_000_000_000
 
 
 def lasting_name(path: Path, stamp: FileStamp) -> str | None:
     """What no other content of any file of this machine is called, while the file at `path` is the one with this stamp.
 
-    None where it is not, or was changed only just now. The time of the last change of the file's state (ctime), which
-    no program can set, tells of changes that keep size and date.
+    None where it is not, was changed only just now, or where the system has no such name. The time of the last change
+    of a file's state (ctime), which programs cannot set, tells of changes that keep size and date; Windows has none,
+    and on FAT and some network file systems it is the date.
     """
+    if os.name == "nt":
+        return None
     try:
         status, place = os.stat(path), path.resolve()
     except OSError:

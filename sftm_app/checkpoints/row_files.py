@@ -21,6 +21,7 @@ from sftm_app.checkpoints.header import FileStamp, Header, TensorInfo, read_head
 from sftm_app.errors import CheckpointError
 
 TEMPORARY_SUFFIX = ".tmp"
+_TRIES = 3
 
 
 def write_rows(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
@@ -79,16 +80,18 @@ def _read(
 
     Read, not mapped: a mapped file that shrinks would kill the process. The library reads all to give a part.
     """
-    header = read_header(path)
-    shapes = choose(header)
     try:
-        with FileIO(path) as file:
-            if FileStamp.of(file.fileno()) == header.stamp:
-                return {info.name: _first(file, info, shapes[info.name]) for info in header.tensors}, header.metadata
+        for _ in range(_TRIES):
+            header = read_header(path)
+            shapes = choose(header)
+            with FileIO(path) as file:
+                # Else another process has put a new one in its place.
+                if FileStamp.of(file.fileno()) == header.stamp:
+                    found = {info.name: _first(file, info, shapes[info.name]) for info in header.tensors}
+                    return found, header.metadata
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error}). Remove it.") from None
-    # Another process has put a new one in its place.
-    return _read(path, choose)
+    raise CheckpointError(f"{path}: changes all the time. Remove it.")
 
 
 def _first(file: FileIO, info: TensorInfo, shape: tuple[int, ...]) -> Tensor:

@@ -27,7 +27,11 @@ def n_processors() -> int:
 
 
 def compute_alone(n_threads: int) -> None:
-    """Have the thread that calls this compute alone, and those that start later as before, by `n_threads`."""
+    """Have the thread that calls this compute alone, and those that start later as before, by `n_threads`.
+
+    (One that starts in between, within some ten microseconds, computes alone as well: torch has one number for all
+    that are to come.)
+    """
     # Asked first, for a thread takes the number of all when it is asked or computes for the first time.
     torch.get_num_threads()
     torch.set_num_threads(1)

@@ -38,7 +38,7 @@ SMALL_SHARE = 0.03
 
 @dataclass(frozen=True)
 class Preservation:
-    """What D keeps of one task, in squares of its largest gain; all 0 for a task without features.
+    """What D keeps of one task, but for alpha in squares of its largest gain; all 0 for a task without features.
 
     energy: ||s||^2. rest, alpha: see above. off: ||q - alpha s||^2. missed: ||D V - alpha U S||^2.
     """

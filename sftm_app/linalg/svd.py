@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from sftm_app.errors import InputError, NumericalError, RecipeError
-from sftm_app.linalg.failures import is_out_of_memory
+from sftm_app.linalg.failures import has_not_converged
 from sftm_app.linalg.gram_svd import GRAM_MIN, svd_by_gram
 from sftm_app.linalg.low_rank import Change, LowRank
 from sftm_app.linalg.tolerance import BACKWARD_ERROR_FACTOR, ORTHOGONALITY, rcond
@@ -221,8 +221,8 @@ def _by_gram(
         return None
     try:
         U, S, Vh, how = svd_by_gram(matrix, keep, few)
-    except RuntimeError as error:  # a GPU's libraries do not always say LinAlgError
-        if is_out_of_memory(error):
+    except RuntimeError as error:
+        if not has_not_converged(error, matrix.device):
             raise
         return None
     return (U, S, Vh, how) if _is_sound(matrix, U, S, Vh) else None
@@ -262,9 +262,9 @@ def _climb(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor, str]:
         try:
             U, S, Vh = decompose(matrix)
         except RuntimeError as error:
-            if is_out_of_memory(error):
+            if not has_not_converged(error, matrix.device):
                 raise
-            troubles.append(f"{how}: {str(error).splitlines()[0]}")
+            troubles.append(f"{how}: {str(error).partition(chr(10))[0]}")
             continue
         if (trouble := _trouble(matrix, U, S, Vh)) is None:
             return U, S, Vh, how

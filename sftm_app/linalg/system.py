@@ -150,7 +150,9 @@ class System:
     @property
     def stored_readout(self) -> Tensor | Blocks | None:
         """A of readout, where it is stored."""
-        return self.blocks if self.blocks is not None or self._C is not None else self.gram
+        if self._C is not None:
+            return None
+        return self.gram if self.blocks is None else self.blocks
 
     def read_out(self, a: Tensor) -> Tensor:
         """diag(U^T D(a) V), (R,), of either variant: A a of readout."""

@@ -63,6 +63,7 @@ def tensor_changes(plan: Plan) -> Iterator[TensorChange]:
             before = begun
             if not thin:
                 yield found
+            del found  # and its factors, which are as much as two tasks'
         yield from map(_ready, before)
 
 

@@ -11,6 +11,7 @@ import psutil
 
 from sftm_app.errors import ResourceError
 from sftm_app.linalg.superposition import AUTO_DIRECT_MAX, STORED_MAX
+from sftm_app.linalg.system import AT_ONCE_ELEMENTS
 from sftm_app.merging.memory import peak_bytes
 from sftm_app.merging.plan import Plan
 from sftm_app.merging.recipe import parse_size
@@ -28,10 +29,12 @@ def fitting_rank(plan: Plan, n_bytes: int) -> int:
         params = replace(plan.recipe.params, rank=rank)
         return peak_bytes(plan.entries, plan.preflight, params, plan.recipe.output, plan.device) <= n_bytes
 
-    sides = [min(part.shape_in(entry.output.shape)) for entry in plan.entries for part in entry.parts]
+    shapes = [part.shape_in(entry.output.shape) for entry in plan.entries for part in entry.parts]
+    sides = [min(shape) for shape in shapes]
     # Beyond these ranks a layer is solved or measured in another way, which may take less: these have to fit as well.
     highest_cuts = {side - 1 for side in sides}
-    limits = {AUTO_DIRECT_MAX, STORED_MAX, *highest_cuts}
+    at_once = {AT_ONCE_ELEMENTS // max(sum(shape), 1) for shape in shapes}
+    limits = {AUTO_DIRECT_MAX, STORED_MAX, *highest_cuts, *at_once}
     edges = ({limit // len(plan.preflight.tasks) for limit in limits} | highest_cuts) - {0}
 
     def fits(rank: int) -> bool:

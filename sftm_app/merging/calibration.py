@@ -29,13 +29,13 @@ import torch
 from sftm_app.checkpoints.checkpoint import open_reader
 from sftm_app.checkpoints.roles import Part, Role
 from sftm_app.checkpoints.writer import OutputTensor
-from sftm_app.linalg.low_rank import Change, LowRank
+from sftm_app.linalg.low_rank import Change, LowRank, add_to
 from sftm_app.linalg.superposition import AUTO_DIRECT_MAX
 from sftm_app.linalg.svd import factorise, n_kept
 from sftm_app.merging.changes import read_change
 from sftm_app.merging.methods.base import Layer, Merged, Method
 from sftm_app.merging.plan import COMPUTE_DTYPE, Plan, PlanEntry
-from sftm_app.merging.run import merge_changes
+from sftm_app.merging.run import merge_changes, threads_for
 
 REMEMBERED_S = 86_400.0
 # A sample may take this long, and this share of the time that it stands for.
@@ -147,10 +147,14 @@ def operations(kind: MapKind, params: Any) -> float:
     kept = [min(r, n_kept(params.rank, m, n)) for r in whole]
     R = sum(kept)
     work = CALLS + (R**2 - sum(r * r for r in kept)) * (m + n)
-    work += 25.0 * R**3 if R <= AUTO_DIRECT_MAX else 20.0 * ITERATIONS * R**2
+    work += 18.0 * R**3 if R <= AUTO_DIRECT_MAX else 20.0 * ITERATIONS * R**2
     if params.variant == "mapping":
         work += 2.0 * n * n * R + 2.0 * n * min(n, R) * R
-    work += 4.0 * m * n * R if kind.k <= R else 10.0 * (m + n) * R**2
+    if kind.k <= R:
+        # D* and the plain sum, and what a task reads of both where it does not read everything.
+        work += 4.0 * m * n * (R + sum(r for r in kept if r < n))
+    else:
+        work += (4.0 * m + 2.0 * n) * R**2 + 2.0 * m * n * R
     # Features that are computed but not kept are looked at one task after the other.
     return work + (8.0 * m * n * sum(whole) if isinstance(params.rank, str) else 0.0) + m * n
 
@@ -201,6 +205,8 @@ def _map_speed(kind: MapKind, method: Method, params: Any, device: torch.device,
     tasks = min(max(2, torch.get_num_threads()), len(kind.features))
     factor, earlier = min(1.0, FIRST_SIDE / kind.k), (0.0, 0.0)
     whole = operations(kind, params)
+    # What a process does for the first time takes longer, and so little work would seem to take hours of all.
+    _sample(kind.with_tasks(tasks).scaled(factor), method, params, device)
     while True:
         small = kind.with_tasks(tasks).scaled(factor)
         sample = _sample(small, method, params, device)
@@ -247,6 +253,7 @@ class _Counted(Sequence[Change]):
 def _sample(kind: MapKind, method: Method, params: Any, device: torch.device) -> MapSpeed:
     """What merging made-up tasks takes, by the functions that a run calls; the best of a few quick ones."""
     changes = _Counted(_made_up(kind, device))
+    target = torch.zeros(kind.m, kind.n, device=device)
     times: list[tuple[float, float]] = []
 
     def timed(layer: Layer, given: Any) -> Merged:
@@ -255,6 +262,7 @@ def _sample(kind: MapKind, method: Method, params: Any, device: torch.device) ->
         _wait(device)
         factorised = time.perf_counter()
         merged = method.merge_matrix(replace(layer, leading=lambda rank: features), given)
+        add_to(target, merged.delta)
         _wait(device)
         times.append((factorised - started, time.perf_counter() - factorised))
         return merged
@@ -262,7 +270,8 @@ def _sample(kind: MapKind, method: Method, params: Any, device: torch.device) ->
     output = OutputTensor("sample", COMPUTE_DTYPE, (kind.m, kind.n))
     entry = PlanEntry(output, Role.MATRIX, method.matrix_rule, "", ("sample",) * len(changes), (Part(),))
     while len(times) < 2 or (sum(map(sum, times)) < 0.02 and len(times) < 5):
-        merge_changes(replace(method, merge_matrix=timed), params, entry, changes, [1.0] * len(changes))
+        with threads_for(kind.m, kind.n, kind.thin, kind.n_dense):
+            merge_changes(replace(method, merge_matrix=timed), params, entry, changes, [1.0] * len(changes))
         if sum(times[0]) > SAMPLE_S / 4:
             break
     # Other programs only ever slow down.

@@ -77,12 +77,13 @@ def changes_in(
     plan: Plan,
     entry: PlanEntry,
     part: Part | None,
+    indices: Sequence[int],
     tasks: Sequence[TensorReader],
     origin: Tensor | None,
     device: torch.device,
 ) -> Changes:
-    """The tasks' changes of one part of a tensor, or of all of it; `origin` is what the base holds of the tensor, or of
-    the part's one expert."""
+    """Changes of one part of a tensor, or of all of it, by the tasks with these indices; `origin` is what the base
+    holds of the tensor, or of the part's one expert."""
     inside, expert = (part.in_slice, part.expert) if part else (None, None)
 
     def read(index: int) -> Change:
@@ -90,7 +91,7 @@ def changes_in(
         assert source is not None
         return part_of(read_change(tasks[index], source, origin, device, expert), inside)
 
-    return Changes(read, Taking(plan, entry).present, device, lambda index: change_name(plan, entry, part, index))
+    return Changes(read, indices, device, lambda index: change_name(plan, entry, part, index))
 
 
 def change_name(plan: Plan, entry: PlanEntry, part: Part | None, index: int) -> str | None:

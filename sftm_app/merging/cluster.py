@@ -150,7 +150,7 @@ def _refuse_too_small(plan: Plan, needs: Mapping[str, int], machines: Sequence[M
 
 
 def _bytes_of(plan: Plan, entry: PlanEntry) -> int:
-    return entry_bytes(entry, plan.preflight, plan.recipe.params)
+    return entry_bytes(entry, plan.preflight, plan.recipe.params, device=plan.device)
 
 
 def _first_line(error: BaseException) -> str:

@@ -30,7 +30,7 @@ from sftm_app.merging.calibration import (
     map_speed,
     operations,
 )
-from sftm_app.merging.changes import Taking, change_name, changes_in
+from sftm_app.merging.changes import Taking, changes_in
 from sftm_app.merging.factor_cache import SPEEDS_NAME, FactorStore, is_large, layer_key, open_store
 from sftm_app.merging.features import see_each, worth_keeping
 from sftm_app.merging.memory import entry_bytes
@@ -38,6 +38,10 @@ from sftm_app.merging.plan import COMPUTE_DTYPE, Plan, PlanEntry
 from sftm_app.merging.report import about, hashing_threads
 from sftm_app.merging.run import about_merge, open_readers
 
+# Of every tensor, whatever its size: files are looked at, progress and memory are noted.
+ENTRY_S = 0.002
+# A layer that is kept is read, checked, scaled and added, and the sum is looked at: as long as reading it so often.
+KEPT_PASSES = 3
 # Kinds of maps that are sampled: those that take most. The others follow from them by their operations.
 SAMPLED_KINDS = 3
 
@@ -102,6 +106,7 @@ def estimate(plan: Plan, memory: Memory | None = None) -> Cost:
     entries = []
     for entry in plan.entries:
         seconds, read = _seconds(plan, entry, speeds, disk, kept)
+        seconds += ENTRY_S
         if adapter and entry.parts and entry.rule != "copy":
             seconds += sum(_features_s(plan, entry, kind, memory) for kind in _kinds(entry))
         written = entry.adapter_bytes(plan.recipe.output.rank) if adapter else entry.output.n_bytes
@@ -156,13 +161,13 @@ def _what_is_kept(plan: Plan, store: FactorStore) -> _Kept:
     if not layers:
         return _Kept(0.0)
     entry = min(layers, key=lambda each: each.output.n_elements)
-    names = [change_name(plan, entry, entry.parts[0], index) for index in range(len(entry.sources))]
-    recalled = all(name is not None and store.recalls(name) for name in names)
+    taking = Taking(plan, entry)
     with open_readers(plan) as (base, tasks):
         origin = base.finite(entry.name, COMPUTE_DTYPE)
-        seen = see_each(changes_in(plan, entry, entry.parts[0], tasks, origin, origin.device), store)
+        changes = changes_in(plan, entry, entry.parts[0], taking.present, tasks, origin, origin.device)
+        seen = see_each(changes, store, keep=False)
     held = [store.holds(replace(one.key, count=n_kept(rank, *one.key.shape))) for one in seen if one]
-    taking = Taking(plan, entry)
+    recalled = all(one.recalled for one in seen if one)
     settings = about_merge(plan.method, plan.recipe.params, taking.weights, taking.idle_weight, plan.device)
     whole = layer_key([one.key.digest if one else None for one in seen], settings)
     return _Kept(sum(held) / max(len(held), 1), store.holds_layer(whole), recalled)
@@ -199,12 +204,15 @@ def _seconds(
     base = plan.preflight.base.tensors[entry.name].n_bytes
     if entry.rule == "copy":
         return base / disk.read, base
-    tasks = 0
+    dense = pairs = 0
     for task, source in zip(plan.preflight.tasks, entry.sources, strict=True):
-        names = (source.a, source.b) if isinstance(source, LoraPair) else (source,) if source else ()
-        tasks += sum(task.checkpoint.tensors[name].n_bytes for name in names)
+        tensors = task.checkpoint.tensors
+        if isinstance(source, LoraPair):
+            pairs += sum(tensors[name].n_bytes for name in (source.a, source.b))
+        elif source is not None:
+            dense += tensors[source].n_bytes
     if entry.rule != "superpose":
-        return (base + tasks) / disk.read, base + tasks
+        return (base + dense + pairs) / disk.read, base + dense + pairs
     kinds = [kind for kind in _kinds(entry) if kind.k]
     if not kinds:
         return 0.0, 0
@@ -216,20 +224,21 @@ def _seconds(
             times = max(times, speed.n_reads)
             continue
         looks = 0 if kept.seen else 1
-        looking = looks * COMPUTE_DTYPE.itemsize * kind.n_dense * kind.m * kind.n / disk.hash
+        layer = COMPUTE_DTYPE.itemsize * kind.m * kind.n
+        looking = looks * kind.n_dense * layer / disk.hash
         times = max(times, looks)
         if kept.whole and not kind.thin:
-            seconds += looking + COMPUTE_DTYPE.itemsize * kind.m * kind.n / disk.read
+            seconds += looking + KEPT_PASSES * layer / disk.read
             continue
         count = n_kept(plan.recipe.params.rank, kind.m, kind.n)
         factors = COMPUTE_DTYPE.itemsize * kind.n_dense * (kind.m + kind.n) * count
-        seconds += speed.rest_s + looking
+        seconds += speed.rest_s + looking + layer / disk.keep
         making = speed.factorise_s + factors / disk.keep
         seconds += (1 - kept.share) * making + kept.share * factors / disk.read
         times = max(times, looks + (1 - kept.share) * speed.n_reads)
     # Each part reads the whole tensor, except where it is one expert of a stack.
     split = 1 if entry.parts[0].expert is not None else len(kinds)
-    read = base + round(tasks * times * split)
+    read = base + round((dense * times + pairs * max(times, 1.0)) * split)
     return seconds + read / disk.read, read
 
 

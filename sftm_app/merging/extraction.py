@@ -50,8 +50,10 @@ def rank_costs(plan: Plan, progress: Callable[[Progress], None] | None = None) -
                 layers[found.entry.name] = (shares(found.features.S), found.square, thin)
             elif carrier.module or carrier.way == "bias":
                 fixed += math.prod(shape)
+        entry = found.entry
+        del found  # while the next one is made
         if progress is not None:
-            progress(clock.after(found.entry))
+            progress(clock.after(entry))
     if not layers:
         raise InputError("No weight of a linear layer changes, so an adapter would hold nothing. Pick a fine-tune.")
     full = max(len(kept) for kept, _, _ in layers.values())

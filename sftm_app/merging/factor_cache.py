@@ -1,7 +1,7 @@
 """Factors of task matrices on disk: computed once, shared by inspection, what-if and merging, and by every process.
 
 An entry is addressed by the SHA-256 of the task matrix itself (values, shape, dtype, order in memory), so it follows
-from the content of the base's and the task's tensor and from what part of them is merged, never from names or dates.
+from the content of the base's and the task's tensor and from what part of them is merged.
 It holds the leading features up to a count, gains first, stored so that a lower rank reads no more than its own share.
 
 What a method worked out of a whole layer before its scaling is kept in the same way, under all its task matrices; and

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from sftm_app.checkpoints.roles import Part
+from sftm_app.errors import CheckpointError
 from sftm_app.linalg.gram_svd import GRAM_MIN
 from sftm_app.linalg.low_rank import Change, LowRank
 from sftm_app.linalg.parallel import each
@@ -29,6 +30,8 @@ Result = TypeVar("Result")
 class FactorSource(Protocol):
     """Where factors, and what follows from them, are kept between merges, such as factor_cache.FactorStore."""
 
+    def recalls(self, about: str) -> bool: ...
+
     def get(self, key: FactorKey | None, make: Callable[[], Factors]) -> Factors: ...
 
     def keep(self, key: str | None, make: Callable[[], Kept]) -> Kept: ...
@@ -40,11 +43,12 @@ class FactorSource(Protocol):
 class Seen:
     """What is to be known of a task matrix, so that it need not be read again where its factors are kept.
 
-    key: of all of them. energy: its squared Frobenius norm.
+    key: of all of them. energy: its squared Frobenius norm. recalled: from an earlier look.
     """
 
     key: FactorKey
     energy: float
+    recalled: bool = False
 
 
 def worth_keeping(entry: PlanEntry, part: Part | None) -> bool:
@@ -53,16 +57,24 @@ def worth_keeping(entry: PlanEntry, part: Part | None) -> bool:
     return part is not None and dense and is_large(part.shape_in(entry.output.shape))
 
 
-def see_each(changes: Sequence[Change], source: FactorSource) -> list[Seen | None]:
+def see_each(changes: Sequence[Change], source: FactorSource, keep: bool = True) -> list[Seen | None]:
     """Look at every task's matrix, several at a time; None for those whose factors are not worth keeping.
 
-    One that `source` recalls from an earlier look is not read.
+    One that `source` recalls from an earlier look is not read. keep: have it recall this look later.
     """
 
     def see(task: int) -> Seen | None:
-        if not isinstance(changes, Changes) or (name := changes.name(task)) is None:
+        name = changes.name(task) if isinstance(changes, Changes) else None
+        if name is None or not isinstance(changes, Changes) or not (keep or source.recalls(name)):
             return _see(changes[task])
-        return _parse(source.recall(name, lambda: _values(_see(changes[task]))), changes.device)
+        made: list[Seen | None] = []
+
+        def look() -> dict[str, Any] | None:
+            made.append(_see(changes[task]))
+            return None if made[0] is None else _values(made[0])
+
+        values = source.recall(name, look)
+        return made[0] if made else _parse(values, changes.device)
 
     return each_task(changes, see)
 
@@ -72,16 +84,14 @@ def _see(change: Change) -> Seen | None:
     return None if key is None or isinstance(change, LowRank) else Seen(key, _energy(change))
 
 
-def _values(seen: Seen | None) -> dict[str, Any] | None:
+def _values(seen: Seen) -> dict[str, Any]:
     """For JSON."""
-    return None if seen is None else {"digest": seen.key.digest, "shape": seen.key.shape, "energy": seen.energy}
+    return {"digest": seen.key.digest, "shape": seen.key.shape, "energy": seen.energy}
 
 
-def _parse(values: dict[str, Any] | None, device: torch.device) -> Seen | None:
-    if values is None:
-        return None
+def _parse(values: dict[str, Any], device: torch.device) -> Seen:
     m, n = values["shape"]
-    return Seen(FactorKey(values["digest"], (m, n), COMPUTE_DTYPE, min(m, n), device), values["energy"])
+    return Seen(FactorKey(values["digest"], (m, n), COMPUTE_DTYPE, min(m, n), device), values["energy"], recalled=True)
 
 
 def features_of(
@@ -104,11 +114,22 @@ def features_of(
     else:
         cut, energy = _cut(rank, seen.key.shape), seen.energy
         key = replace(seen.key, count=n_kept(cut, *seen.key.shape))
-        made = source.get(key, lambda: factorise(changes[task], cut)).cut(cut)
+        made = source.get(key, lambda: factorise(_as_seen(changes[task], seen), cut)).cut(cut)
     if cut is None:
         return Features(made)
     lost = energy - float(made.S.double().square().sum())
     return Features(made, lost if lost > LOST_MIN * energy else 0.0)
+
+
+def _as_seen(change: Change, seen: Seen) -> Change:
+    """The matrix, refused where it is another than was remembered: it would be kept under a wrong address for good."""
+    key = factor_key(change) if seen.recalled else seen.key
+    if key is None or key.digest != seen.key.digest:
+        raise CheckpointError(
+            "A task matrix is another than the one that was seen in these files before, though their dates and states "
+            "are the same. Remove what is kept (`sftm cache --clear`) and merge again."
+        )
+    return change
 
 
 def _cut(rank: Rank, shape: Sequence[int]) -> Rank:

@@ -58,7 +58,8 @@ CPU = torch.device("cpu")
 
 def tasks_at_once(device: torch.device) -> int:
     """How many tasks' matrices of a layer are read and factorised side by side."""
-    return torch.get_num_threads() if device.type == "cpu" else GPU_THREADS
+    # On MPS superpositions go to the CPU.
+    return GPU_THREADS if device.type == "cuda" else torch.get_num_threads()
 
 
 def in_spans(entry: PlanEntry) -> bool:
@@ -160,8 +161,8 @@ def _solve(size: LayerSize, kept: Sequence[int], variant: str) -> int:
         system += item * (size.n**2 if n_features >= size.n else 2 * size.n * n_features)
         reader = item * size.n * largest
     if at_once(size.m, size.n, n_features):
-        reader *= n_features // max(largest, 1)
-        block = item * (2 * n_features**2 + (size.m + size.n) * n_features) + reader
+        readers = item * size.n * n_features if variant == "mapping" else 0
+        block = item * (2 * n_features**2 + (size.m + size.n) * n_features) + readers
     else:
         block = 3 * item * largest**2 + 2 * converted + reader
     superposed = item * (size.m * size.n if n_features >= size.k else (size.m + size.n) * n_features)
@@ -182,7 +183,7 @@ def _measure(size: LayerSize, kept: Sequence[int]) -> int:
     if all(rank == size.n for rank in kept):
         return delta + max(written, adding)
     converted = item * (size.n + size.m) * r if item == 8 else 0
-    return delta + max(adding, plain + 2 * written + converted)
+    return delta + max(adding, plain + 3 * written + converted)
 
 
 def _measure_whole(size: LayerSize, n_features: int) -> int:

@@ -68,7 +68,7 @@ def run(plan: Plan, factors: FactorSource | None = None) -> Iterator[MergedTenso
     """
     with open_readers(plan) as (base, tasks):
         for entry in plan.entries:
-            with _saying_where(plan, entry), _threads_for(entry):
+            with _saying_where(plan, entry):
                 merged = where_it_fits(plan, entry, partial(_merge_entry, plan, entry, base, tasks, factors))
             yield merged
             del merged  # not to be held while the next one is made
@@ -81,7 +81,7 @@ def run_changes(plan: Plan, factors: FactorSource | None = None) -> Iterator[Mer
             if entry.rule == "copy":
                 continue
             for expert, parts in _by_expert(entry):
-                with _saying_where(plan, entry), _threads_for(entry):
+                with _saying_where(plan, entry):
                     made = where_it_fits(
                         plan, entry, partial(_change_parts, plan, entry, base, tasks, factors, expert, parts)
                     )
@@ -128,13 +128,10 @@ def open_readers(plan: Plan) -> Iterator[tuple[TensorReader, list[TensorReader]]
         yield base, [stack.enter_context(open_reader(task.checkpoint)) for task in plan.preflight.tasks]
 
 
-def _threads_for(entry: PlanEntry) -> AbstractContextManager[None]:
-    """Of a few thin maps every product takes less time than waking another thread."""
-    pairs = [source for source in entry.sources if source is not None]
-    thin = [pair.rank for pair in pairs if isinstance(pair, LoraPair)]
-    shapes = [part.shape_in(entry.output.shape) for part in entry.parts]
-    small = len(thin) == len(pairs) and all(at_once(m, n, sum(thin)) for m, n in shapes)
-    return computing_alone() if entry.rule == "superpose" and small else nullcontext()
+def threads_for(m: int, n: int, thin: Sequence[int], n_dense: int) -> AbstractContextManager[None]:
+    """Merging a map (m, n) of LoRA pairs of the ranks `thin` and of full changes: of a few small pairs every product
+    takes less time than waking another thread."""
+    return nullcontext() if n_dense or not at_once(m, n, sum(thin)) else computing_alone()
 
 
 @contextmanager
@@ -260,14 +257,18 @@ def _merge_parts(
 ) -> Iterator[MergedChange]:
     """The merged change of each part, by the entry's rule; `origin` is the base's tensor, or the parts' one expert."""
     taking = Taking(plan, entry)
+    thin = [source.rank for source in entry.sources if isinstance(source, LoraPair)]
+    n_dense = len(taking.present) - len(thin)
     for part in parts:
         started = time.perf_counter()
+        shape = part.shape_in(entry.output.shape) if part and not n_dense else (0, 0)
         try:
-            changes = changes_in(plan, entry, part, tasks, origin, device)
+            changes = changes_in(plan, entry, part, taking.present, tasks, origin, device)
             source = factors if worth_keeping(entry, part) else None
-            merged = merge_changes(
-                plan.method, plan.recipe.params, entry, changes, taking.weights, taking.idle_weight, source
-            )
+            with threads_for(*shape, thin, n_dense):
+                merged = merge_changes(
+                    plan.method, plan.recipe.params, entry, changes, taking.weights, taking.idle_weight, source
+                )
         except NumericalError as error:
             raise NumericalError(f"{_record(entry, part, started, {}).name!r}: {error}") from None
         record = _record(entry, part, started, merged.figures | taking.notes(device))

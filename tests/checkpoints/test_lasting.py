@@ -14,6 +14,8 @@ from sftm_app.checkpoints.hashing import hash_files, hash_name
 from sftm_app.checkpoints.header import FileStamp
 from sftm_app.checkpoints.lasting import lasting_name, lasting_tensor
 
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="Windows has no time of a file's state")
+
 
 @pytest.fixture
 def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -28,12 +30,12 @@ def name_of(path: Path) -> str | None:
 
 
 def test_a_file_keeps_its_name_until_it_is_written_though_size_and_date_stay(file: Path) -> None:
-    before, status = name_of(file), os.stat(file)
+    before, status, stamp = name_of(file), os.stat(file), FileStamp.of(file)
     assert before is not None and name_of(file) == before
     time.sleep(0.02)  # a tick of the file system's clock
     file.write_bytes(b"other")
     os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
-    assert FileStamp.of(file) == FileStamp.of(file) and name_of(file) not in (before, None)
+    assert FileStamp.of(file) == stamp and name_of(file) not in (before, None)
 
 
 def test_another_file_in_its_place_has_another_name(file: Path) -> None:
@@ -95,6 +97,17 @@ def test_a_known_hash_is_not_made_again_and_one_of_a_changed_file_is(
     assert hash_files(open_checkpoint(models / "a"), recall=recall) != first and len(known) == 2
 
 
-def test_a_hash_is_remembered_for_files_that_have_settled(models: Path) -> None:
+def test_a_hash_is_remembered_for_files_that_have_settled(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ((path, stamp),) = open_checkpoint(models / "a").stamps.items()
-    assert hash_name(path, stamp) is None  # copied for this test a moment ago
+    monkeypatch.setattr(lasting, "SETTLED_NS", 10**19)
+    assert hash_name(path, stamp) is None
+    monkeypatch.setattr(lasting, "SETTLED_NS", 0)
+    assert str(hash_name(path, stamp)).startswith("SHA-256 of ")
+
+
+def test_where_a_file_s_state_has_no_time_it_has_no_name(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stamp = FileStamp.of(file)
+    monkeypatch.setattr(lasting.os, "name", "nt")
+    found = lasting_name(file, stamp)
+    monkeypatch.undo()
+    assert found is None

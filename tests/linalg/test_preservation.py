@@ -10,7 +10,7 @@ from hypothesis import given
 from linalg_cases import SETTINGS, distance, gaussian, task_matrices, with_gains
 from torch import Tensor
 
-from sftm_app.linalg import Factors, factorise, superpose, superposed_change, superposed_matrix
+from sftm_app.linalg import Factors, factorise, superpose, superposed_change, superposed_matrix, system
 from sftm_app.linalg.low_rank import LowRank, dense, images
 from sftm_app.linalg.preservation import Formable, errors, preserved, preserved_by
 from sftm_app.linalg.subspace import mapping_error, readout_error
@@ -118,6 +118,25 @@ def test_sums_of_the_same_features_share_what_they_read() -> None:
     for found, change in zip(images([D, plain, dense(plain)], V), (D, plain, plain), strict=True):
         assert distance(found, dense(change) @ V) < 1e-12
     assert superposed(factors, [f.S.float() for f in factors], like=D).right is not D.right  # of another type
+
+
+@pytest.mark.parametrize(("m", "n"), [(20, 20), (12, 30), (30, 12)])
+@pytest.mark.parametrize("mapping", [False, True])
+def test_many_features_are_multiplied_block_by_block(
+    m: int, n: int, mapping: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    factors = [factorise(gaussian(m, n, seed).float(), rank) for seed, rank in enumerate((4, 9, 1))]
+    V = torch.cat([f.Vh for f in factors]).double()
+    C = V.T @ V if mapping else None
+    at_once = gram(factors, C, torch.float64)
+    monkeypatch.setattr(system, "AT_ONCE_ELEMENTS", 0)
+    in_blocks = gram(factors, C, torch.float64)
+    U = torch.cat([f.U for f in factors], dim=1).double()
+    expected = (U.T @ U) * (V @ (V.T if C is None else C @ V.T))
+    for A in (at_once, in_blocks):
+        assert torch.equal(A, A.T) and A.dtype == torch.float64 and distance(A, expected) < 1e-12
+    solved = superpose(factors, "mapping" if mapping else "readout")
+    assert solved.solver == "direct" and solved.residual < 1e-9
 
 
 @pytest.mark.parametrize(("m", "n"), [(20, 20), (12, 30), (30, 12)])

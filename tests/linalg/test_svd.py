@@ -210,12 +210,12 @@ def test_results_are_reproducible_and_signs_do_not_depend_on_the_sign_of_the_inp
     assert distance(h.U, f.U) < 1e-4 and distance(-h.Vh, f.Vh) < 1e-4
 
 
-def fails_for(*dtypes: torch.dtype, error: type[RuntimeError] = torch.linalg.LinAlgError) -> Callable[..., object]:
+def fails_for(*dtypes: torch.dtype) -> Callable[..., object]:
     real = torch.linalg.svd
 
     def fake(D: Tensor, full_matrices: bool) -> object:
         if D.dtype in dtypes:
-            raise error("linalg.svd: The algorithm failed to converge")
+            raise torch.linalg.LinAlgError("linalg.svd: The algorithm failed to converge")
         return real(D, full_matrices=full_matrices)
 
     return fake
@@ -241,7 +241,6 @@ def spoilt(part: int, change: Callable[[Tensor], Tensor]) -> Callable[..., objec
         (torch.float32, fails_for(torch.float32), "float64"),
         (torch.float32, fails_for(torch.float32, torch.float64), "eigh"),
         (torch.float64, fails_for(torch.float64), "eigh"),
-        (torch.float32, fails_for(torch.float32, error=RuntimeError), "float64"),  # as of a GPU's libraries
         (torch.float32, spoilt(0, lambda U: U * math.nan), "float64"),
         (torch.float32, spoilt(1, lambda S: S * 1.5), "float64"),
         (torch.float32, spoilt(2, lambda Vh: Vh.flip(0)), "float64"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -47,6 +48,29 @@ def test_a_layer_that_does_not_fit_goes_to_the_cpu(recipe_for: RecipeFor, gpu: d
         name: "cuda" if size <= limit and name not in sums else "cpu" for name, size in sizes.items()
     }
     assert set(places.values()) == {"cpu", "cuda"}
+
+
+def test_a_gpu_holds_two_tasks_of_a_layer_at_a_time_whatever_the_cpu_does(recipe_for: RecipeFor) -> None:
+    plan = on_gpu(recipe_for())
+    layer = next(entry for entry in plan.entries if entry.rule == "superpose")
+    m, n = layer.parts[0].shape_in(layer.output.shape)
+
+    def needed(device: torch.device) -> int:
+        return entry_bytes(layer, plan.preflight, plan.recipe.params, device=device)
+
+    alone = needed(CPU)
+    with torch_threads(3):
+        assert needed(GPU) - alone > 4 * m * n and needed(CPU) - needed(GPU) > 4 * m * n
+    assert torch.get_num_threads() == 1 and needed(CPU) == alone
+
+
+@contextmanager
+def torch_threads(n_threads: int) -> Iterator[None]:
+    torch.set_num_threads(n_threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(1)
 
 
 def test_what_the_allocator_holds_unused_is_free_and_the_recipe_may_allow_less(
