@@ -66,6 +66,6 @@ def open_tab(page: Page, name: str) -> None:
 
 
 def load_demo(page: Page) -> None:
-    """Click Try the demo and wait for its preflight."""
+    """Click Try the glyphs demo and wait for its preflight."""
     page.locator("#try-glyphs").click()
     expect(page.locator("#preflight")).to_contain_text("fit the base")

@@ -68,8 +68,8 @@ def main() -> None:
     print(f"{machine_line()}\n")
     print("| step | time |\n|---|---:|")
     print(f"| start of the app to its page | {ready_s:.1f} s |")
-    print(f"| Try the demo to models checked | {demo_s:.1f} s |")
-    print(f"| Try the demo to the first spectra | {insight_s:.1f} s |")
+    print(f"| Try the glyphs demo to models checked | {demo_s:.1f} s |")
+    print(f"| Try the glyphs demo to the first spectra | {insight_s:.1f} s |")
     for what, clicks in (("its spectra", spectra), ("its spectra and all overlaps", everything)):
         spread = f"{min(clicks):.0f} to {max(clicks):.0f}"
         print(f"| click on a map cell to {what} redrawn | {statistics.median(clicks):.0f} ms ({spread}) |")

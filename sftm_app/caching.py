@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import secrets
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -28,6 +29,20 @@ def keep(cache: Cache[Key, Value], key: Key, value: Value) -> Value:
     with contextlib.suppress(ValueError):
         cache[key] = value
     return value
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write what can be made again: complete or not at all, over what stands there. Nothing waits for the disk.
+
+    Raises OSError; nothing is left behind then but the folder.
+    """
+    temporary = path.with_name(f"{path.name}.{secrets.token_hex(8)}.tmp")
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    try:
+        temporary.write_text(text, "utf-8")
+        os.replace(temporary, path)
+    finally:  # on a full disk
+        temporary.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)

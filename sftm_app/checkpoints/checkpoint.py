@@ -27,6 +27,7 @@ from sftm_app.checkpoints.file_names import (
     SHARD_NAME,
     WEIGHTS_NAME,
 )
+from sftm_app.checkpoints.filling import fill
 from sftm_app.checkpoints.header import FileStamp, Header, TensorInfo, open_regular, read_header
 from sftm_app.checkpoints.shards import refuse_foreign_link, refuse_unnamed_shards, size_note
 from sftm_app.errors import CheckpointError, NumericalError
@@ -319,7 +320,7 @@ class TensorReader:
             with self._lock:
                 if file not in self._handles:
                     self._handles[file] = self._stack.enter_context(FileIO(file))
-            self._fill(tensor, self._handles[file], info.offset + start)
+            fill(tensor, self._handles[file], info.offset + start, self._lock)
         except OSError as error:
             raise CheckpointError(f"{file}: tensor {name!r} cannot be read ({error}). Start again.") from None
         return tensor
@@ -352,21 +353,6 @@ class TensorReader:
                     f"out of {total}. The checkpoint is broken: train or download it again."
                 )
         return tensor
-
-    def _fill(self, tensor: Tensor, file: FileIO, offset: int) -> None:
-        """Read a contiguous tensor's bytes from `offset` on. Raises OSError when the file ends too early."""
-        wanted: memoryview = tensor.reshape(-1).view(torch.uint8).numpy().data
-        while wanted:
-            # One call gives at most 2 GiB on Linux, and refuses to be asked for as much on macOS.
-            if hasattr(os, "preadv"):
-                n_read = os.preadv(file.fileno(), [wanted[: 1 << 30]], offset)
-            else:
-                with self._lock:
-                    file.seek(offset)
-                    n_read = file.readinto(wanted)
-            if not n_read:
-                raise OSError("it is cut off")
-            wanted, offset = wanted[n_read:], offset + n_read
 
 
 @contextmanager

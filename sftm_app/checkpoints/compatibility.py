@@ -36,6 +36,11 @@ class Preflight:
     problems: tuple[str, ...]
     notes: tuple[str, ...]
 
+    @property
+    def checkpoints(self) -> tuple[Checkpoint, ...]:
+        """The base's, then every task's."""
+        return self.base, *(task.checkpoint for task in self.tasks)
+
     def require(self) -> Preflight:
         """Itself, when there is no problem.
 

@@ -11,7 +11,6 @@ import contextlib
 import hashlib
 import json
 import os
-import secrets
 from collections.abc import Iterable
 from dataclasses import asdict
 from functools import lru_cache
@@ -19,7 +18,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from sftm_app.caching import cache_place
+from sftm_app.caching import cache_place, write_text
 from sftm_app.checkpoints import architecture, fused, owners
 from sftm_app.checkpoints.architecture import Architecture, read_architecture
 from sftm_app.checkpoints.fused import Fused
@@ -74,15 +73,9 @@ def _owner(fused: dict[str, Any] | None, **values: Any) -> Owner:
 
 
 def _write(path: Path, text: str) -> None:
-    """Complete or not at all; those that were used longest ago go when there are too many."""
-    temporary = path.with_name(f"{path.name}.{secrets.token_hex(8)}.tmp")
+    """Those that were used longest ago go when there are too many."""
     with contextlib.suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        try:
-            temporary.write_text(text, "utf-8")
-            os.replace(temporary, path)
-        finally:  # on a full disk
-            temporary.unlink(missing_ok=True)
+        write_text(path, text)
         kept = sorted(path.parent.iterdir(), key=lambda file: file.stat().st_mtime_ns)
         for old in kept[:-KEPT_MAX]:
             old.unlink(missing_ok=True)

@@ -11,13 +11,15 @@ import secrets
 from collections.abc import Callable, Mapping
 from io import FileIO
 from pathlib import Path
+from threading import Lock
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from sftm_app.checkpoints.header import FileStamp, Header, TensorInfo, read_header
+from sftm_app.checkpoints.filling import fill
+from sftm_app.checkpoints.header import FileStamp, Header, read_header
 from sftm_app.errors import CheckpointError
 
 TEMPORARY_SUFFIX = ".tmp"
@@ -87,20 +89,10 @@ def _read(
             with FileIO(path) as file:
                 # Else another process has put a new one in its place.
                 if FileStamp.of(file.fileno()) == header.stamp:
-                    found = {info.name: _first(file, info, shapes[info.name]) for info in header.tensors}
+                    found = {info.name: torch.empty(shapes[info.name], dtype=info.dtype) for info in header.tensors}
+                    for info in header.tensors:
+                        fill(found[info.name], file, info.offset, Lock())
                     return found, header.metadata
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error}). Remove it.") from None
     raise CheckpointError(f"{path}: changes all the time. Remove it.")
-
-
-def _first(file: FileIO, info: TensorInfo, shape: tuple[int, ...]) -> Tensor:
-    tensor = torch.empty(shape, dtype=info.dtype)
-    wanted: memoryview = tensor.reshape(-1).view(torch.uint8).numpy().data
-    file.seek(info.offset)
-    while wanted:
-        n_read = file.readinto(wanted)
-        if not n_read:
-            raise OSError("it is cut off")
-        wanted = wanted[n_read:]
-    return tensor

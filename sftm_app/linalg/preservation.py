@@ -22,7 +22,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -63,10 +63,15 @@ class Errors:
 
 @dataclass(frozen=True, eq=False)
 class Formable:
-    """A matrix D (m, n) by its readouts, one tensor per task; `change` gives D itself, and is asked once at most."""
+    """A matrix D (m, n) by its readouts, one tensor per task; `form` gives D itself, and is asked once at most."""
 
     readouts: Readouts
-    change: Callable[[], Change]
+    form: Callable[[], Change]
+
+    @cached_property
+    def change(self) -> Change:
+        """D."""
+        return self.form()
 
 
 def errors(kept: Iterable[Preservation], factor: float = 1.0) -> Errors:
@@ -88,46 +93,35 @@ def preserved(
 
     factors: each task's features as they were superposed; lost: the sums of squares of the gains that are not there.
     """
-    formed: dict[int, Change] = {}
-
-    def change(index: int) -> Change:
-        if index not in formed:
-            formed[index] = matrices[index].change()
-        return formed[index]
-
-    def written(index: int, f: Factors) -> Tensor:
-        return image(change(index), f.Vh.T)
-
-    every = range(len(matrices))
-    kept: list[list[Preservation]] = [[] for _ in every]
+    kept: list[list[Preservation]] = [[] for _ in matrices]
     for task, (f, rest) in enumerate(zip(factors, lost, strict=True)):
-        if f.rank == 0:
-            for index in every:
-                kept[index].append(NOTHING)
-            continue
-        seen = None if f.rank == f.shape[1] else images([change(index) for index in every], f.Vh.T)
-        for index in every:
-            own = None if seen is None else seen[index]
-            kept[index].append(_of_task(matrices[index].readouts, task, f, rest, own, partial(written, index, f)))
+        whole = f.rank in (0, f.shape[1])
+        seen = [None] * len(matrices) if whole else images([one.change for one in matrices], f.Vh.T)
+        for one, found, written in zip(matrices, kept, seen, strict=True):
+            found.append(_of_task(one, task, f, rest, written) if f.rank else NOTHING)
     return kept
 
 
-def _of_task(
-    readouts: Readouts, task: int, f: Factors, rest: float, seen: Tensor | None, form: Callable[[], Tensor]
-) -> Preservation:
-    """seen: D V, (m, r), where it is not as long as D; form: gives it."""
+def _of_task(matrix: Formable, task: int, f: Factors, rest: float, written: Tensor | None) -> Preservation:
+    """written: D V, (m, r), or None where it is as long as D."""
     # In units of the largest gain, so that no square overflows.
     unit = 1 / float(f.S[0])
-    s, q = f.S.double() * unit, readouts.of[task].double() * unit
-    energy = float(s @ s)
-    alpha = float(s @ q) / energy
-    size = readouts.norm * unit if seen is None else float(torch.linalg.vector_norm(seen * unit))
+    s, q = f.S.double() * unit, matrix.readouts.of[task].double() * unit
+    energy, alpha, off = _apart(s, q)
+    size = matrix.readouts.norm * unit if written is None else float(torch.linalg.vector_norm(written * unit))
     missed = size**2 - alpha**2 * energy
     if missed < (SMALL_SHARE * size) ** 2:
-        seen = form() if seen is None else seen
-        missed = float((seen * unit).addcmul_(f.U, f.S * unit, value=-alpha).double().square().sum())
+        written = image(matrix.change, f.Vh.T) if written is None else written
+        missed = float((written * unit).addcmul_(f.U, f.S * unit, value=-alpha).double().square().sum())
+    return Preservation(energy, rest * unit**2, alpha, off, missed)
+
+
+def _apart(s: Tensor, q: Tensor) -> tuple[float, float, float]:
+    """||s||^2, alpha and ||q - alpha s||^2, of (r,) float64."""
+    energy = float(s @ s)
+    alpha = float(s @ q) / energy
     d = q - alpha * s
-    return Preservation(energy, rest * unit**2, alpha, float(d @ d), missed)
+    return energy, alpha, float(d @ d)
 
 
 def preserved_by(change: Change, factors: Sequence[Factors]) -> list[Preservation]:
@@ -139,10 +133,7 @@ def preserved_by(change: Change, factors: Sequence[Factors]) -> list[Preservatio
             continue
         unit = 1 / float(f.S[0])
         seen, gains = image(change * unit, f.Vh.T), f.S * unit
-        s, q = gains.double(), (seen * f.U).sum(0).double()
-        energy = float(s @ s)
-        alpha = float(s @ q) / energy
-        d = q - alpha * s
+        energy, alpha, off = _apart(gains.double(), (seen * f.U).sum(0).double())
         missed = float(torch.linalg.vector_norm(seen.addcmul_(f.U, gains, value=-alpha))) ** 2
-        kept.append(Preservation(energy, 0.0, alpha, float(d @ d), missed))
+        kept.append(Preservation(energy, 0.0, alpha, off, missed))
     return kept

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from sftm_app.checkpoints.adapter_config import PEFT_PREFIX, LoraPair
+from sftm_app.checkpoints.adapter_config import PEFT_PREFIX
 from sftm_app.checkpoints.adapter_names import names_in_memory, take_apart
 from sftm_app.checkpoints.compatibility import Preflight
 from sftm_app.merging.plan import Plan, PlanEntry
@@ -60,7 +60,6 @@ def _carrier(plan: Plan, entry: PlanEntry, paths: tuple[str, ...]) -> Carrier:
     if not paths or owner is None:
         return Carrier("none", why="is no parameter of its own in the model")
     module, _, name = paths[0].rpartition(".")
-    paired = any(isinstance(source, LoraPair) for source in entry.sources)
     if not owner.in_backbone and _CLASSIFIER.search(found.base.architecture):
         # PEFT saves the heads of classifiers whole, whatever the factors are beside.
         return Carrier("whole", paths, paths[0].partition(".")[0])
@@ -76,7 +75,7 @@ def _carrier(plan: Plan, entry: PlanEntry, paths: tuple[str, ...]) -> Carrier:
             for source, task in zip(entry.sources, found.tasks, strict=True)
         )
         return Carrier("table", paths, module if kept_whole else "")
-    if paired or (entry.parts and entry.parts[0].expert is None and (found.base.bare or owner.module in _TARGETS)):
+    if entry.pairs or (entry.parts and entry.parts[0].expert is None and (found.base.bare or owner.module in _TARGETS)):
         return Carrier("pair", paths)
     return Carrier("none", paths, why=f"belongs to a {owner.module}, which PEFT puts no factors beside")
 

@@ -15,7 +15,6 @@ import hashlib
 import json
 import math
 import os
-import secrets
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -26,6 +25,7 @@ from typing import Any
 
 import torch
 
+from sftm_app.caching import write_text
 from sftm_app.checkpoints.checkpoint import open_reader
 from sftm_app.checkpoints.roles import Part, Role
 from sftm_app.checkpoints.writer import OutputTensor
@@ -132,12 +132,9 @@ class Memory:
     def _save(self) -> None:
         if self.path is None:
             return
-        temporary = self.path.with_name(f"{self.path.name}.{secrets.token_hex(8)}.tmp")
+        fresh = {key: value for key, value in self.values.items() if time.time() - value[0] <= REMEMBERED_S}
         with contextlib.suppress(OSError):
-            self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            fresh = {key: value for key, value in self.values.items() if time.time() - value[0] <= REMEMBERED_S}
-            temporary.write_text(json.dumps(fresh), "utf-8")
-            os.replace(temporary, self.path)
+            write_text(self.path, json.dumps(fresh))
 
 
 def operations(kind: MapKind, params: Any) -> float:

@@ -16,7 +16,7 @@ from sftm_app.merging.report import Report
 
 def model_card(plan: Plan, report: Report) -> str:
     """Markdown with YAML front matter: base model, relation, tags; then what was merged and how to load it."""
-    sources = [plan.preflight.base, *(task.checkpoint for task in plan.preflight.tasks)]
+    sources = plan.preflight.checkpoints
     adapter = plan.recipe.output.kind == "adapter"
     library = {} if plan.preflight.base.bare else {"library_name": "transformers"}
     front = {

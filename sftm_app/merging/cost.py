@@ -17,6 +17,7 @@ import torch
 
 from sftm_app.checkpoints.adapter_config import LoraPair
 from sftm_app.checkpoints.hashing import hash_name
+from sftm_app.checkpoints.header import FileStamp
 from sftm_app.linalg.parallel import n_processors
 from sftm_app.linalg.svd import n_kept
 from sftm_app.merging.budget import budget_note
@@ -121,11 +122,13 @@ def estimate(plan: Plan, memory: Memory | None = None) -> Cost:
 
 def _bytes_to_hash(plan: Plan, store: FactorStore | None) -> int:
     """The sizes of the inputs' files, but of those whose hash is kept."""
-    found = plan.preflight
-    files = [item for one in (found.base, *(task.checkpoint for task in found.tasks)) for item in one.stamps.items()]
-    names = [hash_name(path, stamp) for path, stamp in files]
-    known = [store is not None and name is not None and store.recalls(name) for name in names]
-    return sum(stamp.size_bytes for (_, stamp), is_known in zip(files, known, strict=True) if not is_known)
+    stamps = [item for checkpoint in plan.preflight.checkpoints for item in checkpoint.stamps.items()]
+
+    def is_kept(path: Path, stamp: FileStamp) -> bool:
+        name = hash_name(path, stamp)
+        return store is not None and name is not None and store.recalls(name)
+
+    return sum(stamp.size_bytes for path, stamp in stamps if not is_kept(path, stamp))
 
 
 @lru_cache(maxsize=8)
@@ -134,10 +137,9 @@ def _memory(path: Path | None) -> Memory:
 
 
 def _kinds(entry: PlanEntry) -> Iterator[MapKind]:
-    present = [source for source in entry.sources if source is not None]
-    thin = tuple(sorted(source.rank for source in present if isinstance(source, LoraPair)))
+    thin = tuple(sorted(pair.rank for pair in entry.pairs))
     for part in entry.parts:
-        yield MapKind(*part.shape_in(entry.output.shape), len(present) - len(thin), thin)
+        yield MapKind(*part.shape_in(entry.output.shape), entry.n_dense, thin)
 
 
 @dataclass(frozen=True)

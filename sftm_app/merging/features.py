@@ -53,8 +53,7 @@ class Seen:
 
 def worth_keeping(entry: PlanEntry, part: Part | None) -> bool:
     """Whether any factors of a part of a tensor are sooner found than computed; those of LoRA pairs are not."""
-    dense = any(isinstance(source, str) for source in entry.sources)
-    return part is not None and dense and is_large(part.shape_in(entry.output.shape))
+    return part is not None and entry.n_dense > 0 and is_large(part.shape_in(entry.output.shape))
 
 
 def see_each(changes: Sequence[Change], source: FactorSource, keep: bool = True) -> list[Seen | None]:
@@ -64,14 +63,18 @@ def see_each(changes: Sequence[Change], source: FactorSource, keep: bool = True)
     """
 
     def see(task: int) -> Seen | None:
-        name = changes.name(task) if isinstance(changes, Changes) else None
-        if name is None or not isinstance(changes, Changes) or not (keep or source.recalls(name)):
+        if not isinstance(changes, Changes):
             return _see(changes[task])
-        made: list[Seen | None] = []
+        name = changes.name(task)
+        if name is None or not (keep or source.recalls(name)):
+            return _see(changes[task])
+        made: list[Seen] = []
 
-        def look() -> dict[str, Any] | None:
-            made.append(_see(changes[task]))
-            return None if made[0] is None else _values(made[0])
+        def look() -> dict[str, Any]:
+            seen = _see(changes[task])
+            assert seen is not None, "only large matrices have names"
+            made.append(seen)
+            return _values(seen)
 
         values = source.recall(name, look)
         return made[0] if made else _parse(values, changes.device)

@@ -67,7 +67,7 @@ def in_spans(entry: PlanEntry) -> bool:
 
     Reading them takes longer than adding them up, so a GPU has nothing to give.
     """
-    return entry.rule in ("sum", "average") and not any(isinstance(source, LoraPair) for source in entry.sources)
+    return entry.rule in ("sum", "average") and not entry.pairs
 
 
 @dataclass(frozen=True)

@@ -49,6 +49,16 @@ class PlanEntry:
     def name(self) -> str:
         return self.output.name
 
+    @property
+    def pairs(self) -> tuple[LoraPair, ...]:
+        """The tasks' LoRA pairs."""
+        return tuple(source for source in self.sources if isinstance(source, LoraPair))
+
+    @property
+    def n_dense(self) -> int:
+        """How many tasks hold a tensor of their own."""
+        return sum(isinstance(source, str) for source in self.sources)
+
     def adapter_bytes(self, rank: int | float | None) -> int:
         """At most what the entry takes in an adapter whose layers are cut to `rank`: two thin factors a linear map."""
         if self.rule == "copy":
@@ -66,13 +76,11 @@ class PlanEntry:
     def cost(self) -> float:
         """Relative work, for the estimate of the time left: elements touched, times the short side for an SVD."""
         n_elements = float(torch.Size(self.output.shape).numel())
-        n_tasks = sum(source is not None for source in self.sources)
-        pairs = [source for source in self.sources if isinstance(source, LoraPair)]
-        work = n_elements * (1 + n_tasks)
+        work = n_elements * (1 + self.n_dense + len(self.pairs))
         if self.rule == "superpose":
             short_side = min(self.parts[0].shape_in(self.output.shape))
-            work += n_elements * short_side * (n_tasks - len(pairs))
-            work += sum(pair.n_elements * pair.rank for pair in pairs)
+            work += n_elements * short_side * self.n_dense
+            work += sum(pair.n_elements * pair.rank for pair in self.pairs)
         return 1 + work
 
 
@@ -239,7 +247,7 @@ def check_output(plan: Plan, output: Path) -> None:
         ResourceError: the disk has too little room.
     """
     resolved = output.resolve()
-    for checkpoint in (plan.preflight.base, *(task.checkpoint for task in plan.preflight.tasks)):
+    for checkpoint in plan.preflight.checkpoints:
         if resolved == checkpoint.path or checkpoint.path in resolved.parents:
             raise OutputError(f"{output}: is inside the input {checkpoint.path}. Choose another output folder.")
     refuse_existing(output)

@@ -190,7 +190,7 @@ def make_report(
     found = plan.preflight
     started = time.perf_counter()
     inputs = hashed()
-    for checkpoint in (found.base, *(task.checkpoint for task in found.tasks)):
+    for checkpoint in found.checkpoints:
         refuse_changed(checkpoint)
     hashing_s = time.perf_counter() - started
     expected = plan.cost

@@ -127,9 +127,7 @@ def made_from(plan: Plan) -> dict[str, Any]:
     recipe.pop("device")
     recipe.pop("memory", None)
     found = plan.preflight
-    stamps = {str(path): stamp for path, stamp in found.base.stamps.items()}
-    for task in found.tasks:
-        stamps |= {str(path): stamp for path, stamp in task.checkpoint.stamps.items()}
+    stamps = {str(path): stamp for checkpoint in found.checkpoints for path, stamp in checkpoint.stamps.items()}
     places = [(entry.output, entry.role, entry.rule, entry.sources, entry.parts) for entry in plan.entries]
     order = [output.name for output in plan.outputs]
     made: dict[str, Any] = {

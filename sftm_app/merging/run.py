@@ -222,8 +222,7 @@ def _change_parts(
     parts: Sequence[Part | None],
     device: torch.device,
 ) -> list[MergedChange]:
-    whole = any(isinstance(source, str) for source in entry.sources)
-    origin = base.finite(entry.name, COMPUTE_DTYPE, expert).to(device) if whole else None
+    origin = base.finite(entry.name, COMPUTE_DTYPE, expert).to(device) if entry.n_dense else None
     return list(_merge_parts(plan, entry, parts, tasks, origin, factors, device))
 
 
@@ -257,15 +256,14 @@ def _merge_parts(
 ) -> Iterator[MergedChange]:
     """The merged change of each part, by the entry's rule; `origin` is the base's tensor, or the parts' one expert."""
     taking = Taking(plan, entry)
-    thin = [source.rank for source in entry.sources if isinstance(source, LoraPair)]
-    n_dense = len(taking.present) - len(thin)
+    thin = [pair.rank for pair in entry.pairs]
     for part in parts:
         started = time.perf_counter()
-        shape = part.shape_in(entry.output.shape) if part and not n_dense else (0, 0)
+        m, n = part.shape_in(entry.output.shape) if part else (math.prod(entry.output.shape), 1)
         try:
             changes = changes_in(plan, entry, part, taking.present, tasks, origin, device)
             source = factors if worth_keeping(entry, part) else None
-            with threads_for(*shape, thin, n_dense):
+            with threads_for(m, n, thin, entry.n_dense):
                 merged = merge_changes(
                     plan.method, plan.recipe.params, entry, changes, taking.weights, taking.idle_weight, source
                 )
