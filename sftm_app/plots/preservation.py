@@ -96,14 +96,15 @@ def _panels(
     labels = group_axis(tasks, 18 if height > 300 else 12)
     # Errors may be tiny: 8×10⁻⁸ rather than 80n.
     common = {"domain": [0, 1], "exponentformat": "power"}
+    # The gap holds the second axis's labels and title on a screen 800 wide.
     return make_figure(
         name,
         data,
         {
             **bar_layout(),
-            "xaxis": {"domain": [0, 0.45], "anchor": "y", **labels},
+            "xaxis": {"domain": [0, 0.415], "anchor": "y", **labels},
             "yaxis": {**common, "anchor": "x", "title": {"text": "readout error"}, **left},
-            "xaxis2": {"domain": [0.55, 1], "anchor": "y2", **labels},
+            "xaxis2": {"domain": [0.585, 1], "anchor": "y2", **labels},
             "yaxis2": {**common, "anchor": "x2", "title": {"text": "mapping error"}, **right},
             "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
             **layout,
