@@ -28,7 +28,7 @@ from sftm_app.merging.report import REPORT_NAME, load_report
 # Very long matrices: many bytes for little arithmetic, so that 10 GB of factorisations end in minutes.
 HIDDEN, INTERMEDIATE = 16, 262144
 N_TASKS = 2
-CHILD = "from sftm_app.cli import main; main()"
+CHILD = "from sftm_app.cli import run; run()"
 
 
 @dataclass(frozen=True)

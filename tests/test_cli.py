@@ -253,6 +253,35 @@ def test_the_ui_command_passes_its_options_on(sftm: Run, tmp_path: Path, monkeyp
     assert seen == {"settings": (tmp_path, None, "cpu", 7999), "browser": False}
 
 
+def test_a_process_says_everything_before_it_ends(tmp_path: Path) -> None:
+    def run(*arguments: object) -> tuple[int, str, str]:
+        command = [sys.executable, "-m", "sftm_app", *map(str, arguments)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        return done.returncode, done.stdout, done.stderr
+
+    code, out, err = run("cache", "--cache-dir", tmp_path)
+    assert (code, err) == (0, "") and out.startswith(f"{tmp_path}: 0 entries")
+    code, out, err = run("check", tmp_path / "none.yaml")
+    assert (code, out) == (2, "") and err.startswith("sftm: ") and "none.yaml" in err
+
+
+@pytest.mark.parametrize("daemon", [True, False])
+def test_a_process_ends_after_what_was_to_be_done_at_its_end(daemon: bool) -> None:
+    code = (
+        "import atexit, sys, threading, time; from sftm_app import cli\n"
+        "cli.main = lambda: sys.exit(3)\n"
+        "atexit.register(print, 'at the end')\n"
+        "def work():\n"
+        "    time.sleep(0.5)\n"
+        "    print('worked')\n"
+        f"threading.Thread(target=work, daemon={daemon}).start()\n"
+        "cli.run()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (3, "")
+    assert done.stdout.split("\n")[:-1] == ([] if daemon else ["worked"]) + ["at the end"]
+
+
 def test_ctrl_c_in_a_real_process_leaves_nothing(recipe: Path, tmp_path: Path) -> None:
     """The slow method is made by a recipe of many large steps: here the process is stopped once its output appears."""
     slow = (
