@@ -5,6 +5,10 @@ or has fewer tasks, and its time is scaled by the ratio of the operations that t
 formulas, so what the engine does and how well is in the measurement. Sampling stops where a more precise answer would
 cost more than WORTH of the time that it is about, and after a second or two in all.
 
+On the CPU every sample is computed by threads that each compute alone, and what several gain is asked of a product:
+while other programs are at work, threads wait for each other at every step, which in small samples took ten times as
+long as the steps themselves, and in large maps next to nothing.
+
 What was measured is remembered in the process, and in a file for a day.
 """
 
@@ -18,6 +22,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import astuple, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -30,12 +35,13 @@ from sftm_app.checkpoints.checkpoint import open_reader
 from sftm_app.checkpoints.roles import Part, Role
 from sftm_app.checkpoints.writer import OutputTensor
 from sftm_app.linalg.low_rank import Change, LowRank, add_to
+from sftm_app.linalg.parallel import computing_alone
 from sftm_app.linalg.superposition import AUTO_DIRECT_MAX
 from sftm_app.linalg.svd import factorise, n_kept
 from sftm_app.merging.changes import read_change
 from sftm_app.merging.methods.base import Layer, Merged, Method
 from sftm_app.merging.plan import COMPUTE_DTYPE, Plan, PlanEntry
-from sftm_app.merging.run import merge_changes, threads_for
+from sftm_app.merging.run import computes_alone, merge_changes, threads_for
 
 REMEMBERED_S = 86_400.0
 # A sample may take this long, and this share of the time that it stands for.
@@ -46,6 +52,8 @@ FIRST_SIDE = 96
 ITERATIONS = 10
 # What the many small steps take whatever the size, in operations: some milliseconds.
 CALLS = 3e8
+# Sides of the products that tell what several threads gain.
+PRODUCT_SIDES = (64, 512)
 READ_SAMPLE_BYTES = 32_000_000
 WRITE_SAMPLE_BYTES = 16_000_000
 HASH_SAMPLE_BYTES = 4_000_000
@@ -83,7 +91,8 @@ class MapKind:
 
 @dataclass(frozen=True)
 class MapSpeed:
-    """Seconds of one linear map: of factorising all its tasks, and of everything else. n_reads: how often each task's
+    """Seconds of one linear map: of factorising all its tasks, and of everything else (as _map_speed() gives it: by one
+    thread, on the CPU). n_reads: how often each task's
     change is read for it."""
 
     factorise_s: float
@@ -168,7 +177,26 @@ def map_speed(
 
     about = (method.name, getattr(params, "variant", ""), sampled.rank, kind, str(device), count)
     speed = MapSpeed(*memory.recall(measure, *about))
-    return replace(speed, rest_s=speed.rest_s * operations(kind, params) / operations(kind, sampled))
+    rest_s = speed.rest_s * operations(kind, params) / operations(kind, sampled)
+    alone = device.type == "cpu" and not computes_alone(kind.m, kind.n, kind.thin, kind.n_dense)
+    return replace(speed, rest_s=rest_s / _gain_of_threads(memory, kind.k) if alone else rest_s)
+
+
+def _gain_of_threads(memory: Memory, side: int) -> float:
+    """How many times as fast torch's threads multiply square matrices of about this side as one does; 1 or more."""
+    low, high = PRODUCT_SIDES
+    side = min(max(2 ** round(math.log2(side)), low), high)
+    matrix = torch.rand(side, side, generator=torch.Generator().manual_seed(0))
+
+    def measure() -> tuple[float]:
+        def quickest() -> float:
+            return min(_seconds(lambda: matrix @ matrix) for _ in range(5))
+
+        with computing_alone():
+            alone = quickest()
+        return (max(1.0, alone / quickest()),)
+
+    return memory.recall(measure, "threads", side)[0] if torch.get_num_threads() > 1 else 1.0
 
 
 def _near(params: Any, kind: MapKind) -> Any:
@@ -258,15 +286,16 @@ def _sample(kind: MapKind, method: Method, params: Any, device: torch.device) ->
         features = layer.features(given.rank)
         _wait(device)
         factorised = time.perf_counter()
-        merged = method.merge_matrix(replace(layer, leading=lambda rank: features), given)
-        add_to(target, merged.delta)
+        with computing_alone() if device.type == "cpu" else nullcontext():
+            merged = method.merge_matrix(replace(layer, leading=lambda rank: features), given)
+            add_to(target, merged.delta)
         _wait(device)
         times.append((factorised - started, time.perf_counter() - factorised))
         return merged
 
     output = OutputTensor("sample", COMPUTE_DTYPE, (kind.m, kind.n))
     entry = PlanEntry(output, Role.MATRIX, method.matrix_rule, "", ("sample",) * len(changes), (Part(),))
-    while len(times) < 2 or (sum(map(sum, times)) < 0.02 and len(times) < 5):
+    while len(times) < 3 or (sum(map(sum, times)) < 0.05 and len(times) < 8):
         with threads_for(kind.m, kind.n, kind.thin, kind.n_dense):
             merge_changes(replace(method, merge_matrix=timed), params, entry, changes, [1.0] * len(changes))
         if sum(times[0]) > SAMPLE_S / 4:
@@ -277,14 +306,14 @@ def _sample(kind: MapKind, method: Method, params: Any, device: torch.device) ->
 
 
 def _made_up(kind: MapKind, device: torch.device) -> list[Change]:
-    """Changes with decaying gains that share some of their directions, or factorising and solving were too easy."""
+    """Changes with decaying gains and orthonormal directions, or factorising and solving were too easy or too hard; but
+    for their order in space, which makes as good as independent ones of them, the directions are all tasks' own."""
     generator = torch.Generator().manual_seed(0)
-    common = [torch.randn(side, kind.k, generator=generator) for side in (kind.m, kind.n)]
+    U, V = (torch.linalg.qr(torch.randn(side, kind.k, generator=generator)).Q for side in (kind.m, kind.n))
     changes: list[Change] = []
     for index, r in enumerate(kind.features):
-        left, right = ((torch.randn(*c.shape, generator=generator) + c / 2)[:, :r] for c in common)
-        left = torch.linalg.qr(left).Q * torch.logspace(0, -1.5, r)
-        thin = LowRank(left.to(device), torch.linalg.qr(right).Q.T.contiguous().to(device))
+        left = U[:, :r].roll(index, 0) * torch.logspace(0, -1.5, r)
+        thin = LowRank(left.to(device), V[:, :r].roll(index, 0).T.contiguous().to(device))
         changes.append(thin if index >= kind.n_dense else thin.left @ thin.right)
     return changes
 
@@ -312,18 +341,24 @@ def _write_speeds(scratch: Path | None) -> tuple[float, float, float]:
     try:
         if scratch is not None:
             scratch.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with tempfile.TemporaryFile(dir=scratch) as file:
-            started = time.perf_counter()
-            file.write(data)
-            file.flush()
-            kept_s = time.perf_counter() - started
-            os.fsync(file.fileno())
-            written_s = time.perf_counter() - started
+        # Other programs only ever slow down.
+        kept_s, written_s = map(min, zip(*(_write_s(data, scratch) for _ in range(3)), strict=True))
     except OSError:  # nowhere to try: as fast as a plain disk
         kept_s = written_s = WRITE_SAMPLE_BYTES / 2e8
     sample = bytes(HASH_SAMPLE_BYTES)
     hashed_s = min(_seconds(lambda: hashlib.sha256(sample).digest()) for _ in range(3))
     return WRITE_SAMPLE_BYTES / written_s, WRITE_SAMPLE_BYTES / kept_s, HASH_SAMPLE_BYTES / hashed_s
+
+
+def _write_s(data: memoryview, scratch: Path | None) -> tuple[float, float]:
+    """Seconds until a new file is written, and until it is on the disk."""
+    with tempfile.TemporaryFile(dir=scratch) as file:
+        started = time.perf_counter()
+        file.write(data)
+        file.flush()
+        kept_s = time.perf_counter() - started
+        os.fsync(file.fileno())
+        return kept_s, time.perf_counter() - started
 
 
 def _read_speed(plan: Plan) -> float:
@@ -342,7 +377,7 @@ def _read_speed(plan: Plan) -> float:
         ]
         sizes = {name: found.base.tensors[name].n_bytes for name, _ in sources}
         for name, source in sorted(sources, key=lambda each: abs(math.log(sizes[each[0]] / target)))[:1]:
-            with open_reader(found.base) as base, open_reader(task.checkpoint) as read:
+            with open_reader(found.base) as base, open_reader(task.checkpoint) as read, computing_alone():
                 started = time.perf_counter()
                 read_change(read, source, base.finite(name, COMPUTE_DTYPE), plan.device)
                 _wait(plan.device)

@@ -129,9 +129,13 @@ def open_readers(plan: Plan) -> Iterator[tuple[TensorReader, list[TensorReader]]
 
 
 def threads_for(m: int, n: int, thin: Sequence[int], n_dense: int) -> AbstractContextManager[None]:
-    """Merging a map (m, n) of LoRA pairs of the ranks `thin` and of full changes: of a few small pairs every product
-    takes less time than waking another thread."""
-    return nullcontext() if n_dense or not at_once(m, n, sum(thin)) else computing_alone()
+    """Merging a map (m, n) of LoRA pairs of the ranks `thin` and of full changes."""
+    return computing_alone() if computes_alone(m, n, thin, n_dense) else nullcontext()
+
+
+def computes_alone(m: int, n: int, thin: Sequence[int], n_dense: int) -> bool:
+    """Whether one thread merges such a map: of a few small pairs every product takes less than waking another."""
+    return not n_dense and at_once(m, n, sum(thin))
 
 
 @contextmanager

@@ -231,6 +231,36 @@ def test_small_maps_are_sampled_as_they_are(monkeypatch: pytest.MonkeyPatch) -> 
     assert 0 < found.factorise_s < took and 0 < found.rest_s < took
 
 
+def test_samples_are_taken_by_one_thread_and_what_more_gain_is_asked_of_a_product(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    threads: set[int] = set()
+    merge = SFTM.merge_matrix
+
+    def seen(layer: Any, params: Any) -> Any:
+        threads.add(torch.get_num_threads())
+        return merge(layer, params)
+
+    before = torch.get_num_threads()
+    memory, kind = Memory(), MapKind(40, 24, 2)
+    try:
+        torch.set_num_threads(2)
+        found = map_speed(memory, dataclasses.replace(SFTM, merge_matrix=seen), SFTM.params(), kind, CPU)
+        assert threads == {1} and torch.get_num_threads() == 2
+        (sample,) = (values for key, values in memory.values.items() if "MapKind" in key)
+        (gain,) = (values for key, values in memory.values.items() if "'threads'" in key)
+        assert gain[1] >= 1 and found.rest_s == pytest.approx(sample[2] / gain[1])
+        assert found.factorise_s == sample[1], "as many tasks as there are threads are factorised at a time as it is"
+        gain[1] = 1.5
+        assert map_speed(memory, SFTM, SFTM.params(), kind, CPU).rest_s == pytest.approx(sample[2] / 1.5)
+        thin = MapKind(40, 24, 0, (2, 2))
+        alone = map_speed(memory, SFTM, SFTM.params(), thin, CPU)
+        (sample,) = (values for key, values in memory.values.items() if repr(thin) in key)
+        assert alone.rest_s == sample[2], "such maps are merged by one thread"
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_what_is_slow_the_first_time_only_is_not_extrapolated(monkeypatch: pytest.MonkeyPatch) -> None:
     first = [0.3]
 
