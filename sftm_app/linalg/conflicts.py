@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from sftm_app.linalg.system import System, read, superposed
+from sftm_app.linalg.svd import Factors
+from sftm_app.linalg.system import read, superposed
 from sftm_app.linalg.tolerance import CONFLICT_ERROR, conflict_cosine
 
 
@@ -20,21 +22,22 @@ class Conflict:
     cosine: float
 
 
-def find_conflicts(system: System, readouts: Tensor, gains: Tensor) -> tuple[Conflict, ...]:
+def find_conflicts(factors: Sequence[Factors], readouts: Tensor, gains: Tensor) -> tuple[Conflict, ...]:
     """Pairs with a clearly negative cosine of which at least one task's readout is lost; readouts, gains: (R,)."""
-    wanted = torch.split(gains, system.ranks)
-    kept = torch.split(readouts, system.ranks)
+    ranks = [f.rank for f in factors]
+    wanted = torch.split(gains, ranks)
+    kept = torch.split(readouts, ranks)
     lost = [float((k - w).norm()) > CONFLICT_ERROR * float(w.norm()) for k, w in zip(kept, wanted, strict=True)]
-    limit = conflict_cosine(*system.factors[0].shape)
+    limit = conflict_cosine(*factors[0].shape)
     found = []
     for j in range(1, len(wanted)):
         if not (wanted[j].numel() and (lost[j] or any(lost[:j]))):
             continue
-        D_j = superposed([system.factors[j]], [wanted[j]])
+        D_j = superposed([factors[j]], [wanted[j]])
         for i in range(j):
             if not (wanted[i].numel() and (lost[i] or lost[j])):
                 continue
-            inner = float(wanted[i] @ read(D_j, system.factors[i]))
+            inner = float(wanted[i] @ read(D_j, factors[i]))
             cosine = inner / (float(wanted[i].norm()) * float(wanted[j].norm()))
             if cosine < limit:
                 found.append(Conflict(i, j, max(-1.0, cosine)))

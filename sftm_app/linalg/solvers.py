@@ -18,7 +18,8 @@ from sftm_app.linalg.tolerance import BACKWARD_ERROR_FACTOR, GROWTH_LIMIT
 
 @dataclass(frozen=True, eq=False)
 class Solution:
-    """a (R,); condition = largest over smallest eigenvalue kept (an estimate); n_dropped eigenvectors left out."""
+    """a (R,), or (n, R) for n right sides; condition = largest over smallest eigenvalue kept (an estimate); n_dropped
+    eigenvectors left out."""
 
     a: Tensor
     condition: float
@@ -91,42 +92,62 @@ def _dominant(apply: Callable[[Tensor], Tensor], like: Tensor, steps: int = 12) 
 def solve_iterative(
     apply: Callable[[Tensor], Tensor], b: Tensor, tolerance: float, max_iterations: int, norm_A: float
 ) -> Solution:
-    """Conjugate residuals (Stiefel 1955), one product with A an iteration.
+    """Conjugate residuals (Stiefel 1955) for n right sides b (n, R) at once: `apply` gives the products of A with the
+    rows of (n, R), one an iteration.
 
-    They minimise ||b - A a|| over Krylov spaces, so they also converge when A is singular and b out of its range. Stops
-    when ||r|| <= tolerance ||b|| (solved), or when r is a null vector of A as far as rounding lets one see (least
-    squares): ||A r|| <= tolerance ||A|| ||r||, or r^T A r, on which the recurrence lives, within rounding of 0, which
-    leaves about sqrt(eps) ||r|| of r in the range. ||A|| is the largest seen, from the lower bound `norm_A` up. In the
-    second case a may have drifted along r and is put back to the least-norm solution (Liu, Milzarek, Roosta, "Obtaining
-    pseudo-inverse solutions with MINRES", 2023). `converged` also says that r, computed afresh, agrees with the
-    recurrence to the backward error allowed.
+    They minimise ||b - A a|| over Krylov spaces, so they also converge when A is singular and b out of its range. A
+    right side is done when ||r|| <= tolerance ||b|| (solved), or when r is a null vector of A as far as rounding lets
+    one see (least squares): ||A r|| <= tolerance ||A|| ||r||, or r^T A r, on which the recurrence lives, within
+    rounding of 0, which leaves about sqrt(eps) ||r|| of r in the range. ||A|| is the largest seen, from the lower bound
+    `norm_A` up. In the second case a may have drifted along r and is put back to the least-norm solution (Liu,
+    Milzarek, Roosta, "Obtaining pseudo-inverse solutions with MINRES", 2023). `converged` also says that r, computed
+    afresh, agrees with the recurrence to the backward error allowed. All must have; condition is the worst.
     """
     a, r = torch.zeros_like(b), b.clone()
     p, Ar = r, apply(r)
-    Ap, rAr, norm_b = Ar, float(r @ Ar), float(b.norm())
+    Ap, rAr, norm_b = Ar, _dots(r, Ar), _norms(b)
     rounding = 10.0 * float(torch.finfo(b.dtype).eps)
-    steps: list[tuple[float, float]] = []  # (alpha, beta): the Lanczos matrix in disguise
+    # Of each right side (alpha, beta): the Lanczos matrix in disguise.
+    steps: list[list[tuple[float, float]]] = [[] for _ in b]
+    iterations = 0
     while True:
-        norm_r, norm_Ar = float(r.norm()), float(Ar.norm())
+        norm_r, norm_Ar, curvature = _norms(r), _norms(Ar), _dots(Ap, Ap)
         solved = norm_r <= tolerance * norm_b
-        stationary = norm_Ar <= tolerance * norm_A * norm_r or rAr <= rounding * norm_A * norm_r**2
-        curvature = float(Ap @ Ap)
-        if solved or stationary or len(steps) >= max_iterations or not (rAr > 0.0 and curvature > 0.0):
+        stationary = (norm_Ar <= tolerance * norm_A * norm_r) | (rAr <= rounding * norm_A * norm_r.square())
+        going = ~(solved | stationary) & (rAr > 0.0) & (curvature > 0.0)
+        if iterations >= max_iterations or not bool(going.any()):
             break
-        norm_A = max(norm_A, norm_Ar / norm_r)
-        alpha = rAr / curvature
+        norm_A = max(norm_A, float((norm_Ar / norm_r)[going].max()))
+        # Those that are done stay as they are.
+        alpha = torch.where(going, rAr / curvature, 0.0)
         a = a + alpha * p
         r = r - alpha * Ap
         Ar = apply(r)
-        rAr, previous = float(r @ Ar), rAr
-        beta = rAr / previous
+        rAr, previous = _dots(r, Ar), rAr
+        beta = torch.where(going, rAr / previous, 0.0)
         p, Ap = r + beta * p, Ar + beta * Ap
-        steps.append((alpha, beta))
-    converged = (solved or stationary) and _backward_error(a, b - apply(a) - r, b, norm_A) <= 1.0
-    drift = float(r @ a) / float(r @ r) if stationary and not solved else 0.0
-    if abs(drift) * norm_Ar <= 0.01 * norm_r:  # else r is not close enough to the null space to take it off
-        a = a - drift * r
-    return Solution(a, condition=_ritz_condition(steps), iterations=len(steps), converged=converged)
+        for k in going.flatten().nonzero().flatten().tolist():
+            steps[k].append((float(alpha[k]), float(beta[k])))
+        iterations += 1
+    converged, missed = bool((solved | stationary).all()), b - apply(a) - r
+    for k in range(len(b)):
+        converged = converged and _backward_error(a[k], missed[k], b[k], norm_A) <= 1.0
+        if bool(stationary[k] & ~solved[k]):
+            drift = float(r[k] @ a[k]) / float(r[k] @ r[k])
+            if abs(drift) * float(norm_Ar[k]) <= 0.01 * float(norm_r[k]):
+                # Else r is not close enough to the null space to take it off.
+                a[k] -= drift * r[k]
+    return Solution(a, condition=max(map(_ritz_condition, steps)), iterations=iterations, converged=converged)
+
+
+def _dots(x: Tensor, y: Tensor) -> Tensor:
+    """Of the rows of two (n, R): (n, 1)."""
+    return torch.linalg.vecdot(x, y)[:, None]
+
+
+def _norms(x: Tensor) -> Tensor:
+    """Of the rows of (n, R): (n, 1)."""
+    return torch.linalg.vector_norm(x, dim=1, keepdim=True)
 
 
 def _ritz_condition(steps: list[tuple[float, float]]) -> float:

@@ -8,13 +8,20 @@ readings of "preserve the input-output mappings"; both are here, under names of 
 
 Tasks that share features make the system singular: the least-norm solution counts shared features once. Tasks that
 oppose each other make it inconsistent: the least-squares solution is a compromise, and the pair is a Conflict.
+
+Both are linear in what is asked. So where tasks have weights of their own, and where that costs little, the iterative
+solver answers what each task asks for by itself, and adds the answers up: with other weights nothing has to be solved
+again. Tasks that are nearly the same then ask for opposite things, which takes large coefficients; so what all ask for
+together is answered as well, and only what a weight differs from their mean is asked by a task alone.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,7 +29,7 @@ from torch import Tensor
 from sftm_app.errors import InputError, NumericalError, RecipeError, ResourceError
 from sftm_app.linalg.conflicts import Conflict, find_conflicts
 from sftm_app.linalg.low_rank import Change, LowRank, dense, norm
-from sftm_app.linalg.solvers import Solution, solve_direct, solve_iterative
+from sftm_app.linalg.solvers import solve_direct, solve_iterative
 from sftm_app.linalg.svd import Factors, power_of_two
 from sftm_app.linalg.system import System, superposed
 from sftm_app.linalg.tolerance import GROWTH_LIMIT, solve_tolerance, system_rcond
@@ -42,6 +49,8 @@ STORED_MAX = 8192
 FALLBACK_MAX = 2048
 DIRECT_MAX = 16384
 MAX_ITERATIONS = 500
+# Tasks that share much take 10 to 20 iterations; where each alone needs more, it is better asked together.
+BY_TASKS_ITERATIONS = 60
 
 DIAGONAL = 1.0  # the smallest diagonal entry of A in either variant, so a lower bound of its norm
 
@@ -55,6 +64,37 @@ class Readouts:
 
 
 @dataclass(frozen=True, eq=False)
+class Solved:
+    """The answers to n right sides, (n, R) each, in units of about the largest gain, whatever the tasks' weights.
+
+    coefficients: a. read: u^T D(a) v of every feature. asked: the same of the plain sum, where every feature has the
+    gain that is asked of it. missed: A a - b. All computed afresh from what the solver gave.
+    """
+
+    coefficients: Tensor
+    read: Tensor
+    asked: Tensor
+    missed: Tensor
+    condition: float
+    iterations: int = 0
+    n_dropped: int = 0
+    converged: bool = True
+
+    def combined(self, weights: Tensor) -> Solved:
+        """The answer (1, R) to the right sides times weights (n,), added up."""
+        combined: dict[str, Any] = {name: weights.to(part)[None] @ part for name, part in self.tensors().items()}
+        return replace(self, **combined)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Those of (n, R), by their names."""
+        return {name: getattr(self, name) for name in ("coefficients", "read", "asked", "missed")}
+
+
+def _make(make: Callable[[], Solved]) -> Solved:
+    return make()
+
+
+@dataclass(frozen=True, eq=False)
 class Superposition:
     """Coefficients a, one (r_t,) tensor per task, and how they were found.
 
@@ -62,7 +102,7 @@ class Superposition:
     factors' dtype from the iterative one.
     solver: "direct", "iterative", "iterative->direct" (it had not converged, or its D* was too long), or "iterative
     (stopped early)" (the same, with too many features for the direct solver).
-    residual: ||A a - b|| / ||b||, computed afresh. condition: largest over smallest eigenvalue kept, an estimate.
+    residual: ||A a - b|| / ||b||. condition: largest over smallest eigenvalue kept, an estimate.
     n_dropped: directions that the tasks do not determine, left out by the direct solver.
     merged: D*.  plain: the sum of the (weighted) task matrices with all features at their own gains.
     """
@@ -85,13 +125,15 @@ def superpose(
     variant: str = "readout",
     solver: str = "auto",
     weights: Sequence[float] | None = None,
+    keep: Callable[[Callable[[], Solved]], Solved] = _make,
 ) -> Superposition:
     """Solve for the coefficients of all tasks' features (see the module's docstring).
 
     `factors`: one per task, of one shape, dtype and device. `weights`: one positive float per task, which scales that
-    task's gains. Raises RecipeError for an unknown variant or solver or bad weights, InputError for factors that do not
-    fit together, ResourceError when the direct solver is asked for too many features, NumericalError when no solver
-    gives a finite answer.
+    task's gains. `keep`: gives what was kept of the same factors and variant, whatever the weights, or what the
+    function that it is given makes. Raises RecipeError for an unknown variant or solver or bad weights, InputError for
+    factors that do not fit together, ResourceError when the direct solver is asked for too many features,
+    NumericalError when no solver gives a finite answer.
     """
     _check(factors, variant, solver, weights)
     ranks = [f.rank for f in factors]
@@ -105,45 +147,44 @@ def superpose(
     scale = power_of_two(scale)
     weights = weights or [1.0] * len(factors)
     heaviest = max(weights)
-    gains = torch.cat([f.S / scale * (w / heaviest) for f, w in zip(factors, weights, strict=True)])
+    relative = torch.tensor([weight / heaviest for weight in weights], dtype=torch.float64)
+    alone = torch.block_diag(*(f.S[None] / scale for f in factors))
+    gains = relative.to(alone) @ alone
 
     if solver == "auto":
         solver = "direct" if n_features <= AUTO_DIRECT_MAX else "iterative"
     if solver == "direct":
-        system, solution = _direct(factors, variant, gains)
+        found = _direct(factors, variant, gains)
     else:
-        system, solution = _iterative(factors, variant, gains)
-        if not (solution.converged and _moderate(system, solution.a, gains)):
-            solver = "iterative (stopped early)"
+        by_tasks = _by_tasks(factors, alone, relative, keep) if variant == "readout" else None
+        found = by_tasks or _iterative(factors, variant, gains[None], MAX_ITERATIONS)
+        if not (found.converged and _is_moderate(factors, found.coefficients[0], found.read[0], gains)):
             if n_features <= FALLBACK_MAX:
                 solver = "iterative->direct"
-                iterations = solution.iterations
-                system, solution = _direct(factors, variant, gains)
-                solution = replace(solution, iterations=iterations)
+                found = replace(_direct(factors, variant, gains), iterations=found.iterations)
             else:
-                system, solution = _stopped_early(system, gains)
+                solver = "iterative (stopped early)"
+                found = _stopped_early(factors, variant, gains)
 
-    a, wanted = solution.a, gains.to(solution.a)
-    read, asked = system.read_out(a), system.read_out(wanted)
-    b = wanted if variant == "readout" else asked
-    norm_b = float(b.norm())
-    reached = read if variant == "readout" else system.apply(a)
-    residual = float((reached - b).norm()) / norm_b if norm_b > 0.0 else 0.0
+    a, read, asked, missed = (part[0] for part in (found.coefficients, found.read, found.asked, found.missed))
+    wanted = gains.to(a)
+    norm_b = float((wanted if variant == "readout" else asked).norm())
+    residual = float(missed.norm()) / norm_b if norm_b > 0.0 else 0.0
     coefficients = tuple(part * scale * heaviest for part in torch.split(a, ranks))
     if not (math.isfinite(residual) and all(bool(torch.isfinite(part).all()) for part in coefficients)):
         raise NumericalError(
             f"The superposition of {n_features} features ({variant}) gave coefficients that are NaN or infinite. "
             "Lower the rank, or leave this tensor to another merge method."
         )
-    conflicts = find_conflicts(system, read, wanted)
+    conflicts = find_conflicts(factors, read, wanted)
     unit = scale * heaviest
 
     def readouts(coefficients: Tensor, values: Tensor) -> Readouts:
         return Readouts(tuple(part * unit for part in torch.split(values, ranks)), _size(coefficients, values) * unit)
 
     return Superposition(
-        coefficients, variant, solver, n_features, residual, solution.condition, solution.iterations,
-        solution.n_dropped, conflicts, readouts(a, read), readouts(wanted, asked),
+        coefficients, variant, solver, n_features, residual, found.condition, found.iterations,
+        found.n_dropped, conflicts, readouts(a, read), readouts(wanted, asked),
     )  # fmt: skip
 
 
@@ -162,7 +203,7 @@ def superposed_matrix(factors: Sequence[Factors], superposition: Superposition) 
     return dense(superposed_change(factors, superposition)).to(factors[0].U)
 
 
-def _direct(factors: Sequence[Factors], variant: str, gains: Tensor) -> tuple[System, Solution]:
+def _direct(factors: Sequence[Factors], variant: str, gains: Tensor) -> Solved:
     n = gains.numel()
     if n > DIRECT_MAX:
         raise ResourceError(
@@ -172,34 +213,73 @@ def _direct(factors: Sequence[Factors], variant: str, gains: Tensor) -> tuple[Sy
     system = System(factors, variant, torch.float64, stored=True)
     assert system.gram is not None
     wanted = gains.to(system.gram)
-    b = system.right_side(wanted)
-    rcond = system_rcond(gains.dtype, n)
-    return system, solve_direct(system.gram, b, rcond, lambda a: _moderate(system, a, wanted))
+    b = system.right_side(wanted[None])[0]
+
+    def acceptable(a: Tensor) -> bool:
+        return _is_moderate(factors, a, system.read_out(a[None])[0], wanted)
+
+    solution = solve_direct(system.gram, b, system_rcond(gains.dtype, n), acceptable)
+    return replace(
+        _solved(system, solution.a[None], wanted[None]), condition=solution.condition, n_dropped=solution.n_dropped
+    )
 
 
-def _iterative(factors: Sequence[Factors], variant: str, gains: Tensor) -> tuple[System, Solution]:
-    system = System(factors, variant, gains.dtype, stored=gains.numel() <= STORED_MAX)
-    tolerance = solve_tolerance(gains.dtype)
-    return system, solve_iterative(system.apply, system.right_side(gains), tolerance, MAX_ITERATIONS, DIAGONAL)
+def _iterative(factors: Sequence[Factors], variant: str, gains: Tensor, max_iterations: int) -> Solved:
+    """The answers to gains (n, R), one a row."""
+    system = System(factors, variant, gains.dtype, stored=gains.shape[1] <= STORED_MAX)
+    b, tolerance = system.right_side(gains), solve_tolerance(gains.dtype)
+    solution = solve_iterative(system.apply, b, tolerance, max_iterations, DIAGONAL)
+    return replace(
+        _solved(system, solution.a, gains),
+        condition=solution.condition,
+        iterations=solution.iterations,
+        converged=solution.converged,
+    )
 
 
-def _stopped_early(system: System, gains: Tensor) -> tuple[System, Solution]:
+def _by_tasks(
+    factors: Sequence[Factors], alone: Tensor, weights: Tensor, keep: Callable[[Callable[[], Solved]], Solved]
+) -> Solved | None:
+    """The answer for readout of what all tasks ask for and what each asks for, alone (T, R); None where that is not
+    worth it, or not sound."""
+    mean = weights.mean()
+    if alone.shape[1] > STORED_MAX or bool((weights == mean).all()):
+        return None
+    asked = torch.cat([alone.sum(0, keepdim=True), alone])
+    answers = keep(partial(_iterative, factors, "readout", asked, BY_TASKS_ITERATIONS))
+    found = answers.combined(torch.cat([mean[None], weights - mean]))
+    gains = weights.to(alone) @ alone
+    solved = float(found.missed.norm()) <= 2.0 * solve_tolerance(alone.dtype) * float(gains.norm())
+    moderate = solved and _is_moderate(factors, found.coefficients[0], found.read[0], gains)
+    return found if found.converged and moderate else None
+
+
+def _solved(system: System, a: Tensor, gains: Tensor) -> Solved:
+    """Of coefficients a (n, R), as found for gains (n, R)."""
+    read, asked = system.read_out(a), system.read_out(gains)
+    missed = read - gains if system.variant == "readout" else system.apply(a) - asked
+    return Solved(a, read, asked, missed, condition=1.0)
+
+
+def _stopped_early(factors: Sequence[Factors], variant: str, gains: Tensor) -> Solved:
     """The most accurate of a few early-stopped iterations whose answer is moderate: early stopping regularises."""
-    b = system.right_side(gains)
+    system = System(factors, variant, gains.dtype, stored=gains.numel() <= STORED_MAX)
+    b = system.right_side(gains[None])
     for tolerance in (1e-3, 1e-2, 1e-1):
         solution = solve_iterative(system.apply, b, tolerance, MAX_ITERATIONS, DIAGONAL)
-        if _moderate(system, solution.a, gains):
+        found = _solved(system, solution.a, gains[None])
+        if _is_moderate(factors, solution.a[0], found.read[0], gains):
             break
-    return system, solution
+    return replace(found, condition=solution.condition, iterations=solution.iterations)
 
 
-def _moderate(system: System, a: Tensor, gains: Tensor) -> bool:
-    """||D*|| within GROWTH_LIMIT of sqrt(sum ||D_t||^2)."""
+def _is_moderate(factors: Sequence[Factors], a: Tensor, read: Tensor, gains: Tensor) -> bool:
+    """||D(a)|| within GROWTH_LIMIT of sqrt(sum ||D_t||^2); read: what D(a) reads out of every feature, (R,)."""
     limit = GROWTH_LIMIT * float(gains.norm())
     # ||D(a)||^2 = a^T A a, unless rounding, a share of ||a||^2, could decide.
-    quick = system.stored_readout is not None and float(a.norm()) <= 10.0 * limit
-    size = _size(a, system.read_out(a)) if quick else None
-    return (norm(system.matrix(a)) if size is None else size) <= limit
+    quick = float(a.norm()) <= 10.0 * limit
+    size = _size(a, read) if quick else norm(superposed(factors, torch.split(a, [f.rank for f in factors])))
+    return size <= limit
 
 
 def _size(a: Tensor, readouts: Tensor) -> float:

@@ -91,13 +91,13 @@ class Blocks:
         on_cpu = factors[0].U.device.type == "cpu"
         self.blocks = each(form, self.pairs) if on_cpu else [form(pair) for pair in self.pairs]
 
-    def __matmul__(self, a: Tensor) -> Tensor:
-        """A a, (R,)."""
-        given, total = torch.split(a, self.ranks), a.clone()
-        parts = torch.split(total, self.ranks)
+    def product(self, a: Tensor) -> Tensor:
+        """A a of each row of a (n, R)."""
+        given, total = torch.split(a, self.ranks, dim=1), a.clone()
+        parts = torch.split(total, self.ranks, dim=1)
         for (i, j), block in zip(self.pairs, self.blocks, strict=True):
-            parts[i].addmv_(block, given[j])
-            parts[j].addmv_(block.T, given[i])
+            parts[i].addmm_(given[j], block.T)
+            parts[j].addmm_(given[i], block)
         return total
 
 
@@ -119,47 +119,35 @@ class System:
             device = torch.device("cpu")
         self.factors = [Factors(f.U.to(device), f.S.to(device), f.Vh.to(device), f.how) for f in factors]
         self.ranks = [f.rank for f in factors]
+        self.variant = variant
         self._C = _readers(self.factors, dtype) if variant == "mapping" else None
         in_blocks = stored and variant == "readout" and dtype == self.factors[0].U.dtype == torch.float32
         self.blocks = Blocks(self.factors) if in_blocks else None
         self.gram = gram(self.factors, self._C, dtype) if stored and not in_blocks else None
 
-    def matrix(self, a: Tensor) -> Change:
-        """D(a), (m, n)."""
-        return superposed(self.factors, torch.split(a, self.ranks))
-
-    def read(self, D: Change) -> Tensor:
-        """diag(U^T D V), (R,)."""
-        return torch.cat([read(D, f) for f in self.factors])
-
     def apply(self, a: Tensor) -> Tensor:
-        """A a, (R,)."""
+        """A a of each row of a (n, R)."""
         if self.gram is not None:
-            return self.gram @ a
+            return a @ self.gram
         if self.blocks is not None:
-            return self.blocks @ a
-        D = self.matrix(a)
-        return self.read(D) if self._C is None else self._read_all(D)
-
-    def _read_all(self, D: Change) -> Tensor:
-        """diag(U^T D C V), (R,)."""
-        assert self._C is not None
-        like = D.left if isinstance(D, LowRank) else D
-        return torch.cat([(D @ (self._C @ f.Vh.T.to(like))).mul_(f.U.to(like)).sum(0) for f in self.factors])
-
-    @property
-    def stored_readout(self) -> Tensor | Blocks | None:
-        """A of readout, where it is stored."""
-        if self._C is not None:
-            return None
-        return self.gram if self.blocks is None else self.blocks
+            return self.blocks.product(a)
+        return torch.stack([self._read(superposed(self.factors, torch.split(row, self.ranks)), self._C) for row in a])
 
     def read_out(self, a: Tensor) -> Tensor:
-        """diag(U^T D(a) V), (R,), of either variant: A a of readout."""
-        return self.read(self.matrix(a)) if self.stored_readout is None else self.stored_readout @ a
+        """diag(U^T D(a) V) of each row of a (n, R), of either variant: A a of readout."""
+        if self._C is None:
+            return self.apply(a)
+        return torch.stack([self._read(superposed(self.factors, torch.split(row, self.ranks))) for row in a])
+
+    def _read(self, D: Change, C: Change | None = None) -> Tensor:
+        """diag(U^T D C V), (R,)."""
+        if C is None:
+            return torch.cat([read(D, f) for f in self.factors])
+        like = D.left if isinstance(D, LowRank) else D
+        return torch.cat([(D @ (C @ f.Vh.T.to(like))).mul_(f.U.to(like)).sum(0) for f in self.factors])
 
     def right_side(self, gains: Tensor) -> Tensor:
-        """b (R,): the gains for readout, (G_u o G_v) gains for mapping."""
+        """b of each row of gains (n, R): these for readout, (G_u o G_v) gains for mapping."""
         return gains if self._C is None else self.read_out(gains)
 
 

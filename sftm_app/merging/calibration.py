@@ -146,14 +146,17 @@ class Memory:
             write_text(self.path, json.dumps(fresh))
 
 
-def operations(kind: MapKind, params: Any) -> float:
+def operations(kind: MapKind, params: Any, solved: bool = False) -> float:
     """Operations of superposing and measuring one linear map whose factors are there, in units of those of large
-    products: slower ones count for more. Only ratios are used, between maps that are alike."""
+    products: slower ones count for more. Only ratios are used, between maps that are alike. solved: without forming and
+    solving the system."""
     m, n, whole = kind.m, kind.n, kind.features
     kept = [min(r, n_kept(params.rank, m, n)) for r in whole]
     R = sum(kept)
-    work = CALLS + (R**2 - sum(r * r for r in kept)) * (m + n)
-    work += 18.0 * R**3 if R <= AUTO_DIRECT_MAX else 20.0 * ITERATIONS * R**2
+    work = CALLS
+    if not solved:
+        work += (R**2 - sum(r * r for r in kept)) * (m + n)
+        work += 18.0 * R**3 if R <= AUTO_DIRECT_MAX else 20.0 * ITERATIONS * R**2
     if params.variant == "mapping":
         work += 2.0 * n * n * R + 2.0 * n * min(n, R) * R
     if kind.k <= R:

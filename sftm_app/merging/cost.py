@@ -8,7 +8,7 @@ writing and hashing by their rates. Whether factors are kept from an earlier mer
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -144,12 +144,13 @@ def _kinds(entry: PlanEntry) -> Iterator[MapKind]:
 
 @dataclass(frozen=True)
 class _Kept:
-    """The share of tasks whose factors are kept, whether all but the scaling is, and whether that is known without a
-    look at the tasks' matrices, which are read and hashed for it."""
+    """The share of tasks whose factors are kept, whether all but the scaling is, whether that is known without a look
+    at the tasks' matrices, which are read and hashed for it, and whether the system was solved for all weights."""
 
     share: float
     whole: bool = False
     seen: bool = False
+    solved: bool = False
 
 
 def _what_is_kept(plan: Plan, store: FactorStore) -> _Kept:
@@ -170,9 +171,14 @@ def _what_is_kept(plan: Plan, store: FactorStore) -> _Kept:
         seen = see_each(changes, store, keep=False)
     held = [store.holds(replace(one.key, count=n_kept(rank, *one.key.shape))) for one in seen if one]
     recalled = all(one.recalled for one in seen if one)
-    settings = about_merge(plan.method, plan.recipe.params, taking.weights, taking.idle_weight, plan.device)
-    whole = layer_key([one.key.digest if one else None for one in seen], settings)
-    return _Kept(sum(held) / max(len(held), 1), store.holds_layer(whole), recalled)
+
+    def holds(weights: tuple[Sequence[float], float] | None) -> bool:
+        about = about_merge(plan.method, plan.recipe.params, weights, plan.device)
+        return store.holds_layer(layer_key([one.key.digest if one else None for one in seen], about))
+
+    solved = len(set(taking.weights)) > 1 and holds(None)
+    share = sum(held) / max(len(held), 1)
+    return _Kept(share, holds((taking.weights, taking.idle_weight)), recalled, solved)
 
 
 def _map_speeds(plan: Plan, memory: Memory) -> dict[MapKind, MapSpeed]:
@@ -234,7 +240,9 @@ def _seconds(
             continue
         count = n_kept(plan.recipe.params.rank, kind.m, kind.n)
         factors = COMPUTE_DTYPE.itemsize * kind.n_dense * (kind.m + kind.n) * count
-        seconds += speed.rest_s + looking + layer / disk.keep
+        params = plan.recipe.params
+        solving = operations(kind, params, solved=True) / operations(kind, params) if kept.solved else 1.0
+        seconds += speed.rest_s * solving + looking + layer / disk.keep
         making = speed.factorise_s + factors / disk.keep
         seconds += (1 - kept.share) * making + kept.share * factors / disk.read
         times = max(times, looks + (1 - kept.share) * speed.n_reads)

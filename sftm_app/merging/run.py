@@ -293,10 +293,11 @@ def merge_changes(
         if factors is not None and entry.rule == "superpose":
             seen = see_each(changes, factors)
 
-        def keep(make: Callable[[], Kept]) -> Kept:
+        def keep(make: Callable[[], Kept], weighted: bool = True) -> Kept:
             digests = [one.key.digest if one else None for one in seen]
             device = seen[0].key.device if seen and seen[0] else torch.device("cpu")
-            key = layer_key(digests, about_merge(method, params, weights, idle_weight, device))
+            by = (weights, idle_weight) if weighted else None
+            key = layer_key(digests, about_merge(method, params, by, device))
             return make() if factors is None else factors.keep(key, make)
 
         def features(task: int, rank: Rank = None) -> Features:
@@ -318,11 +319,13 @@ def merge_changes(
 
 
 def about_merge(
-    method: Method, params: Any, weights: Sequence[float], idle_weight: float, device: torch.device
+    method: Method, params: Any, weights: tuple[Sequence[float], float] | None, device: torch.device
 ) -> object:
-    """All that what a method keeps of a layer follows from, besides the task matrices."""
+    """All that what a method keeps of a layer follows from, besides the task matrices. weights: the tasks' and that of
+    idle ones, or None where they do not matter."""
     settings = {name: value for name, value in asdict(params).items() if name != "scaling"}
-    return method.name, settings, [float(weight) for weight in weights], float(idle_weight), device.type
+    weighted = weights and ([float(weight) for weight in weights[0]], float(weights[1]))
+    return method.name, settings, weighted, device.type
 
 
 def _fit(entry: PlanEntry, tensor: Tensor) -> Tensor:

@@ -144,5 +144,5 @@ def test_blocks_are_the_matrix(m: int, n: int) -> None:
     matrices = [gaussian(m, n, 1), torch.zeros(m, n, dtype=torch.float64), gaussian(m, n, 2), gaussian(m, n, 1)]
     factors = [factorise(D.float(), 0.8) for D in matrices]
     A, blocks = gram(factors, dtype=torch.float64), Blocks(factors)
-    a = gaussian(len(A), 1, 3)[:, 0]
-    assert len(blocks.blocks) == 3 and distance(blocks @ a.float(), A @ a) < 2e-6
+    a = gaussian(2, len(A), 3)
+    assert len(blocks.blocks) == 3 and distance(blocks.product(a.float()), a @ A) < 2e-6

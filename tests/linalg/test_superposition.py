@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -79,6 +80,52 @@ def test_nearly_identical_and_nearly_opposed_tasks_do_not_blow_up(
             once = D if sign > 0 else 0 * D
             error = 10 * 10.0**-digits + LOOSE[dtype]
             assert distance(superposed_matrix(factors, result), once, float(D.norm())) < error, digits
+
+
+@both_dtypes
+def test_nearly_identical_tasks_with_other_weights_are_asked_together(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They want more of a feature and less of nearly the same one: answers to each alone are large, and no use."""
+    D, E = gaussian(14, 11, 1), gaussian(14, 11, 3)
+    for digits in range(1, 17):
+        factors = [factorise((D + s * 10.0**-digits * E).to(dtype)) for s in (0, 1)]
+        found = superpose(factors, "readout", "iterative", [1.0, 0.3])
+        with monkeypatch.context() as patch:
+            patch.setattr(superposition, "_by_tasks", lambda *_: None)
+            together = superpose(factors, "readout", "iterative", [1.0, 0.3])
+        assert found.solver == together.solver and found.residual == together.residual > 0.3, digits
+        assert torch.equal(check_sane(found, factors), check_sane(together, factors)), digits
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_with_other_weights_nothing_is_solved_again(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    factors = [factorise(gaussian(24, 20, seed, dtype), rank) for seed, rank in enumerate((20, 9, 4))]
+    known: list[superposition.Solved] = []
+
+    def keep(make: Callable[[], superposition.Solved]) -> superposition.Solved:
+        if not known:
+            known.append(make())
+        return known[0]
+
+    def solved(weights: list[float]) -> Superposition:
+        return superpose(factors, "readout", "iterative", weights, keep)
+
+    assert solved([2.0, 2.0, 2.0]).solver == "iterative" and not known, "together, where all weigh the same"
+    first = solved([1.0, 0.5, 2.0])
+    assert len(known) == 1 and known[0].coefficients.shape == (4, 33)
+    with monkeypatch.context() as patch:
+        patch.setattr(superposition, "System", lambda *_, **__: pytest.fail("the system was formed again"))
+        again, other = solved([1.0, 0.5, 2.0]), solved([0.2, 1.0, 0.7])
+    assert all(torch.equal(a, b) for a, b in zip(again.coefficients, first.coefficients, strict=True))
+    for weights, found in (([1.0, 0.5, 2.0], first), ([0.2, 1.0, 0.7], other)):
+        exact = superpose(factors, "readout", "direct", weights)
+        assert found.solver == "iterative" and found.residual < LOOSE[dtype]
+        for name in ("merged", "plain"):
+            one, two = getattr(found, name), getattr(exact, name)
+            assert one.norm == pytest.approx(two.norm, rel=LOOSE[dtype])
+            assert distance(torch.cat(one.of), torch.cat(two.of)) < LOOSE[dtype]
+        assert distance(superposed_matrix(factors, found), superposed_matrix(factors, exact)) < 10 * LOOSE[dtype]
 
 
 @both_solvers
@@ -234,10 +281,10 @@ def test_rounding_drift_in_the_recurrence_is_noticed() -> None:
 
     def drifting(x: Tensor) -> Tensor:
         calls.append(1)
-        return A @ x * (1.0 + 1e-6 * len(calls))
+        return x @ A * (1.0 + 1e-6 * len(calls))
 
-    assert solvers.solve_iterative(lambda x: A @ x, b, 1e-12, 100, 1.0).converged
-    assert not solvers.solve_iterative(drifting, b, 1e-12, 100, 1.0).converged
+    assert solvers.solve_iterative(lambda x: x @ A, b[None], 1e-12, 100, 1.0).converged
+    assert not solvers.solve_iterative(drifting, b[None], 1e-12, 100, 1.0).converged
 
 
 def test_when_nothing_is_acceptable_every_direction_is_dropped() -> None:
@@ -250,10 +297,13 @@ def test_when_nothing_is_acceptable_every_direction_is_dropped() -> None:
 def test_conjugate_residuals_give_the_least_norm_solution_of_inconsistent_systems(scale: float) -> None:
     Q, values = torch.linalg.qr(gaussian(12, 12, 1))[0], torch.linspace(0.5, 2, 12, dtype=torch.float64)
     values[:4] = 0.0
-    A, b = scale * (Q * values) @ Q.T, gaussian(12, 1, 2)[:, 0]
-    solution = solvers.solve_iterative(lambda x: A @ x, b, 1e-12, 100, 1.0)
+    A, b = scale * (Q * values) @ Q.T, gaussian(3, 12, 2)
+    b[2] = 0.0  # nothing is asked
+    solution = solvers.solve_iterative(lambda x: x @ A, b, 1e-12, 100, 1.0)
     assert solution.converged and solution.iterations <= 10
-    assert distance(solution.a, torch.linalg.pinv(A, rtol=1e-10) @ b) < 1e-7
+    inverse = torch.linalg.pinv(A, rtol=1e-10)
+    assert all(distance(a, inverse @ row) < 1e-7 for a, row in zip(solution.a[:2], b[:2], strict=True))
+    assert not bool(solution.a[2].any())
     assert 1.0 < solution.condition < 4.01
 
 

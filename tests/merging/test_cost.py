@@ -204,6 +204,9 @@ def test_operations_grow_as_the_work_does() -> None:
     assert of(MapKind(2048, 2048, 4)) / of(kind) == pytest.approx(8, rel=0.05)
     assert 2 < of(MapKind(1024, 1024, 8)) / of(kind) < 4.5
     assert of(kind, rank=0.25) < of(kind) / 2 and of(kind, variant="mapping") > of(kind)
+    # Of eight square tasks, whose D* and sum take 2 * 8 * 2 k^3, forming A takes 28 * 4 k^3.
+    eight = MapKind(1024, 1024, 8)
+    assert 3 < of(eight) / (operations(eight, SFTM.params(), solved=True) - calibration.CALLS) < 6
     thin = MapKind(4096, 4096, 0, (16,) * 8)
     assert of(thin) < of(MapKind(4096, 4096, 8)) / 100
 

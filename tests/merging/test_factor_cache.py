@@ -21,11 +21,12 @@ from sftm_app.api import merge
 from sftm_app.checkpoints import lasting
 from sftm_app.checkpoints.row_files import read_rows, write_rows
 from sftm_app.errors import CheckpointError, NumericalError
+from sftm_app.linalg import superposition
 from sftm_app.linalg.low_rank import LowRank
 from sftm_app.linalg.svd import Factors, factorise
 from sftm_app.merging import changes as changes_module
-from sftm_app.merging import factor_cache
-from sftm_app.merging.factor_cache import FactorKey, FactorStore, factor_key, layer_key, look_into
+from sftm_app.merging import cost, factor_cache
+from sftm_app.merging.factor_cache import FactorKey, FactorStore, factor_key, layer_key, look_into, open_store
 from sftm_app.merging.methods import get_method
 from sftm_app.merging.methods.base import Kept
 from sftm_app.merging.plan import check_recipe, plan_for
@@ -341,6 +342,35 @@ def test_a_second_merge_factorises_nothing_and_gives_the_same_bytes(
     assert first == plain == wanted["first"] != wanted["scaled"]
 
 
+def test_a_merge_with_other_weights_solves_nothing_again(
+    recipe_for: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SFTM_CACHE_DIR", str(tmp_path / "factors"))
+    monkeypatch.setattr(factor_cache, "MIN_SIDE", 2)
+    monkeypatch.setattr(superposition, "AUTO_DIRECT_MAX", 0)  # as for the many features of a real layer
+
+    def merged(name: str, *weights: float) -> tuple[bytes, Any]:
+        recipe = recipe_for()
+        tasks = tuple(dataclasses.replace(t, weight=w) for t, w in zip(recipe.tasks, weights, strict=True))
+        recipe = dataclasses.replace(recipe, tasks=tasks)
+        plan = plan_for(recipe, check_recipe(recipe).require())
+        kept = cost._what_is_kept(plan, open_store()) if name != "afresh" else None  # type: ignore[arg-type]
+        list(save(plan, tmp_path / name))
+        return (tmp_path / name / "model.safetensors").read_bytes(), kept
+
+    _, first = merged("first", 1.0, 0.5, 2.0)
+    _, equal = merged("equal", 1.0, 1.0, 1.0)
+    monkeypatch.setattr("sftm_app.merging.features.factorise", lambda *_: refuse())
+    with monkeypatch.context() as patch:
+        patch.setattr(superposition, "System", lambda *_, **__: refuse())
+        other, kept = merged("other", 1.0, 1.0, 0.25)
+    assert [found.solved for found in (first, equal, kept)] == [False, False, True] and kept.share == 1.0
+    monkeypatch.undo()
+    monkeypatch.setattr(superposition, "AUTO_DIRECT_MAX", 0)
+    monkeypatch.setenv("SFTM_CACHE_GB", "0")
+    assert merged("afresh", 1.0, 1.0, 0.25)[0] == other
+
+
 def spy_on_reading(monkeypatch: pytest.MonkeyPatch) -> set[str]:
     """The names of tensors whose changes are read, for matrices."""
     read: set[str] = set()
@@ -441,11 +471,11 @@ def test_a_damaged_layer_is_worked_out_again(store: FactorStore, damage: bytes |
 
 def test_other_weights_are_another_layer(recipe_for: Callable[..., Any]) -> None:
     method, params = recipe_for().method, recipe_for().params
-    about = about_merge(get_method(method), params, [1.0, 2.0], 0.0, torch.device("cpu"))
+    about = about_merge(get_method(method), params, ([1.0, 2.0], 0.0), torch.device("cpu"))
     half = dataclasses.replace(params, scaling=0.5)
-    assert about == about_merge(get_method(method), half, [1.0, 2.0], 0.0, torch.device("cpu"))
-    assert about != about_merge(get_method(method), params, [2.0, 1.0], 0.0, torch.device("cpu"))
-    assert about != about_merge(get_method(method), params, [1.0, 2.0], 1.0, torch.device("cpu"))
+    assert about == about_merge(get_method(method), half, ([1.0, 2.0], 0.0), torch.device("cpu"))
+    assert about != about_merge(get_method(method), params, ([2.0, 1.0], 0.0), torch.device("cpu"))
+    assert about != about_merge(get_method(method), params, ([1.0, 2.0], 1.0), torch.device("cpu"))
     cut = dataclasses.replace(params, rank=3)
-    assert about != about_merge(get_method(method), cut, [1.0, 2.0], 0.0, torch.device("cpu"))
-    assert about != about_merge(get_method(method), params, [1.0, 2.0], 0.0, torch.device("cuda"))
+    assert about != about_merge(get_method(method), cut, ([1.0, 2.0], 0.0), torch.device("cpu"))
+    assert about != about_merge(get_method(method), params, ([1.0, 2.0], 0.0), torch.device("cuda"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -34,8 +34,15 @@ class Kept:
     found: bool = False
 
 
-def _make(make: Callable[[], Kept]) -> Kept:
+def _make(make: Callable[[], Kept], weighted: bool = True) -> Kept:
     return make()
+
+
+class Keep(Protocol):
+    """Gives what an earlier merge kept of the same layer by the same method and params, whatever its scaling, or what
+    `make` makes. weighted: whether that follows from the tasks' weights; otherwise it is kept for all of them."""
+
+    def __call__(self, make: Callable[[], Kept], weighted: bool = True) -> Kept: ...
 
 
 @dataclass(frozen=True)
@@ -47,8 +54,7 @@ class Layer:
     idle_weight: the sum of the factors of adapters that leave this layer as it is: tasks whose change is zero.
     factorise: gives the full-rank Factors of task t; the caller may keep them in a cache.
     leading: gives the Features of every task that are needed for a rank, where that costs less.
-    keep: gives what an earlier merge kept of the same layer by the same method, weights and params, whatever its
-        scaling, or what the function that it is given makes.
+    keep: what an earlier merge kept, see Keep.
     """
 
     changes: Sequence[Change]
@@ -56,7 +62,7 @@ class Layer:
     factorise: Callable[[int], Factors]
     idle_weight: float = 0.0
     leading: Callable[[Rank], list[Features]] | None = None
-    keep: Callable[[Callable[[], Kept]], Kept] = _make
+    keep: Keep = _make
 
     def features(self, rank: Rank) -> list[Features]:
         """Of every task, at least those that `rank` keeps."""

@@ -11,12 +11,16 @@ Qiu, Wu, Yao, "Superpose Singular Features for Model Merging", arXiv 2502.10698.
 
 from __future__ import annotations
 
-from dataclasses import astuple, dataclass
+from collections.abc import Callable
+from dataclasses import astuple, dataclass, fields
 from functools import partial
+from typing import Any
+
+import torch
 
 from sftm_app.linalg.low_rank import LowRank
 from sftm_app.linalg.preservation import Formable, Preservation, errors, preserved, preserved_by
-from sftm_app.linalg.superposition import superpose, superposed_change
+from sftm_app.linalg.superposition import Solved, superpose, superposed_change
 from sftm_app.linalg.system import superposed
 from sftm_app.merging.methods.base import Kept, Layer, Merged, Method, Rank, weighted_average
 from sftm_app.merging.params import choice, number, rank
@@ -70,7 +74,11 @@ def _superpose(layer: Layer, params: SFTMParams) -> Kept:
     """D* and everything of the figures that scaling leaves as it is."""
     found = layer.features(params.rank)
     factors = [item.factors.cut(params.rank) for item in found]
-    solved = superpose(factors, variant=params.variant, weights=layer.weights)
+
+    def keep(make: Callable[[], Solved]) -> Solved:
+        return _solved(layer.keep(lambda: _kept(make()), weighted=False), factors[0].U.device)
+
+    solved = superpose(factors, variant=params.variant, weights=layer.weights, keep=keep)
     delta = superposed_change(factors, solved)
     total = sum(layer.weights) + layer.idle_weight
     if all(item.factors.rank == cut.rank for item, cut in zip(found, factors, strict=True)):
@@ -102,6 +110,17 @@ def _superpose(layer: Layer, params: SFTMParams) -> Kept:
     }
     tensors = {"left": delta.left, "right": delta.right} if isinstance(delta, LowRank) else {"delta": delta}
     return Kept(tensors, {"figures": figures, "kept": [astuple(one) for one in kept]})
+
+
+def _kept(solved: Solved) -> Kept:
+    tensors = solved.tensors()
+    figures = {item.name: getattr(solved, item.name) for item in fields(solved) if item.name not in tensors}
+    return Kept(tensors, figures)
+
+
+def _solved(kept: Kept, device: torch.device) -> Solved:
+    given: dict[str, Any] = {name: tensor.to(device) for name, tensor in kept.tensors.items()}
+    return Solved(**given, **kept.values)
 
 
 METHOD = Method(
