@@ -26,13 +26,15 @@ SFTM = (sys.executable, "-m", "sftm_app")
 @dataclass(frozen=True)
 class Merged:
     """A merge: what its process took, and from its report: seconds in the layers, bytes that were taken and foretold,
-    and the worst residual of a layer (None where no system was solved)."""
+    the worst residual of a layer (None where no system was solved), and seconds that were taken and foretold."""
 
     spent: Spent
     layer_seconds: float
     took_bytes: int
     predicted_bytes: int
     residual: float | None
+    took_seconds: float
+    predicted_seconds: float
 
 
 def write_recipe(path: Path, work: Work, n_tasks: int | None = None, **rest: Any) -> Path:
@@ -96,4 +98,6 @@ def read_report(output: Path, spent: Spent) -> Merged:
         machine["memory_peak_bytes"],
         machine["memory_predicted_bytes"],
         max(residuals, default=None),
+        report["seconds"],
+        machine["seconds_predicted"],
     )

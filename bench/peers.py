@@ -32,6 +32,7 @@ from bench.peer_environment import Environment, peer_environment
 from bench.peer_tables import (
     AGAIN,
     AGAIN_LOW,
+    AGAIN_OTHER,
     AGAIN_WEIGHTS,
     FLOOR,
     FULL,
@@ -42,6 +43,7 @@ from bench.peer_tables import (
     TITLES,
     TSVM,
     Run,
+    foretold_table,
     goal_table,
     work_table,
 )
@@ -69,8 +71,9 @@ class Job:
 def jobs(work: Work, folder: Path, python: Path) -> list[Job]:
     """Every job, in the order of a round; writes their settings into `folder`."""
     weights = [model / "model.safetensors" for model in (work.base, *work.tasks)]
-    first, *others = map(str, work.tasks)
-    weighted = [{"path": first, "weight": 0.5}, *others]
+    first, second, *others = map(str, work.tasks)
+    weighted = [{"path": first, "weight": 0.5}, second, *others]
+    otherwise = [*({"path": path, "weight": 0.7} for path in (first, second)), *others]
     made = [
         Job(FLOOR, (sys.executable, "-I", "-S", HERE / "peer_floor.py", folder / FLOOR, *weights)),
         _mergekit(TA, "task_arithmetic", {"weight": SCALING}, weights, folder, python),
@@ -80,6 +83,7 @@ def jobs(work: Work, folder: Path, python: Path) -> list[Job]:
         _ours(FULL, work, folder, "sftm", {}),
         _ours(AGAIN, work, folder, "sftm", {"scaling": AGAIN_SCALING}, FULL),
         _ours(AGAIN_WEIGHTS, work, folder, "sftm", {}, FULL, tasks=weighted),
+        _ours(AGAIN_OTHER, work, folder, "sftm", {}, FULL, tasks=otherwise),
         _ours(AGAIN_LOW, work, folder, "sftm", {"rank": 1 / len(work.tasks)}, FULL),
         _ours(LOW, work, folder, "sftm", {"rank": 1 / len(work.tasks)}),
     ]
@@ -115,12 +119,16 @@ def run(job: Job, round_number: int, folder: Path, n_threads: int) -> Run:
     if job.cache == job.name:
         forget_factors(cache)
     spent = spend(job.command, folder / f"{job.name}-{round_number}.log", environment(n_threads, cache), ROOT)
-    residual = read_report(output, spent).residual if job.cache and not spent.code else None
+    said = read_report(output, spent) if job.cache and not spent.code else None
     failed = f", FAILED with exit code {spent.code}" if spent.code else ""
     print(
         f"round {round_number}, {job.name}: {spent.seconds:.1f} s, {spent.peak_bytes / 1e6:.0f} MB{failed}", flush=True
     )
-    return Run(job.name, spent.code, spent.seconds, spent.cpu_seconds, spent.peak_bytes, residual)
+    took = (job.name, spent.code, spent.seconds, spent.cpu_seconds, spent.peak_bytes)
+    if said is None:
+        return Run(*took)
+    figures = (said.residual, said.took_seconds, said.predicted_seconds, said.took_bytes, said.predicted_bytes)
+    return Run(*took, *figures)
 
 
 def off_exact(work: Work, tower: Tower, folder: Path) -> dict[str, list[float]]:
@@ -175,6 +183,7 @@ def main() -> None:
     n_rounds = 1 if options.quick else options.rounds
     measured = measure(tower, folder, peer_environment(options.env), options.jobs.split(","), n_rounds, options.threads)
     print(f"\n{work_table(measured.runs, measured.missing, measured.off)}\n\n{goal_table(measured.runs)}\n")
+    print(f"{foretold_table(measured.runs)}\n")
     print(
         f"{N_TASKS} tasks, {tower.layers} layers, rounds: {n_rounds}, load of the machine before {load:.1f}, "
         f"after {os.getloadavg()[0]:.1f}. {machine_line(options.threads)}"

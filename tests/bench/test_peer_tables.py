@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bench.accounting import spend, threads
-from bench.peer_tables import FULL, TIES, TSVM, Run, goal_table, work_table
+from bench.peer_tables import FULL, TIES, TSVM, Run, foretold_table, goal_table, work_table
 
 
 def runs(**seconds: float) -> list[Run]:
@@ -44,6 +44,12 @@ def test_goals_are_judged_by_ratio_and_the_residual() -> None:
     assert goals["SFTM, rank 1/T: at most a tenth of TSV-M's time"] == ["0.20", "0.20", "**no**"]
     assert goals["SFTM, full rank: residual at most 1e-05 on every layer"] == ["2.0e-05", "", "**no**"]
     assert not any("mergekit" in goal or "reading" in goal for goal in goals)
+
+
+def test_what_was_foretold_stands_beside_what_was_taken() -> None:
+    ours = [Run(FULL, 0, 9.0, 9.0, 1, 1e-6, took, 3.0, 200_000_000, 250_000_000) for took in (2.0, 4.0, 4.5)]
+    found = rows(foretold_table([*runs(tsvm=10.0), *ours]))
+    assert found == {"**SFTM, full rank**": ["4.0 s", "3.0 s", "0.75", "200 MB", "250 MB", "1.25"]}
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs posix_spawn and wait4")
