@@ -46,9 +46,10 @@ def progress_html(now: RunStatus) -> Safe:
         return notice("warning", "The merge was cancelled", f"{left} whenever you like.")
     if now.state == "starting" or (now.state == "running" and not now.total):
         return progress(None, "Reading the checkpoints", "")
-    left = f"{now.remaining_s:.0f} s left" if now.active else f"{now.elapsed_s:.1f} s"
-    label = now.message if now.active else f"All {now.total} tensors merged"
-    return progress(now.fraction, label, f"{now.done} of {now.total} · {left}", "ok" if now.state == "done" else "info")
+    if now.state == "done":
+        return progress(now.fraction, f"All {now.total} tensors merged", kind="ok")
+    left = f" · {about(now.remaining_s)} left" if now.remaining_s is not None else ""
+    return progress(now.fraction, now.message, f"{now.done} of {now.total}{left}")
 
 
 def read_report(folder: RunFolder) -> Report:

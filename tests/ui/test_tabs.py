@@ -247,6 +247,14 @@ def test_nan_in_a_weight_fails_the_run_with_a_sentence(studio: Studio) -> None:
     assert json.loads((folder.path / "events.jsonl").read_text().splitlines()[-1])["kind"] == "failed"
 
 
+@pytest.mark.parametrize(
+    ("remaining_s", "said"), [(None, "3 of 9<"), (0.2, "3 of 9 · under 1 s left"), (400.0, "3 of 9 · about 7 min left")]
+)
+def test_the_time_left_is_said_in_the_plans_words_once_it_is_known(remaining_s: float | None, said: str) -> None:
+    shown = run_view.progress_html(RunStatus("r", "running", 0.3, 3, 9, "t", 1.0, remaining_s))
+    assert said in shown and (remaining_s is not None or "left" not in shown)
+
+
 @pytest.mark.parametrize("state", ["failed", "cancelled"])
 def test_what_a_stopped_run_left_is_said_and_offered(state: str) -> None:
     kept = run_view.progress_html(RunStatus("r", state, message="Changed.", resumable=True))
