@@ -15,7 +15,7 @@ from sftm_app.jobs.folder import open_run
 from sftm_app.merging.budget import check_budget
 from sftm_app.merging.plan import available_devices, plan_for
 from sftm_app.merging.recipe import Recipe, recipe_to_dict
-from sftm_app.ui.handlers import sentences
+from sftm_app.ui.handlers import say_info, sentences
 from sftm_app.ui.output_form import OutputForm
 from sftm_app.ui.params_form import ParamsForm
 from sftm_app.ui.recipe_view import ANY_MEMORY, plan_html, rank_costs_html, read_recipe, recipe_views, workspace_of
@@ -160,7 +160,7 @@ def build(studio: Studio, workspace: gr.State) -> MergeTab:
         check_budget(plan_for(recipe, studio.preflight(ws)))
         going_on = control.active_run(studio.settings.runs_dir)
         if going_on is not None:
-            gr.Info("A merge is running already: this is it. Wait for it, or cancel it.")
+            say_info("A merge is running already: this is it. Wait for it, or cancel it.")
         folder = going_on or control.start(studio.settings.runs_dir, recipe, studio.workers)
         return open_a_run(studio, folder.run_id)
 
