@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sftm_app.errors import RecipeError
+from sftm_app.merging.budget import is_over_budget
 from sftm_app.merging.cost import estimate
 from sftm_app.merging.extraction import rank_costs
 from sftm_app.merging.plan import plan_for
@@ -19,7 +20,7 @@ from sftm_app.merging.report import about
 from sftm_app.ui.models_tab import load_checked
 from sftm_app.ui.settings import allowed
 from sftm_app.ui.studio import Studio
-from sftm_app.ui.widgets.html import Safe, chip, chips, code, heading, hint, join, table
+from sftm_app.ui.widgets.html import Safe, chip, chips, code, heading, hint, join, notice, table
 from sftm_app.ui.workspace import Workspace
 
 ANY_MEMORY = "any"
@@ -62,8 +63,12 @@ def recipe_views(recipe: Recipe) -> tuple[str, Safe, Safe]:
     return text, hint(join(["The same from a terminal: ", code(command)])), Safe(link)
 
 
-def plan_html(studio: Studio, ws: Workspace, recipe: Recipe) -> Safe:
-    """What would happen to which tensors, and what it needs."""
+def plan_view(studio: Studio, ws: Workspace, recipe: Recipe) -> tuple[Safe, bool]:
+    """What would happen to which tensors, what it needs, and whether it can be started.
+
+    Raises
+        SFTMError: there is no plan for these settings.
+    """
     plan = plan_for(recipe, studio.preflight(ws).require())
     cost = estimate(plan)
     counts = Counter((entry.rule, entry.role.value) for entry in plan.entries)
@@ -95,17 +100,20 @@ def plan_html(studio: Studio, ws: Workspace, recipe: Recipe) -> Safe:
         ],
         numeric=[1, 2, 3, 4],
     )
+    over = is_over_budget(plan)
+    said = hint(cost.budget) if cost.budget else Safe("")
     title = heading("Plan", f"{len(plan.entries)} tensors, {len(plan.preflight.tasks)} tasks, {plan.method.title}")
-    return join(
+    blocks = join(
         [
             title,
             table(["parameters", "are", "tensors"], rows, numeric=[2]),
             Safe(f'<div class="sf-gap">{needs}</div>'),
-            hint(cost.budget) if cost.budget else Safe(""),
+            notice("warning", "This merge cannot start", cost.budget) if over else said,
             Safe(f'<details class="sf-details"><summary>What takes longest</summary>{costliest}</details>'),
             Safe(f'<details class="sf-details"><summary>Every tensor, and why</summary>{details}</details>'),
         ]
     )
+    return blocks, not over
 
 
 def rank_costs_html(studio: Studio, ws: Workspace, recipe: Recipe) -> Safe:

@@ -164,18 +164,27 @@ def test_a_bad_weight_is_said(workspace: Workspace, weights: Any) -> None:
 
 
 def test_the_plan_says_what_happens_to_what(studio: Studio, workspace: Workspace) -> None:
-    shown = recipe_view.plan_html(studio, workspace, default_recipe(workspace))
+    shown, works = recipe_view.plan_view(studio, workspace, default_recipe(workspace))
+    assert works and "cannot start" not in shown
     for word in ("superposed", "summed", "averaged", "kept apart", "owned by LayerNorm", "on cpu"):
         assert word in shown
+
+
+def test_a_plan_over_its_budget_says_so_and_cannot_start(studio: Studio, workspace: Workspace) -> None:
+    recipe = default_recipe(workspace)
+    shown, works = recipe_view.plan_view(studio, workspace, replace(recipe, memory="1KB"))
+    assert not works and "cannot start" in shown and "more than the budget of 1KB" in shown
+    shown, works = recipe_view.plan_view(studio, workspace, replace(recipe, memory="4GB"))
+    assert works and "keeps to the budget of 4GB" in shown
 
 
 def test_a_finished_run_is_shown_saved_and_offered(studio: Studio, workspace: Workspace, finished: RunFolder) -> None:
     run_id = finished.run_id
     assert runs.show_latest(studio, workspace)[0] == run_id
-    progress, result, chart, save_box, start, cancel, resume, timer, listed = runs.show_run(studio, run_id)
+    progress, result, chart, save_box, active, cancel, resume, timer, listed = runs.show_run(studio, run_id)
     assert not resume["visible"], "what is done needs no going on"
     assert "All" in progress and "Readout error" in result and chart["visible"] and save_box["visible"]
-    assert start["interactive"] and not cancel["interactive"] and not timer.active
+    assert not active and not cancel["interactive"] and not timer.active
     assert listed["value"] == run_id and "done" in listed["choices"][0][0]
     assert "a, b, c merged into" in result
 
