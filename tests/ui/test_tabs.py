@@ -21,7 +21,7 @@ from sftm_app.jobs.folder import RunFolder, RunStatus, create_run, identity, sta
 from sftm_app.jobs.worker import work
 from sftm_app.merging.methods import METHODS
 from sftm_app.merging.params import controls
-from sftm_app.merging.recipe import recipe_from_yaml, recipe_to_yaml
+from sftm_app.merging.recipe import make_recipe, recipe_from_yaml, recipe_to_yaml
 from sftm_app.ui import models_tab, recipe_view, run_view, runs, trying
 from sftm_app.ui.params_form import ParamsForm
 from sftm_app.ui.studio import Studio
@@ -186,7 +186,7 @@ def test_a_finished_run_is_shown_saved_and_offered(studio: Studio, workspace: Wo
     assert "All" in progress and "Readout error" in result and chart["visible"] and save_box["visible"]
     assert not active and not cancel["interactive"] and not timer.active
     assert listed["value"] == run_id and "done" in listed["choices"][0][0]
-    assert "a, b, c merged into" in result
+    assert "a, b, c merged into" in result and "rank full, scaling 1<" in result
 
     target = runs.save_run(studio, run_id, "my model")
     assert (target / "model.safetensors").is_file() and (target / "heads" / "a.safetensors").is_file()
@@ -194,6 +194,31 @@ def test_a_finished_run_is_shown_saved_and_offered(studio: Studio, workspace: Wo
         runs.save_run(studio, run_id, "my model")
     offered = [contestant.title for contestant in trying.contestants(studio, workspace, run_id)]
     assert offered[-1] == "SFTM, your merge"
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({}, "SFTM, 3 tasks"),
+        ({"params": {"rank": 0.25, "scaling": 0.8}}, "SFTM, rank 25%, scaling 0.8, 3 tasks"),
+        ({"params": {"variant": "mapping", "rank": "90% energy"}}, "SFTM, variant mapping, rank 90% energy, 3 tasks"),
+        ({"method": "task_arithmetic", "params": {"scaling": 1.0}}, "Task arithmetic, scaling 1, 3 tasks"),
+        ({"split_fused": True, "output": {"dtype": "float16"}}, "SFTM, fused maps apart, float16, 3 tasks"),
+        ({"output": {"kind": "adapter", "rank": 16, "energy": 0.9}}, "adapter of rank 16, 90% of the change, 3 tasks"),
+        ({"roles": {"*.norm": "embedding"}, "device": "cpu", "memory": "4GB"}, "SFTM, roles set, 3 tasks"),
+    ],
+)
+def test_runs_of_other_settings_are_told_apart(studio: Studio, changes: dict[str, Any], said: str) -> None:
+    folder = create_run(studio.settings.runs_dir, make_recipe("base", ["a", "b", "c"], **changes))
+    assert f"{said} · starting" in run_view.run_label(folder)
+
+
+def test_weights_of_a_run_are_named_while_they_are_few(studio: Studio) -> None:
+    def label(*weights: float) -> str:
+        tasks = [{"path": name, "weight": weight} for name, weight in zip("abc", weights, strict=True)]
+        return run_view.run_label(create_run(studio.settings.runs_dir, make_recipe("base", tasks)))
+
+    assert "SFTM, a weight 0.5, 3 tasks" in label(0.5, 1, 1) and "SFTM, 3 weights, 3 tasks" in label(2, 2, 3)
 
 
 @pytest.mark.parametrize("name", ["a\tb", "..", ".hidden", "a/b", "../x", "a\\b", "a\0b"])
