@@ -20,7 +20,7 @@ from sftm_app.merging.report import about
 from sftm_app.ui.models_tab import load_checked
 from sftm_app.ui.settings import allowed
 from sftm_app.ui.studio import Studio
-from sftm_app.ui.widgets.html import Safe, chip, chips, code, heading, hint, join, notice, table
+from sftm_app.ui.widgets.html import Safe, chip, chips, code, heading, hint, join, notice, stack, table
 from sftm_app.ui.workspace import Workspace
 
 ANY_MEMORY = "any"
@@ -101,19 +101,16 @@ def plan_view(studio: Studio, ws: Workspace, recipe: Recipe) -> tuple[Safe, bool
         numeric=[1, 2, 3, 4],
     )
     over = is_over_budget(plan)
-    said = hint(cost.budget) if cost.budget else Safe("")
+    budget = hint(cost.budget) if cost.budget else ""
+    if over:
+        budget = notice("warning", "This merge cannot start", cost.budget)
     title = heading("Plan", f"{len(plan.entries)} tensors, {len(plan.preflight.tasks)} tasks, {plan.method.title}")
-    blocks = join(
-        [
-            title,
-            table(["parameters", "are", "tensors"], rows, numeric=[2]),
-            Safe(f'<div class="sf-gap">{needs}</div>'),
-            notice("warning", "This merge cannot start", cost.budget) if over else said,
-            Safe(f'<details class="sf-details"><summary>What takes longest</summary>{costliest}</details>'),
-            Safe(f'<details class="sf-details"><summary>Every tensor, and why</summary>{details}</details>'),
-        ]
-    )
-    return blocks, not over
+    more = [
+        Safe(f'<details class="sf-details"><summary>{summary}</summary>{inside}</details>')
+        for summary, inside in (("What takes longest", costliest), ("Every tensor, and why", details))
+    ]
+    rules = table(["parameters", "are", "tensors"], rows, numeric=[2])
+    return stack(title, rules, needs, budget, join(more)), not over
 
 
 def rank_costs_html(studio: Studio, ws: Workspace, recipe: Recipe) -> Safe:

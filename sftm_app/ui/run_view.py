@@ -42,7 +42,7 @@ def progress_html(now: RunStatus) -> Safe:
     """A bar while it runs, a sentence when it ended badly."""
     if now.state == "failed":
         kept = "what it finished is kept" if now.resumable else "nothing was written"
-        return notice("error", f"The merge was stopped, {kept}", items=now.message.split("\n"))
+        return notice("error", f"The merge failed, {kept}", items=now.message.split("\n"))
     if now.state == "died":
         return notice("error", "The merge stopped unexpectedly", now.message)
     if now.state == "cancelled":

@@ -242,4 +242,5 @@ def test_a_missing_asset_is_a_sentence() -> None:
 def test_what_stands_between_backticks_in_a_notice_is_code() -> None:
     shown = html.notice("warning", "No", "Set `rank` lower.", ["`a` or b", "it's ` alone"])
     assert 'Set <code class="sf-code">rank</code> lower.' in shown
+    assert "<li>" not in html.notice("warning", "No", items=["One alone."])
     assert '<li><code class="sf-code">a</code> or b</li>' in shown and "` alone" in shown

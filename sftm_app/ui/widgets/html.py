@@ -88,8 +88,11 @@ def facts(pairs: Iterable[tuple[object, object]]) -> Safe:
 
 
 def notice(kind: Kind, title: object, body: object = "", items: Sequence[object] = ()) -> Safe:
-    """A message with a mark: what happened, and what to do. items: one line each, for several problems at once."""
+    """A message with a mark: what happened, and what to do. items: one line each, for several problems at once; one
+    alone is the body."""
     kind = kind if kind in _MARKS else "info"
+    if len(items) == 1 and not body:
+        body, items = items[0], ()
     role = "alert" if kind == "error" else "status"
     text = f'<div class="sf-notice-body">{sentence(body)}</div>' if body else ""
     listed = join(Safe(f"<li>{sentence(item)}</li>") for item in items)
