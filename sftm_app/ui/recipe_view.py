@@ -94,7 +94,7 @@ def plan_view(studio: Studio, ws: Workspace, recipe: Recipe) -> tuple[Safe, bool
             (
                 code(each.name),
                 f"{each.seconds:.1f} s" if each.seconds >= 0.05 else "under 0.1 s",
-                *(f"{n_bytes / 1e6:.1f} MB" for n_bytes in (each.memory_bytes, each.read_bytes, each.written_bytes)),
+                *map(_size, (each.memory_bytes, each.read_bytes, each.written_bytes)),
             )
             for each in cost.costliest()
         ],
@@ -110,7 +110,11 @@ def plan_view(studio: Studio, ws: Workspace, recipe: Recipe) -> tuple[Safe, bool
         for summary, inside in (("What takes longest", costliest), ("Every tensor, and why", details))
     ]
     rules = table(["parameters", "are", "tensors"], rows, numeric=[2])
-    return stack(title, rules, needs, budget, join(more)), not over
+    return stack(title, rules, needs, budget, *more), not over
+
+
+def _size(n_bytes: int) -> str:
+    return f"{n_bytes / 1e6:.1f} MB" if n_bytes >= 1e5 else f"{n_bytes / 1e3:.1f} kB"
 
 
 def rank_costs_html(studio: Studio, ws: Workspace, recipe: Recipe) -> Safe:
