@@ -157,14 +157,18 @@ def _progress_bar(check: Callable[[], None], quiet: bool) -> Iterator[Callable[[
     """What to call with each step. The bar is drawn with the first tensor: a sentence about inputs stands alone."""
     from tqdm import tqdm
 
+    from sftm_app.merging.report import about
+
     bars: list[Any] = []
 
     def show(step: Progress) -> None:
         check()
         if not bars:
-            shape = "{l_bar}{bar}| {elapsed}<{remaining} {postfix}"
+            shape = "{l_bar}{bar}| {elapsed}{postfix}"
             bars.append(tqdm(total=100, bar_format=shape, disable=quiet))
-        bars[0].set_postfix_str(step.name, refresh=False)
+        # The bar's own time left is what the tensors so far took, which says nothing at first.
+        left = "" if step.remaining_s is None else f"{about(step.remaining_s)} left, "
+        bars[0].set_postfix_str(left + step.name, refresh=False)
         bars[0].update(round(100 * step.fraction) - bars[0].n)
 
     try:

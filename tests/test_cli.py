@@ -55,6 +55,7 @@ def test_merge(sftm: Run, recipe: Path) -> None:
     assert f"Merged 2 tasks with sftm in" in out and str(output) in out  # noqa: F541
     assert "a: readout error" in out and "b: readout error" in out
     assert "100%" in err, "the progress bar goes to stderr"
+    assert "s left, " in err and "<" not in err, "the time left is the merge's own, not the bar's guess"
     assert (output / "model.safetensors").exists()
     assert load_recipe(output / "sftm_recipe.yaml") == load_recipe(recipe)
 

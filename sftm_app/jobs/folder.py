@@ -37,7 +37,8 @@ class RunStatus:
     """What a run's folder says.
 
     state: "starting", "running", "done", "failed", "cancelled" or "died" (the process vanished without a word).
-    fraction: share of the work done, 0..1. message: a sentence on failure, else the tensor in work.
+    fraction: share of the work done, 0..1. message: a sentence on failure, else the tensor in work. remaining_s: None
+    as long as nobody knows.
     resumable: it was stopped, and what it finished is there to go on with; see control.resume.
     """
 
@@ -48,7 +49,7 @@ class RunStatus:
     total: int = 0
     message: str = ""
     elapsed_s: float = 0.0
-    remaining_s: float = 0.0
+    remaining_s: float | None = None
     resumable: bool = False
 
     @property

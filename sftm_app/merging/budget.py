@@ -64,15 +64,21 @@ def budget_note(plan: Plan) -> str | None:
     return f"That is more than {than}. {_way(plan, limit)}"
 
 
+def is_over_budget(plan: Plan) -> bool:
+    """Whether a merge is expected to take more memory than the recipe allows. (On a GPU the layers that need more are
+    computed on the CPU instead.)"""
+    given = plan.recipe.memory
+    return given is not None and plan.device.type != "cuda" and plan.peak_bytes > parse_size(given)
+
+
 def check_budget(plan: Plan) -> None:
-    """Refuse a merge that is expected to take more memory than the recipe allows. (On a GPU the layers that need more
-    are computed on the CPU instead.)
+    """Refuse a merge that is over its budget.
 
     Raises
         ResourceError: with the ranks that would fit.
     """
     given = plan.recipe.memory
-    if given and plan.device.type != "cuda" and plan.peak_bytes > parse_size(given):
+    if given and is_over_budget(plan):
         raise ResourceError(
             f"This merge needs about {_gb(plan.peak_bytes)} of memory, and its budget (`memory`) is {given}. "
             f"{_way(plan, parse_size(given))}"

@@ -74,7 +74,7 @@ class PlanEntry:
 
     @property
     def cost(self) -> float:
-        """Relative work, for the estimate of the time left: elements touched, times the short side for an SVD."""
+        """Relative work where no time was estimated: elements touched, times the short side for an SVD."""
         n_elements = float(torch.Size(self.output.shape).numel())
         work = n_elements * (1 + self.n_dense + len(self.pairs))
         if self.rule == "superpose":

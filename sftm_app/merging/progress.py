@@ -8,13 +8,17 @@ from dataclasses import dataclass, field
 from sftm_app.merging.plan import Plan, PlanEntry
 
 LAST_STEP = "Writing the report"
+# The first tensors say little of how fast the others go. What was foretold counts as this share of the merge would
+# that went just as foretold; so the time left is never more than the foretold seconds and 1 / TRUST times the elapsed.
+TRUST = 0.2
 
 
 @dataclass(frozen=True)
 class Progress:
     """After `done` of `total` tensors, the last of which was `name`. `fraction` counts work, not tensors.
 
-    The last one has the name LAST_STEP: every tensor is merged, the files are still to be completed.
+    remaining_s: None where nobody estimated what the merge takes. The last one has the name LAST_STEP: every tensor is
+    merged, the files are still to be completed.
     """
 
     done: int
@@ -22,20 +26,26 @@ class Progress:
     name: str
     fraction: float
     elapsed_s: float
-    remaining_s: float
+    remaining_s: float | None
 
 
 @dataclass
 class Clock:
-    """Counts the entries of a plan that are done and what they cost, from the moment it is made."""
+    """Counts the entries of a plan that are done and their work, from the moment it is made."""
 
     plan: Plan
     started: float = field(default_factory=time.perf_counter)
     done: int = 0
-    cost: float = 0.0
+    work: float = 0.0
 
     def __post_init__(self) -> None:
-        self._total = sum(each.cost for each in self.plan.entries)
+        cost = self.plan.cost
+        # Seconds where they were estimated, else numbers that are good for shares alone.
+        self._work = (
+            {each.name: each.seconds for each in cost.entries}
+            if cost
+            else {each.name: each.cost for each in self.plan.entries}
+        )
 
     @property
     def elapsed_s(self) -> float:
@@ -43,11 +53,19 @@ class Clock:
 
     def after(self, entry: PlanEntry) -> Progress:
         """Count one entry more. Entries that are copied and not counted are taken as done at the end."""
-        self.done, self.cost = self.done + 1, self.cost + entry.cost
-        left = self.elapsed_s * (self._total - self.cost) / self.cost
-        fraction = self.cost / self._total
-        return Progress(self.done, len(self.plan.entries), entry.name, fraction, self.elapsed_s, left)
+        self.done, self.work = self.done + 1, self.work + self._work[entry.name]
+        fraction = self.work / sum(self._work.values())
+        return Progress(self.done, len(self._work), entry.name, fraction, self.elapsed_s, self._left(self.work))
 
     def last(self) -> Progress:
         """Every tensor is merged."""
-        return Progress(len(self.plan.entries), len(self.plan.entries), LAST_STEP, 1.0, self.elapsed_s, 0.0)
+        left = self._left(sum(self._work.values()))
+        return Progress(len(self._work), len(self._work), LAST_STEP, 1.0, self.elapsed_s, left)
+
+    def _left(self, work: float) -> float | None:
+        if self.plan.cost is None:
+            return None
+        foretold = self.plan.cost.seconds
+        trusted = TRUST * foretold
+        pace = (self.elapsed_s + trusted) / (work + trusted)
+        return pace * max(0.0, foretold - work)

@@ -119,10 +119,10 @@ def _save_model(
             kept = [entry for entry in plan.entries if entry.name in done]
             peak_bytes = max((one.peak_bytes for one in done.values()), default=0)
             started -= max((one.elapsed_s for one in done.values()), default=0.0)
-            clock = Clock(plan, started, len(kept[:-1]), sum(entry.cost for entry in kept[:-1]))
+            clock = Clock(plan, started)
             workers: set[str] = set()
             with progress_file(partial, plan, writer, done.values()) as progress:
-                yield from (clock.after(entry) for entry in kept[-1:])
+                yield from [clock.after(entry) for entry in kept][-1:]
                 rest = [entry for entry in plan.entries if entry.name not in done]
                 with closing(place(rest, writer)) as placing:
                     for placed in placing:

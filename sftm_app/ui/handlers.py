@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import html
 import inspect
 import logging
 from collections.abc import Callable, Iterator
@@ -12,6 +11,10 @@ from typing import Any, NoReturn
 import gradio as gr
 
 from sftm_app.errors import Cancelled, SFTMError
+from sftm_app.ui.widgets.html import Safe, join, sentence
+
+# How long a message stays: long enough to be read, not much longer than what it is about.
+SHOWN_S = 10.0
 
 _log = logging.getLogger(__name__)
 
@@ -41,12 +44,16 @@ def sentences(handler: Callable[..., Any]) -> Callable[..., Any]:
 
 def say_info(text: str) -> None:
     """A message on the page; the names in it are text, for Gradio would take them as HTML."""
-    gr.Info(html.escape(text))
+    gr.Info(_lines(text), duration=SHOWN_S)
 
 
 def say_warning(text: str, title: str = "Warning") -> None:
     """The same as a warning."""
-    gr.Warning(html.escape(text), title=title)
+    gr.Warning(_lines(text), duration=SHOWN_S, title=title)
+
+
+def _lines(text: str) -> Safe:
+    return join(map(sentence, text.split("\n")), "<br>")
 
 
 def _say(error: Exception) -> NoReturn:
@@ -54,11 +61,11 @@ def _say(error: Exception) -> NoReturn:
         raise error
     if isinstance(error, SFTMError):
         title = "Stopped" if isinstance(error, Cancelled) else "That did not work"
-        raise gr.Error(html.escape(str(error)), duration=15, title=title, print_exception=False) from None
+        raise gr.Error(_lines(str(error)), duration=SHOWN_S, title=title, print_exception=False) from None
     _log.exception("unexpected error in a handler")
     raise gr.Error(
         "Something unexpected happened; nothing was written. The terminal that runs the app has the details.",
-        duration=15,
+        duration=SHOWN_S,
         title="Unexpected error",
         print_exception=False,
     ) from None

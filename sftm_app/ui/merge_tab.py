@@ -8,17 +8,17 @@ from typing import Any
 
 import gradio as gr
 
-from sftm_app.errors import InputError
+from sftm_app.errors import SFTMError
 from sftm_app.inspection.what_if import MergeSettings
 from sftm_app.jobs import control
 from sftm_app.jobs.folder import open_run
 from sftm_app.merging.budget import check_budget
 from sftm_app.merging.plan import available_devices, plan_for
 from sftm_app.merging.recipe import Recipe, recipe_to_dict
-from sftm_app.ui.handlers import sentences
+from sftm_app.ui.handlers import say_info, sentences
 from sftm_app.ui.output_form import OutputForm
 from sftm_app.ui.params_form import ParamsForm
-from sftm_app.ui.recipe_view import ANY_MEMORY, plan_html, rank_costs_html, read_recipe, recipe_views, workspace_of
+from sftm_app.ui.recipe_view import ANY_MEMORY, plan_view, rank_costs_html, read_recipe, recipe_views, workspace_of
 from sftm_app.ui.runs import default_save_name, open_a_run, save_run, saved_html, show_latest, show_run
 from sftm_app.ui.studio import Studio
 from sftm_app.ui.widgets import PlotlyView
@@ -48,6 +48,9 @@ class MergeTab:
 def build(studio: Studio, workspace: gr.State) -> MergeTab:
     """Lay out the tab and wire it."""
     run_id = gr.State("")
+    # Start waits until the settings work and no run is going on. A gr.State would not tell of its changes: it does so
+    # only where they come through the queue.
+    ready, going_on = (gr.Checkbox(visible="hidden", label=label) for label in ("Settings work", "A run is going on"))
     empty = gr.HTML(
         empty_state("Nothing to merge yet", "Load models on the Models tab; one click on a demo is enough."),
         apply_default_css=False,
@@ -92,7 +95,7 @@ def build(studio: Studio, workspace: gr.State) -> MergeTab:
                     elem_id="split-fused",
                 )
             with gr.Row():
-                start = gr.Button("Start the merge", variant="primary", elem_id="start")
+                start = gr.Button("Start the merge", variant="primary", interactive=False, elem_id="start")
                 cancel = gr.Button("Cancel", variant="stop", interactive=False, elem_id="cancel")
                 resume = gr.Button("Resume", visible=False, elem_id="resume")
             with gr.Accordion("Recipe and command line", open=False):
@@ -129,7 +132,7 @@ def build(studio: Studio, workspace: gr.State) -> MergeTab:
     timer = gr.Timer(0.5, active=False)
 
     settings = [workspace, weights, device, memory, split, *output.inputs, *form.inputs]
-    view = [progress, result, chart, save_box, start, cancel, resume, timer, runs]
+    view = [progress, result, chart, save_box, going_on, cancel, resume, timer, runs]
 
     def read(ws: Workspace, *values: Any) -> Recipe:
         weighted, where, at_most, apart, *rest = values
@@ -139,12 +142,12 @@ def build(studio: Studio, workspace: gr.State) -> MergeTab:
 
     def preview(ws: Workspace, *values: Any) -> tuple[Any, ...]:
         if not studio.usable(ws):
-            return "", "", "", ""
+            return "", "", "", "", False
         try:
             recipe = read(ws, *values)
-            return (*recipe_views(recipe), plan_html(studio, ws, recipe))
-        except InputError as error:
-            return gr.skip(), gr.skip(), gr.skip(), notice("warning", "These settings do not work", error)
+            return (*recipe_views(recipe), *plan_view(studio, ws, recipe))
+        except SFTMError as error:
+            return gr.skip(), gr.skip(), gr.skip(), notice("warning", "These settings do not work", error), False
 
     def costs(ws: Workspace, *values: Any) -> Safe:
         return rank_costs_html(studio, ws, read(ws, *values))
@@ -158,10 +161,10 @@ def build(studio: Studio, workspace: gr.State) -> MergeTab:
         studio.preflight(ws).require()
         recipe = read(ws, *values)
         check_budget(plan_for(recipe, studio.preflight(ws)))
-        going_on = control.active_run(studio.settings.runs_dir)
-        if going_on is not None:
-            gr.Info("A merge is running already: this is it. Wait for it, or cancel it.")
-        folder = going_on or control.start(studio.settings.runs_dir, recipe, studio.workers)
+        active = control.active_run(studio.settings.runs_dir)
+        if active is not None:
+            say_info("A merge is running already: this is it. Wait for it, or cancel it.")
+        folder = active or control.start(studio.settings.runs_dir, recipe, studio.workers)
         return open_a_run(studio, folder.run_id)
 
     def stop(shown: str) -> tuple[Any, ...]:
@@ -191,13 +194,22 @@ def build(studio: Studio, workspace: gr.State) -> MergeTab:
         )
 
     quick: dict[str, Any] = {"show_progress": "hidden"}
-    outputs = [recipe_text, command, download, plan]
+    outputs = [recipe_text, command, download, plan, ready]
     opening = [run_id, saved, name, *view]
     opened = workspace.change(sentences(open_workspace), workspace, [empty, body, weights, *opening], **quick)
     opened.then(sentences(preview), settings, outputs, **quick)
     form.on_change(sentences(preview), settings, outputs)
     for component in (weights, device, memory, split, *output.inputs):
         component.change(sentences(preview), settings, outputs, queue=False, **quick)
+    gr.on(
+        [ready.change, going_on.change],
+        lambda works, runs_now: gr.update(interactive=works and not runs_now),
+        [ready, going_on],
+        start,
+        trigger_mode="always_last",
+        queue=False,
+        **quick,
+    )
     output.ask.click(sentences(costs), settings, output.costs, trigger_mode="once", show_progress="minimal")
     # One at a time over all pages, so that two clicks at once start one run.
     start.click(sentences(begin), settings, opening, trigger_mode="once", concurrency_limit=1, **quick)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sftm_app.errors import RecipeError
+from sftm_app.merging.budget import is_over_budget
 from sftm_app.merging.cost import estimate
 from sftm_app.merging.extraction import rank_costs
 from sftm_app.merging.plan import plan_for
@@ -19,7 +20,7 @@ from sftm_app.merging.report import about
 from sftm_app.ui.models_tab import load_checked
 from sftm_app.ui.settings import allowed
 from sftm_app.ui.studio import Studio
-from sftm_app.ui.widgets.html import Safe, chip, chips, code, heading, hint, join, table
+from sftm_app.ui.widgets.html import Safe, chip, chips, code, heading, hint, join, notice, stack, table
 from sftm_app.ui.workspace import Workspace
 
 ANY_MEMORY = "any"
@@ -62,8 +63,12 @@ def recipe_views(recipe: Recipe) -> tuple[str, Safe, Safe]:
     return text, hint(join(["The same from a terminal: ", code(command)])), Safe(link)
 
 
-def plan_html(studio: Studio, ws: Workspace, recipe: Recipe) -> Safe:
-    """What would happen to which tensors, and what it needs."""
+def plan_view(studio: Studio, ws: Workspace, recipe: Recipe) -> tuple[Safe, bool]:
+    """What would happen to which tensors, what it needs, and whether it can be started.
+
+    Raises
+        SFTMError: there is no plan for these settings.
+    """
     plan = plan_for(recipe, studio.preflight(ws).require())
     cost = estimate(plan)
     counts = Counter((entry.rule, entry.role.value) for entry in plan.entries)
@@ -89,23 +94,27 @@ def plan_html(studio: Studio, ws: Workspace, recipe: Recipe) -> Safe:
             (
                 code(each.name),
                 f"{each.seconds:.1f} s" if each.seconds >= 0.05 else "under 0.1 s",
-                *(f"{n_bytes / 1e6:.1f} MB" for n_bytes in (each.memory_bytes, each.read_bytes, each.written_bytes)),
+                *map(_size, (each.memory_bytes, each.read_bytes, each.written_bytes)),
             )
             for each in cost.costliest()
         ],
         numeric=[1, 2, 3, 4],
     )
+    over = is_over_budget(plan)
+    budget = hint(cost.budget) if cost.budget else ""
+    if over:
+        budget = notice("warning", "This merge cannot start", cost.budget)
     title = heading("Plan", f"{len(plan.entries)} tensors, {len(plan.preflight.tasks)} tasks, {plan.method.title}")
-    return join(
-        [
-            title,
-            table(["parameters", "are", "tensors"], rows, numeric=[2]),
-            Safe(f'<div class="sf-gap">{needs}</div>'),
-            hint(cost.budget) if cost.budget else Safe(""),
-            Safe(f'<details class="sf-details"><summary>What takes longest</summary>{costliest}</details>'),
-            Safe(f'<details class="sf-details"><summary>Every tensor, and why</summary>{details}</details>'),
-        ]
-    )
+    more = [
+        Safe(f'<details class="sf-details"><summary>{summary}</summary>{inside}</details>')
+        for summary, inside in (("What takes longest", costliest), ("Every tensor, and why", details))
+    ]
+    rules = table(["parameters", "are", "tensors"], rows, numeric=[2])
+    return stack(title, rules, needs, budget, *more), not over
+
+
+def _size(n_bytes: int) -> str:
+    return f"{n_bytes / 1e6:.1f} MB" if n_bytes >= 1e5 else f"{n_bytes / 1e3:.1f} kB"
 
 
 def rank_costs_html(studio: Studio, ws: Workspace, recipe: Recipe) -> Safe:

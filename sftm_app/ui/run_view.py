@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
+from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -11,9 +13,11 @@ from sftm_app.checkpoints.hub_names import short_name
 from sftm_app.errors import SFTMError
 from sftm_app.jobs.folder import RunFolder, RunStatus, status
 from sftm_app.merging.methods import METHODS
+from sftm_app.merging.params import controls
 from sftm_app.merging.recipe import Recipe
 from sftm_app.merging.report import Report, about, load_report
 from sftm_app.plots.preservation import preservation
+from sftm_app.ui.rank_slider import rank_shown
 from sftm_app.ui.widgets.html import Safe, code, hint, join, notice, progress, stack, stat, stats
 from sftm_app.ui.workspace import Workspace
 
@@ -38,7 +42,7 @@ def progress_html(now: RunStatus) -> Safe:
     """A bar while it runs, a sentence when it ended badly."""
     if now.state == "failed":
         kept = "what it finished is kept" if now.resumable else "nothing was written"
-        return notice("error", f"The merge was stopped, {kept}", items=now.message.split("\n"))
+        return notice("error", f"The merge failed, {kept}", items=now.message.split("\n"))
     if now.state == "died":
         return notice("error", "The merge stopped unexpectedly", now.message)
     if now.state == "cancelled":
@@ -46,9 +50,10 @@ def progress_html(now: RunStatus) -> Safe:
         return notice("warning", "The merge was cancelled", f"{left} whenever you like.")
     if now.state == "starting" or (now.state == "running" and not now.total):
         return progress(None, "Reading the checkpoints", "")
-    left = f"{now.remaining_s:.0f} s left" if now.active else f"{now.elapsed_s:.1f} s"
-    label = now.message if now.active else f"All {now.total} tensors merged"
-    return progress(now.fraction, label, f"{now.done} of {now.total} · {left}", "ok" if now.state == "done" else "info")
+    if now.state == "done":
+        return progress(now.fraction, f"All {now.total} tensors merged", kind="ok")
+    left = f" · {about(now.remaining_s)} left" if now.remaining_s is not None else ""
+    return progress(now.fraction, now.message, f"{now.done} of {now.total}{left}")
 
 
 def read_report(folder: RunFolder) -> Report:
@@ -71,8 +76,9 @@ def result_html(folder: RunFolder) -> Safe:
     readout, mapping = report.readout_errors, report.mapping_errors
     solved = [record.figures for record in report.tensors if "residual" in record.figures]
     took, expected = report.machine["memory_peak_bytes"], report.machine["memory_predicted_bytes"]
+    settings = _params(report.method, report.recipe["params"])
     figures = [
-        stat("Method", METHODS[report.method].title, _params(report.recipe["params"])),
+        stat("Method", METHODS[report.method].title, ", ".join(settings) or "no parameters"),
         stat("Time", f"{report.seconds:.1f} s", _expected(report)),
         stat("Memory", f"{took / 1e6:.0f} MB", f"{expected / 1e6:.0f} MB expected"),
     ]
@@ -96,10 +102,11 @@ def _expected(report: Report) -> str:
     return device if predicted is None else f"{device}, {about(predicted)} expected"
 
 
-def _params(params: dict[str, Any]) -> str:
-    return (
-        ", ".join(f"{name} {'full' if value is None else value}" for name, value in params.items()) or "no parameters"
-    )
+def _params(method: str, params: Mapping[str, Any]) -> list[str]:
+    """A method's parameters in words: "rank 25%", "scaling 0.8"."""
+    known = controls(METHODS[method].params)
+    shown = {name: rank_shown(value) if known[name].kind == "rank" else value for name, value in params.items()}
+    return [f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}" for name, value in shown.items()]
 
 
 def result_plot(folder: RunFolder) -> Any:
@@ -133,10 +140,26 @@ def same_inputs(folder: RunFolder, ws: Workspace) -> bool:
 
 
 def run_label(folder: RunFolder) -> str:
-    """One line for the list of runs: when, what, how it ended."""
+    """One line for the list of runs: when, what, with which settings other than the usual ones, how it ended."""
     when = time.strftime("%d %b %H:%M:%S", time.strptime(folder.run_id[:15], "%Y%m%d-%H%M%S"))
     try:
         recipe = recipe_of(folder)
     except SFTMError:
         return f"{when} · unreadable recipe"
-    return f"{when} · {METHODS[recipe.method].title}, {len(recipe.tasks)} tasks · {WORDS[status(folder).state].lower()}"
+    what = ", ".join([METHODS[recipe.method].title, *_unusual(recipe), f"{len(recipe.tasks)} tasks"])
+    return f"{when} · {what} · {WORDS[status(folder).state].lower()}"
+
+
+def _unusual(recipe: Recipe) -> list[str]:
+    """The settings of a recipe that are not the usual ones and change what comes out, in a few words each."""
+    usual, output = asdict(type(recipe.params)()), recipe.output
+    params = {name: value for name, value in asdict(recipe.params).items() if value != usual[name]}
+    said = _params(recipe.method, params)
+    weights = [f"{task.name} weight {task.weight:g}" for task in recipe.tasks if task.weight != 1]
+    said += weights if len(weights) <= 2 else [f"{len(weights)} weights"]
+    said += ["fused maps apart"] if recipe.split_fused else []
+    said += ["roles set"] if recipe.roles else []
+    if output.kind == "adapter":
+        said.append("adapter" if output.rank is None else f"adapter of rank {rank_shown(output.rank)}")
+    said += [f"{100 * output.energy:g}% of the change"] if output.energy is not None else []
+    return [*said, *([output.dtype] if output.dtype else [])]

@@ -23,7 +23,7 @@ MAX_RUNS_SHOWN = 30
 
 
 def show_run(studio: Studio, run_id: str) -> tuple[Any, ...]:
-    """Updates for the view of one run: progress, result, chart, Save, Start, Cancel, Resume, timer, list."""
+    """The view of one run: progress, result, chart and Save, whether it goes on, Cancel, Resume, timer and list."""
     hidden, idle = gr.update(visible=False), gr.Timer(active=False)
     if not run_id:
         said = empty_state(
@@ -52,8 +52,8 @@ def show_run(studio: Studio, run_id: str) -> tuple[Any, ...]:
     )
 
 
-def _buttons(active: bool, resumable: bool = False) -> tuple[Any, Any, Any]:
-    return gr.update(interactive=not active), gr.update(interactive=active), gr.update(visible=resumable)
+def _buttons(active: bool, resumable: bool = False) -> tuple[bool, Any, Any]:
+    return active, gr.update(interactive=active), gr.update(visible=resumable)
 
 
 def open_a_run(studio: Studio, run_id: str) -> tuple[Any, ...]:

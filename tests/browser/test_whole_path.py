@@ -145,10 +145,30 @@ def test_cancel_in_the_browser(app: App, watched: Watched) -> None:
     load_demo(page, app)
     open_tab(page, "Merge")
     page.locator("#start").click()
+    expect(page.locator("#start")).to_be_disabled()
     page.locator("#cancel:not([disabled])").click()
     expect(page.locator("#progress")).to_contain_text("was cancelled", timeout=5_000)
     expect(page.locator("#start")).to_be_enabled()
     assert not list((app.output_dir / "runs").glob("*/model*"))
+    assert watched.errors == []
+
+
+def test_start_waits_for_settings_that_work(app: App, watched: Watched) -> None:
+    page = watched.page
+    load_demo(page, app)
+    open_tab(page, "Merge")
+    start, plan = page.locator("#start"), page.locator("#plan")
+    expect(start).to_be_enabled()
+    page.get_by_text("Device and output").click()
+    for memory, said, works in [
+        ("1MB", "This merge cannot start", False),
+        ("8GB", "keeps to the budget", True),
+        ("lots", "These settings do not work", False),
+        ("any", "needs about", True),
+    ]:
+        page.locator("#memory input, #memory textarea").fill(memory)
+        expect(plan).to_contain_text(said)
+        expect(start).to_be_enabled(enabled=works)
     assert watched.errors == []
 
 

@@ -62,11 +62,11 @@ def test_the_whole_folder(models: Path, tmp_path: Path) -> None:
     assert json.loads((output / "config.json").read_text()) == json.loads((models / "base" / "config.json").read_text())
     n = len(report.tensors)
     assert [step.done for step in seen] == [*range(1, n + 1), n]
-    assert (seen[-1].name, seen[-1].fraction, seen[-1].remaining_s) == (LAST_STEP, 1.0, 0.0)
+    assert (seen[-1].name, seen[-1].fraction) == (LAST_STEP, 1.0)
     assert {step.total for step in seen} == {len(report.tensors)}
     fractions = [step.fraction for step in seen]
     assert fractions == sorted(fractions) and fractions[0] > 0 and fractions[-1] == pytest.approx(1)
-    assert all(step.remaining_s >= 0 and step.elapsed_s >= 0 for step in seen)
+    assert all(step.remaining_s is not None and min(step.remaining_s, step.elapsed_s) >= 0 for step in seen)
 
 
 def test_transformers_loads_it_without_a_missing_or_unexpected_key(tmp_path: Path, recipe_for: Callable) -> None:

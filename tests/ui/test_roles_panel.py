@@ -87,7 +87,7 @@ def test_setting_a_role_changes_preflight_map_and_plan(studio: Studio, workspace
     output = {"path": None, "dtype": None, "max_shard_size": "5GB"}
     recipe = recipe_view.read_recipe(made, [], "cpu", "any", False, output, ("sftm", {}))
     assert recipe.roles == made.roles
-    assert "set by the recipe" in recipe_view.plan_html(studio, made, recipe)
+    assert "set by the recipe" in recipe_view.plan_view(studio, made, recipe)[0]
     assert "set by you" in roles_panel.roles_html(roles_panel.groups_of(studio, made))
 
 

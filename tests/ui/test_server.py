@@ -102,6 +102,13 @@ def test_errors_become_messages_that_show_names_as_text() -> None:
         sentences(refuses)("<img src=x onerror=alert(1)>")
     assert "&lt;img" in caught.value.message and "<img" not in caught.value.message
 
+    with pytest.raises(gr.Error) as caught:
+        sentences(refuses)("Set `rank` lower.\nOr `<b>`.")
+    assert caught.value.message == (
+        'Set <code class="sf-code">rank</code> lower.<br>Or <code class="sf-code">&lt;b&gt;</code>.'
+    )
+    assert 0 < caught.value.duration <= 10
+
     def streams(text: str) -> Any:
         yield 1
         raise RecipeError(text)

@@ -21,7 +21,7 @@ from sftm_app.jobs.folder import RunFolder, RunStatus, create_run, identity, sta
 from sftm_app.jobs.worker import work
 from sftm_app.merging.methods import METHODS
 from sftm_app.merging.params import controls
-from sftm_app.merging.recipe import recipe_from_yaml, recipe_to_yaml
+from sftm_app.merging.recipe import make_recipe, recipe_from_yaml, recipe_to_yaml
 from sftm_app.ui import models_tab, recipe_view, run_view, runs, trying
 from sftm_app.ui.params_form import ParamsForm
 from sftm_app.ui.studio import Studio
@@ -164,20 +164,29 @@ def test_a_bad_weight_is_said(workspace: Workspace, weights: Any) -> None:
 
 
 def test_the_plan_says_what_happens_to_what(studio: Studio, workspace: Workspace) -> None:
-    shown = recipe_view.plan_html(studio, workspace, default_recipe(workspace))
+    shown, works = recipe_view.plan_view(studio, workspace, default_recipe(workspace))
+    assert works and "cannot start" not in shown
     for word in ("superposed", "summed", "averaged", "kept apart", "owned by LayerNorm", "on cpu"):
         assert word in shown
+
+
+def test_a_plan_over_its_budget_says_so_and_cannot_start(studio: Studio, workspace: Workspace) -> None:
+    recipe = default_recipe(workspace)
+    shown, works = recipe_view.plan_view(studio, workspace, replace(recipe, memory="1KB"))
+    assert not works and "cannot start" in shown and "more than the budget of 1KB" in shown
+    shown, works = recipe_view.plan_view(studio, workspace, replace(recipe, memory="4GB"))
+    assert works and "keeps to the budget of 4GB" in shown
 
 
 def test_a_finished_run_is_shown_saved_and_offered(studio: Studio, workspace: Workspace, finished: RunFolder) -> None:
     run_id = finished.run_id
     assert runs.show_latest(studio, workspace)[0] == run_id
-    progress, result, chart, save_box, start, cancel, resume, timer, listed = runs.show_run(studio, run_id)
+    progress, result, chart, save_box, active, cancel, resume, timer, listed = runs.show_run(studio, run_id)
     assert not resume["visible"], "what is done needs no going on"
     assert "All" in progress and "Readout error" in result and chart["visible"] and save_box["visible"]
-    assert start["interactive"] and not cancel["interactive"] and not timer.active
+    assert not active and not cancel["interactive"] and not timer.active
     assert listed["value"] == run_id and "done" in listed["choices"][0][0]
-    assert "a, b, c merged into" in result
+    assert "a, b, c merged into" in result and "rank full, scaling 1<" in result
 
     target = runs.save_run(studio, run_id, "my model")
     assert (target / "model.safetensors").is_file() and (target / "heads" / "a.safetensors").is_file()
@@ -185,6 +194,31 @@ def test_a_finished_run_is_shown_saved_and_offered(studio: Studio, workspace: Wo
         runs.save_run(studio, run_id, "my model")
     offered = [contestant.title for contestant in trying.contestants(studio, workspace, run_id)]
     assert offered[-1] == "SFTM, your merge"
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({}, "SFTM, 3 tasks"),
+        ({"params": {"rank": 0.25, "scaling": 0.8}}, "SFTM, rank 25%, scaling 0.8, 3 tasks"),
+        ({"params": {"variant": "mapping", "rank": "90% energy"}}, "SFTM, variant mapping, rank 90% energy, 3 tasks"),
+        ({"method": "task_arithmetic", "params": {"scaling": 1.0}}, "Task arithmetic, scaling 1, 3 tasks"),
+        ({"split_fused": True, "output": {"dtype": "float16"}}, "SFTM, fused maps apart, float16, 3 tasks"),
+        ({"output": {"kind": "adapter", "rank": 16, "energy": 0.9}}, "adapter of rank 16, 90% of the change, 3 tasks"),
+        ({"roles": {"*.norm": "embedding"}, "device": "cpu", "memory": "4GB"}, "SFTM, roles set, 3 tasks"),
+    ],
+)
+def test_runs_of_other_settings_are_told_apart(studio: Studio, changes: dict[str, Any], said: str) -> None:
+    folder = create_run(studio.settings.runs_dir, make_recipe("base", ["a", "b", "c"], **changes))
+    assert f"{said} · starting" in run_view.run_label(folder)
+
+
+def test_weights_of_a_run_are_named_while_they_are_few(studio: Studio) -> None:
+    def label(*weights: float) -> str:
+        tasks = [{"path": name, "weight": weight} for name, weight in zip("abc", weights, strict=True)]
+        return run_view.run_label(create_run(studio.settings.runs_dir, make_recipe("base", tasks)))
+
+    assert "SFTM, a weight 0.5, 3 tasks" in label(0.5, 1, 1) and "SFTM, 3 weights, 3 tasks" in label(2, 2, 3)
 
 
 @pytest.mark.parametrize("name", ["a\tb", "..", ".hidden", "a/b", "../x", "a\\b", "a\0b"])
@@ -245,6 +279,14 @@ def test_nan_in_a_weight_fails_the_run_with_a_sentence(studio: Studio) -> None:
     assert "layer.1.output.dense.weight" in shown and "holds 2 values that are NaN" in shown
     assert not list(folder.path.glob("model*"))
     assert json.loads((folder.path / "events.jsonl").read_text().splitlines()[-1])["kind"] == "failed"
+
+
+@pytest.mark.parametrize(
+    ("remaining_s", "said"), [(None, "3 of 9<"), (0.2, "3 of 9 · under 1 s left"), (400.0, "3 of 9 · about 7 min left")]
+)
+def test_the_time_left_is_said_in_the_plans_words_once_it_is_known(remaining_s: float | None, said: str) -> None:
+    shown = run_view.progress_html(RunStatus("r", "running", 0.3, 3, 9, "t", 1.0, remaining_s))
+    assert said in shown and (remaining_s is not None or "left" not in shown)
 
 
 @pytest.mark.parametrize("state", ["failed", "cancelled"])

@@ -189,6 +189,7 @@ def hostile_blocks() -> dict[str, str]:
         "card": html.card(HOSTILE, HOSTILE, subtitle=HOSTILE, colour="red;}", badge=HOSTILE),
         "facts": html.facts([(HOSTILE, HOSTILE)]),
         "notice": html.notice("error", HOSTILE, HOSTILE, [HOSTILE]),
+        "notice code": html.notice("error", "x", f"`{HOSTILE}`", [f"`{HOSTILE}`"]),
         "notice kind": html.notice(HOSTILE, "x"),  # type: ignore[arg-type]
         "empty_state": html.empty_state(HOSTILE, HOSTILE),
         "stat": html.stat(HOSTILE, HOSTILE, HOSTILE),
@@ -236,3 +237,10 @@ def test_a_missing_asset_is_a_sentence() -> None:
     assert asset_path("app.css").is_file()
     with pytest.raises(SFTMError, match=r"assets/nope\.css is missing"):
         asset_path("nope.css")
+
+
+def test_what_stands_between_backticks_in_a_notice_is_code() -> None:
+    shown = html.notice("warning", "No", "Set `rank` lower.", ["`a` or b", "it's ` alone"])
+    assert 'Set <code class="sf-code">rank</code> lower.' in shown
+    assert "<li>" not in html.notice("warning", "No", items=["One alone."])
+    assert '<li><code class="sf-code">a</code> or b</li>' in shown and "` alone" in shown

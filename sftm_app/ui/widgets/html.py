@@ -12,6 +12,7 @@ from typing import Literal
 
 Kind = Literal["info", "ok", "warning", "error"]
 
+_CODE = re.compile(r"`([^`\n]+)`")
 _COLOUR = re.compile(r"#[0-9a-fA-F]{3,8}|var\(--[\w-]+\)")
 # What a right-to-left mark or a control character in a name could do to the text around it.
 _INVISIBLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2066-\u2069\ufeff]")
@@ -29,6 +30,11 @@ def safe(text: object) -> Safe:
     if isinstance(text, Safe):
         return text
     return Safe(html.escape(_INVISIBLE.sub("\ufffd", str(text)), quote=True))
+
+
+def sentence(text: object) -> Safe:
+    """Words for a person: any text, in which what stands between backticks is shown as code."""
+    return text if isinstance(text, Safe) else Safe(_CODE.sub(lambda found: code(Safe(found[1])), safe(text)))
 
 
 def join(parts: Iterable[object], between: str = "") -> Safe:
@@ -82,11 +88,15 @@ def facts(pairs: Iterable[tuple[object, object]]) -> Safe:
 
 
 def notice(kind: Kind, title: object, body: object = "", items: Sequence[object] = ()) -> Safe:
-    """A message with a mark: what happened, and what to do. items: one line each, for several problems at once."""
+    """A message with a mark: what happened, and what to do. items: one line each, for several problems at once; one
+    alone is the body."""
     kind = kind if kind in _MARKS else "info"
+    if len(items) == 1 and not body:
+        body, items = items[0], ()
     role = "alert" if kind == "error" else "status"
-    text = f'<div class="sf-notice-body">{safe(body)}</div>' if body else ""
-    lines = f'<ul class="sf-notice-items">{"".join(f"<li>{safe(item)}</li>" for item in items)}</ul>' if items else ""
+    text = f'<div class="sf-notice-body">{sentence(body)}</div>' if body else ""
+    listed = join(Safe(f"<li>{sentence(item)}</li>") for item in items)
+    lines = f'<ul class="sf-notice-items">{listed}</ul>' if items else ""
     return Safe(
         f'<div class="sf-notice sf-notice-{kind}" role="{role}"><span class="sf-notice-mark" aria-hidden="true">'
         f'{_MARKS[kind]}</span><div><div class="sf-notice-title">{safe(title)}</div>{text}{lines}</div></div>'
