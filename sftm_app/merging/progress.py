@@ -46,6 +46,7 @@ class Clock:
             if cost
             else {each.name: each.cost for each in self.plan.entries}
         )
+        self._total = sum(self._work.values())
 
     @property
     def elapsed_s(self) -> float:
@@ -54,12 +55,12 @@ class Clock:
     def after(self, entry: PlanEntry) -> Progress:
         """Count one entry more. Entries that are copied and not counted are taken as done at the end."""
         self.done, self.work = self.done + 1, self.work + self._work[entry.name]
-        fraction = self.work / sum(self._work.values())
+        fraction = self.work / self._total
         return Progress(self.done, len(self._work), entry.name, fraction, self.elapsed_s, self._left(self.work))
 
     def last(self) -> Progress:
         """Every tensor is merged."""
-        left = self._left(sum(self._work.values()))
+        left = self._left(self._total)
         return Progress(len(self._work), len(self._work), LAST_STEP, 1.0, self.elapsed_s, left)
 
     def _left(self, work: float) -> float | None:
