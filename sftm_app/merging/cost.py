@@ -34,7 +34,7 @@ from sftm_app.merging.calibration import (
 from sftm_app.merging.changes import Taking, changes_in
 from sftm_app.merging.factor_cache import SPEEDS_NAME, FactorStore, is_large, layer_key, open_store
 from sftm_app.merging.features import see_each, worth_keeping
-from sftm_app.merging.memory import entry_bytes
+from sftm_app.merging.memory import entry_bytes, kept_bytes, run_bytes
 from sftm_app.merging.plan import COMPUTE_DTYPE, Plan, PlanEntry
 from sftm_app.merging.report import about, hashing_threads
 from sftm_app.merging.run import about_merge, open_readers
@@ -111,13 +111,22 @@ def estimate(plan: Plan, memory: Memory | None = None) -> Cost:
         if adapter and entry.parts and entry.rule != "copy":
             seconds += sum(_features_s(plan, entry, kind, memory) for kind in _kinds(entry))
         written = entry.adapter_bytes(plan.recipe.output.rank) if adapter else entry.output.n_bytes
-        used = entry_bytes(entry, plan.preflight, plan.recipe.params, adapter, plan.device)
+        if kept and kept.whole and not adapter and _may_be_kept(entry):
+            used = kept_bytes(entry, plan.recipe.params.rank)
+        else:
+            used = entry_bytes(entry, plan.preflight, plan.recipe.params, adapter, plan.device)
         entries.append(EntryCost(entry.name, seconds + written / disk.write, used, read, written))
     processors, hashing_s = n_processors(), _bytes_to_hash(plan, store) / disk.hash
     idle = processors - torch.get_num_threads()
     at_once = min(idle, hashing_threads())
     waiting = hashing_s / processors if idle <= 0 else hashing_s / at_once - sum(entry.seconds for entry in entries)
-    return Cost(tuple(entries), max(0.0, waiting), plan.peak_bytes, plan.output_bytes, budget_note(plan))
+    peak = run_bytes([entry.memory_bytes for entry in entries], plan.entries, plan.preflight, plan.recipe.output)
+    return Cost(tuple(entries), max(0.0, waiting), peak, plan.output_bytes, budget_note(plan))
+
+
+def _may_be_kept(entry: PlanEntry) -> bool:
+    """Whether what is superposed of this tensor is kept as a whole."""
+    return entry.rule == "superpose" and not entry.pairs and all(worth_keeping(entry, part) for part in entry.parts)
 
 
 def _bytes_to_hash(plan: Plan, store: FactorStore | None) -> int:

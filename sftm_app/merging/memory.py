@@ -205,24 +205,43 @@ def _measure_whole(size: LayerSize, n_features: int) -> int:
 def peak_bytes(
     entries: Sequence[PlanEntry], found: Preflight, params: Any, output: Output, device: torch.device = CPU
 ) -> int:
-    """The most that a run takes at once: its largest tensor, or the heads of one task, and what the libraries take.
-
-    An adapter is kept in memory until it is written, and every change is factorised once more.
-    """
+    """The most that a run takes at once, which merges every tensor afresh."""
     adapter = output.kind == "adapter"
-    largest = max((entry_bytes(entry, found, params, adapter, device) for entry in entries), default=0)
-    held = sum(entry.adapter_bytes(output.rank) for entry in entries) if adapter else 0
+    return run_bytes([entry_bytes(entry, found, params, adapter, device) for entry in entries], entries, found, output)
+
+
+def run_bytes(each: Sequence[int], entries: Sequence[PlanEntry], found: Preflight, output: Output) -> int:
+    """The most that a run takes at once, whose entries take `each`: its largest tensor, or the heads of one task, and
+    what the libraries take. An adapter is kept in memory until it is written."""
+    held = sum(entry.adapter_bytes(output.rank) for entry in entries) if output.kind == "adapter" else 0
     heads = (
         sum(task.checkpoint.tensors[name].n_bytes for name in match.heads)
         for task, match in zip(found.tasks, found.matches, strict=True)
     )
-    return FIRST_USE_BYTES + held + max(largest, *heads)
+    return FIRST_USE_BYTES + held + max(max(each, default=0), *heads)
+
+
+def kept_bytes(entry: PlanEntry, rank: Rank) -> int:
+    """The most that one superposed tensor takes at once of which an earlier merge kept all but the scaling: the base's
+    tensor, D*, and what it takes to add that."""
+    tensor = FLOAT_BYTES * torch.Size(entry.output.shape).numel()
+    sizes = (_layer_size(entry, part, tensor, 0) for part in entry.parts)
+    return tensor + max(_kept_change(size, rank) for size in sizes)
+
+
+def _kept_change(size: LayerSize, rank: Rank) -> int:
+    n_features = sum(min(features, n_kept(rank, size.m, size.n)) for features in size.features)
+    if n_features >= size.k:
+        return size.matrix_bytes
+    item = 8 if n_features <= AUTO_DIRECT_MAX else FLOAT_BYTES
+    # A low-rank one is scaled into a copy before it is added.
+    return 2 * item * (size.m + size.n) * n_features + 12 * min(size.m * size.n, ADD_ELEMENTS)
 
 
 def entry_bytes(
     entry: PlanEntry, found: Preflight, params: Any, adapter: bool = False, device: torch.device = CPU
 ) -> int:
-    """The most that one tensor of a plan takes at once, in bytes."""
+    """The most that one tensor of a plan takes at once, in bytes. For an adapter every change is factorised again."""
     n_tasks = tasks_at_once(device)
     stored = [found.base.tensors[entry.name].dtype]
     out = entry.output.dtype

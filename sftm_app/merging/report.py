@@ -210,7 +210,7 @@ def make_report(
             "workers": 1,
             "torch": torch.__version__,
             "threads": torch.get_num_threads(),
-            "memory_predicted_bytes": plan.peak_bytes,
+            "memory_predicted_bytes": expected.peak_bytes if expected else plan.peak_bytes,
             "memory_peak_bytes": peak_bytes,
             "seconds_predicted": expected.seconds if expected else None,
             "tensor_seconds_predicted": {e.name: e.seconds for e in expected.costliest()} if expected else {},

@@ -19,7 +19,7 @@ from sftm_app.merging import calibration, cost, factor_cache
 from sftm_app.merging.calibration import DiskSpeed, MapKind, MapSpeed, Memory, map_speed, operations
 from sftm_app.merging.cost import ENTRY_S, KEPT_PASSES, Cost, EntryCost, estimate
 from sftm_app.merging.factor_cache import FactorStore, open_store
-from sftm_app.merging.memory import entry_bytes
+from sftm_app.merging.memory import FIRST_USE_BYTES, entry_bytes
 from sftm_app.merging.methods import METHODS
 from sftm_app.merging.plan import Plan, check_recipe, make_plan, plan_for
 from sftm_app.merging.recipe import make_recipe
@@ -56,9 +56,9 @@ def keep_small_factors(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
 def test_every_tensor_has_its_seconds_memory_and_disk_and_they_add_up(
     recipe_for: Callable[..., Any], known_speeds: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plan = planned(recipe_for(params={"rank": 3}))
     monkeypatch.setattr(cost, "n_processors", lambda: 4)
     monkeypatch.setattr(cost.torch, "get_num_threads", lambda: 4)
+    plan = planned(recipe_for(params={"rank": 3}))
     found = estimate(plan)
     assert [each.name for each in found.entries] == [entry.name for entry in plan.entries]
     for each, entry in zip(found.entries, plan.entries, strict=True):
@@ -133,6 +133,18 @@ def test_a_layer_that_is_kept_but_for_its_scaling_is_hashed_and_read(
         if entry.rule == "superpose":
             n_bytes = entry.output.n_bytes
             assert each.seconds == pytest.approx(ENTRY_S + n_bytes * (4 / 1e6 + 3 / 8e6 + KEPT_PASSES / 1e6 + 1 / 2e6))
+            # The base's tensor and what is added to it.
+            assert each.memory_bytes == 2 * n_bytes < entry_bytes(entry, again.preflight, again.recipe.params)
+    assert estimate(again).peak_bytes == FIRST_USE_BYTES + max(each.memory_bytes for each in estimate(again).entries)
+    thin = planned(recipe_for(params={"rank": 1}))
+    assert cost._what_is_kept(thin, open_store()).whole is False  # type: ignore[arg-type]
+    list(save(thin, tmp_path / "thin"))
+    scaled = planned(recipe_for(params={"rank": 1, "scaling": 0.5}))
+    for each, entry in zip(estimate(scaled).entries, scaled.entries, strict=True):
+        if entry.rule == "superpose":
+            m, n = entry.parts[0].shape_in(entry.output.shape)
+            # Three features in float64, once more scaled; the product as it is added, in both types.
+            assert each.memory_bytes == 4 * m * n + 2 * 8 * (m + n) * 3 + 12 * m * n
 
 
 def test_files_that_nothing_touched_since_are_neither_hashed_nor_read(
