@@ -191,7 +191,8 @@ def _extract(options: argparse.Namespace) -> None:
         for cost in costs:
             size = f"{cost.n_bytes / 1e6:.1f} MB" if cost.n_bytes >= 1e5 else f"{cost.n_bytes / 1e3:.1f} kB"
             print(f"{cost.rank:5d}  {cost.energy:11.1%}  {cost.worst_energy:11.1%}  {size:>9}")
-        print(f"{1 - costs[0].carried:.1%} of the whole change is outside the layers that an adapter carries.")
+        outside = max(0.0, 1 - costs[0].carried)  # rounding may leave less than nothing
+        print(f"{outside:.1%} of the whole change is outside the layers that an adapter carries.")
         return
     if options.output is None:
         raise OutputError("Give --output FOLDER for the adapter, or --table to see what each rank would cost.")
@@ -237,16 +238,19 @@ def _value(text: str) -> str | float:
 def _check(options: argparse.Namespace) -> None:
     from sftm_app.checkpoints.compatibility import refuse_unchanged
     from sftm_app.checkpoints.hub_names import short_name
+    from sftm_app.merging.budget import check_budget
     from sftm_app.merging.cost import estimate
     from sftm_app.merging.plan import check_recipe, plan_for
 
-    recipe = _load(options.recipe)
+    recipe = _with_changes(_load(options.recipe), options)
     found = check_recipe(recipe).require()
     refuse_unchanged(found)
     for note in found.notes:
         print(note)
     print(f"{len(found.tasks)} tasks fit the base {short_name(found.base.path)} ({_kind(found.base)}).")
-    print(*estimate(plan_for(recipe, found)).sentences(), sep="\n")
+    plan = plan_for(recipe, found)
+    print(*estimate(plan).sentences(), sep="\n")
+    check_budget(plan)
 
 
 def _kind(base: Checkpoint) -> str:

@@ -19,24 +19,12 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     merge = commands.add_parser("merge", help="merge by a recipe", description="Merge by a recipe and write the model.")
-    merge.add_argument("recipe", type=Path, help="a YAML recipe, as the app's Merge tab downloads it")
+    _add_plan_options(merge)
     merge.add_argument("--output", type=Path, help="output folder (default: the recipe's output.path)")
-    merge.add_argument("--device", choices=DEVICES, help="where to compute (default: the recipe's)")
-    merge.add_argument(
-        "--memory", metavar="SIZE", help="the most that the merge may take, such as 4GB (default: the recipe's)"
-    )
-    merge.add_argument("--method", help="another method than the recipe's: sftm, average, task_arithmetic")
-    merge.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="another value for a parameter of the method, such as scaling=0.8 or rank=25%% (may be repeated)",
-    )
     merge.add_argument(
         "--resume",
         action=argparse.BooleanOptionalAction,
-        help="go on with what a killed merge left (the result is the same), or throw it away and merge anew",
+        help="go on with what a killed merge left, or throw it away and merge anew",
     )
     merge.add_argument(
         "--executor",
@@ -58,9 +46,12 @@ def build_parser() -> argparse.ArgumentParser:
     merge.set_defaults(command="merge")
 
     check = commands.add_parser(
-        "check", help="compare base and tasks", description="Compare base and tasks by headers."
+        "check",
+        help="compare base and tasks, and say what merging them takes",
+        description="Compare base and tasks by headers, and say what the merge would take. Refuses what merge would.",
     )
-    check.add_argument("recipe", type=Path, help="a YAML recipe")
+    _add_plan_options(check)
+    _add_cache_options(check)
     check.set_defaults(command="check")
 
     inspect = commands.add_parser(
@@ -137,6 +128,23 @@ def add_ui_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output-dir", type=Path, help="folder for runs and saved models (default: ./sftm-output)")
     parser.add_argument("--no-browser", action="store_true", help="do not open a browser")
     _add_cache_options(parser)
+
+
+def _add_plan_options(parser: argparse.ArgumentParser) -> None:
+    """A recipe, and what may be other than it says."""
+    parser.add_argument("recipe", type=Path, help="a YAML recipe, as the app's Merge tab downloads it")
+    parser.add_argument("--device", choices=DEVICES, help="where to compute (default: the recipe's)")
+    parser.add_argument(
+        "--memory", metavar="SIZE", help="the most that the merge may take, such as 4GB (default: the recipe's)"
+    )
+    parser.add_argument("--method", help="another method than the recipe's: sftm, average, task_arithmetic")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="another value for a parameter of the method, such as scaling=0.8 or rank=25%% (may be repeated)",
+    )
 
 
 def _add_cache_options(parser: argparse.ArgumentParser) -> None:

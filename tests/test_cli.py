@@ -117,6 +117,14 @@ def test_a_merge_beyond_its_memory_is_refused_with_exit_code_3(sftm: Run, recipe
     code, _, err = sftm("merge", recipe, "--memory", "10KB", "--quiet")
     assert code == 3 and "its budget (`memory`) is 10KB. No rank fits" in err
     assert not (recipe.parent / "merged").exists()
+    # And so says check beforehand, which takes what changes the plan.
+    code, out, err = sftm("check", recipe, "--memory", "10KB")
+    assert code == 3 and "2 tasks fit" in out and "its budget (`memory`) is 10KB. No rank fits" in err
+    recipe.write_text(recipe.read_text() + "memory: 10KB\n")
+    assert sftm("check", recipe)[0] == 3
+    code, out, _ = sftm("check", recipe, "--memory", "4GB", "--set", "rank=1", "--device", "cpu", "--cache-gb", "0")
+    assert code == 0 and "keeps to the budget of 4GB" in out
+    assert sftm("check", recipe, "--set", "rank=none")[0] == 2
     assert sftm("merge", recipe, "--memory", "4GB", "--quiet")[0] == 0
     assert "memory: 4GB" in (recipe.parent / "merged" / "sftm_recipe.yaml").read_text()
 

@@ -77,7 +77,7 @@ def preflight(base: Checkpoint, tasks: Sequence[Source], roles: RoleRules = ()) 
     problems = _check_set(base, tasks) + unfit
     notes = ([GUESSED] if base.bare else []) + apart_note("The base", architecture.apart) + _picked_twice(tasks)
     notes += _index_notes(base, tasks)
-    matches = []
+    matches, told = [], []
     for task in tasks:
         if task.checkpoint.adapter:
             # How its factors lie is a fact of the architecture; only a guess may be set right by a person.
@@ -86,7 +86,8 @@ def preflight(base: Checkpoint, tasks: Sequence[Source], roles: RoleRules = ()) 
             match, found, said = match_full(base, task, architecture)
         matches.append(match)
         problems += found
-        notes += said
+        told += [(task.name, note) for note in said]
+    notes += _together(told)
     problems += vocabulary_problems([task.name for task in tasks], [match.vocabulary for match in matches])
     problems += _turned_by_role(base, tasks, matches, architecture) + _factors_on_heads(tasks, matches)
     matches = _apart_where_some_lack_it(matches)
@@ -99,6 +100,14 @@ def preflight(base: Checkpoint, tasks: Sequence[Source], roles: RoleRules = ()) 
         are = f"The types differ ({', '.join(sorted(dtypes))})" if len(dtypes) > 1 else "The weights are float64"
         notes.append(f"{are}; everything is computed in float32.")
     return Preflight(base, tuple(tasks), architecture, tuple(matches), tuple(problems), tuple(notes))
+
+
+def _together(told: Sequence[tuple[str, str]]) -> list[str]:
+    """Notes on tasks, each with the task's name in front; those that say the same of several as one line."""
+    names: dict[str, list[str]] = {}
+    for name, note in told:
+        names.setdefault(note.removeprefix(f"{name}: "), []).append(name)
+    return [f"{', '.join(of)}{' (each)' if len(of) > 1 else ''}: {said}" for said, of in names.items()]
 
 
 def _turned_by_role(

@@ -79,9 +79,12 @@ def check_budget(plan: Plan) -> None:
     """
     given = plan.recipe.memory
     if given and is_over_budget(plan):
+        limit = parse_size(given)
+        # With as many digits as it takes to see that it is more.
+        digits = next((n for n in range(6) if _gb(plan.peak_bytes, n) != _gb(limit, n)), 6)
         raise ResourceError(
-            f"This merge needs about {_gb(plan.peak_bytes)} of memory, and its budget (`memory`) is {given}. "
-            f"{_way(plan, parse_size(given))}"
+            f"This merge needs about {_gb(plan.peak_bytes, digits)} of memory, and its budget (`memory`) is {given}. "
+            f"{_way(plan, limit)}"
         )
 
 
@@ -93,5 +96,6 @@ def _way(plan: Plan, limit: int) -> str:
     return "No rank fits: allow more memory, or merge fewer tasks." if has_rank else "Allow more memory."
 
 
-def _gb(n_bytes: int) -> str:
-    return f"{n_bytes / 1e9:.2f} GB" if n_bytes >= 1e9 else f"{n_bytes / 1e6:.0f} MB"
+def _gb(n_bytes: int, digits: int = 0) -> str:
+    return f"{n_bytes / 1e9:.{digits + 2}f} GB" if n_bytes >= 1e9 else f"{n_bytes / 1e6:.{digits}f} MB"
+

@@ -83,8 +83,9 @@ class Cost:
     def sentences(self) -> list[str]:
         """The whole cost in words, and what takes longest where that is worth knowing."""
         whole = (
-            f"A merge takes {about(self.seconds)}, {self.peak_bytes / 1e6:.0f} MB of memory and "
-            f"{self.written_bytes / 1e6:.1f} MB of disk, and reads {self.read_bytes / 1e6:.0f} MB."
+            f"A merge takes {about(self.seconds)} and {self.peak_bytes / 1e6:.0f} MB of memory (besides Python and "
+            f"torch, which start in some seconds and take about 0.3 GB), reads {self.read_bytes / 1e6:.0f} MB and "
+            f"writes {self.written_bytes / 1e6:.1f} MB."
         )
         longest = [f"{entry.name} ({entry.seconds:.1f} s)" for entry in self.costliest(3) if entry.seconds >= 1]
         budget = [self.budget] if self.budget else []

@@ -117,9 +117,9 @@ class Report:
 
     @property
     def memory(self) -> str:
-        """What the run took and what the plan expected: "312 MB of memory (300 MB expected)"."""
+        """What the run took and what was expected: "312 MB of memory (300 MB expected) besides Python and torch"."""
         took, expected = self.machine["memory_peak_bytes"], self.machine["memory_predicted_bytes"]
-        return f"{took / 1e6:.0f} MB of memory ({expected / 1e6:.0f} MB expected)"
+        return f"{took / 1e6:.0f} MB of memory ({expected / 1e6:.0f} MB expected) besides Python and torch"
 
     @property
     def time(self) -> str:

@@ -81,7 +81,10 @@ def plan_view(studio: Studio, ws: Workspace, recipe: Recipe) -> tuple[Safe, bool
         [
             chip(f"takes {about(cost.seconds)}", title="estimated by samples on this machine"),
             chip(f"writes {'at most ' if recipe.output.kind == 'adapter' else ''}{plan.output_bytes / 1e6:.1f} MB"),
-            chip(f"needs about {cost.peak_bytes / 1e6:.0f} MB", title="of memory, at the worst moment"),
+            chip(
+                f"needs about {cost.peak_bytes / 1e6:.0f} MB",
+                title="of memory, at the worst moment, besides Python and torch",
+            ),
             chip(f"on {plan.device}"),
         ]
     )

@@ -80,6 +80,11 @@ def test_a_merge_beyond_its_budget_is_refused_with_the_ranks_that_fit(recipe_for
         make_plan(recipe)
     fits = dataclasses.replace(recipe, params=dataclasses.replace(recipe.params, rank=3))
     assert make_plan(fits).peak_bytes <= within
+    # In MB with as many digits as it takes to tell the two apart.
+    close = plan_of(recipe_for())
+    tight = plan_of(recipe_for(memory=f"{close.peak_bytes / 1e6 - 1e-3:.3f}MB"))
+    with pytest.raises(ResourceError, match=rf"needs about {close.peak_bytes / 1e6:.3f} MB of memory"):
+        check_budget(tight)
     with pytest.raises(ResourceError, match="No rank fits: allow more memory, or merge fewer tasks"):
         check_budget(plan_of(recipe_for(memory="10KB")))
     with pytest.raises(ResourceError, match=r"is 10KB\. Allow more memory"):

@@ -402,7 +402,8 @@ def test_sentences_name_what_takes_longest() -> None:
     entries = tuple(EntryCost(name, seconds, 1, 2_000_000, 3) for name, seconds in times.items())
     found = Cost(entries, 1.5, 5_000_000, 7_000_000)
     assert found.sentences() == [
-        "A merge takes about 34 s, 5 MB of memory and 7.0 MB of disk, and reads 6 MB.",
+        "A merge takes about 34 s and 5 MB of memory (besides Python and torch, which start in some seconds and take "
+        "about 0.3 GB), reads 6 MB and writes 7.0 MB.",
         "Longest: b (30.0 s), a (2.0 s).",
     ]
     assert len(dataclasses.replace(found, entries=entries[2:]).sentences()) == 1
