@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from sftm_app.cli_options import build_parser
 from sftm_app.errors import InputError, OutputError, RecipeError, SFTMError
+from sftm_app.sizes import in_bytes
 
 if TYPE_CHECKING:
     from sftm_app.checkpoints.checkpoint import Checkpoint
@@ -189,10 +190,8 @@ def _extract(options: argparse.Namespace) -> None:
             costs = extraction_costs(options.base, options.task, options.device, show)
         print(" rank  change kept  worst layer   size")
         for cost in costs:
-            size = f"{cost.n_bytes / 1e6:.1f} MB" if cost.n_bytes >= 1e5 else f"{cost.n_bytes / 1e3:.1f} kB"
-            print(f"{cost.rank:5d}  {cost.energy:11.1%}  {cost.worst_energy:11.1%}  {size:>9}")
-        outside = max(0.0, 1 - costs[0].carried)  # rounding may leave less than nothing
-        print(f"{outside:.1%} of the whole change is outside the layers that an adapter carries.")
+            print(f"{cost.rank:5d}  {cost.energy:11.1%}  {cost.worst_energy:11.1%}  {in_bytes(cost.n_bytes):>9}")
+        print(f"{1 - costs[0].carried:.1%} of the whole change is outside the layers that an adapter carries.")
         return
     if options.output is None:
         raise OutputError("Give --output FOLDER for the adapter, or --table to see what each rank would cost.")
@@ -201,7 +200,7 @@ def _extract(options: argparse.Namespace) -> None:
             options.base, options.task, options.output, rank, options.energy, options.device,
             dtype=options.dtype, progress=show,
         )  # fmt: skip
-    print(f"Extracted an adapter of {report.output_bytes / 1e6:.1f} MB in {report.seconds:.1f} s: {options.output}")
+    print(f"Extracted an adapter of {in_bytes(report.output_bytes)} in {report.seconds:.1f} s: {options.output}")
     for warning in report.warnings:
         print(f"  {warning}")
 

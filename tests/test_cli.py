@@ -118,11 +118,11 @@ def test_a_merge_beyond_its_memory_is_refused_with_exit_code_3(
 ) -> None:
     monkeypatch.setenv("SFTM_CACHE_GB", "1")  # which --cache-gb changes
     code, _, err = sftm("merge", recipe, "--memory", "10KB", "--quiet")
-    assert code == 3 and "its budget (`memory`) is 10KB. No rank fits" in err
+    assert code == 3 and "its budget (`memory`) is 10 kB. No rank fits" in err
     assert not (recipe.parent / "merged").exists()
     # And so says check beforehand, which takes what changes the plan.
     code, out, err = sftm("check", recipe, "--memory", "10KB")
-    assert code == 3 and "2 tasks fit" in out and "its budget (`memory`) is 10KB. No rank fits" in err
+    assert code == 3 and "2 tasks fit" in out and "its budget (`memory`) is 10 kB. No rank fits" in err
     recipe.write_text(recipe.read_text() + "memory: 10KB\n")
     assert sftm("check", recipe)[0] == 3
     code, out, _ = sftm("check", recipe, "--memory", "4GB", "--set", "rank=1", "--device", "cpu", "--cache-gb", "0")

@@ -18,8 +18,8 @@ FILES = sorted(APP.rglob("*.py"))
 ERRORS, LINALG, CHECKPOINTS, MERGING = (
     {"errors"},
     {"errors"},
-    {"errors", "caching"},
-    {"errors", "caching", "devices", "linalg", "checkpoints", "__init__"},
+    {"errors", "caching", "sizes"},
+    {"errors", "caching", "devices", "sizes", "linalg", "checkpoints", "__init__"},
 )
 INSPECTION = EVALUATION = MERGING | {"merging"}
 JOBS = INSPECTION | {"inspection", "evaluation"}
@@ -27,6 +27,7 @@ MAY_IMPORT = {
     "errors": set(),
     "caching": {"errors"},
     "devices": set(),
+    "sizes": set(),
     "resources": {"errors"},
     "linalg": LINALG,
     "checkpoints": CHECKPOINTS,

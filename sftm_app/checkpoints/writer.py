@@ -24,6 +24,7 @@ from sftm_app.checkpoints.file_names import INDEX_NAME, WEIGHTS_NAME
 from sftm_app.checkpoints.header import DTYPE_CODES
 from sftm_app.checkpoints.partial import WORK_FILES, claim, clear, held_bytes, partial_of, remove_partial
 from sftm_app.errors import OutputError, ResourceError
+from sftm_app.sizes import told_apart
 
 _CHUNK_BYTES = 4 << 20
 
@@ -134,9 +135,9 @@ def check_room(path: Path, n_bytes: int) -> None:
     except OSError as error:
         raise OutputError(f"{path}: cannot be written ({error.strerror}). Choose another output folder.") from None
     if free < n_bytes:
+        needed, left = told_apart(n_bytes, free)
         raise ResourceError(
-            f"{path}: needs {n_bytes / 1e6:.1f} MB, the disk has {free / 1e6:.1f} MB free. "
-            "Free some space or choose another output folder."
+            f"{path}: needs {needed}, the disk has {left} free. Free some space or choose another output folder."
         )
 
 

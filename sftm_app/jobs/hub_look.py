@@ -14,6 +14,7 @@ from sftm_app.errors import CompatibilityError, SFTMError
 from sftm_app.jobs.hub_process import HubProcess, make_request
 from sftm_app.merging.plan import check_recipe
 from sftm_app.merging.recipe import Recipe, TaskEntry
+from sftm_app.sizes import in_bytes, told_apart
 
 Source = HubRef | Path
 
@@ -98,14 +99,6 @@ class Look:
         return self
 
 
-def in_bytes(n: int) -> str:
-    """A number of bytes as people read it, in powers of ten."""
-    for size, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
-        if n >= size:
-            return f"{n / size:.3g} {unit}"
-    return f"{n} bytes"
-
-
 def look(chosen: Chosen, hub: HubProcess) -> Look:
     """Read configs and headers of everything chosen and compare them, before anything big is downloaded.
 
@@ -170,7 +163,8 @@ def _free_bytes(cache: Path) -> int:
 def _room_problem(cache: Path, needed: int, free: int) -> list[str]:
     if needed <= free:
         return []
+    takes, left = told_apart(needed, free)
     return [
-        f"The download takes {needed / 1e9:.1f} GB and {cache} has {free / 1e9:.1f} GB left. Free some room, or set "
+        f"The download takes {takes} and {cache} has {left} left. Free some room, or set "
         "HF_HOME to a folder on another disk and start again."
     ]

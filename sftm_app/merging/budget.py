@@ -15,6 +15,7 @@ from sftm_app.linalg.system import AT_ONCE_ELEMENTS
 from sftm_app.merging.memory import peak_bytes
 from sftm_app.merging.plan import Plan
 from sftm_app.merging.recipe import parse_size
+from sftm_app.sizes import in_bytes, told_apart
 
 
 def fitting_rank(plan: Plan, n_bytes: int) -> int:
@@ -60,7 +61,7 @@ def budget_note(plan: Plan) -> str | None:
         return f"That keeps to the budget of {given}{f', as ranks up to {best} do' if best else ''}."
     if plan.peak_bytes <= limit:
         return None
-    than = f"the budget of {given}" if given else f"the {_gb(limit)} that are free"
+    than = f"the budget of {given}" if given else f"the {in_bytes(limit)} that are free"
     return f"That is more than {than}. {_way(plan, limit)}"
 
 
@@ -80,11 +81,9 @@ def check_budget(plan: Plan) -> None:
     given = plan.recipe.memory
     if given and is_over_budget(plan):
         limit = parse_size(given)
-        # With as many digits as it takes to see that it is more.
-        digits = next((n for n in range(6) if _gb(plan.peak_bytes, n) != _gb(limit, n)), 6)
+        needed, allowed = told_apart(plan.peak_bytes, limit)
         raise ResourceError(
-            f"This merge needs about {_gb(plan.peak_bytes, digits)} of memory, and its budget (`memory`) is {given}. "
-            f"{_way(plan, limit)}"
+            f"This merge may need {needed} of memory, and its budget (`memory`) is {allowed}. {_way(plan, limit)}"
         )
 
 
@@ -94,8 +93,4 @@ def _way(plan: Plan, limit: int) -> str:
         return f"Ranks up to {best} fit: set the rank to that or less, or allow more memory."
     has_rank = any(item.name == "rank" for item in fields(plan.recipe.params))
     return "No rank fits: allow more memory, or merge fewer tasks." if has_rank else "Allow more memory."
-
-
-def _gb(n_bytes: int, digits: int = 0) -> str:
-    return f"{n_bytes / 1e9:.{digits + 2}f} GB" if n_bytes >= 1e9 else f"{n_bytes / 1e6:.{digits}f} MB"
 

@@ -41,6 +41,7 @@ from sftm_app.merging.report import TensorRecord
 from sftm_app.merging.resuming import made_by
 from sftm_app.merging.run import run
 from sftm_app.merging.save import Placed, Placing
+from sftm_app.sizes import told_apart
 
 SHARED = "Inputs and output have to lie on storage that all machines of the cluster share, under the same paths."
 # How often a tensor is tried again whose worker died.
@@ -143,9 +144,10 @@ def _refuse_too_small(plan: Plan, needs: Mapping[str, int], machines: Sequence[M
     room = max(machine.get("memory", 0) for machine in able)
     largest = max(plan.entries, key=lambda entry: _bytes_of(plan, entry))
     if _bytes_of(plan, largest) > room:
+        needed, offered = told_apart(_bytes_of(plan, largest), int(room))
         raise ResourceError(
-            f"{largest.name!r} needs about {_bytes_of(plan, largest) / 1e9:.1f} GB of memory, and no machine of the "
-            f"Ray cluster offers more than {room / 1e9:.1f} GB. Choose a lower rank or fewer tasks."
+            f"{largest.name!r} needs about {needed} of memory, and no machine of the "
+            f"Ray cluster offers more than {offered}. Choose a lower rank or fewer tasks."
         )
 
 

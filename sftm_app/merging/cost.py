@@ -38,6 +38,7 @@ from sftm_app.merging.memory import entry_bytes, kept_bytes, run_bytes
 from sftm_app.merging.plan import COMPUTE_DTYPE, Plan, PlanEntry
 from sftm_app.merging.report import about, hashing_threads
 from sftm_app.merging.run import about_merge, open_readers
+from sftm_app.sizes import in_bytes
 
 # Of every tensor, whatever its size: files are looked at, progress and memory are noted.
 ENTRY_S = 0.002
@@ -83,9 +84,9 @@ class Cost:
     def sentences(self) -> list[str]:
         """The whole cost in words, and what takes longest where that is worth knowing."""
         whole = (
-            f"A merge takes {about(self.seconds)} and {self.peak_bytes / 1e6:.0f} MB of memory (besides Python and "
-            f"torch, which start in some seconds and take about 0.3 GB), reads {self.read_bytes / 1e6:.0f} MB and "
-            f"writes {self.written_bytes / 1e6:.1f} MB."
+            f"A merge takes {about(self.seconds)} and {in_bytes(self.peak_bytes)} of memory (besides Python and "
+            f"torch, which start in some seconds and take about 0.3 GB), reads {in_bytes(self.read_bytes)} and "
+            f"writes {in_bytes(self.written_bytes)}."
         )
         longest = [f"{entry.name} ({entry.seconds:.1f} s)" for entry in self.costliest(3) if entry.seconds >= 1]
         budget = [self.budget] if self.budget else []

@@ -40,10 +40,11 @@ def rank_costs(plan: Plan, progress: Callable[[Progress], None] | None = None) -
     """
     clock, carriers = Clock(plan), lay_out(plan)
     layers: dict[str, tuple[Tensor, float, int]] = {}  # name -> shares by rank, squared change, elements a rank takes
-    whole, fixed = 0.0, 0
+    squares: list[float] = []
+    fixed = 0
     for found in tensor_changes(plan):
         carrier, shape = carriers[found.entry.name], found.entry.output.shape
-        whole += found.square
+        squares.append(found.square)
         if found.square and found.change is not None:
             if carrier.way == "pair" or (carrier.way == "table" and isinstance(found.change, LowRank)):
                 thin = sum(found.change.shape) * len(carrier.paths)
@@ -60,7 +61,7 @@ def rank_costs(plan: Plan, progress: Callable[[Progress], None] | None = None) -
     ranks = [2**power for power in range(full.bit_length()) if 2**power < full] + [full]
     total = math.fsum(square for _, square, _ in layers.values())
     itemsize = adapter_dtype(plan).itemsize
-    return tuple(_cost(rank, layers, total, total / whole, itemsize, fixed) for rank in ranks)
+    return tuple(_cost(rank, layers, total, total / math.fsum(squares), itemsize, fixed) for rank in ranks)
 
 
 def _cost(

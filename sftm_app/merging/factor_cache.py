@@ -44,6 +44,7 @@ from sftm_app.errors import CheckpointError
 from sftm_app.linalg.low_rank import Change, LowRank
 from sftm_app.linalg.svd import Factors, Rank, n_kept
 from sftm_app.merging.methods.base import Kept
+from sftm_app.sizes import in_bytes
 
 # To be raised when `factorise` gives other factors than before.
 VERSION = 1
@@ -342,5 +343,5 @@ def look_into(clear: bool = False, environment: Mapping[str, str] = os.environ) 
         shutil.rmtree(store.folder / FOLDER_NAME, ignore_errors=True)
         _remove(store.folder / SPEEDS_NAME)
     entries = "1 entry" if found.n_entries == 1 else f"{found.n_entries} entries"
-    what = f"{store.folder}: {entries} (factors, layers, what is known of files), {found.n_bytes / 1e6:.1f} MB"
-    return f"{what}, were removed." if clear else f"{what} of at most {store.limit_bytes / 1e6:.1f} MB."
+    what = f"{store.folder}: {entries} (factors, layers, what is known of files), {in_bytes(found.n_bytes)}"
+    return f"{what}, were removed." if clear else f"{what} of at most {in_bytes(store.limit_bytes)}."

@@ -27,6 +27,7 @@ from sftm_app.linalg.parallel import n_processors
 from sftm_app.merging.factor_cache import open_store
 from sftm_app.merging.plan import Plan
 from sftm_app.merging.recipe import recipe_to_dict
+from sftm_app.sizes import in_bytes
 
 REPORT_NAME = "sftm_report.json"
 # A merge method's word for a solve that was not finished; see linalg.superposition.
@@ -119,7 +120,7 @@ class Report:
     def memory(self) -> str:
         """What the run took and what was expected: "312 MB of memory (300 MB expected) besides Python and torch"."""
         took, expected = self.machine["memory_peak_bytes"], self.machine["memory_predicted_bytes"]
-        return f"{took / 1e6:.0f} MB of memory ({expected / 1e6:.0f} MB expected) besides Python and torch"
+        return f"{in_bytes(took)} of memory ({in_bytes(expected)} expected) besides Python and torch"
 
     @property
     def time(self) -> str:

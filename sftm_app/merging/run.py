@@ -32,6 +32,7 @@ from sftm_app.merging.methods.base import Features, Kept, Layer, Merged, Method,
 from sftm_app.merging.placing import where_it_fits
 from sftm_app.merging.plan import COMPUTE_DTYPE, Plan, PlanEntry
 from sftm_app.merging.report import TensorRecord
+from sftm_app.sizes import in_bytes
 
 
 @dataclass(frozen=True)
@@ -147,7 +148,7 @@ def _saying_where(plan: Plan, entry: PlanEntry) -> Iterator[None]:
         if not is_out_of_memory(error):
             raise
         raise ResourceError(
-            f"Out of memory at {entry.name!r}, which needs about {plan.peak_bytes / 1e9:.1f} GB. "
+            f"Out of memory at {entry.name!r}, which needs about {in_bytes(plan.peak_bytes)}. "
             "Choose a lower rank or fewer tasks, close other programs, or choose the device cpu."
         ) from None
 

@@ -12,7 +12,8 @@ from sftm_app.checkpoints.hub_names import endpoint
 from sftm_app.checkpoints.presets import PRESETS
 from sftm_app.errors import InputError, SFTMError
 from sftm_app.jobs.fetching import Fetched, Fetching, FetchStatus, choose
-from sftm_app.jobs.hub_look import Chosen, Look, Seen, in_bytes
+from sftm_app.jobs.hub_look import Chosen, Look, Seen
+from sftm_app.sizes import in_bytes
 from sftm_app.ui.handlers import sentences
 from sftm_app.ui.settings import allowed
 from sftm_app.ui.studio import Studio

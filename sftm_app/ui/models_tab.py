@@ -18,6 +18,7 @@ from sftm_app.checkpoints.matching import Match
 from sftm_app.errors import CheckpointError, SFTMError
 from sftm_app.evaluation.packs import Pack
 from sftm_app.merging.recipe import TaskEntry
+from sftm_app.sizes import in_bytes
 from sftm_app.ui import hub_panel, roles_panel
 from sftm_app.ui.handlers import sentences
 from sftm_app.ui.settings import allowed_all
@@ -237,7 +238,7 @@ def _tasks(n: int, one: str, many: str) -> str:
 
 
 def _facts(checkpoint: Checkpoint, match: Match | None = None) -> Safe:
-    stored = f"{checkpoint.n_bytes / 1e6:.1f} MB {', '.join(checkpoint.dtypes)}"
+    stored = f"{in_bytes(checkpoint.n_bytes)} {', '.join(checkpoint.dtypes)}"
     size = f"{_count(checkpoint.n_parameters)} parameters, {stored}"
     # A break opportunity lets a long class name break between its words instead of anywhere.
     shown_name = "bare weights, no config.json" if checkpoint.bare else checkpoint.architecture

@@ -17,6 +17,7 @@ from sftm_app.merging.extraction import rank_costs
 from sftm_app.merging.plan import plan_for
 from sftm_app.merging.recipe import Recipe, load_recipe, make_recipe, recipe_to_yaml
 from sftm_app.merging.report import about
+from sftm_app.sizes import in_bytes
 from sftm_app.ui.models_tab import load_checked
 from sftm_app.ui.settings import allowed
 from sftm_app.ui.studio import Studio
@@ -80,9 +81,9 @@ def plan_view(studio: Studio, ws: Workspace, recipe: Recipe) -> tuple[Safe, bool
     needs = chips(
         [
             chip(f"takes {about(cost.seconds)}", title="estimated by samples on this machine"),
-            chip(f"writes {'at most ' if recipe.output.kind == 'adapter' else ''}{plan.output_bytes / 1e6:.1f} MB"),
+            chip(f"writes {'at most ' if recipe.output.kind == 'adapter' else ''}{in_bytes(plan.output_bytes)}"),
             chip(
-                f"needs about {cost.peak_bytes / 1e6:.0f} MB",
+                f"needs about {in_bytes(cost.peak_bytes)}",
                 title="of memory, at the worst moment, besides Python and torch",
             ),
             chip(f"on {plan.device}"),
@@ -97,7 +98,7 @@ def plan_view(studio: Studio, ws: Workspace, recipe: Recipe) -> tuple[Safe, bool
             (
                 code(each.name),
                 f"{each.seconds:.1f} s" if each.seconds >= 0.05 else "under 0.1 s",
-                *map(_size, (each.memory_bytes, each.read_bytes, each.written_bytes)),
+                *map(in_bytes, (each.memory_bytes, each.read_bytes, each.written_bytes)),
             )
             for each in cost.costliest()
         ],
@@ -116,10 +117,6 @@ def plan_view(studio: Studio, ws: Workspace, recipe: Recipe) -> tuple[Safe, bool
     return stack(title, rules, needs, budget, *more), not over
 
 
-def _size(n_bytes: int) -> str:
-    return f"{n_bytes / 1e6:.1f} MB" if n_bytes >= 1e5 else f"{n_bytes / 1e3:.1f} kB"
-
-
 def rank_costs_html(studio: Studio, ws: Workspace, recipe: Recipe) -> Safe:
     """What an adapter of each rank would keep of this merge, and its size. Computes every layer."""
     # All of the change: the bounds that are set are what the person is about to choose.
@@ -131,7 +128,7 @@ def rank_costs_html(studio: Studio, ws: Workspace, recipe: Recipe) -> Safe:
             f"{cost.energy:.1%}",
             f"{cost.worst_energy:.1%}",
             code(cost.worst_layer) if cost.worst_energy < 0.9995 else "",
-            f"{cost.n_bytes / 1e6:.2f} MB",
+            in_bytes(cost.n_bytes),
         )
         for cost in costs
     ]

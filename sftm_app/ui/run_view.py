@@ -17,6 +17,7 @@ from sftm_app.merging.params import controls
 from sftm_app.merging.recipe import Recipe
 from sftm_app.merging.report import Report, about, load_report
 from sftm_app.plots.preservation import preservation
+from sftm_app.sizes import in_bytes
 from sftm_app.ui.rank_slider import rank_shown
 from sftm_app.ui.widgets.html import Safe, code, hint, join, notice, progress, stack, stat, stats
 from sftm_app.ui.workspace import Workspace
@@ -80,7 +81,7 @@ def result_html(folder: RunFolder) -> Safe:
     figures = [
         stat("Method", METHODS[report.method].title, ", ".join(settings) or "no parameters"),
         stat("Time", f"{report.seconds:.1f} s", _expected(report)),
-        stat("Memory", f"{took / 1e6:.0f} MB", f"{expected / 1e6:.0f} MB expected"),
+        stat("Memory", in_bytes(took), f"{in_bytes(expected)} expected"),
     ]
     if readout:
         worst = max(readout, key=lambda task: readout[task])

@@ -403,7 +403,7 @@ def test_sentences_name_what_takes_longest() -> None:
     found = Cost(entries, 1.5, 5_000_000, 7_000_000)
     assert found.sentences() == [
         "A merge takes about 34 s and 5 MB of memory (besides Python and torch, which start in some seconds and take "
-        "about 0.3 GB), reads 6 MB and writes 7.0 MB.",
+        "about 0.3 GB), reads 6 MB and writes 7 MB.",
         "Longest: b (30.0 s), a (2.0 s).",
     ]
     assert len(dataclasses.replace(found, entries=entries[2:]).sentences()) == 1

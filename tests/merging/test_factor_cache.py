@@ -33,6 +33,7 @@ from sftm_app.merging.plan import check_recipe, plan_for
 from sftm_app.merging.report import Report
 from sftm_app.merging.run import about_merge
 from sftm_app.merging.save import save
+from sftm_app.sizes import in_bytes
 
 M, N = 80, 70
 LIMIT = 100_000_000
@@ -264,9 +265,9 @@ def test_two_processes_share_a_folder(tmp_path: Path) -> None:
 def test_a_sentence_says_what_is_kept_and_what_was_removed(store: FactorStore, tmp_path: Path) -> None:
     store.get(key_of(matrix()), lambda: factorise(matrix()))
     where = {"SFTM_CACHE_DIR": str(store.folder), "SFTM_CACHE_GB": "0.1"}
-    held = f"{store.folder}: 1 entry (factors, layers, what is known of files), 0.0 MB"
+    held = f"{store.folder}: 1 entry (factors, layers, what is known of files), {in_bytes(store.use().n_bytes)}"
     (store.folder / factor_cache.SPEEDS_NAME).write_text("{}")
-    assert look_into(False, where) == f"{held} of at most 100.0 MB."
+    assert look_into(False, where) == f"{held} of at most 100 MB."
     assert look_into(True, where) == f"{held}, were removed." and not entries(store.folder)
     assert not (store.folder / factor_cache.SPEEDS_NAME).exists()
     assert "switched off" in look_into(True, where | {"SFTM_CACHE_GB": "0"})

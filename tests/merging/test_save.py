@@ -290,7 +290,7 @@ def test_too_little_room_is_said_before_any_compute(
 ) -> None:
     plan = make_plan(recipe_for("a"))
     monkeypatch.setattr(writer.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 10})())
-    with pytest.raises(ResourceError, match=r"needs .* MB, the disk has"):
+    with pytest.raises(ResourceError, match=r"needs .*B, the disk has"):
         check_output(plan, tmp_path / "out")
 
 
@@ -442,7 +442,7 @@ def test_publish_copies_all_or_nothing(tmp_path: Path, recipe_for: Callable, mon
     monkeypatch.undo()
 
     monkeypatch.setattr(writer.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 10})())
-    with pytest.raises(ResourceError, match=r"needs .* MB, the disk has"):
+    with pytest.raises(ResourceError, match=r"needs .*B, the disk has"):
         publish(tmp_path / "model", tmp_path / "fourth")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["final", "model", "third"]
 

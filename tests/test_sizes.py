@@ -1,0 +1,30 @@
+"""Numbers of bytes in words."""
+
+from __future__ import annotations
+
+import pytest
+
+from sftm_app.sizes import in_bytes, told_apart
+
+
+@pytest.mark.parametrize(
+    ("n", "words"),
+    [
+        (0, "0 bytes"),
+        (999, "999 bytes"),
+        (1000, "1 kB"),
+        (12_784, "12.8 kB"),
+        (999_700, "1 MB"),
+        (12_784_000, "12.8 MB"),
+        (999_700_000, "1 GB"),
+        (1_234_500_000_000, "1234 GB"),
+    ],
+)
+def test_powers_of_ten_with_three_digits(n: int, words: str) -> None:
+    assert in_bytes(n) == words
+
+
+def test_two_sizes_can_be_told_apart() -> None:
+    assert told_apart(5_000_000_000, 3_000_000) == ("5 GB", "3 MB")
+    assert told_apart(12_784_000, 12_780_000) == ("12.784 MB", "12.78 MB")
+    assert told_apart(1_000_000_001, 1_000_000_000) == ("1.000000001 GB", "1 GB")
