@@ -131,6 +131,13 @@ def run(job: Job, round_number: int, folder: Path, n_threads: int) -> Run:
     return Run(*took, *figures)
 
 
+def read_once(file: Path) -> None:
+    """Have the system keep a file's bytes in memory, where there is room."""
+    with file.open("rb", buffering=0) as data:
+        while data.read(1 << 24):
+            pass
+
+
 def off_exact(work: Work, tower: Tower, folder: Path) -> dict[str, list[float]]:
     """How far the merged files are off the float64 change, for some layers: job -> relative differences."""
     low = tower.hidden // len(work.tasks)
@@ -159,6 +166,8 @@ def measure(
     chosen = [job for job in jobs(work, folder, peers.python) if job.name in names]
     missing = {job.name: peers.missing[job.peer] for job in chosen if job.peer in peers.missing}
     runs: list[Run] = []
+    for model in (work.base, *work.tasks):
+        read_once(model / "model.safetensors")
     for number in range(n_rounds):
         for job in chosen:
             if job.name not in missing:
