@@ -44,6 +44,8 @@ from sftm_app.merging.plan import COMPUTE_DTYPE, Plan, PlanEntry
 from sftm_app.merging.run import computes_alone, merge_changes, threads_for
 
 REMEMBERED_S = 86_400.0
+# To be raised when what is measured, or how, is another than before: what is remembered in files is no use then.
+VERSION = 2
 # A sample may take this long, and this share of the time that it stands for.
 SAMPLE_S = 0.5
 WORTH = 0.05
@@ -131,7 +133,7 @@ class Memory:
     def recall(self, measure: Callable[[], Sequence[float]], *about: object) -> list[float]:
         """The numbers of an earlier `measure()` of the same, or those of one made now."""
         threads, now = torch.get_num_threads(), time.time()
-        key = repr((torch.__version__, threads, *about))
+        key = repr((VERSION, torch.__version__, threads, *about))
         known = self.values.get(key)
         if known is None or not 0 <= now - known[0] <= REMEMBERED_S:
             known = self.values[key] = [now, *measure()]
