@@ -41,12 +41,13 @@ def _end_at_once(code: object) -> None:
     Returns where that is not for us: something still runs, or the code is no number."""
     if not isinstance(code, int) or any(not other.daemon for other in threading.enumerate()[1:]):
         return
-    try:
-        sys.stdout.flush()
-        sys.stderr.flush()
-    except OSError:
-        return
     atexit._run_exitfuncs()
+    try:
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None:  # as it is where there was none to begin with
+                stream.flush()
+    except (OSError, ValueError):
+        return
     os._exit(code)
 
 

@@ -48,7 +48,8 @@ def build_parser() -> argparse.ArgumentParser:
     check = commands.add_parser(
         "check",
         help="compare base and tasks, and say what merging them takes",
-        description="Compare base and tasks by headers, and say what the merge would take. Refuses what merge would.",
+        description="Compare base and tasks by headers, and say what the merge would take. Refuses inputs, settings "
+        "and memory as merge does.",
     )
     _add_plan_options(check)
     _add_cache_options(check)

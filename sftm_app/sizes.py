@@ -9,8 +9,9 @@ MAX_DIGITS = 12
 def in_bytes(n: int, digits: int = 3) -> str:
     """A number of bytes as people read it: in powers of ten, with so many significant digits."""
     for size, unit in _UNITS:
-        if float(f"{n / size:.{digits}g}") >= 1:
-            return f"{n / size:.0f} {unit}" if n / size >= 10**digits else f"{n / size:.{digits}g} {unit}"
+        rounded = float(f"{n / size:.{digits}g}")
+        if rounded >= 1:
+            return f"{n / size:.0f} {unit}" if rounded >= 10**digits else f"{rounded:.{digits}g} {unit}"
     return f"{n} bytes"
 
 

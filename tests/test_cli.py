@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -265,16 +266,24 @@ def test_the_ui_command_passes_its_options_on(sftm: Run, tmp_path: Path, monkeyp
     assert seen == {"settings": (tmp_path, None, "cpu", 7999), "browser": False}
 
 
+# Output waits in the process, as it does for most people.
+BUFFERED = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+
+
+@pytest.mark.skipif(os.name != "posix", reason="closes streams by a POSIX shell")
 def test_a_process_says_everything_before_it_ends(tmp_path: Path) -> None:
-    def run(*arguments: object) -> tuple[int, str, str]:
-        command = [sys.executable, "-m", "sftm_app", *map(str, arguments)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    def run(*arguments: object, closing: str = "") -> tuple[int, str, str]:
+        command = shlex.join([sys.executable, "-m", "sftm_app", *map(str, arguments)])
+        done = subprocess.run(command + closing, shell=True, capture_output=True, text=True, timeout=60, env=BUFFERED)
         return done.returncode, done.stdout, done.stderr
 
     code, out, err = run("cache", "--cache-dir", tmp_path)
     assert (code, err) == (0, "") and out.startswith(f"{tmp_path}: 0 entries")
     code, out, err = run("check", tmp_path / "none.yaml")
     assert (code, out) == (2, "") and err.startswith("sftm: ") and "none.yaml" in err
+    # Where nobody listens, there is nobody to tell.
+    for closing in (" >&-", " 2>&-"):
+        assert run("cache", "--cache-dir", tmp_path, closing=closing)[0] == 0
 
 
 @pytest.mark.parametrize("daemon", [True, False])
@@ -289,7 +298,7 @@ def test_a_process_ends_after_what_was_to_be_done_at_its_end(daemon: bool) -> No
         f"threading.Thread(target=work, daemon={daemon}).start()\n"
         "cli.run()\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, env=BUFFERED)
     assert (done.returncode, done.stderr) == (3, "")
     assert done.stdout.split("\n")[:-1] == ([] if daemon else ["worked"]) + ["at the end"]
 

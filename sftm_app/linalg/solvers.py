@@ -126,8 +126,9 @@ def solve_iterative(
         rAr, previous = _dots(r, Ar), rAr
         beta = torch.where(going, rAr / previous, 0.0)
         p, Ap = r + beta * p, Ar + beta * Ap
-        for k in going.flatten().nonzero().flatten().tolist():
-            steps[k].append((float(alpha[k]), float(beta[k])))
+        for k, step in enumerate(zip(*(part.flatten().tolist() for part in (going, alpha, beta)), strict=True)):
+            if step[0]:
+                steps[k].append(step[1:])
         iterations += 1
     converged, missed = bool((solved | stationary).all()), b - apply(a) - r
     for k in range(len(b)):

@@ -20,7 +20,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache
 from typing import Any
 
 import torch
@@ -50,7 +50,9 @@ FALLBACK_MAX = 2048
 DIRECT_MAX = 16384
 MAX_ITERATIONS = 500
 # Tasks that share much take 10 to 20 iterations; where each alone needs more, it is better asked together.
-BY_TASKS_ITERATIONS = 60
+BY_TASKS_PRODUCTS, BY_TASKS_ITERATIONS = 15, 60
+# Eight tasks of 768 x 768 took a tenth longer than together, 64 of their first 128 features nearly twice as long.
+BY_TASKS_SHARE = 0.5
 
 DIAGONAL = 1.0  # the smallest diagonal entry of A in either variant, so a lower bound of its norm
 
@@ -68,7 +70,7 @@ class Solved:
     """The answers to n right sides, (n, R) each, in units of about the largest gain, whatever the tasks' weights.
 
     coefficients: a. read: u^T D(a) v of every feature. asked: the same of the plain sum, where every feature has the
-    gain that is asked of it. missed: A a - b. All computed afresh from what the solver gave.
+    gain that is asked of it. missed: A a - b. All follow from the coefficients, not from the solver's own residual.
     """
 
     coefficients: Tensor
@@ -156,15 +158,17 @@ def superpose(
     if solver == "direct":
         found = _direct(factors, variant, gains)
     else:
-        by_tasks = _by_tasks(factors, alone, relative, keep) if variant == "readout" else None
-        found = by_tasks or _iterative(factors, variant, gains[None], MAX_ITERATIONS)
+        # Formed once, and only where there is something to solve.
+        form = cache(lambda: System(factors, variant, gains.dtype, stored=n_features <= STORED_MAX))
+        by_tasks = _by_tasks(form, factors, alone, relative, keep) if variant == "readout" else None
+        found = by_tasks or _iterative(form(), gains[None], solve_tolerance(gains.dtype), MAX_ITERATIONS)
         if not (found.converged and _is_moderate(factors, found.coefficients[0], found.read[0], gains)):
             if n_features <= FALLBACK_MAX:
                 solver = "iterative->direct"
                 found = replace(_direct(factors, variant, gains), iterations=found.iterations)
             else:
                 solver = "iterative (stopped early)"
-                found = _stopped_early(factors, variant, gains)
+                found = _stopped_early(form(), gains)
 
     a, read, asked, missed = (part[0] for part in (found.coefficients, found.read, found.asked, found.missed))
     wanted = gains.to(a)
@@ -224,11 +228,9 @@ def _direct(factors: Sequence[Factors], variant: str, gains: Tensor) -> Solved:
     )
 
 
-def _iterative(factors: Sequence[Factors], variant: str, gains: Tensor, max_iterations: int) -> Solved:
+def _iterative(system: System, gains: Tensor, tolerance: float, max_iterations: int) -> Solved:
     """The answers to gains (n, R), one a row."""
-    system = System(factors, variant, gains.dtype, stored=gains.shape[1] <= STORED_MAX)
-    b, tolerance = system.right_side(gains), solve_tolerance(gains.dtype)
-    solution = solve_iterative(system.apply, b, tolerance, max_iterations, DIAGONAL)
+    solution = solve_iterative(system.apply, system.right_side(gains), tolerance, max_iterations, DIAGONAL)
     return replace(
         _solved(system, solution.a, gains),
         condition=solution.condition,
@@ -238,20 +240,34 @@ def _iterative(factors: Sequence[Factors], variant: str, gains: Tensor, max_iter
 
 
 def _by_tasks(
-    factors: Sequence[Factors], alone: Tensor, weights: Tensor, keep: Callable[[Callable[[], Solved]], Solved]
+    form: Callable[[], System],
+    factors: Sequence[Factors],
+    alone: Tensor,
+    weights: Tensor,
+    keep: Callable[[Callable[[], Solved]], Solved],
 ) -> Solved | None:
     """The answer for readout of what all tasks ask for and what each asks for, alone (T, R); None where that is not
     worth it, or not sound."""
-    mean = weights.mean()
-    if alone.shape[1] > STORED_MAX or bool((weights == mean).all()):
+    mean, n_rows = weights.mean(), len(alone) + 1
+    if bool((weights == mean).all()) or not is_answered_by_tasks(*factors[0].shape, alone.shape[1], n_rows - 1):
         return None
+    tolerance = solve_tolerance(alone.dtype)
     asked = torch.cat([alone.sum(0, keepdim=True), alone])
-    answers = keep(partial(_iterative, factors, "readout", asked, BY_TASKS_ITERATIONS))
+    answers = keep(lambda: _iterative(form(), asked, tolerance, BY_TASKS_ITERATIONS))
+    if answers.coefficients.shape != asked.shape:
+        return None
     found = answers.combined(torch.cat([mean[None], weights - mean]))
     gains = weights.to(alone) @ alone
-    solved = float(found.missed.norm()) <= 2.0 * solve_tolerance(alone.dtype) * float(gains.norm())
+    solved = float(found.missed.norm()) <= 2.0 * tolerance * float(gains.norm())
     moderate = solved and _is_moderate(factors, found.coefficients[0], found.read[0], gains)
     return found if found.converged and moderate else None
+
+
+def is_answered_by_tasks(m: int, n: int, n_features: int, n_tasks: int) -> bool:
+    """Whether the iterative solver answers for readout what each of T tasks asks for by itself, where their weights
+    differ: where A is stored, and the products with T + 1 rows, 2 (T + 1) R^2 each, take little of the time that
+    forming it takes, about (m + n) R^2."""
+    return n_features <= STORED_MAX and 2 * BY_TASKS_PRODUCTS * (n_tasks + 1) <= BY_TASKS_SHARE * (m + n)
 
 
 def _solved(system: System, a: Tensor, gains: Tensor) -> Solved:
@@ -261,16 +277,13 @@ def _solved(system: System, a: Tensor, gains: Tensor) -> Solved:
     return Solved(a, read, asked, missed, condition=1.0)
 
 
-def _stopped_early(factors: Sequence[Factors], variant: str, gains: Tensor) -> Solved:
+def _stopped_early(system: System, gains: Tensor) -> Solved:
     """The most accurate of a few early-stopped iterations whose answer is moderate: early stopping regularises."""
-    system = System(factors, variant, gains.dtype, stored=gains.numel() <= STORED_MAX)
-    b = system.right_side(gains[None])
     for tolerance in (1e-3, 1e-2, 1e-1):
-        solution = solve_iterative(system.apply, b, tolerance, MAX_ITERATIONS, DIAGONAL)
-        found = _solved(system, solution.a, gains[None])
-        if _is_moderate(factors, solution.a[0], found.read[0], gains):
+        found = _iterative(system, gains[None], tolerance, MAX_ITERATIONS)
+        if _is_moderate(system.factors, found.coefficients[0], found.read[0], gains):
             break
-    return replace(found, condition=solution.condition, iterations=solution.iterations)
+    return found
 
 
 def _is_moderate(factors: Sequence[Factors], a: Tensor, read: Tensor, gains: Tensor) -> bool:

@@ -8,10 +8,11 @@ writing and hashing by their rates. Whether factors are kept from an earlier mer
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -19,6 +20,7 @@ from sftm_app.checkpoints.adapter_config import LoraPair
 from sftm_app.checkpoints.hashing import hash_name
 from sftm_app.checkpoints.header import FileStamp
 from sftm_app.linalg.parallel import n_processors
+from sftm_app.linalg.superposition import AUTO_DIRECT_MAX, is_answered_by_tasks
 from sftm_app.linalg.svd import n_kept
 from sftm_app.merging.budget import budget_note
 from sftm_app.merging.calibration import (
@@ -37,7 +39,7 @@ from sftm_app.merging.features import see_each, worth_keeping
 from sftm_app.merging.memory import entry_bytes, kept_bytes, run_bytes
 from sftm_app.merging.plan import COMPUTE_DTYPE, Plan, PlanEntry
 from sftm_app.merging.report import about, hashing_threads
-from sftm_app.merging.run import about_merge, open_readers
+from sftm_app.merging.run import about_merge, made_as, open_readers, weighted_by
 from sftm_app.sizes import in_bytes
 
 # Of every tensor, whatever its size: files are looked at, progress and memory are noted.
@@ -113,8 +115,8 @@ def estimate(plan: Plan, memory: Memory | None = None) -> Cost:
         if adapter and entry.parts and entry.rule != "copy":
             seconds += sum(_features_s(plan, entry, kind, memory) for kind in _kinds(entry))
         written = entry.adapter_bytes(plan.recipe.output.rank) if adapter else entry.output.n_bytes
-        if kept and kept.whole and not adapter and _may_be_kept(entry):
-            used = kept_bytes(entry, plan.recipe.params.rank)
+        if kept and kept.whole and kept.seen and not adapter and _may_be_kept(entry):
+            used = kept_bytes(entry, plan.preflight, plan.recipe.params.rank)
         else:
             used = entry_bytes(entry, plan.preflight, plan.recipe.params, adapter, plan.device)
         entries.append(EntryCost(entry.name, seconds + written / disk.write, used, read, written))
@@ -180,16 +182,17 @@ def _what_is_kept(plan: Plan, store: FactorStore) -> _Kept:
         origin = base.finite(entry.name, COMPUTE_DTYPE)
         changes = changes_in(plan, entry, entry.parts[0], taking.present, tasks, origin, origin.device)
         seen = see_each(changes, store, keep=False)
-    held = [store.holds(replace(one.key, count=n_kept(rank, *one.key.shape))) for one in seen if one]
+    found = [store.find(replace(one.key, count=n_kept(rank, *one.key.shape))) for one in seen if one]
+    factors = [factors.cut(rank) for factors in found if factors]
     recalled = all(one.recalled for one in seen if one)
 
-    def holds(weights: tuple[Sequence[float], float] | None) -> bool:
-        about = about_merge(plan.method, plan.recipe.params, weights, plan.device)
+    def holds(by: object) -> bool:
+        about = about_merge(plan.method, plan.recipe.params, by, plan.device)
         return store.holds_layer(layer_key([one.key.digest if one else None for one in seen], about))
 
-    solved = len(set(taking.weights)) > 1 and holds(None)
-    share = sum(held) / max(len(held), 1)
-    return _Kept(share, holds((taking.weights, taking.idle_weight)), recalled, solved)
+    solved = len(set(taking.weights)) > 1 and len(factors) == len(seen) and holds(made_as(factors))
+    share = len(factors) / max(len(found), 1)
+    return _Kept(share, holds(weighted_by(taking.weights, taking.idle_weight)), recalled, solved)
 
 
 def _map_speeds(plan: Plan, memory: Memory) -> dict[MapKind, MapSpeed]:
@@ -252,7 +255,8 @@ def _seconds(
         count = n_kept(plan.recipe.params.rank, kind.m, kind.n)
         factors = COMPUTE_DTYPE.itemsize * kind.n_dense * (kind.m + kind.n) * count
         params = plan.recipe.params
-        solving = operations(kind, params, solved=True) / operations(kind, params) if kept.solved else 1.0
+        by_tasks = kept.solved and _by_tasks(kind, params)
+        solving = operations(kind, params, solved=True) / operations(kind, params) if by_tasks else 1.0
         seconds += speed.rest_s * solving + looking + layer / disk.keep
         making = speed.factorise_s + factors / disk.keep
         seconds += (1 - kept.share) * making + kept.share * factors / disk.read
@@ -261,6 +265,13 @@ def _seconds(
     split = 1 if entry.parts[0].expert is not None else len(kinds)
     read = base + round((dense * times + pairs * max(times, 1.0)) * split)
     return seconds + read / disk.read, read
+
+
+def _by_tasks(kind: MapKind, params: Any) -> bool:
+    """Whether what each task asks for is answered by itself, where weights differ."""
+    n_features = sum(min(r, n_kept(params.rank, kind.m, kind.n)) for r in kind.features)
+    stored = is_answered_by_tasks(kind.m, kind.n, n_features, len(kind.features))
+    return params.variant == "readout" and n_features > AUTO_DIRECT_MAX and stored
 
 
 def _features_s(plan: Plan, entry: PlanEntry, kind: MapKind, memory: Memory) -> float:

@@ -56,6 +56,8 @@ FREE_BYTES = 2_000_000_000
 LOOK_SHARE = 1 / 64
 STALE_S = 3600.0
 HEADER_BYTES = 512  # at most
+# What is said of factors that were found.
+KEPT = ", kept"
 # What was measured of this machine, see merging.cost.
 SPEEDS_NAME = "speeds.json"
 
@@ -201,9 +203,9 @@ class FactorStore:
         """Whether keep() would find something now. Reads nothing."""
         return key is not None and self._path(key).exists()
 
-    def holds(self, key: FactorKey) -> bool:
-        """Whether get() would find these factors now. Reads them."""
-        return self._read(key) is not None
+    def find(self, key: FactorKey) -> Factors | None:
+        """The factors that get() would find now."""
+        return self._read(key)
 
     def use(self) -> CacheUse:
         """How much is kept now."""
@@ -242,7 +244,7 @@ class FactorStore:
             os.utime(path)
         device = key.device
         return Factors(
-            tensors["U"].to(device).T.contiguous(), S.to(device), tensors["Vh"].to(device), f"{about.get('how')}, kept"
+            tensors["U"].to(device).T.contiguous(), S.to(device), tensors["Vh"].to(device), f"{about.get('how')}{KEPT}"
         )
 
     def _write(self, key: FactorKey, made: Factors) -> None:

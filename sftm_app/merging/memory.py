@@ -34,7 +34,7 @@ from sftm_app.checkpoints.compatibility import Preflight
 from sftm_app.checkpoints.roles import Part
 from sftm_app.linalg.gram_svd import GRAM_MIN, ROWS, SINGLE_RANK
 from sftm_app.linalg.low_rank import ADD_ELEMENTS
-from sftm_app.linalg.superposition import AUTO_DIRECT_MAX, STORED_MAX
+from sftm_app.linalg.superposition import AUTO_DIRECT_MAX, STORED_MAX, is_answered_by_tasks
 from sftm_app.linalg.svd import Rank, n_kept
 from sftm_app.linalg.system import at_once
 
@@ -49,6 +49,8 @@ WORK_SQUARES = 4
 # The Gram matrix, its eigenvectors and LAPACK's syevd, which asks for 2 k^2: in float64.
 GRAM_SQUARES = 8
 FLOAT_BYTES = 4
+# Right sides, and what the iteration keeps of each.
+ROWS_HELD = 14
 # Elements that are merged at once by a rule that takes each alone.
 SPAN = 1 << 17
 # One reads and converts a task's tensor while the GPU computes for the other.
@@ -152,7 +154,9 @@ def _solve(size: LayerSize, kept: Sequence[int], variant: str) -> int:
     direct = n_features <= AUTO_DIRECT_MAX
     if not direct and n_features <= STORED_MAX and variant == "readout":
         half = FLOAT_BYTES * (n_features**2 - sum(r**2 for r in kept)) // 2
-        return half + FLOAT_BYTES * largest**2
+        by_tasks = is_answered_by_tasks(size.m, size.n, n_features, len(kept))
+        rows = ROWS_HELD * FLOAT_BYTES * n_features * (len(kept) + 1 if by_tasks else 1)
+        return half + max(FLOAT_BYTES * largest**2, rows)
     item = 8 if direct else FLOAT_BYTES
     converted = item * (size.m + size.n) * largest if direct else 0
     system = item * n_features**2 if n_features <= STORED_MAX else 0
@@ -221,12 +225,14 @@ def run_bytes(each: Sequence[int], entries: Sequence[PlanEntry], found: Prefligh
     return FIRST_USE_BYTES + held + max(max(each, default=0), *heads)
 
 
-def kept_bytes(entry: PlanEntry, rank: Rank) -> int:
+def kept_bytes(entry: PlanEntry, found: Preflight, rank: Rank) -> int:
     """The most that one superposed tensor takes at once of which an earlier merge kept all but the scaling: the base's
-    tensor, D*, and what it takes to add that."""
-    tensor = FLOAT_BYTES * torch.Size(entry.output.shape).numel()
-    sizes = (_layer_size(entry, part, tensor, 0) for part in entry.parts)
-    return tensor + max(_kept_change(size, rank) for size in sizes)
+    tensor, D*, and what it takes to add that; or to convert the tensor."""
+    stack, count = _held_at_once(entry)
+    sizes = [_layer_size(entry, part, FLOAT_BYTES * count, 0) for part in entry.parts]
+    upcasting = _upcasting([found.base.tensors[entry.name].dtype], count)
+    change = max(_kept_change(size, rank) for size in sizes)
+    return stack + FLOAT_BYTES * count + max(upcasting, _fitting(entry, count), change)
 
 
 def _kept_change(size: LayerSize, rank: Rank) -> int:
@@ -244,10 +250,9 @@ def entry_bytes(
     """The most that one tensor of a plan takes at once, in bytes. For an adapter every change is factorised again."""
     n_tasks = tasks_at_once(device)
     stored = [found.base.tensors[entry.name].dtype]
-    out = entry.output.dtype
     if entry.rule == "copy":
         # An adapter holds nothing of what no task changes.
-        return 0 if adapter else torch.Size(entry.output.shape).numel() * _copying(stored[0], out)
+        return 0 if adapter else torch.Size(entry.output.shape).numel() * _copying(stored[0], entry.output.dtype)
     stored += [
         task.checkpoint.tensors[source].dtype
         for task, source in zip(found.tasks, entry.sources, strict=True)
@@ -258,10 +263,8 @@ def entry_bytes(
         span = min(SPAN, torch.Size(entry.output.shape).numel())
         # Base, sum and one change; blocks of this size are the allocator's to keep, and it keeps about as many again.
         return entry.output.n_bytes + torch.get_num_threads() * span * (6 * FLOAT_BYTES + stored_size)
-    stack = bool(entry.parts) and entry.parts[0].expert is not None
-    count = torch.Size(entry.output.shape[1:] if stack else entry.output.shape).numel()
-    upcasting = max(0 if dtype == torch.float32 else dtype.itemsize * count for dtype in stored)
-    fitting = {torch.float32: 0}.get(out, out.itemsize * count) + (FLOAT_BYTES * count if out.itemsize == 1 else 0)
+    stack, count = _held_at_once(entry)
+    upcasting, fitting = _upcasting(stored, count), _fitting(entry, count)
     sizes = [_layer_size(entry, part, FLOAT_BYTES * count, upcasting) for part in entry.parts or (None,)]
     if entry.rule == "superpose":
         merging = max(superposition_bytes(size, params.rank, params.variant, n_tasks) for size in sizes)
@@ -270,7 +273,23 @@ def entry_bytes(
     if adapter and entry.parts and not all(sizes[0].thin):
         alone = (replace(size, features=(size.k,), thin=(False,)) for size in sizes)
         merging = max(merging, *(_factorise(size, size.features, n_tasks) for size in alone))
-    return (entry.output.n_bytes if stack else 0) + FLOAT_BYTES * count + max(upcasting, fitting, merging)
+    return stack + FLOAT_BYTES * count + max(upcasting, fitting, merging)
+
+
+def _held_at_once(entry: PlanEntry) -> tuple[int, int]:
+    """The bytes of a stack of experts that is filled one by one, and the elements of a tensor, or of one expert."""
+    stack = bool(entry.parts) and entry.parts[0].expert is not None
+    count = torch.Size(entry.output.shape[1:] if stack else entry.output.shape).numel()
+    return entry.output.n_bytes if stack else 0, count
+
+
+def _upcasting(stored: Sequence[torch.dtype], count: int) -> int:
+    return max(0 if dtype == torch.float32 else dtype.itemsize * count for dtype in stored)
+
+
+def _fitting(entry: PlanEntry, count: int) -> int:
+    out = entry.output.dtype
+    return (0 if out == torch.float32 else out.itemsize * count) + (FLOAT_BYTES * count if out.itemsize == 1 else 0)
 
 
 def _copying(stored: torch.dtype, out: torch.dtype) -> int:

@@ -22,10 +22,10 @@ from sftm_app.errors import NumericalError, ResourceError
 from sftm_app.linalg.failures import is_out_of_memory
 from sftm_app.linalg.low_rank import Change, add_to, weighted_sum
 from sftm_app.linalg.parallel import computing_alone, each
-from sftm_app.linalg.svd import Rank
+from sftm_app.linalg.svd import Factors, Rank
 from sftm_app.linalg.system import at_once
 from sftm_app.merging.changes import Changes, Taking, changes_in, read_change, read_pair
-from sftm_app.merging.factor_cache import layer_key
+from sftm_app.merging.factor_cache import KEPT, layer_key
 from sftm_app.merging.features import FactorSource, Seen, each_task, features_of, see_each, worth_keeping
 from sftm_app.merging.memory import SPAN, in_spans
 from sftm_app.merging.methods.base import Features, Kept, Layer, Merged, Method, weighted_average
@@ -294,10 +294,10 @@ def merge_changes(
         if factors is not None and entry.rule == "superpose":
             seen = see_each(changes, factors)
 
-        def keep(make: Callable[[], Kept], weighted: bool = True) -> Kept:
+        def keep(make: Callable[[], Kept], made_of: Sequence[Factors] | None = None) -> Kept:
             digests = [one.key.digest if one else None for one in seen]
             device = seen[0].key.device if seen and seen[0] else torch.device("cpu")
-            by = (weights, idle_weight) if weighted else None
+            by = weighted_by(weights, idle_weight) if made_of is None else made_as(made_of)
             key = layer_key(digests, about_merge(method, params, by, device))
             return make() if factors is None else factors.keep(key, make)
 
@@ -319,14 +319,22 @@ def merge_changes(
     return Merged(weighted_sum(changes, [scaling * weight for weight in weights]))
 
 
-def about_merge(
-    method: Method, params: Any, weights: tuple[Sequence[float], float] | None, device: torch.device
-) -> object:
-    """All that what a method keeps of a layer follows from, besides the task matrices. weights: the tasks' and that of
-    idle ones, or None where they do not matter."""
+def about_merge(method: Method, params: Any, by: object, device: torch.device) -> object:
+    """All that what a method keeps of a layer follows from, besides the task matrices. by: the tasks' weights and that
+    of idle ones, or where these do not matter, made_as() of the factors."""
     settings = {name: value for name, value in asdict(params).items() if name != "scaling"}
-    weighted = weights and ([float(weight) for weight in weights[0]], float(weights[1]))
-    return method.name, settings, weighted, device.type
+    return method.name, settings, by, device.type
+
+
+def weighted_by(weights: Sequence[float], idle_weight: float) -> object:
+    """The tasks' weights and that of idle ones."""
+    return [float(weight) for weight in weights], float(idle_weight)
+
+
+def made_as(factors: Sequence[Factors]) -> object:
+    """How each task's factors were made, and how many are kept: of one matrix they are the same then but for
+    rounding."""
+    return [(f.how.removesuffix(KEPT), f.rank) for f in factors]
 
 
 def _fit(entry: PlanEntry, tensor: Tensor) -> Tensor:

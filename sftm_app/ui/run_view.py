@@ -105,8 +105,8 @@ def _expected(report: Report) -> str:
 
 def _params(method: str, params: Mapping[str, Any]) -> list[str]:
     """A method's parameters in words: "rank 25%", "scaling 0.8"."""
-    known = controls(METHODS[method].params)
-    shown = {name: rank_shown(value) if known[name].kind == "rank" else value for name, value in params.items()}
+    ranks = {name for name, control in controls(METHODS[method].params).items() if control.kind == "rank"}
+    shown = {name: rank_shown(value) if name in ranks else value for name, value in params.items()}
     return [f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}" for name, value in shown.items()]
 
 

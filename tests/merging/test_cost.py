@@ -133,18 +133,6 @@ def test_a_layer_that_is_kept_but_for_its_scaling_is_hashed_and_read(
         if entry.rule == "superpose":
             n_bytes = entry.output.n_bytes
             assert each.seconds == pytest.approx(ENTRY_S + n_bytes * (4 / 1e6 + 3 / 8e6 + KEPT_PASSES / 1e6 + 1 / 2e6))
-            # The base's tensor and what is added to it.
-            assert each.memory_bytes == 2 * n_bytes < entry_bytes(entry, again.preflight, again.recipe.params)
-    assert estimate(again).peak_bytes == FIRST_USE_BYTES + max(each.memory_bytes for each in estimate(again).entries)
-    thin = planned(recipe_for(params={"rank": 1}))
-    assert cost._what_is_kept(thin, open_store()).whole is False  # type: ignore[arg-type]
-    list(save(thin, tmp_path / "thin"))
-    scaled = planned(recipe_for(params={"rank": 1, "scaling": 0.5}))
-    for each, entry in zip(estimate(scaled).entries, scaled.entries, strict=True):
-        if entry.rule == "superpose":
-            m, n = entry.parts[0].shape_in(entry.output.shape)
-            # Three features in float64, once more scaled; the product as it is added, in both types.
-            assert each.memory_bytes == 4 * m * n + 2 * 8 * (m + n) * 3 + 12 * m * n
 
 
 def test_files_that_nothing_touched_since_are_neither_hashed_nor_read(
@@ -166,6 +154,18 @@ def test_files_that_nothing_touched_since_are_neither_hashed_nor_read(
             n_bytes = entry.output.n_bytes
             assert each.read_bytes == n_bytes
             assert each.seconds == pytest.approx(ENTRY_S + n_bytes * (1 / 1e6 + KEPT_PASSES / 1e6 + 1 / 2e6))
+            # The base's tensor and what is added to it.
+            assert each.memory_bytes == 2 * n_bytes < entry_bytes(entry, again.preflight, again.recipe.params)
+    assert found.peak_bytes == FIRST_USE_BYTES + max(each.memory_bytes for each in found.entries)
+    thin = planned(recipe_for(params={"rank": 1}))
+    assert cost._what_is_kept(thin, open_store()).whole is False  # type: ignore[arg-type]
+    list(save(thin, tmp_path / "thin"))
+    scaled = planned(recipe_for(params={"rank": 1, "scaling": 0.5}))
+    for each, entry in zip(estimate(scaled).entries, scaled.entries, strict=True):
+        if entry.rule == "superpose":
+            m, n = entry.parts[0].shape_in(entry.output.shape)
+            # Three features in float64, once more scaled; the product as it is added, in both types.
+            assert each.memory_bytes == 4 * m * n + 2 * 8 * (m + n) * 3 + 12 * m * n
 
 
 def test_summing_and_copying_is_reading_and_writing(recipe_for: Callable[..., Any], known_speeds: None) -> None:

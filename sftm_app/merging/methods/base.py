@@ -34,15 +34,16 @@ class Kept:
     found: bool = False
 
 
-def _make(make: Callable[[], Kept], weighted: bool = True) -> Kept:
+def _make(make: Callable[[], Kept], made_of: Sequence[Factors] | None = None) -> Kept:
     return make()
 
 
 class Keep(Protocol):
     """Gives what an earlier merge kept of the same layer by the same method and params, whatever its scaling, or what
-    `make` makes. weighted: whether that follows from the tasks' weights; otherwise it is kept for all of them."""
+    `make` makes. made_of: factors, given where it follows from them and not from the tasks' weights; it is kept for all
+    weights then, and for factors that were made in the same way (one matrix can have others, see features_of)."""
 
-    def __call__(self, make: Callable[[], Kept], weighted: bool = True) -> Kept: ...
+    def __call__(self, make: Callable[[], Kept], made_of: Sequence[Factors] | None = None) -> Kept: ...
 
 
 @dataclass(frozen=True)

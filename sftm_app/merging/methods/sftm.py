@@ -76,7 +76,7 @@ def _superpose(layer: Layer, params: SFTMParams) -> Kept:
     factors = [item.factors.cut(params.rank) for item in found]
 
     def keep(make: Callable[[], Solved]) -> Solved:
-        return _solved(layer.keep(lambda: _kept(make()), weighted=False), factors[0].U.device)
+        return _solved(layer.keep(lambda: _kept(make()), factors), factors[0].U.device)
 
     solved = superpose(factors, variant=params.variant, weights=layer.weights, keep=keep)
     delta = superposed_change(factors, solved)
