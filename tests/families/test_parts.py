@@ -130,7 +130,7 @@ def test_fine_tuned_vision_towers_go_into_the_whole_clip(tmp_path: Path) -> None
     found = check(base, [{"path": str(tower), "name": f"t{i}"} for i, tower in enumerate(towers)])
     assert found.problems == ()
     assert [match.heads for match in found.matches] == [()] * 3
-    assert "t0: is a 'clip_vision_model', a part of the base; the rest is as in the base." in found.notes
+    assert "t0, t1, t2 (each): is a 'clip_vision_model', a part of the base; the rest is as in the base." in found.notes
     recipe = make_recipe(base, towers, output={"path": str(tmp_path / "out")}, device="cpu")
     merge_recipe(recipe, tmp_path / "out")
     check_tower(arrays(base), arrays(tmp_path / "out"), [arrays(tower) for tower in towers])
@@ -142,7 +142,8 @@ def test_fine_tuned_whole_clips_go_into_a_vision_tower(tmp_path: Path) -> None:
     tasks = [tmp_path / name for name in TASKS]
     found = check(towers[0], tasks)
     assert found.problems == ()
-    assert any(note.startswith("a: ") and "outside the base's part and left out" in note for note in found.notes)
+    (outside,) = (note for note in found.notes if "outside the base's part and left out" in note)
+    assert outside.startswith("a, b, c (each): ")
     assert [match.heads for match in found.matches] == [()] * 3
     recipe = make_recipe(towers[0], tasks, output={"path": str(tmp_path / "out")}, device="cpu")
     merge_recipe(recipe, tmp_path / "out")
