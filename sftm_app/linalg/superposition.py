@@ -29,7 +29,7 @@ from torch import Tensor
 from sftm_app.errors import InputError, NumericalError, RecipeError, ResourceError
 from sftm_app.linalg.conflicts import Conflict, find_conflicts
 from sftm_app.linalg.low_rank import Change, LowRank, dense, norm
-from sftm_app.linalg.solvers import solve_direct, solve_iterative
+from sftm_app.linalg.solvers import Solution, solve_direct, solve_iterative
 from sftm_app.linalg.svd import Factors, power_of_two
 from sftm_app.linalg.system import System, superposed
 from sftm_app.linalg.tolerance import GROWTH_LIMIT, solve_tolerance, system_rcond
@@ -78,9 +78,9 @@ class Solved:
     asked: Tensor
     missed: Tensor
     condition: float
-    iterations: int = 0
-    n_dropped: int = 0
-    converged: bool = True
+    iterations: int
+    n_dropped: int
+    converged: bool
 
     def combined(self, weights: Tensor) -> Solved:
         """The answer (1, R) to the right sides times weights (n,), added up."""
@@ -160,7 +160,7 @@ def superpose(
     else:
         # Formed once, and only where there is something to solve.
         form = cache(lambda: System(factors, variant, gains.dtype, stored=n_features <= STORED_MAX))
-        by_tasks = _by_tasks(form, factors, alone, relative, keep) if variant == "readout" else None
+        by_tasks = _by_tasks(form, factors, alone, relative, gains, keep) if variant == "readout" else None
         found = by_tasks or _iterative(form(), gains[None], solve_tolerance(gains.dtype), MAX_ITERATIONS)
         if not (found.converged and _is_moderate(factors, found.coefficients[0], found.read[0], gains)):
             if n_features <= FALLBACK_MAX:
@@ -223,20 +223,13 @@ def _direct(factors: Sequence[Factors], variant: str, gains: Tensor) -> Solved:
         return _is_moderate(factors, a, system.read_out(a[None])[0], wanted)
 
     solution = solve_direct(system.gram, b, system_rcond(gains.dtype, n), acceptable)
-    return replace(
-        _solved(system, solution.a[None], wanted[None]), condition=solution.condition, n_dropped=solution.n_dropped
-    )
+    return _solved(system, replace(solution, a=solution.a[None]), wanted[None])
 
 
 def _iterative(system: System, gains: Tensor, tolerance: float, max_iterations: int) -> Solved:
     """The answers to gains (n, R), one a row."""
     solution = solve_iterative(system.apply, system.right_side(gains), tolerance, max_iterations, DIAGONAL)
-    return replace(
-        _solved(system, solution.a, gains),
-        condition=solution.condition,
-        iterations=solution.iterations,
-        converged=solution.converged,
-    )
+    return _solved(system, solution, gains)
 
 
 def _by_tasks(
@@ -244,12 +237,13 @@ def _by_tasks(
     factors: Sequence[Factors],
     alone: Tensor,
     weights: Tensor,
+    gains: Tensor,
     keep: Callable[[Callable[[], Solved]], Solved],
 ) -> Solved | None:
-    """The answer for readout of what all tasks ask for and what each asks for, alone (T, R); None where that is not
-    worth it, or not sound."""
-    mean, n_rows = weights.mean(), len(alone) + 1
-    if bool((weights == mean).all()) or not is_answered_by_tasks(*factors[0].shape, alone.shape[1], n_rows - 1):
+    """The answer for readout to `gains` (R,), which are the weights (T,) times what each task asks for, alone (T, R),
+    from what all tasks ask for and what each does; None where that is not worth it, or not sound."""
+    mean = weights.mean()
+    if bool((weights == mean).all()) or not is_answered_by_tasks(*factors[0].shape, len(gains), len(alone)):
         return None
     tolerance = solve_tolerance(alone.dtype)
     asked = torch.cat([alone.sum(0, keepdim=True), alone])
@@ -257,7 +251,6 @@ def _by_tasks(
     if answers.coefficients.shape != asked.shape:
         return None
     found = answers.combined(torch.cat([mean[None], weights - mean]))
-    gains = weights.to(alone) @ alone
     solved = float(found.missed.norm()) <= 2.0 * tolerance * float(gains.norm())
     moderate = solved and _is_moderate(factors, found.coefficients[0], found.read[0], gains)
     return found if found.converged and moderate else None
@@ -270,11 +263,13 @@ def is_answered_by_tasks(m: int, n: int, n_features: int, n_tasks: int) -> bool:
     return n_features <= STORED_MAX and 2 * BY_TASKS_PRODUCTS * (n_tasks + 1) <= BY_TASKS_SHARE * (m + n)
 
 
-def _solved(system: System, a: Tensor, gains: Tensor) -> Solved:
-    """Of coefficients a (n, R), as found for gains (n, R)."""
-    read, asked = system.read_out(a), system.read_out(gains)
+def _solved(system: System, solution: Solution, gains: Tensor) -> Solved:
+    """Of a solution (n, R) for gains (n, R)."""
+    a, read, asked = solution.a, system.read_out(solution.a), system.read_out(gains)
     missed = read - gains if system.variant == "readout" else system.apply(a) - asked
-    return Solved(a, read, asked, missed, condition=1.0)
+    return Solved(
+        a, read, asked, missed, solution.condition, solution.iterations, solution.n_dropped, solution.converged
+    )
 
 
 def _stopped_early(system: System, gains: Tensor) -> Solved:

@@ -93,9 +93,8 @@ class MapKind:
 
 @dataclass(frozen=True)
 class MapSpeed:
-    """Seconds of one linear map: of factorising all its tasks, and of everything else (as _map_speed() gives it: by one
-    thread, on the CPU). n_reads: how often each task's
-    change is read for it."""
+    """Seconds of one linear map: of factorising all its tasks, and of everything else (as it is sampled on the CPU: by
+    one thread). n_reads: how often each task's change is read for it."""
 
     factorise_s: float
     rest_s: float
