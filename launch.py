@@ -52,8 +52,10 @@ PYTHON_VERSION = f"{sys.version_info[0]}.{sys.version_info[1]}"
 NEWEST_TESTED = (3, 13)
 CPU_TORCH = "2.13.0+cpu"  # only CPU builds have the local version "+cpu", so pip cannot take one with CUDA for it
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
-NO_NETWORK = (r"Connection\w*Error|NameResolutionError|getaddrinfo|name resolution|connection broken|TimeoutError|"
-              r"timed out|ProxyError|SSLError|CERTIFICATE_VERIFY_FAILED|Network is unreachable")
+NO_NETWORK = (
+    r"Connection\w*Error|NameResolutionError|getaddrinfo|name resolution|connection broken|TimeoutError|"
+    r"timed out|ProxyError|SSLError|CERTIFICATE_VERIFY_FAILED|Network is unreachable"
+)
 VENV_PARTS = {"bin", "include", "lib", "lib64", "scripts"}  # what a half-made .venv may hold
 APP_COMMANDS = ("merge", "check", "inspect", "extract", "fetch", "cache", "ui")
 EXTRAS = {"test": ("test",), "dev": ("dev", "test")}  # asked for -> what is then there
@@ -103,7 +105,8 @@ def is_installed(extras: Sequence[str]) -> bool:
     """Whether .venv holds a finished, current installation with `extras`. Looks at files only: milliseconds."""
     stamp = read_stamp()
     return (
-        PYTHON.exists() and not MARKER.exists()  # a link to a Python that has gone does not exist either
+        PYTHON.exists()
+        and not MARKER.exists()  # a link to a Python that has gone does not exist either
         and stamp.get("fingerprint") == fingerprint()
         and set(extras) <= set(stamp["extras"])
         and os.environ.get("SFTM_TORCH", "").strip() in ("", stamp["torch"])
@@ -135,14 +138,18 @@ def make_venv() -> None:
         raise Stop(f"{VENV} exists and is no virtual environment. Move it away, then start again.")
     say(f"Making .venv anew, as {fault}." if fault else "Making the virtual environment .venv")
     if any(importlib.util.find_spec(module) is None for module in ("venv", "ensurepip")):
-        raise Stop(f"This Python ({sys.executable}) cannot make virtual environments: its venv or ensurepip module is "
-                   "missing. On Debian or Ubuntu: sudo apt install python3-venv. Then start again.")
+        raise Stop(
+            f"This Python ({sys.executable}) cannot make virtual environments: its venv or ensurepip module is "
+            "missing. On Debian or Ubuntu: sudo apt install python3-venv. Then start again."
+        )
     command = [sys.executable, "-m", "venv", "--clear", str(VENV)]
     made = subprocess.run(command, capture_output=True, text=True, errors="replace", stdin=subprocess.DEVNULL)
     if made.returncode:
         printed = tail((made.stdout + made.stderr).splitlines())
-        raise Stop(f"The virtual environment {VENV} could not be made:\n{printed}\n"
-                   "If the app is running, close it first; otherwise delete .venv by hand and start again.")
+        raise Stop(
+            f"The virtual environment {VENV} could not be made:\n{printed}\n"
+            "If the app is running, close it first; otherwise delete .venv by hand and start again."
+        )
 
 
 def run_pip(arguments: Sequence[str]) -> "list[str] | None":
@@ -154,8 +161,16 @@ def run_pip(arguments: Sequence[str]) -> "list[str] | None":
     lines: list[str] = []
     with LOG.open("a", encoding="utf-8") as log:
         log.write(f"$ {shlex.join(command)}\n")
-        pip = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
-                               text=True, errors="replace", cwd=ROOT, env={**os.environ, **settings})
+        pip = subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            text=True,
+            errors="replace",
+            cwd=ROOT,
+            env={**os.environ, **settings},
+        )
         try:
             for line in shown(pip.stdout or ()):
                 lines.append(line)
@@ -196,11 +211,15 @@ def pip_sentence(what: str, lines: Sequence[str]) -> str:
     elif re.search(r"Permission denied|Errno 13|WinError 5\b", output):
         cause = f"writing to {VENV} is not permitted. Close the app if it runs, or take a folder of your own."
     elif re.search(NO_NETWORK, output):
-        cause = ("the package index could not be reached. The first start needs the network (later ones do not): check "
-                 "the connection or the proxy, then start again; what is downloaded is kept.")
+        cause = (
+            "the package index could not be reached. The first start needs the network (later ones do not): check "
+            "the connection or the proxy, then start again; what is downloaded is kept."
+        )
     elif re.search(r"No matching distribution|ResolutionImpossible|requires a different Python", output):
-        cause = (f"no fitting versions exist for Python {PYTHON_VERSION} on this system. "
-                 "Python 3.10 to 3.13 on 64-bit Linux, Windows or macOS (Apple silicon) will do.")
+        cause = (
+            f"no fitting versions exist for Python {PYTHON_VERSION} on this system. "
+            "Python 3.10 to 3.13 on 64-bit Linux, Windows or macOS (Apple silicon) will do."
+        )
     else:
         cause = f"pip failed. Start again; if that does not help, delete .venv first. All of pip's output: {LOG}"
     return f"{what} could not be installed: {cause}\npip's last lines:\n{tail(lines)}"
@@ -253,34 +272,49 @@ def install_torch(gpu: bool, custom: str, kept: str) -> bool:
             raise Stop(pip_sentence(f"torch {CPU_TORCH}", failure))
     if re.search(NO_NETWORK, "\n".join(failures[0])):
         raise Stop(pip_sentence(f"torch {CPU_TORCH}", failures[0]))
-    raise Stop(f"The CPU build of torch {CPU_TORCH} for Python {PYTHON_VERSION} was found neither where pip looks on "
-               f"this machine nor at {CPU_INDEX}.\nCheck the network or the proxy, or put the wheel into a folder and "
-               "set PIP_FIND_LINKS to it.\nTo take another build (from PyPI: with several GB of CUDA packages), set "
-               f'SFTM_TORCH, for example SFTM_TORCH="torch==2.13.0". Then start again.\n{tail(failures[1])}')
+    raise Stop(
+        f"The CPU build of torch {CPU_TORCH} for Python {PYTHON_VERSION} was found neither where pip looks on "
+        f"this machine nor at {CPU_INDEX}.\nCheck the network or the proxy, or put the wheel into a folder and "
+        "set PIP_FIND_LINKS to it.\nTo take another build (from PyPI: with several GB of CUDA packages), set "
+        f'SFTM_TORCH, for example SFTM_TORCH="torch==2.13.0". Then start again.\n{tail(failures[1])}'
+    )
 
 
 def check_torch(gpu: bool, custom: bool) -> None:
     """Import the torch that is installed and see that it is the kind of build that was wanted."""
-    done = subprocess.run([PYTHON, "-c", "import torch; print('cuda:', torch.version.cuda)"],
-                          capture_output=True, text=True, errors="replace", stdin=subprocess.DEVNULL)
+    done = subprocess.run(
+        [PYTHON, "-c", "import torch; print('cuda:', torch.version.cuda)"],
+        capture_output=True,
+        text=True,
+        errors="replace",
+        stdin=subprocess.DEVNULL,
+    )
     if done.returncode:
-        raise Stop(f"torch was installed but cannot be imported:\n{tail(done.stderr.splitlines())}\n"
-                   "Delete .venv and start again; on Windows the Visual C++ runtime may be missing.")
+        raise Stop(
+            f"torch was installed but cannot be imported:\n{tail(done.stderr.splitlines())}\n"
+            "Delete .venv and start again; on Windows the Visual C++ runtime may be missing."
+        )
     with_cuda = "cuda: None" not in done.stdout
     if with_cuda and not gpu and not custom:
-        raise Stop("torch came with CUDA although no NVIDIA GPU was found. Delete .venv and start again; to keep such "
-                   "a build, set SFTM_TORCH (see python launch.py --help).")
+        raise Stop(
+            "torch came with CUDA although no NVIDIA GPU was found. Delete .venv and start again; to keep such "
+            "a build, set SFTM_TORCH (see python launch.py --help)."
+        )
     if gpu and not with_cuda and not custom:
-        say("Note: there is an NVIDIA GPU, but this torch cannot use it. For one that can, delete .venv and start with "
-            'SFTM_TORCH="torch --index-url https://download.pytorch.org/whl/cu130"')
+        say(
+            "Note: there is an NVIDIA GPU, but this torch cannot use it. For one that can, delete .venv and start with "
+            'SFTM_TORCH="torch --index-url https://download.pytorch.org/whl/cu130"'
+        )
 
 
 @contextlib.contextmanager
 def install_lock() -> Iterator[None]:
     """Held while installing, so that two starts at once do not write into one .venv. The system frees it at any end."""
     if not os.access(ROOT, os.W_OK):
-        raise Stop(f"SFTM Studio has to be installed first, and {ROOT} cannot be written to. "
-                   "Copy the folder to where you may write, then start it there.")
+        raise Stop(
+            f"SFTM Studio has to be installed first, and {ROOT} cannot be written to. "
+            "Copy the folder to where you may write, then start it there."
+        )
     with (ROOT / ".venv.lock").open("a") as lock:
         if not try_lock(lock.fileno()):
             say("Another launch.py is installing; waiting for it")
@@ -293,9 +327,11 @@ def try_lock(descriptor: int) -> bool:
     with contextlib.suppress(BlockingIOError, PermissionError):
         if sys.platform == "win32":
             import msvcrt
+
             msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
         else:
             import fcntl
+
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return True
     return False

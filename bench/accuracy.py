@@ -13,10 +13,10 @@ import torch
 
 from bench.machine import machine_line
 from sftm_app.evaluation.accuracy import empty_table, fill_table
-from sftm_app.evaluation.contestants import BASE, INDIVIDUAL, Arena, Contestant, method_contestant
+from sftm_app.evaluation.candidates import BASE, INDIVIDUAL, Candidate, ModelPool, method_candidate
 from sftm_app.evaluation.packs import find_packs, load_samples
-from sftm_app.merging.plan import check_recipe
-from sftm_app.merging.recipe import make_recipe
+from sftm_app.planning.planner import check_recipe
+from sftm_app.planning.recipe import make_recipe
 from sftm_app.resources import asset_path
 
 SCALINGS = tuple(round(0.1 * step, 1) for step in range(1, 11))
@@ -36,28 +36,28 @@ class Means:
         return f"| {title} | {mean:.1%} | {closed:.0%} |"
 
 
-def grid(few: bool) -> list[Contestant]:
+def grid(few: bool) -> list[Candidate]:
     """Every merge that is measured."""
-    merges = [method_contestant("average")]
+    merges = [method_candidate("average")]
     if few:
-        merges += [method_contestant("task_arithmetic", {"scaling": scaling}) for scaling in (0.3, 0.6, 0.8, 1.0)]
-        return merges + [method_contestant("sftm", {"rank": None, "scaling": scaling}) for scaling in (0.8, 1.0)]
-    merges += [method_contestant("task_arithmetic", {"scaling": scaling}) for scaling in SCALINGS]
+        merges += [method_candidate("task_arithmetic", {"scaling": scaling}) for scaling in (0.3, 0.6, 0.8, 1.0)]
+        return merges + [method_candidate("sftm", {"rank": None, "scaling": scaling}) for scaling in (0.8, 1.0)]
+    merges += [method_candidate("task_arithmetic", {"scaling": scaling}) for scaling in SCALINGS]
     for rank in RANKS:
-        merges += [method_contestant("sftm", {"rank": rank, "scaling": scaling}) for scaling in SFTM_SCALINGS]
-    merges += [method_contestant("sftm", {"variant": "mapping", "scaling": scaling}) for scaling in SFTM_SCALINGS]
+        merges += [method_candidate("sftm", {"rank": rank, "scaling": scaling}) for scaling in SFTM_SCALINGS]
+    merges += [method_candidate("sftm", {"variant": "mapping", "scaling": scaling}) for scaling in SFTM_SCALINGS]
     return merges
 
 
-def measure(arena: Arena, contestants: list[Contestant], samples: dict[str, object]) -> dict[str, list[float]]:
-    """Accuracies by contestant key, one for each task."""
+def measure(model_pool: ModelPool, candidates: list[Candidate], samples: dict[str, object]) -> dict[str, list[float]]:
+    """Accuracies by candidate key, one for each task."""
     found = {}
-    for contestant in contestants:
-        table = empty_table(arena.task_names, (contestant,))
-        for filled in fill_table(arena, table, samples.__getitem__):  # type: ignore[arg-type]
+    for candidate in candidates:
+        table = empty_table(model_pool.task_names, (candidate,))
+        for filled in fill_table(model_pool, table, samples.__getitem__):  # type: ignore[arg-type]
             table = filled
-        found[contestant.key] = [line[0] or 0.0 for line in table.values]
-        print(f"<!-- {contestant.title}: {sum(found[contestant.key]) / len(samples):.4f} -->", flush=True)
+        found[candidate.key] = [line[0] or 0.0 for line in table.values]
+        print(f"<!-- {candidate.title}: {sum(found[candidate.key]) / len(samples):.4f} -->", flush=True)
     return found
 
 
@@ -69,18 +69,18 @@ def main() -> None:
     pack = next(pack for pack in find_packs(asset_path("demo")) if pack.name == options.pack)
     merges = grid(options.few)
     tasks = [{"path": task.path, "name": task.name} for task in pack.tasks]
-    arena = Arena(check_recipe(make_recipe(pack.base, tasks)), torch.device("cpu"))
+    model_pool = ModelPool(check_recipe(make_recipe(pack.base, tasks)), torch.device("cpu"))
     samples: dict[str, object] = {task.name: load_samples(task) for task in pack.tasks}
 
-    measured = measure(arena, [BASE, INDIVIDUAL, *merges], samples)
+    measured = measure(model_pool, [BASE, INDIVIDUAL, *merges], samples)
     means = {key: sum(values) / len(values) for key, values in measured.items()}
     reference = Means(means[BASE.key], means[INDIVIDUAL.key])
     arithmetic = [c for c in merges if c.kind == "task_arithmetic"]
-    best = max(arithmetic, key=lambda contestant: means[contestant.key])
-    sftm = method_contestant("sftm", {"rank": None, "scaling": 1.0})
+    best = max(arithmetic, key=lambda candidate: means[candidate.key])
+    sftm = method_candidate("sftm", {"rank": None, "scaling": 1.0})
 
     print(f"\n{machine_line()}\n")
-    shown = [BASE, INDIVIDUAL, method_contestant("average"), best, sftm]
+    shown = [BASE, INDIVIDUAL, method_candidate("average"), best, sftm]
     titles = [
         "Base",
         "Individual",
@@ -93,12 +93,12 @@ def main() -> None:
         print(f"| {task.title} | {' | '.join(f'{measured[c.key][index]:.1%}' for c in shown)} |")
     print(f"| **mean** | {' | '.join(f'**{means[c.key]:.1%}**' for c in shown)} |")
     print("\n| merge | mean accuracy | gap closed |\n|---|---:|---:|")
-    for contestant in merges:
-        print(reference.row(contestant.title, means[contestant.key]))
+    for candidate in merges:
+        print(reference.row(candidate.title, means[candidate.key]))
 
 
-def _scaling(contestant: Contestant) -> str:
-    return contestant.title.rpartition(" ")[2].rstrip(")")
+def _scaling(candidate: Candidate) -> str:
+    return candidate.title.rpartition(" ")[2].rstrip(")")
 
 
 if __name__ == "__main__":

@@ -18,13 +18,13 @@ import torch
 from torch import Tensor
 
 from bench.machine import machine_line
-from sftm_app.checkpoints.roles import Part, Role
-from sftm_app.checkpoints.writer import OutputTensor
+from sftm_app.architecture.roles import Part, Role
+from sftm_app.engine.run import merge_layer
 from sftm_app.linalg.low_rank import dense
-from sftm_app.merging.methods import get_method
-from sftm_app.merging.params import make_params
-from sftm_app.merging.plan import PlanEntry
-from sftm_app.merging.run import merge_changes
+from sftm_app.methods import get_method
+from sftm_app.methods.params import make_params
+from sftm_app.planning.plan import PlanEntry
+from sftm_app.weights.writer import OutputTensor
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def engine(changes: Sequence[Tensor], rank: int | None, device: torch.device) ->
     output = OutputTensor("sample", torch.float32, tuple(changes[0].shape))
     entry = PlanEntry(output, Role.MATRIX, method.matrix_rule, "", ("sample",) * len(changes), (Part(),))
     there = [change.to(device) for change in changes]
-    return dense(merge_changes(method, params, entry, there, [1.0] * len(there)).delta).float().cpu()
+    return dense(merge_layer(method, params, entry, there, [1.0] * len(there)).delta).float().cpu()
 
 
 def plain(changes: Sequence[Tensor], rank: int | None, device: torch.device) -> Tensor:

@@ -14,9 +14,9 @@ import yaml
 
 from bench.accounting import Spent, spend, threads
 from bench.reference import ROOT, Work
-from sftm_app.checkpoints.partial import partial_of
-from sftm_app.merging.factor_cache import FactorStore
-from sftm_app.merging.report import REPORT_NAME
+from sftm_app.engine.cache import FactorStore
+from sftm_app.output.report import REPORT_NAME
+from sftm_app.weights.partial import partial_of
 
 # Inputs, outputs and logs of every bench that needs gigabytes.
 CACHE = Path.home() / ".cache" / "sftm-bench"

@@ -16,7 +16,7 @@ from pathlib import Path
 from bench.machine import machine_line
 from bench.ours import CACHE, clear, environment, forget_factors, merge, merge_command, must, write_recipe
 from bench.reference import ROOT, Tower, make_towers, tower_shapes
-from sftm_app.checkpoints.partial import PROGRESS_NAME, partial_of
+from sftm_app.weights.partial import PROGRESS_NAME, partial_of
 
 N_TASKS = 8
 WEIGHTS = "model.safetensors"

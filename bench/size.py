@@ -21,9 +21,9 @@ import psutil
 import torch
 
 from bench.machine import machine_line
-from sftm_app.checkpoints.writer import OutputTensor, weights_writer
-from sftm_app.merging.recipe import make_recipe, recipe_to_yaml
-from sftm_app.merging.report import REPORT_NAME, load_report
+from sftm_app.output.report import REPORT_NAME, load_report
+from sftm_app.planning.recipe import make_recipe, recipe_to_yaml
+from sftm_app.weights.writer import OutputTensor, weights_writer
 
 # Very long matrices: many bytes for little arithmetic, so that 10 GB of factorisations end in minutes.
 HIDDEN, INTERMEDIATE = 16, 262144

@@ -19,14 +19,15 @@ import torch
 from torch import Tensor
 
 from bench.machine import machine_line
-from sftm_app.checkpoints.roles import Part
+from sftm_app.architecture.roles import Part
 from sftm_app.inspection.factors import LayerFactors
 from sftm_app.inspection.layers import MapLayer
-from sftm_app.inspection.what_if import MergeSettings, WhatIf, merge_settings
-from sftm_app.linalg.subspace import mapping_error, readout_error
+from sftm_app.inspection.what_if import WhatIf
+from sftm_app.linalg.overlap import mapping_error, readout_error
 from sftm_app.linalg.svd import factorise
-from sftm_app.merging.methods import METHODS
-from sftm_app.merging.methods.base import Layer
+from sftm_app.methods import METHODS
+from sftm_app.methods.base import Layer
+from sftm_app.methods.settings import MergeSettings, merge_settings
 from sftm_app.plots.preservation import prediction_bars
 from sftm_app.plots.style import method_colour
 

@@ -8,21 +8,22 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sftm_app.checkpoints.compatibility import Preflight
 from sftm_app.errors import RecipeError
-from sftm_app.merging.cluster import RayExecutor
-from sftm_app.merging.extraction import RankCost, rank_costs
-from sftm_app.merging.params import refuse_unknown
-from sftm_app.merging.plan import check_recipe, make_plan
-from sftm_app.merging.progress import Progress
-from sftm_app.merging.recipe import Recipe, TaskEntry, absolute, make_recipe
-from sftm_app.merging.report import Report
-from sftm_app.merging.save import Executor, Here, save
+from sftm_app.methods.params import refuse_unknown
+from sftm_app.output.adapter.extraction import RankCost, rank_costs
+from sftm_app.output.executors import Executor, LocalExecutor
+from sftm_app.output.progress import Progress
+from sftm_app.output.ray_executor import RayExecutor
+from sftm_app.output.report import Report
+from sftm_app.output.save import save
+from sftm_app.planning.planner import check_recipe, make_plan
+from sftm_app.planning.recipe import Recipe, TaskEntry, absolute, make_recipe
+from sftm_app.preflight.preflight import Preflight
 
 if TYPE_CHECKING:
     from sftm_app.inspection.survey import Survey
 
-EXECUTORS = (Here.name, RayExecutor.name)
+EXECUTORS = (LocalExecutor.name, RayExecutor.name)
 
 Tasks = Sequence[str | Path | Mapping[str, Any]] | Mapping[str, str | Path]
 
@@ -91,7 +92,7 @@ def get_executor(name: str, address: str | None = None, workers: int | None = No
         raise RecipeError("A running cluster has the workers that it has. Leave out the address or their number.")
     if workers is not None and workers < 1:
         raise RecipeError(f"workers: {workers} is no number of processes. Give 1 or more.")
-    return Here() if name == Here.name else RayExecutor(address, workers)
+    return LocalExecutor() if name == LocalExecutor.name else RayExecutor(address, workers)
 
 
 def merge_recipe(
@@ -175,7 +176,7 @@ def inspect(base: str | Path, tasks: Tasks, layer: str | None = None, method: st
 def inspect_recipe(recipe: Recipe, layer: str | None = None) -> Survey:
     """The same by a recipe: its method, params, weights, roles and split_fused. Raises as inspect()."""
     from sftm_app.inspection.survey import survey  # which a merge can do without
-    from sftm_app.inspection.what_if import MergeSettings
+    from sftm_app.methods.settings import MergeSettings
 
     found = check_recipe(recipe).require()
     settings = MergeSettings(recipe.method, recipe.params, tuple(task.weight for task in recipe.tasks))

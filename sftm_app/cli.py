@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from sftm_app.cli_options import build_parser
 from sftm_app.errors import InputError, OutputError, RecipeError, SFTMError
-from sftm_app.sizes import in_bytes
+from sftm_app.units import format_bytes
 
 if TYPE_CHECKING:
-    from sftm_app.checkpoints.checkpoint import Checkpoint
-    from sftm_app.merging.progress import Progress
-    from sftm_app.merging.recipe import Recipe
+    from sftm_app.output.progress import Progress
+    from sftm_app.planning.recipe import Recipe
+    from sftm_app.weights.checkpoint import Checkpoint
 
 
 def run() -> NoReturn:
@@ -118,13 +118,13 @@ def _interruptible() -> Callable[[], None]:
 
 
 def _cache(options: argparse.Namespace) -> None:
-    from sftm_app.merging.factor_cache import look_into
+    from sftm_app.engine.cache import look_into
 
     print(look_into(options.clear))
 
 
 def _load(path: Path) -> Recipe:
-    from sftm_app.merging.recipe import load_recipe
+    from sftm_app.planning.recipe import load_recipe
 
     return load_recipe(path)
 
@@ -159,7 +159,7 @@ def _progress_bar(check: Callable[[], None], quiet: bool) -> Iterator[Callable[[
     """What to call with each step. The bar is drawn with the first tensor: a sentence about inputs stands alone."""
     from tqdm import tqdm
 
-    from sftm_app.merging.report import about
+    from sftm_app.units import format_duration
 
     bars: list[Any] = []
 
@@ -169,7 +169,7 @@ def _progress_bar(check: Callable[[], None], quiet: bool) -> Iterator[Callable[[
             shape = "{l_bar}{bar}| {elapsed}{postfix}"
             bars.append(tqdm(total=100, bar_format=shape, disable=quiet))
         # The bar's own time left is what the tensors so far took, which says nothing at first.
-        left = "" if step.remaining_s is None else f"{about(step.remaining_s)} left, "
+        left = "" if step.remaining_s is None else f"{format_duration(step.remaining_s)} left, "
         bars[0].set_postfix_str(left + step.name, refresh=False)
         bars[0].update(round(100 * step.fraction) - bars[0].n)
 
@@ -182,7 +182,7 @@ def _progress_bar(check: Callable[[], None], quiet: bool) -> Iterator[Callable[[
 
 def _extract(options: argparse.Namespace) -> None:
     from sftm_app.api import extract, extraction_costs
-    from sftm_app.merging.params import check_size_rank
+    from sftm_app.methods.params import check_size_rank
 
     check = _interruptible()
     rank = check_size_rank(options.rank, "--rank")
@@ -191,7 +191,7 @@ def _extract(options: argparse.Namespace) -> None:
             costs = extraction_costs(options.base, options.task, options.device, show)
         print(" rank  change kept  worst layer   size")
         for cost in costs:
-            print(f"{cost.rank:5d}  {cost.energy:11.1%}  {cost.worst_energy:11.1%}  {in_bytes(cost.n_bytes):>9}")
+            print(f"{cost.rank:5d}  {cost.energy:11.1%}  {cost.worst_energy:11.1%}  {format_bytes(cost.n_bytes):>9}")
         print(f"{1 - costs[0].carried:.1%} of the whole change is outside the layers that an adapter carries.")
         return
     if options.output is None:
@@ -201,15 +201,15 @@ def _extract(options: argparse.Namespace) -> None:
             options.base, options.task, options.output, rank, options.energy, options.device,
             dtype=options.dtype, progress=show,
         )  # fmt: skip
-    print(f"Extracted an adapter of {in_bytes(report.output_bytes)} in {report.seconds:.1f} s: {options.output}")
+    print(f"Extracted an adapter of {format_bytes(report.output_bytes)} in {report.seconds:.1f} s: {options.output}")
     for warning in report.warnings:
         print(f"  {warning}")
 
 
 def _with_changes(recipe: Recipe, options: argparse.Namespace) -> Recipe:
-    from sftm_app.merging.methods import get_method
-    from sftm_app.merging.params import make_params
-    from sftm_app.merging.recipe import parse_size
+    from sftm_app.methods import get_method
+    from sftm_app.methods.params import make_params
+    from sftm_app.planning.recipe import parse_size
 
     params: dict[str, Any] = dataclasses.asdict(recipe.params)
     if options.method and options.method != recipe.method:
@@ -236,11 +236,11 @@ def _value(text: str) -> str | float:
 
 
 def _check(options: argparse.Namespace) -> None:
-    from sftm_app.checkpoints.compatibility import refuse_unchanged
-    from sftm_app.checkpoints.hub_names import short_name
-    from sftm_app.merging.budget import check_budget
-    from sftm_app.merging.cost import estimate
-    from sftm_app.merging.plan import check_recipe, plan_for
+    from sftm_app.planning.budget import check_budget
+    from sftm_app.planning.cost import estimate
+    from sftm_app.planning.planner import check_recipe, plan_for
+    from sftm_app.preflight.preflight import refuse_unchanged
+    from sftm_app.weights.hub_names import short_name
 
     recipe = _with_changes(_load(options.recipe), options)
     found = check_recipe(recipe).require()
@@ -289,10 +289,10 @@ def _inspect(options: argparse.Namespace) -> None:
 def _fetch(options: argparse.Namespace) -> None:
     from tqdm import tqdm
 
-    from sftm_app.jobs.fetching import choose, fetch
-    from sftm_app.jobs.hub_look import look
-    from sftm_app.jobs.hub_process import HubProcess
-    from sftm_app.merging.recipe import recipe_to_yaml
+    from sftm_app.hub.fetching import choose, fetch
+    from sftm_app.hub.hub_look import look
+    from sftm_app.hub.hub_process import HubProcess
+    from sftm_app.planning.recipe import recipe_to_yaml
 
     if not options.models and not options.preset:
         raise InputError("Name a model, such as org/name, or a set with --preset. See sftm fetch --help.")

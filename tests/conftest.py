@@ -44,7 +44,7 @@ def models(tiny_models: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def recipe_for(tiny_models: Path) -> Callable[..., Any]:
     """Builds a Recipe over the tiny models; keyword arguments as for make_recipe."""
-    from sftm_app.merging.recipe import make_recipe
+    from sftm_app.planning.recipe import make_recipe
 
     def build(tasks: str = "abc", **changes: Any) -> Any:
         return make_recipe(tiny_models / "base", [tiny_models / name for name in tasks], device="cpu", **changes)

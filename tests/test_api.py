@@ -14,9 +14,9 @@ from safetensors.torch import load_file
 import sftm_app
 from sftm_app import check, inspect, merge
 from sftm_app.errors import CompatibilityError, InputError, OutputError, RecipeError
-from sftm_app.merging.progress import Progress
-from sftm_app.merging.recipe import load_recipe
-from sftm_app.merging.report import Report
+from sftm_app.output.progress import Progress
+from sftm_app.output.report import Report
+from sftm_app.planning.recipe import load_recipe
 
 
 def test_the_shape_of_the_documented_call(tiny_models: Path, tmp_path: Path) -> None:

@@ -19,9 +19,9 @@ from tiny_checkpoints import change_weights
 from sftm_app import __version__, api, cli
 from sftm_app.errors import Cancelled, ResourceError
 from sftm_app.inspection import survey as survey_module
-from sftm_app.merging.methods import METHODS
-from sftm_app.merging.progress import Progress
-from sftm_app.merging.recipe import load_recipe, recipe_from_yaml, recipe_to_yaml
+from sftm_app.methods import METHODS
+from sftm_app.output.progress import Progress
+from sftm_app.planning.recipe import load_recipe, recipe_from_yaml, recipe_to_yaml
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -306,7 +306,7 @@ def test_a_process_ends_after_what_was_to_be_done_at_its_end(daemon: bool) -> No
 def test_ctrl_c_in_a_real_process_leaves_nothing(recipe: Path, tmp_path: Path) -> None:
     """The slow method is made by a recipe of many large steps: here the process is stopped once its output appears."""
     slow = (
-        "import sys, time; import sftm_app.merging.save as s; real = s.run\n"
+        "import sys, time; import sftm_app.output.save as s; real = s.run\n"
         "def run(*given):\n"
         "    for step in real(*given):\n"
         "        yield step\n"

@@ -13,9 +13,9 @@ import pytest
 from fake_hub import FakeHub, read_folder
 from test_cli import Run, sftm  # noqa: F401
 
-from sftm_app.checkpoints.hub_names import HubRef, hub_cache, hub_name
-from sftm_app.checkpoints.presets import PRESETS, Preset
-from sftm_app.merging.recipe import load_recipe
+from sftm_app.hub.presets import PRESETS, Preset
+from sftm_app.planning.recipe import load_recipe
+from sftm_app.weights.hub_names import HubRef, hub_cache, hub_name
 
 
 def test_folders_on_stdout_and_a_recipe_that_merges(hub: FakeHub, sftm: Run, tmp_path: Path) -> None:  # noqa: F811

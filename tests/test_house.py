@@ -75,7 +75,7 @@ def imports(file: Path) -> Iterator[str]:
 
 
 def parts_below_app(dotted: str) -> str:
-    """ "sftm_app.merging.plan.Plan" -> "merging.plan.Plan"; what sftm_app/__init__ itself holds -> "__init__"."""
+    """ "sftm_app.planning.plan.Plan" -> "merging.plan.Plan"; what sftm_app/__init__ itself holds -> "__init__"."""
     rest = dotted.removeprefix("sftm_app").removeprefix(".")
     room = room_of(rest)
     return rest if (APP / room).is_dir() or (APP / f"{room}.py").exists() else "__init__"
@@ -101,14 +101,14 @@ def test_the_rules_see_what_they_should() -> None:
     """The reader of imports finds those inside functions and under TYPE_CHECKING too."""
     assert "sftm_app.api.merge_recipe" in set(imports(APP / "cli.py"))
     assert parts_below_app("sftm_app.__version__") == "__init__"
-    assert parts_below_app("sftm_app.merging.plan.Plan") == "merging.plan.Plan"
+    assert parts_below_app("sftm_app.planning.plan.Plan") == "merging.plan.Plan"
     assert {"gradio", "plotly", "safetensors", "transformers"} <= {
         name.split(".")[0] for file in FILES for name in imports(file)
     }
 
 
 def test_a_method_file_imports_linalg_the_base_type_and_params_only() -> None:
-    allowed = ("sftm_app.linalg.", "sftm_app.merging.methods.base.", "sftm_app.merging.params.")
+    allowed = ("sftm_app.linalg.", "sftm_app.methods.base.", "sftm_app.methods.params.")
     for file in sorted((APP / "merging" / "methods").glob("*.py")):
         if file.name in ("__init__.py", "base.py"):
             continue
@@ -117,7 +117,7 @@ def test_a_method_file_imports_linalg_the_base_type_and_params_only() -> None:
 
 
 def test_every_method_file_is_in_the_table() -> None:
-    from sftm_app.merging.methods import METHODS
+    from sftm_app.methods import METHODS
 
     files = {file.stem for file in (APP / "merging" / "methods").glob("*.py")} - {"__init__", "base"}
     assert files == set(METHODS)

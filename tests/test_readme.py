@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from sftm_app.cli import build_parser
-from sftm_app.merging.methods import METHODS
-from sftm_app.merging.params import controls
-from sftm_app.merging.recipe import recipe_from_yaml
+from sftm_app.methods import METHODS
+from sftm_app.methods.params import controls
+from sftm_app.planning.recipe import recipe_from_yaml
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

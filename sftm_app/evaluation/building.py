@@ -9,9 +9,9 @@ from typing import Any
 import torch
 import transformers
 
-from sftm_app.checkpoints.checkpoint import read_json
 from sftm_app.errors import CheckpointError, SampleError
 from sftm_app.evaluation.family import Parts
+from sftm_app.weights.checkpoint import read_json
 
 # tokenizer_config.json alone is no tokenizer: it may stand in an adapter's folder without a vocabulary.
 VOCABULARY_NAMES = (

@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sftm_app.checkpoints.roles import Part
+from sftm_app.architecture.roles import Part
 from sftm_app.evaluation.excitation import EXPERT, NOT_FOUND
-from sftm_app.evaluation.family import Tryable
+from sftm_app.evaluation.family import EvaluationModel
 from sftm_app.evaluation.locating import Place, twin
 from sftm_app.evaluation.stream import Stream, Table, stream_of
 
@@ -72,7 +72,7 @@ class Lenses:
     tokenizer: Any
 
 
-def token_lenses(model: Tryable, place: Place | None, part: Part) -> Lenses:
+def token_lenses(model: EvaluationModel, place: Place | None, part: Part) -> Lenses:
     """How the directions of one layer are seen in tokens, from a few short forward passes.
 
     place: where `model` holds the layer, see locate; None where it does not.

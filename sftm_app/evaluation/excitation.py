@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from sftm_app.checkpoints.roles import Part
-from sftm_app.evaluation.family import Samples, Tryable
+from sftm_app.architecture.roles import Part
+from sftm_app.evaluation.family import EvaluationModel, Samples
 from sftm_app.evaluation.locating import Place, twin
 from sftm_app.evaluation.reading import NO_SAMPLE, Reading, pieces
 from sftm_app.evaluation.samples import ImageSamples
@@ -77,7 +77,7 @@ class _Row:
 
 @torch.inference_mode()
 def excitations(
-    model: Tryable,
+    model: EvaluationModel,
     place: Place | None,
     part: Part,
     direction: Tensor,

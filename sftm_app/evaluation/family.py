@@ -34,7 +34,7 @@ class Answer:
     right: bool | None = None
 
 
-class Tryable(Protocol):
+class EvaluationModel(Protocol):
     """A model that is ready to be tried: a frozen dataclass with the field `model`."""
 
     @property
@@ -96,7 +96,7 @@ class Family:
     reads: Literal["images", "text"]
     hint: str
     fits: Callable[[type, Any], bool]
-    build: Callable[[Parts], Tryable]
+    build: Callable[[Parts], EvaluationModel]
     scores: Literal["probability", "cosine similarity"] = "probability"
     choices: str = ""
     picks: bool = False
@@ -104,7 +104,7 @@ class Family:
     chats: bool = False
 
 
-def accuracy(model: Tryable, samples: Samples) -> float:
+def accuracy(model: EvaluationModel, samples: Samples) -> float:
     """The share of samples that are answered rightly, 0..1.
 
     Raises

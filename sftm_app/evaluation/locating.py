@@ -12,9 +12,9 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from sftm_app.evaluation.family import Tryable
+from sftm_app.evaluation.family import EvaluationModel
 
-Model = TypeVar("Model", bound=Tryable)
+Model = TypeVar("Model", bound=EvaluationModel)
 # Entries that are compared before a whole tensor is: other weights of the same shape differ in them.
 N_COMPARED = 64
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from sftm_app.checkpoints.checkpoint import read_json, read_tensors
 from sftm_app.errors import SampleError
 from sftm_app.evaluation.samples import ImageSamples
 from sftm_app.evaluation.texts import TextSamples, load_texts
+from sftm_app.weights.checkpoint import read_json, read_tensors
 
 PACK_NAME = "pack.json"
 KINDS = ("images", "text")

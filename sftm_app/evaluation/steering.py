@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from sftm_app.checkpoints.roles import Part
+from sftm_app.architecture.roles import Part
 from sftm_app.errors import SampleError
 from sftm_app.evaluation.locating import Model, locate, twin
 from sftm_app.linalg.low_rank import LowRank, add_to
@@ -13,7 +13,7 @@ from sftm_app.linalg.low_rank import LowRank, add_to
 def steered(model: Model, tensor: Tensor, part: Part, change: LowRank, name: str = "") -> Model:
     """A model that differs from `model` in one linear map: W + change, (m, n). It shares all other weights with it.
 
-    tensor: the stored tensor that holds W, as `model` was built from it, see Arena.tensor; name: its name, see locate.
+    tensor: the stored tensor that holds W, as `model` was built from it, see ModelPool.tensor; name: its name, see locate.
     A parameter that is tied to others changes wherever it is used, as it would in a file.
 
     Raises

@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sftm_app.checkpoints.owners import kind_of
-from sftm_app.checkpoints.roles import Part
+from sftm_app.architecture.owners import kind_of
+from sftm_app.architecture.roles import Part
 
 # Of two lengths, so that an encoder's states are told from a decoder's.
 N_TOKENS, N_ANSWER = 7, 5

@@ -10,13 +10,13 @@ import torch
 import transformers
 from torch import Tensor
 
-from sftm_app.checkpoints.adapter_names import take_apart
-from sftm_app.checkpoints.checkpoint import Checkpoint, open_reader
-from sftm_app.checkpoints.compatibility import Preflight
+from sftm_app.architecture.adapter_names import take_apart
 from sftm_app.errors import SampleError
 from sftm_app.evaluation.building import parse_config
 from sftm_app.evaluation.family import Parts
-from sftm_app.merging.run import individual_tensors
+from sftm_app.evaluation.task_tensors import individual_tensors
+from sftm_app.preflight.preflight import Preflight
+from sftm_app.weights.checkpoint import Checkpoint, open_reader
 
 VISION_TOWER = "clip_vision_model"
 WHOLE_CLIP = "CLIPModel"

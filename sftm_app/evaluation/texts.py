@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from sftm_app.checkpoints.header import open_regular
 from sftm_app.errors import CheckpointError, SampleError
 from sftm_app.evaluation.samples import balanced
+from sftm_app.weights.header import open_regular
 
 MAX_FILE_BYTES = 64 * 1024 * 1024
 MAX_CHOICES = 1000

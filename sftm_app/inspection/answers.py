@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from sftm_app.linalg.conflicts import Conflict
-from sftm_app.linalg.low_rank import Change, image, norm
-from sftm_app.linalg.superposition import superpose, superposed_change
-from sftm_app.linalg.svd import Factors, power_of_two
+from sftm_app.linalg.factors import Factors, power_of_two
+from sftm_app.linalg.low_rank import Delta, image, norm
+from sftm_app.linalg.superposition import superpose, superposed_delta
 from sftm_app.linalg.system import superposed
 from sftm_app.linalg.tolerance import CONFLICT_ERROR, conflict_cosine
 
@@ -59,7 +59,7 @@ def formed_superposition(
     coefficients = tuple(
         torch.cat([a, a.new_zeros(f.rank - len(a))]) for a, f in zip(solved.coefficients, factors, strict=True)
     )
-    answer = _formed(factors, coefficients, superposed_change(cut, solved))
+    answer = _formed(factors, coefficients, superposed_delta(cut, solved))
     return replace(answer, condition=solved.condition, conflicts=solved.conflicts, n_dropped=solved.n_dropped)
 
 
@@ -68,7 +68,7 @@ def leading(factors: Sequence[Factors], counts: Sequence[int]) -> list[Factors]:
     return [f.cut(count) if count else f for f, count in zip(factors, counts, strict=True)]
 
 
-def _formed(factors: Sequence[Factors], coefficients: tuple[Tensor, ...], D: Change) -> Answer:
+def _formed(factors: Sequence[Factors], coefficients: tuple[Tensor, ...], D: Delta) -> Answer:
     # In units of about the largest gain, so that no square overflows or vanishes.
     scale = power_of_two(max((float(f.S[0]) for f in factors if f.rank), default=1.0))
     D = D * (1 / scale)

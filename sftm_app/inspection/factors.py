@@ -11,12 +11,13 @@ import torch
 from cachetools import LRUCache
 
 from sftm_app.caching import keep
-from sftm_app.checkpoints.checkpoint import Checkpoint, open_reader
-from sftm_app.checkpoints.compatibility import Preflight
+from sftm_app.engine.cache import FactorStore, factor_key
+from sftm_app.engine.task_matrices import part_of, read_task_matrix
 from sftm_app.inspection.layers import MapLayer
-from sftm_app.linalg.svd import Factors, factorise
-from sftm_app.merging.changes import part_of, read_change
-from sftm_app.merging.factor_cache import FactorStore, factor_key
+from sftm_app.linalg.factors import Factors
+from sftm_app.linalg.svd import factorise
+from sftm_app.preflight.preflight import Preflight
+from sftm_app.weights.checkpoint import Checkpoint, open_reader
 
 DEFAULT_LIMIT_BYTES = 2_000_000_000
 
@@ -86,8 +87,7 @@ def _identity(checkpoint: Checkpoint) -> tuple[object, ...]:
 
 
 def factorise_layer(found: Preflight, layer: MapLayer, store: FactorStore | None = None) -> LayerFactors:
-    """Read one layer of base and tasks and factorise every task matrix at full rank, or take its factors from `store`.
-    """
+    """Read one layer of base and tasks and factorise every task matrix at full rank, or take its factors from `store`."""
     with open_reader(found.base) as read:
         base = read.finite(layer.tensor, row=layer.part.expert)
     part = layer.part.in_slice
@@ -97,7 +97,7 @@ def factorise_layer(found: Preflight, layer: MapLayer, store: FactorStore | None
         source = found.matches[index].source(layer.tensor)
         assert source is not None
         with open_reader(found.tasks[index].checkpoint) as read:
-            change = read_change(read, source, base, base.device, layer.part.expert)
+            change = read_task_matrix(read, source, base, base.device, layer.part.expert)
         matrix = part_of(change, part)
         factors.append(store.get(factor_key(matrix), partial(factorise, matrix)) if store else factorise(matrix))
     norm = float(torch.linalg.vector_norm(weight))

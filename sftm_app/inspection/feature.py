@@ -18,8 +18,9 @@ from torch import Tensor
 from sftm_app.errors import InputError
 from sftm_app.inspection.reasons import Neighbour, reason, shortfall
 from sftm_app.inspection.what_if import Prediction, WhatIf
-from sftm_app.linalg.subspace import cumulative_energy, gain_clusters
-from sftm_app.merging.methods import METHODS
+from sftm_app.linalg.factors import cumulative_energy
+from sftm_app.linalg.overlap import gain_clusters
+from sftm_app.methods import METHODS
 
 MOST_NEIGHBOURS = 12
 

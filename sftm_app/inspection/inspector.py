@@ -8,13 +8,14 @@ from threading import Lock
 from cachetools import LRUCache
 
 from sftm_app.caching import keep
-from sftm_app.checkpoints.compatibility import Preflight
+from sftm_app.engine.cache import FactorStore
 from sftm_app.inspection.factors import DEFAULT_LIMIT_BYTES, FactorCache, LayerFactors, layer_key
 from sftm_app.inspection.layer import LayerDetail, layer_detail
 from sftm_app.inspection.layers import MapLayer
 from sftm_app.inspection.measures import MEASURES, MeasureValue, rank_of
-from sftm_app.inspection.what_if import MergeSettings, WhatIf
-from sftm_app.merging.factor_cache import FactorStore
+from sftm_app.inspection.what_if import WhatIf
+from sftm_app.methods.settings import MergeSettings
+from sftm_app.preflight.preflight import Preflight
 
 WHAT_IF_LIMIT_BYTES = 1_000_000_000
 DETAILS_KEPT = 256

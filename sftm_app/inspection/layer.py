@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from sftm_app.inspection.factors import LayerFactors
-from sftm_app.linalg.subspace import effective_rank, energy_overlaps, gain_clusters, rank_for_energy, stable_rank
-from sftm_app.linalg.svd import Factors
+from sftm_app.linalg.factors import Factors, rank_for_energy
+from sftm_app.linalg.overlap import effective_rank, energy_overlaps, gain_clusters, stable_rank
 
 ENERGIES = (0.90, 0.95, 0.99)
 CLUSTER_SENTENCE = (

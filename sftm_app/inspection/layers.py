@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from sftm_app.checkpoints.compatibility import Preflight
-from sftm_app.checkpoints.roles import Part, assign
+from sftm_app.architecture.roles import Part, assign
+from sftm_app.preflight.preflight import Preflight
 
 
 @dataclass(frozen=True)

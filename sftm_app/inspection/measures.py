@@ -9,9 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sftm_app.inspection.what_if import MergeSettings, WhatIf
-from sftm_app.linalg.subspace import effective_rank, energy_overlap, rank_for_energy
-from sftm_app.linalg.svd import Rank
+from sftm_app.inspection.what_if import WhatIf
+from sftm_app.linalg.factors import Rank, rank_for_energy
+from sftm_app.linalg.overlap import effective_rank, energy_overlap
+from sftm_app.methods.settings import MergeSettings
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from sftm_app.errors import InputError
 from sftm_app.inspection.factors import LayerFactors
-from sftm_app.linalg.subspace import principal_angles, random_overlap, random_principal_angles, rank_for_energy
+from sftm_app.linalg.factors import rank_for_energy
+from sftm_app.linalg.overlap import principal_angles, random_overlap, random_principal_angles
 
 ANGLE_ENERGY = 0.90
 MOST_ANGLES = 64

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sftm_app.inspection.what_if import Prediction
-from sftm_app.merging.methods import METHODS
+from sftm_app.methods import METHODS
 
 # Contributions below this share of what is wanted are not worth a name, and differences below it no reason.
 WORTH_SAYING = 0.02

@@ -7,9 +7,9 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from sftm_app.checkpoints.compatibility import Preflight
-from sftm_app.checkpoints.role_rules import matching
-from sftm_app.checkpoints.roles import Assignment, Role, assign
+from sftm_app.architecture.role_rules import matching
+from sftm_app.architecture.roles import Assignment, Role, assign
+from sftm_app.preflight.preflight import Preflight
 
 _NUMBER = re.compile(r"(?<![^._\-])\d+(?![^._\-])")
 

@@ -21,11 +21,11 @@ from cachetools import LRUCache
 from torch import Tensor
 
 from sftm_app.inspection.answers import Answer, conflicts_of, length, mapping_error_of
-from sftm_app.inspection.sides import Sides, mapping_operator
+from sftm_app.inspection.input_projection import InputProjection, mapping_operator
 from sftm_app.linalg.conflicts import Conflict
-from sftm_app.linalg.coupled import COUPLED_MAX
-from sftm_app.linalg.interactions import Interactions
-from sftm_app.linalg.svd import Factors, power_of_two
+from sftm_app.linalg.factors import Factors, power_of_two
+from sftm_app.linalg.feature_gram import FeatureGram
+from sftm_app.linalg.preconditioner import COUPLED_MAX
 from sftm_app.linalg.tolerance import GROWTH_LIMIT, solve_tolerance
 
 # How far readout and mapping errors may be from those of the exact solution, for weights of about 1.
@@ -50,8 +50,8 @@ class StoredAnswers:
     """Answers for one layer, as those of answers.py. Not safe under threads."""
 
     def __init__(self, factors: Sequence[Factors]) -> None:
-        self.interactions = Interactions(factors)
-        self.sides = Sides(factors)
+        self.interactions = FeatureGram(factors)
+        self.sides = InputProjection(factors)
         self.scale = power_of_two(max((float(f.S[0]) for f in factors if f.rank), default=1.0))
         self._factors = factors
         self._full = tuple(f.rank for f in factors)

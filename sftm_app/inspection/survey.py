@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sftm_app.checkpoints.compatibility import Preflight
+from sftm_app.engine.cache import open_store
 from sftm_app.errors import InputError
 from sftm_app.inspection.factors import factorise_layer
 from sftm_app.inspection.layer import LayerDetail, layer_detail
@@ -18,9 +18,10 @@ from sftm_app.inspection.layers import MapLayer, map_layers
 from sftm_app.inspection.measures import MEASURES, MeasureValue
 from sftm_app.inspection.pair import PairAngles, pair_angles
 from sftm_app.inspection.warnings import LayerWarning, layer_warnings
-from sftm_app.inspection.what_if import MergeSettings, Prediction, WhatIf, merge_settings
-from sftm_app.linalg.subspace import random_overlap
-from sftm_app.merging.factor_cache import open_store
+from sftm_app.inspection.what_if import Prediction, WhatIf
+from sftm_app.linalg.overlap import random_overlap
+from sftm_app.methods.settings import MergeSettings, merge_settings
+from sftm_app.preflight.preflight import Preflight
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,10 +11,10 @@ import torch
 
 from sftm_app.inspection.layer import LayerDetail
 from sftm_app.inspection.reasons import word_list
-from sftm_app.inspection.what_if import Prediction, WhatIf, merge_settings
-from sftm_app.linalg.subspace import cumulative_energy
-from sftm_app.linalg.svd import Factors
-from sftm_app.merging.methods import METHODS
+from sftm_app.inspection.what_if import Prediction, WhatIf
+from sftm_app.linalg.factors import Factors, cumulative_energy
+from sftm_app.methods import METHODS
+from sftm_app.methods.settings import merge_settings
 
 # A change this much smaller than the others' median, or than the base's weight, plays no part in what a merge does.
 BARELY_BESIDE_OTHERS = 0.1

@@ -14,54 +14,27 @@ Where a task neither reads nearly all inputs nor few (a wide layer), each solve 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from threading import RLock
-from typing import Any
 
 import torch
 from cachetools import LRUCache
 from torch import Tensor
 
-from sftm_app.errors import InputError, RecipeError
+from sftm_app.errors import InputError
 from sftm_app.inspection.answers import Answer, formed_sum, formed_superposition, leading, length
 from sftm_app.inspection.factors import LayerFactors
 from sftm_app.inspection.stored import StoredAnswers, stored_bytes
 from sftm_app.linalg.conflicts import Conflict
-from sftm_app.linalg.interactions import couplings
+from sftm_app.linalg.factors import Rank
+from sftm_app.linalg.feature_gram import couplings
 from sftm_app.linalg.low_rank import LowRank
 from sftm_app.linalg.superposition import STORED_MAX, superpose
-from sftm_app.linalg.svd import Rank
 from sftm_app.linalg.system import starts, superposed
-from sftm_app.merging.methods import get_method
-from sftm_app.merging.params import make_params
+from sftm_app.methods.settings import MergeSettings
 
 # Answers that were found by forming D are kept with D V_t of every task: as much as the factors.
 FORMED_KEPT = 2
-
-
-@dataclass(frozen=True)
-class MergeSettings:
-    """What a merge is asked for. method: a key of METHODS; params: its frozen Params; weights: one positive float for
-    each task of the workspace, in its order."""
-
-    method: str
-    params: Any
-    weights: tuple[float, ...]
-
-
-def merge_settings(method: str, values: Mapping[str, Any], weights: Sequence[float]) -> MergeSettings:
-    """Settings from values as typed. values: parameters of the method by name, those left out at their defaults.
-
-    Raises
-        RecipeError: no such method or parameter, a value out of range, a weight that is no positive number.
-    """
-    params = make_params(get_method(method).params, values, f"params of {method}")
-    for weight in weights:
-        number = isinstance(weight, int | float) and not isinstance(weight, bool)
-        if not number or not math.isfinite(weight) or not weight > 0:
-            raise RecipeError(f"The task weight {weight!r} is not a positive number. Give one above 0.")
-    return MergeSettings(method, params, tuple(float(weight) for weight in weights))
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import psutil
 
-from sftm_app.checkpoints.partial import alone, partial_of, remove_partial
 from sftm_app.errors import JobError
 from sftm_app.jobs.folder import RunFolder, create_run, list_runs, status, worker_process
 from sftm_app.jobs.workers import Workers
-from sftm_app.merging.recipe import Recipe
+from sftm_app.planning.recipe import Recipe
+from sftm_app.weights.partial import alone, partial_of, remove_partial
 
 # Cancel promises two seconds in all: the worker gets most of them to leave by itself.
 POLITE_S = 1.2

@@ -22,9 +22,9 @@ from typing import Any
 import psutil
 
 from sftm_app.errors import JobError
-from sftm_app.merging.recipe import Recipe, load_recipe, recipe_to_yaml
-from sftm_app.merging.report import REPORT_NAME
-from sftm_app.merging.resuming import has_progress
+from sftm_app.output.report import REPORT_NAME
+from sftm_app.output.resume import has_progress
+from sftm_app.planning.recipe import Recipe, load_recipe, recipe_to_yaml
 
 RUN_ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{6}")
 ACTIVE = ("starting", "running")

@@ -31,8 +31,8 @@ def work(folder: RunFolder) -> None:
 
 
 def _merge(folder: RunFolder) -> None:
-    from sftm_app.merging.plan import make_plan
-    from sftm_app.merging.save import save
+    from sftm_app.output.save import save
+    from sftm_app.planning.planner import make_plan
 
     if folder.cancel_flag.exists():
         raise Cancelled("Cancelled.")
@@ -61,8 +61,8 @@ def _stopping(folder: RunFolder) -> Callable[[int, FrameType | None], None]:
 
 def main() -> None:
     """Import what takes long, then wait to be told the run's folder (a JSON text on standard input)."""
-    import sftm_app.merging.save  # noqa: F401
-    from sftm_app.checkpoints.architecture import preload
+    import sftm_app.output.save  # noqa: F401
+    from sftm_app.architecture.architecture import preload
 
     preload()
     line = sys.stdin.readline()

@@ -8,18 +8,19 @@ system         the linear system as an operator;  solvers: two ways to solve it;
 """
 
 from sftm_app.linalg.conflicts import Conflict
-from sftm_app.linalg.low_rank import Change, LowRank
-from sftm_app.linalg.superposition import Superposition, superpose, superposed_change, superposed_matrix
-from sftm_app.linalg.svd import Factors, factorise
+from sftm_app.linalg.factors import Factors
+from sftm_app.linalg.low_rank import Delta, LowRank
+from sftm_app.linalg.superposition import Superposition, superpose, superposed_delta, superposed_matrix
+from sftm_app.linalg.svd import factorise
 
 __all__ = [
-    "Change",
     "Conflict",
+    "Delta",
     "Factors",
     "LowRank",
     "Superposition",
     "factorise",
     "superpose",
-    "superposed_change",
+    "superposed_delta",
     "superposed_matrix",
 ]

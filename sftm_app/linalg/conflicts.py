@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sftm_app.linalg.svd import Factors
+from sftm_app.linalg.factors import Factors
 from sftm_app.linalg.system import read, superposed
 from sftm_app.linalg.tolerance import CONFLICT_ERROR, conflict_cosine
 

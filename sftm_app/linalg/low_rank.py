@@ -42,15 +42,15 @@ class LowRank:
 ADD_ELEMENTS = 1 << 20
 
 # What a task does to one linear map: every entry of it, or a product of thin matrices.
-Change: TypeAlias = Tensor | LowRank
+Delta: TypeAlias = Tensor | LowRank
 
 
-def dense(change: Change) -> Tensor:
+def dense(change: Delta) -> Tensor:
     """The matrix itself, (m, n)."""
     return change.left @ change.right if isinstance(change, LowRank) else change
 
 
-def norm(change: Change) -> float:
+def norm(change: Delta) -> float:
     """Frobenius norm."""
     if isinstance(change, LowRank):
         # Of the small cores in float64: the terms may nearly cancel, and a Gram matrix would lose half of the digits.
@@ -59,7 +59,7 @@ def norm(change: Change) -> float:
     return float(torch.linalg.vector_norm(change))
 
 
-def image(change: Change, directions: Tensor) -> Tensor:
+def image(change: Delta, directions: Tensor) -> Tensor:
     """change @ directions, (m, k), in the dtype and on the device of `directions` (n, k).
 
     Multiplied in the change's own dtype: the thin factors of a float64 one may hold large terms that cancel.
@@ -68,7 +68,7 @@ def image(change: Change, directions: Tensor) -> Tensor:
     return (change @ directions.to(like)).to(directions)
 
 
-def images(changes: Sequence[Change], directions: Tensor) -> list[Tensor]:
+def images(changes: Sequence[Delta], directions: Tensor) -> list[Tensor]:
     """image() of each; what low-rank ones read is computed once where they share it, as the very same tensor."""
     read: dict[int, Tensor] = {}
     found = []
@@ -83,7 +83,7 @@ def images(changes: Sequence[Change], directions: Tensor) -> list[Tensor]:
     return found
 
 
-def add_to(target: Tensor, change: Change) -> None:
+def add_to(target: Tensor, change: Delta) -> None:
     """Add a change to an (m, n) tensor in place; a low-rank one without forming it as a whole."""
     if not isinstance(change, LowRank):
         target.add_(change.to(target))
@@ -95,7 +95,7 @@ def add_to(target: Tensor, change: Change) -> None:
             rows.add_((left @ change.right).to(target))
 
 
-def weighted_sum(changes: Sequence[Change], factors: Sequence[float]) -> Change:
+def weighted_sum(changes: Sequence[Delta], factors: Sequence[float]) -> Delta:
     """sum_t f_t D_t of changes of one shape: low-rank when all of them are (ranks add up), else a dense tensor.
 
     Asks for one change after the other and lets each go before the next: where a sequence reads them when asked, only

@@ -26,7 +26,7 @@ def n_processors() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def compute_alone(n_threads: int) -> None:
+def compute_single_threaded(n_threads: int) -> None:
     """Have the thread that calls this compute alone, and those that start later as before, by `n_threads`.
 
     (One that starts in between, within some ten microseconds, computes alone as well: torch has one number for all
@@ -42,17 +42,19 @@ def compute_alone(n_threads: int) -> None:
 
 
 @contextmanager
-def computing_alone() -> Iterator[None]:
+def single_threaded() -> Iterator[None]:
     """Inside, this thread computes alone."""
     n_threads = torch.get_num_threads()
-    compute_alone(n_threads)
+    compute_single_threaded(n_threads)
     try:
         yield
     finally:
         torch.set_num_threads(n_threads)
 
 
-def each(function: Callable[[Item], Result], items: Iterable[Item], n_threads: int | None = None) -> list[Result]:
+def parallel_map(
+    function: Callable[[Item], Result], items: Iterable[Item], n_threads: int | None = None
+) -> list[Result]:
     """[function(item) for item in items], `n_threads` of them at a time (None: torch's number of threads).
 
     Every item is computed by one thread, so results do not depend on how many there are. Raises what the first item
@@ -63,5 +65,5 @@ def each(function: Callable[[Item], Result], items: Iterable[Item], n_threads: i
     n_threads = min(n_before if n_threads is None else n_threads, len(items))
     if n_threads <= 1:
         return [function(item) for item in items]
-    with ThreadPoolExecutor(n_threads, initializer=compute_alone, initargs=(n_before,)) as pool:
+    with ThreadPoolExecutor(n_threads, initializer=compute_single_threaded, initargs=(n_before,)) as pool:
         return list(pool.map(function, items))

@@ -27,9 +27,9 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from sftm_app.linalg.low_rank import Change, image, images
+from sftm_app.linalg.factors import Factors
+from sftm_app.linalg.low_rank import Delta, image, images
 from sftm_app.linalg.superposition import Readouts
-from sftm_app.linalg.svd import Factors
 
 # Where what is beside the task is a smaller share of D V than this, too few digits would be left of the difference, and
 # it is formed.
@@ -66,10 +66,10 @@ class Formable:
     """A matrix D (m, n) by its readouts, one tensor per task; `form` gives D itself, and is asked once at most."""
 
     readouts: Readouts
-    form: Callable[[], Change]
+    form: Callable[[], Delta]
 
     @cached_property
-    def change(self) -> Change:
+    def change(self) -> Delta:
         """D."""
         return self.form()
 
@@ -124,7 +124,7 @@ def _apart(s: Tensor, q: Tensor) -> tuple[float, float, float]:
     return energy, alpha, float(d @ d)
 
 
-def preserved_by(change: Change, factors: Sequence[Factors]) -> list[Preservation]:
+def preserved_by(change: Delta, factors: Sequence[Factors]) -> list[Preservation]:
     """What D (m, n) keeps of the features given, by one product with each task's read directions."""
     kept = []
     for f in factors:

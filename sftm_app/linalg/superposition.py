@@ -28,9 +28,9 @@ from torch import Tensor
 
 from sftm_app.errors import InputError, NumericalError, RecipeError, ResourceError
 from sftm_app.linalg.conflicts import Conflict, find_conflicts
-from sftm_app.linalg.low_rank import Change, LowRank, dense, norm
+from sftm_app.linalg.factors import Factors, power_of_two
+from sftm_app.linalg.low_rank import Delta, LowRank, dense, norm
 from sftm_app.linalg.solvers import Solution, solve_direct, solve_iterative
-from sftm_app.linalg.svd import Factors, power_of_two
 from sftm_app.linalg.system import System, superposed
 from sftm_app.linalg.tolerance import GROWTH_LIMIT, solve_tolerance, system_rcond
 
@@ -66,7 +66,7 @@ class Readouts:
 
 
 @dataclass(frozen=True, eq=False)
-class Solved:
+class SystemSolution:
     """The answers to n right sides, (n, R) each, in units of about the largest gain, whatever the tasks' weights.
 
     coefficients: a. read: u^T D(a) v of every feature. asked: the same of the plain sum, where every feature has the
@@ -82,7 +82,7 @@ class Solved:
     n_dropped: int
     converged: bool
 
-    def combined(self, weights: Tensor) -> Solved:
+    def combined(self, weights: Tensor) -> SystemSolution:
         """The answer (1, R) to the right sides times weights (n,), added up."""
         combined: dict[str, Any] = {name: weights.to(part)[None] @ part for name, part in self.tensors().items()}
         return replace(self, **combined)
@@ -92,7 +92,7 @@ class Solved:
         return {name: getattr(self, name) for name in ("coefficients", "read", "asked", "missed")}
 
 
-def _make(make: Callable[[], Solved]) -> Solved:
+def _make(make: Callable[[], SystemSolution]) -> SystemSolution:
     return make()
 
 
@@ -127,7 +127,7 @@ def superpose(
     variant: str = "readout",
     solver: str = "auto",
     weights: Sequence[float] | None = None,
-    keep: Callable[[Callable[[], Solved]], Solved] = _make,
+    keep: Callable[[Callable[[], SystemSolution]], SystemSolution] = _make,
 ) -> Superposition:
     """Solve for the coefficients of all tasks' features (see the module's docstring).
 
@@ -192,7 +192,7 @@ def superpose(
     )  # fmt: skip
 
 
-def superposed_change(factors: Sequence[Factors], superposition: Superposition) -> Change:
+def superposed_delta(factors: Sequence[Factors], superposition: Superposition) -> Delta:
     """D* = sum_tk a_tk u_tk v_tk^T, (m, n), without any scaling: low-rank where there are few features, else dense.
 
     Summed in the coefficients' dtype, and where they are, so that large ones cancel as they should: a dense result is
@@ -204,10 +204,10 @@ def superposed_change(factors: Sequence[Factors], superposition: Superposition) 
 
 def superposed_matrix(factors: Sequence[Factors], superposition: Superposition) -> Tensor:
     """The same as a dense matrix in the factors' dtype."""
-    return dense(superposed_change(factors, superposition)).to(factors[0].U)
+    return dense(superposed_delta(factors, superposition)).to(factors[0].U)
 
 
-def _direct(factors: Sequence[Factors], variant: str, gains: Tensor) -> Solved:
+def _direct(factors: Sequence[Factors], variant: str, gains: Tensor) -> SystemSolution:
     n = gains.numel()
     if n > DIRECT_MAX:
         raise ResourceError(
@@ -226,7 +226,7 @@ def _direct(factors: Sequence[Factors], variant: str, gains: Tensor) -> Solved:
     return _solved(system, replace(solution, a=solution.a[None]), wanted[None])
 
 
-def _iterative(system: System, gains: Tensor, tolerance: float, max_iterations: int) -> Solved:
+def _iterative(system: System, gains: Tensor, tolerance: float, max_iterations: int) -> SystemSolution:
     """The answers to gains (n, R), one a row."""
     solution = solve_iterative(system.apply, system.right_side(gains), tolerance, max_iterations, DIAGONAL)
     return _solved(system, solution, gains)
@@ -238,8 +238,8 @@ def _by_tasks(
     alone: Tensor,
     weights: Tensor,
     gains: Tensor,
-    keep: Callable[[Callable[[], Solved]], Solved],
-) -> Solved | None:
+    keep: Callable[[Callable[[], SystemSolution]], SystemSolution],
+) -> SystemSolution | None:
     """The answer for readout to `gains` (R,), which are the weights (T,) times what each task asks for, alone (T, R),
     from what all tasks ask for and what each does; None where that is not worth it, or not sound."""
     mean = weights.mean()
@@ -263,16 +263,16 @@ def is_answered_by_tasks(m: int, n: int, n_features: int, n_tasks: int) -> bool:
     return n_features <= STORED_MAX and 2 * BY_TASKS_PRODUCTS * (n_tasks + 1) <= BY_TASKS_SHARE * (m + n)
 
 
-def _solved(system: System, solution: Solution, gains: Tensor) -> Solved:
+def _solved(system: System, solution: Solution, gains: Tensor) -> SystemSolution:
     """Of a solution (n, R) for gains (n, R)."""
     a, read, asked = solution.a, system.read_out(solution.a), system.read_out(gains)
     missed = read - gains if system.variant == "readout" else system.apply(a) - asked
-    return Solved(
+    return SystemSolution(
         a, read, asked, missed, solution.condition, solution.iterations, solution.n_dropped, solution.converged
     )
 
 
-def _stopped_early(system: System, gains: Tensor) -> Solved:
+def _stopped_early(system: System, gains: Tensor) -> SystemSolution:
     """The most accurate of a few early-stopped iterations whose answer is moderate: early stopping regularises."""
     for tolerance in (1e-3, 1e-2, 1e-1):
         found = _iterative(system, gains[None], tolerance, MAX_ITERATIONS)

@@ -19,115 +19,22 @@ A low-rank matrix is never formed: QR of its two thin factors leaves an (r, r) c
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from sftm_app.errors import InputError, NumericalError, RecipeError
+from sftm_app.errors import InputError, NumericalError
+from sftm_app.linalg.factors import Factors, Rank, n_kept, n_leading, power_of_two
 from sftm_app.linalg.failures import has_not_converged
 from sftm_app.linalg.gram_svd import GRAM_MIN, svd_by_gram
-from sftm_app.linalg.low_rank import Change, LowRank
+from sftm_app.linalg.low_rank import Delta, LowRank
 from sftm_app.linalg.tolerance import BACKWARD_ERROR_FACTOR, ORTHOGONALITY, rcond
 
-# None = all features, a count, a fraction of the full rank, or a share of the energy as text: see n_kept.
-Rank = int | float | str | None
-
-_ENERGY = re.compile(r"(\d+(?:\.\d+)?)% energy")
 _SVD = Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]
 
 
-@dataclass(frozen=True, eq=False)
-class Factors:
-    """Singular features of an (m, n) matrix: U (m, r), S (r,) descending and positive, Vh (r, n); r may be 0.
-
-    Column k of U is the write direction, row k of Vh the read direction. Signs are fixed: the entry of largest
-    magnitude of each write direction is positive. Inside a cluster of equal gains only the span of the vectors is
-    determined.
-    `how` names the method that succeeded (see the module's docstring).
-    """
-
-    U: Tensor
-    S: Tensor
-    Vh: Tensor
-    how: str
-
-    @property
-    def rank(self) -> int:
-        return int(self.S.numel())
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        return int(self.U.shape[0]), int(self.Vh.shape[1])
-
-    def cut(self, rank: Rank) -> Factors:
-        """The first features only, by the rank rule of n_kept; views, not copies.
-
-        A share of energy keeps the fewest leading gains that hold it: of the energy of these Factors, which therefore
-        should be at full rank.
-        """
-        r = _n_of(rank, self.S, *self.shape)
-        return Factors(self.U[:, :r], self.S[:r], self.Vh[:r], self.how)
-
-    def matrix(self) -> Tensor:
-        """U diag(S) Vh, (m, n)."""
-        return (self.U * self.S) @ self.Vh
-
-
-def n_kept(rank: Rank, m: int, n: int) -> int:
-    """How many features a rank rule keeps of an (m, n) matrix, at most min(m, n).
-
-    `rank`: None = all, an int >= 1 = that many, a float strictly between 0 and 1 = that fraction of min(m, n), rounded,
-    at least one. Text such as "90% energy" = as many as hold that share of sum s^2, which depends on the matrix: here
-    the most that this can be, min(m, n). Raises RecipeError for anything else, a bool or 1.0 included.
-    """
-    full = min(m, n)
-    if rank is None:
-        return full
-    if isinstance(rank, str):
-        energy_share(rank)
-        return full
-    if isinstance(rank, int) and not isinstance(rank, bool) and rank >= 1:
-        return min(rank, full)
-    if isinstance(rank, float) and 0.0 < rank < 1.0:
-        return min(max(1, round(rank * full)), full)
-    raise RecipeError(_no_rank(rank))
-
-
-def _n_of(rank: Rank, S: Tensor, m: int, n: int) -> int:
-    """How many of the gains S of an (m, n) matrix a rank rule keeps."""
-    from sftm_app.linalg.subspace import rank_for_energy  # which imports this file
-
-    return rank_for_energy(S, energy_share(rank)) if isinstance(rank, str) else min(n_kept(rank, m, n), S.numel())
-
-
-def energy_share(rank: str) -> float:
-    """The share of energy, strictly between 0 and 1, that a rank such as "90% energy" stands for.
-
-    Raises RecipeError for any other text.
-    """
-    found = _ENERGY.fullmatch(rank)
-    share = float(found[1]) / 100 if found else 0.0
-    if not 0.0 < share < 1.0:
-        raise RecipeError(_no_rank(rank))
-    return share
-
-
-def _no_rank(rank: object) -> str:
-    return (
-        f"The rank {rank!r} is not understood: expected nothing (full rank), a whole number from 1 up, a fraction "
-        "strictly between 0 and 1, or a share of energy such as '90% energy'. Give one of these."
-    )
-
-
-def power_of_two(largest: float) -> float:
-    """A power of two near `largest`, to scale by without changing a digit; it and its inverse fit in float32."""
-    return 2.0 ** min(max(math.frexp(largest)[1], -125), 125)
-
-
-def factorise(change: Change, rank: Rank = None) -> Factors:
+def factorise(change: Delta, rank: Rank = None) -> Factors:
     """Thin SVD of a float32 or float64 (m, n) matrix, dense or low-rank, cut to its numerical rank and
     then to `rank` (see `n_kept`; of the energy, that of the gains above the noise counts).
 
@@ -159,7 +66,7 @@ def factorise(change: Change, rank: Rank = None) -> Factors:
     noise = rcond(matrix.dtype, m, n)
 
     def keep(gains: Tensor) -> int:
-        return _n_of(rank, gains[gains / gains[0] > noise], m, n)
+        return n_leading(rank, gains[gains / gains[0] > noise], m, n)
 
     scaled = matrix / scale
     found = _by_gram(scaled, keep, not isinstance(rank, str) and n_kept(rank, m, n) < min(m, n))
@@ -197,7 +104,7 @@ def _factorise_low_rank(change: LowRank, rank: Rank) -> Factors:
     core = factorise(R_left @ R_right.T)
     # The core has the gains of the whole matrix, so what is noise beside the whole matrix's largest gain goes here.
     noise = rcond(change.left.dtype, *change.shape) * core.S[:1]
-    r = _n_of(rank, core.S[torch.gt(core.S, noise)], *change.shape)
+    r = n_leading(rank, core.S[torch.gt(core.S, noise)], *change.shape)
     U, Vh = _fix_signs((Q_left @ core.U)[:, :r], (core.Vh @ Q_right.T)[:r])
     S = core.S[:r].to(change.left)
     if not bool(torch.isfinite(S).all()):
@@ -213,9 +120,7 @@ def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def _by_gram(
-    matrix: Tensor, keep: Callable[[Tensor], int], few: bool
-) -> tuple[Tensor, Tensor, Tensor, str] | None:
+def _by_gram(matrix: Tensor, keep: Callable[[Tensor], int], few: bool) -> tuple[Tensor, Tensor, Tensor, str] | None:
     """The features that are kept, from a Gram matrix; None where that is not for this matrix, or failed its check."""
     if matrix.device.type not in ("cpu", "cuda") or matrix.dtype != torch.float32 or min(matrix.shape) < GRAM_MIN:
         return None

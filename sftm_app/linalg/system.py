@@ -16,9 +16,9 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-from sftm_app.linalg.low_rank import Change, LowRank
-from sftm_app.linalg.parallel import each
-from sftm_app.linalg.svd import Factors
+from sftm_app.linalg.factors import Factors
+from sftm_app.linalg.low_rank import Delta, LowRank
+from sftm_app.linalg.parallel import parallel_map
 
 # Up to this many features in all, and numbers in their factors, many products of small blocks would take longer than
 # one of everything, in another dtype too.
@@ -26,12 +26,12 @@ AT_ONCE_MAX = 512
 AT_ONCE_ELEMENTS = 1 << 20
 
 
-def at_once(m: int, n: int, n_features: int) -> bool:
+def fits_one_gemm(m: int, n: int, n_features: int) -> bool:
     """Whether gram() multiplies everything at once."""
     return n_features <= AT_ONCE_MAX and (m + n) * n_features <= AT_ONCE_ELEMENTS
 
 
-def superposed(factors: Sequence[Factors], coefficients: Sequence[Tensor], like: Change | None = None) -> Change:
+def superposed(factors: Sequence[Factors], coefficients: Sequence[Tensor], like: Delta | None = None) -> Delta:
     """sum_tk a_tk u_tk v_tk^T, (m, n), in the coefficients' dtype and on their device; low-rank where that is less.
 
     like: another sum of the same features. A low-rank one shares its read directions, where the dtype is the same.
@@ -48,18 +48,18 @@ def superposed(factors: Sequence[Factors], coefficients: Sequence[Tensor], like:
     return total
 
 
-def read(D: Change, factors: Factors) -> Tensor:
+def read(D: Delta, factors: Factors) -> Tensor:
     """u_k^T D v_k for every feature of one task, (r,): what the matrix D (m, n) still does of what the task did."""
     like = D.left if isinstance(D, LowRank) else D
     return (D @ factors.Vh.T.to(like)).mul_(factors.U.to(like)).sum(0)
 
 
-def gram(factors: Sequence[Factors], C: Change | None = None, dtype: torch.dtype | None = None) -> Tensor:
+def gram(factors: Sequence[Factors], C: Delta | None = None, dtype: torch.dtype | None = None) -> Tensor:
     """A as a matrix, (R, R), symmetric to the last bit, in `dtype` (default: the factors'); C (n, n) symmetric of that
     dtype, or None for the identity. Many features are multiplied block by block, so that not all are converted at once.
     """
     offsets = starts(factors)
-    if at_once(*factors[0].shape, offsets[-1]):
+    if fits_one_gemm(*factors[0].shape, offsets[-1]):
         U = torch.cat([f.U for f in factors], dim=1).to(dtype or factors[0].U.dtype)
         Vh = torch.cat([f.Vh for f in factors]).to(U)
         A = (U.T @ U).mul_((Vh if C is None else (C @ Vh.T).T) @ Vh.T)
@@ -89,7 +89,7 @@ class Blocks:
             return (first.U.T @ second.U).mul_(first.Vh @ second.Vh.T)
 
         on_cpu = factors[0].U.device.type == "cpu"
-        self.blocks = each(form, self.pairs) if on_cpu else [form(pair) for pair in self.pairs]
+        self.blocks = parallel_map(form, self.pairs) if on_cpu else [form(pair) for pair in self.pairs]
 
     def product(self, a: Tensor) -> Tensor:
         """A a of each row of a (n, R)."""
@@ -139,7 +139,7 @@ class System:
             return self.apply(a)
         return torch.stack([self._read(superposed(self.factors, torch.split(row, self.ranks))) for row in a])
 
-    def _read(self, D: Change, C: Change | None = None) -> Tensor:
+    def _read(self, D: Delta, C: Delta | None = None) -> Tensor:
         """diag(U^T D C V), (R,)."""
         if C is None:
             return torch.cat([read(D, f) for f in self.factors])
@@ -151,7 +151,7 @@ class System:
         return gains if self._C is None else self.read_out(gains)
 
 
-def _readers(factors: Sequence[Factors], dtype: torch.dtype) -> Change:
+def _readers(factors: Sequence[Factors], dtype: torch.dtype) -> Delta:
     """V V^T, (n, n), over the read directions of all tasks."""
     Vh = torch.cat([f.Vh.to(dtype) for f in factors])
     return LowRank(Vh.T, Vh) if Vh.shape[0] < Vh.shape[1] else Vh.T @ Vh

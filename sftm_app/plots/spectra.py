@@ -12,7 +12,7 @@ import plotly.graph_objects as go
 import torch
 from numpy.typing import NDArray
 
-from sftm_app.linalg.subspace import effective_rank, stable_rank
+from sftm_app.linalg.overlap import effective_rank, stable_rank
 from sftm_app.plots.reduce import thinned
 from sftm_app.plots.style import DASHES, INK, SURFACE, TICK_SIZE, make_figure, make_message, plain, rgba
 

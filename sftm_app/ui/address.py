@@ -7,8 +7,8 @@ from pathlib import Path
 from urllib.parse import urlencode
 
 from sftm_app.errors import InputError
-from sftm_app.merging.recipe import make_recipe
-from sftm_app.ui.models_tab import checked, pack_workspace
+from sftm_app.planning.recipe import make_recipe
+from sftm_app.ui.loading import checked, pack_workspace
 from sftm_app.ui.settings import Settings, allowed_all
 from sftm_app.ui.studio import Studio
 from sftm_app.ui.view import View, view_to_query

@@ -13,14 +13,16 @@ import gradio as gr
 import psutil
 from starlette.middleware import Middleware
 
-from sftm_app.checkpoints.hub_names import short_name
 from sftm_app.errors import InputError, SFTMError
-from sftm_app.ui import evaluate_tab, merge_tab, models_tab
+from sftm_app.ui import loading
 from sftm_app.ui.address import workspace_from_query
+from sftm_app.ui.evaluate import tab as evaluate_tab
 from sftm_app.ui.guard import LocalOnly
 from sftm_app.ui.handlers import say_warning, sentences
 from sftm_app.ui.inspect import tab as inspect_tab
-from sftm_app.ui.inspect.chosen import Chosen
+from sftm_app.ui.inspect.state import InspectState
+from sftm_app.ui.merging import tab as merge_tab
+from sftm_app.ui.models import tab as models_tab
 from sftm_app.ui.settings import Settings
 from sftm_app.ui.studio import Studio
 from sftm_app.ui.theme import launch_look
@@ -29,6 +31,7 @@ from sftm_app.ui.widgets import AddressBar
 from sftm_app.ui.widgets.header import header_bar
 from sftm_app.ui.widgets.html import Safe
 from sftm_app.ui.workspace import Workspace, restore
+from sftm_app.weights.hub_names import short_name
 
 MAX_UPLOAD = "20mb"
 UPLOADS_KEPT_S = 24 * 3600
@@ -89,7 +92,7 @@ def open_page(studio: Studio) -> Callable[[gr.Request], tuple[Any, ...]]:
     return opening
 
 
-def use_for_merge(merging: merge_tab.MergeTab, chosen: Chosen) -> tuple[Any, ...]:
+def use_for_merge(merging: merge_tab.MergeTab, chosen: InspectState) -> tuple[Any, ...]:
     """The what-if's settings on the Merge tab, which is then shown."""
     return *merging.write(chosen.ws, chosen.settings), gr.Tabs(selected="merge")
 
@@ -132,7 +135,7 @@ def warm_up(studio: Studio) -> None:
     """Do ahead what the first clicks would wait for: transformers' imports, here and in a worker."""
     with contextlib.suppress(SFTMError):
         for pack in studio.packs:
-            studio.preflight(models_tab.pack_workspace(pack))
+            studio.preflight(loading.pack_workspace(pack))
     studio.workers.prepare()
 
 

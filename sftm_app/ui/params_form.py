@@ -8,8 +8,8 @@ from typing import Any
 
 import gradio as gr
 
-from sftm_app.merging.methods import METHODS, get_method
-from sftm_app.merging.params import Control, controls
+from sftm_app.methods import METHODS, get_method
+from sftm_app.methods.params import Control, controls
 from sftm_app.ui.handlers import sentences
 from sftm_app.ui.rank_slider import rank_shown, rank_slider
 

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sftm_app.checkpoints.hub_names import is_blob, is_snapshot
 from sftm_app.errors import CompatibilityError, InputError, OutputError
 from sftm_app.resources import asset_path
+from sftm_app.weights.hub_names import is_blob, is_snapshot
 
 READ_SUFFIXES = (".safetensors", ".json", ".model", ".txt", ".jinja", ".yaml")
 

@@ -11,23 +11,24 @@ from threading import RLock
 from cachetools import LRUCache
 
 from sftm_app.caching import keep
-from sftm_app.checkpoints.bare import sets_of
-from sftm_app.checkpoints.compatibility import Preflight
-from sftm_app.checkpoints.file_names import ADAPTER_CONFIG_NAME, CONFIG_NAME, INDEX_SUFFIX
+from sftm_app.engine.cache import open_store
 from sftm_app.errors import InputError, SFTMError
-from sftm_app.evaluation.contestants import Arena
+from sftm_app.evaluation.candidates import ModelPool
 from sftm_app.evaluation.packs import PACK_NAME, Pack, find_packs, pack_of
 from sftm_app.inspection.inspector import Inspector
 from sftm_app.jobs.workers import Workers
-from sftm_app.merging.factor_cache import open_store
-from sftm_app.merging.output_files import HEADS_FOLDER
-from sftm_app.merging.plan import check_recipe, resolve_device
-from sftm_app.merging.recipe import Recipe
-from sftm_app.merging.report import REPORT_NAME
+from sftm_app.output.report import REPORT_NAME
+from sftm_app.output.side_files import HEADS_FOLDER
+from sftm_app.planning.device import resolve_device
+from sftm_app.planning.planner import check_recipe
+from sftm_app.planning.recipe import Recipe
+from sftm_app.preflight.preflight import Preflight
 from sftm_app.ui.settings import Settings
 from sftm_app.ui.workspace import Workspace
+from sftm_app.weights.bare import sets_of
+from sftm_app.weights.file_names import ADAPTER_CONFIG_NAME, CONFIG_NAME, INDEX_SUFFIX
 
-ARENAS_KEPT = 2
+POOLS_KEPT = 2
 PREFLIGHTS_KEPT = 4
 SESSIONS_KEPT = 1000
 MAX_SCANNED = 20_000
@@ -44,7 +45,7 @@ class Studio:
         self.device = resolve_device(settings.device)
         self.packs: tuple[Pack, ...] = tuple(find_packs(settings.packs_dir))
         self._preflights: LRUCache[object, Preflight] = LRUCache(PREFLIGHTS_KEPT)
-        self._arenas: LRUCache[object, Arena] = LRUCache(ARENAS_KEPT)
+        self._pools: LRUCache[object, ModelPool] = LRUCache(POOLS_KEPT)
         self._draws: LRUCache[str, int] = LRUCache(SESSIONS_KEPT)
         self._lock = RLock()
 
@@ -61,7 +62,7 @@ class Studio:
             known = self._preflights.get(key)
             return known or keep(self._preflights, key, check_recipe(_recipe(workspace)))
 
-    def arena(self, workspace: Workspace) -> Arena:
+    def model_pool(self, workspace: Workspace) -> ModelPool:
         """The models of a workspace, ready to be tried.
 
         Raises
@@ -70,7 +71,7 @@ class Studio:
         found = self.preflight(workspace)
         with self._lock:
             key = self._key(workspace)
-            return self._arenas.get(key) or keep(self._arenas, key, Arena(found, self.device))
+            return self._pools.get(key) or keep(self._pools, key, ModelPool(found, self.device))
 
     def pack(self, workspace: Workspace) -> Pack | None:
         """The demo pack that the workspace's base belongs to, if any."""

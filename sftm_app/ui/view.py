@@ -9,9 +9,9 @@ from typing import Any
 from urllib.parse import parse_qs, urlencode
 
 from sftm_app.errors import RecipeError, SFTMError
-from sftm_app.inspection.what_if import MergeSettings, merge_settings
-from sftm_app.merging.methods import METHODS
-from sftm_app.merging.params import controls
+from sftm_app.methods import METHODS
+from sftm_app.methods.params import controls
+from sftm_app.methods.settings import MergeSettings, merge_settings
 from sftm_app.ui.rank_slider import rank_shown
 
 TABS = ("models", "inspect", "merge", "evaluate")

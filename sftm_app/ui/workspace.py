@@ -8,7 +8,7 @@ import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from sftm_app.merging.recipe import TaskEntry, default_name
+from sftm_app.planning.recipe import TaskEntry, default_name
 
 WORKSPACE_NAME = "workspace.json"
 

@@ -18,10 +18,10 @@ from transformers import (
     GPT2LMHeadModel,
 )
 
-from sftm_app.evaluation.contestants import BASE, INDIVIDUAL, Arena, folder_contestant, method_contestant
+from sftm_app.evaluation.candidates import BASE, INDIVIDUAL, ModelPool, folder_candidate, method_candidate
 from sftm_app.evaluation.texts import TextSamples
-from sftm_app.merging.plan import check_recipe
-from sftm_app.merging.recipe import make_recipe
+from sftm_app.planning.planner import check_recipe
+from sftm_app.planning.recipe import make_recipe
 
 TEXTS = ("the cat sat on", "a big red")
 CHOICES = (" mat", " bird", " sky")
@@ -38,8 +38,8 @@ def save_adapter(base: Any, folder: Path, seed: int, **config: Any) -> None:
     model.save_pretrained(folder)
 
 
-def arena_of(models: Path) -> Arena:
-    return Arena(
+def arena_of(models: Path) -> ModelPool:
+    return ModelPool(
         check_recipe(make_recipe(models / "base", [models / n for n in "ab"], device="cpu")), torch.device("cpu")
     )
 
@@ -67,32 +67,32 @@ def chances(model: Any, tokenizer: Any, text: str) -> list[float]:
 
 
 def test_an_adapter_writes_as_in_peft(writers: Path) -> None:
-    arena = arena_of(writers)
-    assert arena.family("a").name == "causal_lm"
+    model_pool = arena_of(writers)
+    assert model_pool.family("a").name == "causal_lm"
     tokenizer = AutoTokenizer.from_pretrained(writers / "base")
     samples = TextSamples(TEXTS, (None, None), CHOICES)
     for name in "ab":
         model = PeftModel.from_pretrained(GPT2LMHeadModel.from_pretrained(writers / "base"), writers / name).eval()
-        for text, answer in zip(TEXTS, arena.model(INDIVIDUAL, name).answer(samples), strict=True):
+        for text, answer in zip(TEXTS, model_pool.model(INDIVIDUAL, name).answer(samples), strict=True):
             assert answer.scores == pytest.approx(chances(model, tokenizer, text), abs=1e-5)
     base = GPT2LMHeadModel.from_pretrained(writers / "base").eval()
-    for text, answer in zip(TEXTS, arena.model(BASE, "a").answer(samples), strict=True):
+    for text, answer in zip(TEXTS, model_pool.model(BASE, "a").answer(samples), strict=True):
         assert answer.scores == pytest.approx(chances(base, tokenizer, text), abs=1e-5)
 
 
 def test_a_merge_of_adapters_and_one_on_the_disk(writers: Path) -> None:
     """Their average, made by PEFT from the two; and an adapter's folder as if a run had made it."""
-    arena = arena_of(writers)
+    model_pool = arena_of(writers)
     model = PeftModel.from_pretrained(GPT2LMHeadModel.from_pretrained(writers / "base"), writers / "a", "a")
     model.load_adapter(writers / "b", "b")
     model.add_weighted_adapter(["a", "b"], [0.5, 0.5], "ab", "cat")
     model.set_adapter("ab")
     tokenizer = AutoTokenizer.from_pretrained(writers / "base")
     samples = TextSamples(TEXTS, (None, None), CHOICES)
-    for text, answer in zip(TEXTS, arena.model(method_contestant("average"), "b").answer(samples), strict=True):
+    for text, answer in zip(TEXTS, model_pool.model(method_candidate("average"), "b").answer(samples), strict=True):
         assert answer.scores == pytest.approx(chances(model.eval(), tokenizer, text), abs=1e-5)
-    saved = arena.model(folder_contestant(writers / "a", "Saved", "sftm"), "b").answer(samples)
-    assert [a.scores for a in saved] == [a.scores for a in arena.model(INDIVIDUAL, "a").answer(samples)]
+    saved = model_pool.model(folder_candidate(writers / "a", "Saved", "sftm"), "b").answer(samples)
+    assert [a.scores for a in saved] == [a.scores for a in model_pool.model(INDIVIDUAL, "a").answer(samples)]
 
 
 def test_an_adapter_with_a_head_of_its_own(tmp_path: Path) -> None:
@@ -109,14 +109,14 @@ def test_an_adapter_with_a_head_of_its_own(tmp_path: Path) -> None:
     for name, n_labels in (("a", 3), ("b", 4)):
         base = BertForSequenceClassification.from_pretrained(tmp_path / "base", num_labels=n_labels)
         save_adapter(base, tmp_path / name, n_labels, task_type="SEQ_CLS", target_modules=["query", "value"])
-    arena = arena_of(tmp_path)
+    model_pool = arena_of(tmp_path)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "base")
     for name, n_labels in (("a", 3), ("b", 4)):
-        assert arena.family(name).name == "text_classifier"
+        assert model_pool.family(name).name == "text_classifier"
         base = BertForSequenceClassification.from_pretrained(tmp_path / "base", num_labels=n_labels)
         model = PeftModel.from_pretrained(base, tmp_path / name).eval()
         for text, answer in zip(
-            TEXTS, arena.model(INDIVIDUAL, name).answer(TextSamples(TEXTS, (None, None))), strict=True
+            TEXTS, model_pool.model(INDIVIDUAL, name).answer(TextSamples(TEXTS, (None, None))), strict=True
         ):
             with torch.no_grad():
                 wanted = model(**tokenizer(text, return_tensors="pt")).logits.softmax(-1)[0]
@@ -127,6 +127,6 @@ def test_an_adapter_with_a_head_of_its_own(tmp_path: Path) -> None:
             states = model.base_model.model.bert(**tokenizer(TEXTS[0], return_tensors="pt")).pooler_output
         head = model.base_model.model.classifier.modules_to_save["default"]
         wanted = head(states).softmax(-1)[0].detach().tolist()
-        assert arena.model(BASE, name).answer(TextSamples(TEXTS[:1], (None,)))[0].scores == pytest.approx(
+        assert model_pool.model(BASE, name).answer(TextSamples(TEXTS[:1], (None,)))[0].scores == pytest.approx(
             wanted, abs=1e-5
         )

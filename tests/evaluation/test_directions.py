@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_tryables import clip, direction, language, part_of, place_of, shaken, vit
+from tiny_models import clip, direction, language, part_of, place_of, shaken, vit
 from torch import nn
 
-from sftm_app.checkpoints.owners import kind_of
-from sftm_app.checkpoints.roles import Part
+from sftm_app.architecture.owners import kind_of
+from sftm_app.architecture.roles import Part
 from sftm_app.evaluation.directions import (
     ELSEWHERE,
     N_SHOWN,

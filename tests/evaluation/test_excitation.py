@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_tryables import BUILT, clip, direction, language, part_of, place_of, resnet, tokenizer_of, vit
+from tiny_models import BUILT, clip, direction, language, part_of, place_of, resnet, tokenizer_of, vit
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
-from sftm_app.checkpoints.roles import Part
+from sftm_app.architecture.roles import Part
 from sftm_app.errors import SampleError
 from sftm_app.evaluation.excitation import EXPERT, MEANS, NOT_FOUND, NOT_RUN, NOT_TOLD, Excitations, excitations
 from sftm_app.evaluation.reading import NO_SAMPLE, TEXTS_AT_ONCE, pieces

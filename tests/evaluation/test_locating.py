@@ -9,27 +9,27 @@ import torch
 from peft import LoraConfig, get_peft_model
 from tiny_checkpoints import save_task
 from tiny_language import VOCABULARY, save_set, save_tokenizer
-from tiny_tryables import direction, language, place_of, vit
+from tiny_models import direction, language, place_of, vit
 from torch import nn
 from transformers import BertConfig, BertForSequenceClassification, GPT2Config, GPT2LMHeadModel, ViTImageProcessor
 
-from sftm_app.checkpoints.roles import Role, assign
+from sftm_app.architecture.roles import Role, assign
 from sftm_app.errors import InputError
-from sftm_app.evaluation.contestants import BASE, INDIVIDUAL, Arena, method_contestant
+from sftm_app.evaluation.candidates import BASE, INDIVIDUAL, ModelPool, method_candidate
 from sftm_app.evaluation.locating import locate, twin
 from sftm_app.evaluation.texts import TextSamples
-from sftm_app.merging.plan import check_recipe
-from sftm_app.merging.recipe import make_recipe
+from sftm_app.planning.planner import check_recipe
+from sftm_app.planning.recipe import make_recipe
 
 
-def arena_of(models: Path, tasks: str) -> Arena:
+def arena_of(models: Path, tasks: str) -> ModelPool:
     recipe = make_recipe(models / "base", [models / name for name in tasks], device="cpu")
-    return Arena(check_recipe(recipe), torch.device("cpu"))
+    return ModelPool(check_recipe(recipe), torch.device("cpu"))
 
 
-def linear_maps(arena: Arena) -> list[str]:
+def linear_maps(model_pool: ModelPool) -> list[str]:
     """The base's tensors that hold linear maps, by their names in its files."""
-    found = arena._found
+    found = model_pool._found
     infos = found.base.tensors.items()
     return [name for name, info in infos if assign(info, found.architecture.owners.get(name)).role is Role.MATRIX]
 
@@ -40,24 +40,24 @@ def test_every_linear_map_of_a_vision_transformer_is_found(tiny_models: Path, tm
     for seed, name in enumerate("ab", start=1):
         save_task(tmp_path / name, tmp_path / "base", seed, 3, torch.float16)
         ViTImageProcessor(size={"height": 8, "width": 8}).save_pretrained(tmp_path / name)
-    arena = arena_of(tmp_path, "ab")
-    names = linear_maps(arena)
+    model_pool = arena_of(tmp_path, "ab")
+    names = linear_maps(model_pool)
     assert len(names) == 13, "a patch embedding, and six maps in each of two blocks"
-    for contestant in (BASE, INDIVIDUAL, method_contestant("average")):
-        model = arena.model(contestant, "b").model
-        places = {name: locate(model, arena.tensor(contestant, "b", name), name) for name in names}
+    for candidate in (BASE, INDIVIDUAL, method_candidate("average")):
+        model = model_pool.model(candidate, "b").model
+        places = {name: locate(model, model_pool.tensor(candidate, "b", name), name) for name in names}
         assert all(places.values()) and len({place.name for place in places.values()}) == len(names)
         for name, place in places.items():
-            tensor = arena.tensor(contestant, "b", name)
+            tensor = model_pool.tensor(candidate, "b", name)
             assert place.module is model.get_submodule(place.path) and place.parameter is place.module.weight
             assert torch.equal(place.parameter, tensor.float())
             query = ("query" in name, "q_proj" in place.name or "query" in place.name)
             assert query[0] == query[1], "and it is the right one"
-    assert arena.tensor(INDIVIDUAL, "b", names[0]).dtype == torch.float16
+    assert model_pool.tensor(INDIVIDUAL, "b", names[0]).dtype == torch.float16
     with pytest.raises(InputError, match="The base has no tensor 'x'"):
-        arena.tensor(BASE, "a", "x")
+        model_pool.tensor(BASE, "a", "x")
     with pytest.raises(InputError, match="There is no task 'x'"):
-        arena.tensor(BASE, "x", names[0])
+        model_pool.tensor(BASE, "x", names[0])
 
 
 def test_what_an_adapter_changed_is_found(tmp_path: Path) -> None:
@@ -74,16 +74,16 @@ def test_what_an_adapter_changed_is_found(tmp_path: Path) -> None:
                 if parameter.requires_grad:
                     parameter.copy_(torch.randn_like(parameter))
         model.save_pretrained(tmp_path / name)
-    arena = arena_of(tmp_path, "ab")
-    for contestant in (INDIVIDUAL, method_contestant("average")):
-        built = arena.model(contestant, "a").model
-        for name in linear_maps(arena):
-            place = locate(built, arena.tensor(contestant, "a", name))
+    model_pool = arena_of(tmp_path, "ab")
+    for candidate in (INDIVIDUAL, method_candidate("average")):
+        built = model_pool.model(candidate, "a").model
+        for name in linear_maps(model_pool):
+            place = locate(built, model_pool.tensor(candidate, "a", name))
             assert place is not None and place.name == name
     c_attn = "transformer.h.0.attn.c_attn.weight"
-    assert not torch.equal(arena.tensor(INDIVIDUAL, "a", c_attn), arena.tensor(BASE, "a", c_attn))
+    assert not torch.equal(model_pool.tensor(INDIVIDUAL, "a", c_attn), model_pool.tensor(BASE, "a", c_attn))
     c_fc = "transformer.h.0.mlp.c_fc.weight"
-    assert torch.equal(arena.tensor(INDIVIDUAL, "a", c_fc), arena.tensor(BASE, "a", c_fc))
+    assert torch.equal(model_pool.tensor(INDIVIDUAL, "a", c_fc), model_pool.tensor(BASE, "a", c_fc))
 
 
 def test_a_base_that_is_stored_without_its_prefix(tmp_path: Path) -> None:
@@ -92,9 +92,9 @@ def test_a_base_that_is_stored_without_its_prefix(tmp_path: Path) -> None:
     base = BertForSequenceClassification(BertConfig(vocab_size=VOCABULARY, **sizes)).bert
     save_set(tmp_path, base, BertForSequenceClassification)
     save_tokenizer(tmp_path / "base")
-    arena = arena_of(tmp_path, "ab")
+    model_pool = arena_of(tmp_path, "ab")
     name = "encoder.layer.1.output.dense.weight"
-    place = locate(arena.model(INDIVIDUAL, "a").model, arena.tensor(INDIVIDUAL, "a", name), name)
+    place = locate(model_pool.model(INDIVIDUAL, "a").model, model_pool.tensor(INDIVIDUAL, "a", name), name)
     assert place is not None and place.name == f"bert.{name}"
 
 

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_tryables import clip, direction, language, vit
+from tiny_models import clip, direction, language, vit
 
-from sftm_app.checkpoints.roles import Part
+from sftm_app.architecture.roles import Part
 from sftm_app.errors import SampleError
 from sftm_app.evaluation.family import Samples
 from sftm_app.evaluation.samples import ImageSamples

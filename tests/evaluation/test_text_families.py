@@ -24,14 +24,14 @@ from transformers import (
 )
 
 from sftm_app.errors import SampleError
-from sftm_app.evaluation.contestants import BASE, INDIVIDUAL, Arena, method_contestant
+from sftm_app.evaluation.candidates import BASE, INDIVIDUAL, ModelPool, method_candidate
 from sftm_app.evaluation.family import accuracy
 from sftm_app.evaluation.samples import ImageSamples
 from sftm_app.evaluation.sentence_encoder import SentenceEncoder, pool, read_pooling
 from sftm_app.evaluation.texts import TextSamples
-from sftm_app.merging.plan import check_recipe, make_plan
-from sftm_app.merging.recipe import make_recipe
-from sftm_app.merging.save import save
+from sftm_app.output.save import save
+from sftm_app.planning.planner import check_recipe, make_plan
+from sftm_app.planning.recipe import make_recipe
 
 CPU = torch.device("cpu")
 TEXTS = ("the cat sat on the mat", "a big red bird flew", "dog", "the small dog ran under a blue sky and sat")
@@ -39,9 +39,9 @@ SMALL = {"vocab_size": VOCABULARY, "hidden_size": 16, "num_hidden_layers": 2, "n
 SMALL |= {"intermediate_size": 24, "max_position_embeddings": 32}
 
 
-def arena_of(models: Path) -> Arena:
+def arena_of(models: Path) -> ModelPool:
     tasks = sorted(path for path in models.iterdir() if path.name != "base")
-    return Arena(check_recipe(make_recipe(models / "base", tasks, device="cpu")), CPU)
+    return ModelPool(check_recipe(make_recipe(models / "base", tasks, device="cpu")), CPU)
 
 
 def labels_of(name: str) -> dict[int, str]:
@@ -79,11 +79,11 @@ def probabilities_of(model: Any, folder: Path, text: str) -> torch.Tensor:
 @pytest.mark.parametrize("name", ["bert", "roberta", "gpt2"])
 def test_a_text_classifier_says_what_transformers_says(classifiers: dict[str, Path], name: str) -> None:
     models = classifiers[name]
-    arena = arena_of(models)
-    assert arena.family("a").name == "text_classifier"
+    model_pool = arena_of(models)
+    assert model_pool.family("a").name == "text_classifier"
     own = {"gpt2": GPT2ForSequenceClassification, "bert": BertForSequenceClassification}
     model = own.get(name, RobertaForSequenceClassification).from_pretrained(models / "b")
-    answers = arena.model(INDIVIDUAL, "b").answer(TextSamples(TEXTS, (None,) * 4))
+    answers = model_pool.model(INDIVIDUAL, "b").answer(TextSamples(TEXTS, (None,) * 4))
     for text, answer in zip(TEXTS, answers, strict=True):
         wanted = probabilities_of(model, models / "base", text)
         assert answer.scores == pytest.approx(wanted.tolist(), abs=1e-5)
@@ -97,7 +97,7 @@ def test_a_merge_has_the_merged_backbone_and_the_tasks_head(classifiers: dict[st
         pass
     model = BertForSequenceClassification.from_pretrained(models / "b")
     model.bert.load_state_dict(BertModel.from_pretrained(tmp_path / "out").state_dict())
-    found = arena_of(models).model(method_contestant("average"), "b").answer(TextSamples(TEXTS[:1], (None,)))[0]
+    found = arena_of(models).model(method_candidate("average"), "b").answer(TextSamples(TEXTS[:1], (None,)))[0]
     assert found.scores == pytest.approx(probabilities_of(model, models / "base", TEXTS[0]).tolist(), abs=1e-5)
     model.bert.load_state_dict(BertModel.from_pretrained(models / "base").state_dict())
     found = arena_of(models).model(BASE, "b").answer(TextSamples(TEXTS[:1], (None,)))[0]
@@ -171,15 +171,15 @@ def cosine_of(model: Any, folder: Path, left: str, right: str) -> float:
 
 
 def test_a_sentence_encoder_finds_the_closest_candidate(encoders: Path) -> None:
-    arena = arena_of(encoders)
-    assert arena.family("a").name == "sentence_encoder" and arena.family("a").scores == "cosine similarity"
+    model_pool = arena_of(encoders)
+    assert model_pool.family("a").name == "sentence_encoder" and model_pool.family("a").scores == "cosine similarity"
     model = BertModel.from_pretrained(encoders / "a").eval()
     query, *candidates = TEXTS
     wanted = [cosine_of(model, encoders / "base", query, candidate) for candidate in candidates]
-    (answer,) = arena.model(INDIVIDUAL, "a").answer(TextSamples(("\n".join(TEXTS),), (None,)))
+    (answer,) = model_pool.model(INDIVIDUAL, "a").answer(TextSamples(("\n".join(TEXTS),), (None,)))
     assert answer.scores == pytest.approx(wanted, abs=1e-5)
     assert answer.options == tuple(candidates) and answer.said == candidates[wanted.index(max(wanted))]
-    (chosen,) = arena.model(INDIVIDUAL, "a").answer(TextSamples((query,), (candidates[1],), tuple(candidates)))
+    (chosen,) = model_pool.model(INDIVIDUAL, "a").answer(TextSamples((query,), (candidates[1],), tuple(candidates)))
     assert chosen.scores == pytest.approx(wanted, abs=1e-5) and chosen.truth == candidates[1]
     assert chosen.right == (wanted[1] == max(wanted))
 
@@ -251,9 +251,9 @@ def test_a_file_without_a_config_is_the_bases_model(encoders: Path, tmp_path: Pa
     models = Path(shutil.copytree(encoders, tmp_path / "copy"))
     wanted = arena_of(models).model(INDIVIDUAL, "b").answer(TextSamples(("\n".join(TEXTS),), (None,)))
     (models / "b" / "config.json").unlink()
-    arena = arena_of(models)
-    assert arena.family("b").name == "sentence_encoder"
-    assert arena.model(INDIVIDUAL, "b").answer(TextSamples(("\n".join(TEXTS),), (None,))) == wanted
+    model_pool = arena_of(models)
+    assert model_pool.family("b").name == "sentence_encoder"
+    assert model_pool.model(INDIVIDUAL, "b").answer(TextSamples(("\n".join(TEXTS),), (None,))) == wanted
     change_weights(models / "b" / "model.safetensors", lambda t: t.update({"classifier.weight": torch.zeros(3, 16)}))
     with pytest.raises(SampleError, match=r"has no config\.json that says what model it is"):
         arena_of(models).family("b")

@@ -21,12 +21,12 @@ from transformers import (
 )
 
 from sftm_app.errors import SampleError
-from sftm_app.evaluation.contestants import BASE, INDIVIDUAL, Arena, method_contestant
+from sftm_app.evaluation.candidates import BASE, INDIVIDUAL, ModelPool, method_candidate
 from sftm_app.evaluation.family import accuracy
 from sftm_app.evaluation.texts import TextSamples
 from sftm_app.evaluation.writing import MAX_NEW_TOKENS
-from sftm_app.merging.plan import check_recipe
-from sftm_app.merging.recipe import make_recipe
+from sftm_app.planning.planner import check_recipe
+from sftm_app.planning.recipe import make_recipe
 
 CPU = torch.device("cpu")
 TEXTS = ("the cat sat on", "a big red", "dog", "the small dog ran under a blue sky and")
@@ -65,8 +65,8 @@ def sets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {name: root / name for name in CLASSES}
 
 
-def arena_of(models: Path) -> Arena:
-    return Arena(check_recipe(make_recipe(models / "base", [models / "a", models / "b"], device="cpu")), CPU)
+def arena_of(models: Path) -> ModelPool:
+    return ModelPool(check_recipe(make_recipe(models / "base", [models / "a", models / "b"], device="cpu")), CPU)
 
 
 def logits_of(model: Any, prompt: list[int], written: list[int]) -> torch.Tensor:
@@ -96,11 +96,11 @@ def log_likelihood(model: Any, prompt: list[int], choice: list[int]) -> float:
 @pytest.mark.parametrize("task", ["a", "b"])
 def test_greedy_writing(sets: dict[str, Path], name: str, task: str) -> None:
     models = sets[name]
-    arena = arena_of(models)
-    assert arena.family(task).name == ("seq2seq" if name in ("t5", "bart") else "causal_lm")
+    model_pool = arena_of(models)
+    assert model_pool.family(task).name == ("seq2seq" if name in ("t5", "bart") else "causal_lm")
     model = CLASSES[name].from_pretrained(models / task).eval()
     tokenizer = AutoTokenizer.from_pretrained(models / "base")
-    answers = arena.model(INDIVIDUAL, task).answer(TextSamples(TEXTS, (None,) * 4))
+    answers = model_pool.model(INDIVIDUAL, task).answer(TextSamples(TEXTS, (None,) * 4))
     for text, answer in zip(TEXTS, answers, strict=True):
         wanted = greedy(model, tokenizer(text)["input_ids"], MAX_NEW_TOKENS)
         assert answer.said == tokenizer.decode(wanted, skip_special_tokens=True)
@@ -146,7 +146,7 @@ def test_a_merge_writes_too(sets: dict[str, Path]) -> None:
         for name, parameter in left.named_parameters():
             parameter.copy_((parameter + other[name]) / 2)
     tokenizer = AutoTokenizer.from_pretrained(models / "base")
-    (found,) = arena_of(models).model(method_contestant("average"), "a").answer(TextSamples(TEXTS[:1], (None,)))
+    (found,) = arena_of(models).model(method_candidate("average"), "a").answer(TextSamples(TEXTS[:1], (None,)))
     wanted = greedy(left.eval(), tokenizer(TEXTS[0])["input_ids"], MAX_NEW_TOKENS)
     assert found.said == tokenizer.decode(wanted, skip_special_tokens=True)
 

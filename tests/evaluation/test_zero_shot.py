@@ -20,18 +20,18 @@ from transformers import (
     CLIPVisionModel,
 )
 
-from sftm_app.checkpoints.architecture import read_architecture
-from sftm_app.checkpoints.checkpoint import open_checkpoint
-from sftm_app.checkpoints.compatibility import Preflight
-from sftm_app.checkpoints.matching import Match, Source
+from sftm_app.architecture.architecture import read_architecture
 from sftm_app.errors import SampleError
-from sftm_app.evaluation.contestants import BASE, INDIVIDUAL, Arena, method_contestant
+from sftm_app.evaluation.candidates import BASE, INDIVIDUAL, ModelPool, method_candidate
 from sftm_app.evaluation.family import accuracy
 from sftm_app.evaluation.samples import ImageSamples
 from sftm_app.evaluation.texts import TextSamples
 from sftm_app.evaluation.zero_shot import TEMPLATES, ZeroShot
-from sftm_app.merging.plan import check_recipe
-from sftm_app.merging.recipe import make_recipe
+from sftm_app.planning.planner import check_recipe
+from sftm_app.planning.recipe import make_recipe
+from sftm_app.preflight.matching import Match, Source
+from sftm_app.preflight.preflight import Preflight
+from sftm_app.weights.checkpoint import open_checkpoint
 
 NAMES = ("cat", "big_dog", "red bird")
 SIZE = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
@@ -69,8 +69,8 @@ def images() -> np.ndarray:
 CPU = torch.device("cpu")
 
 
-def arena_of(models: Path, *tasks: str) -> Arena:
-    return Arena(check_recipe(make_recipe(models / "base", [models / name for name in tasks], device="cpu")), CPU)
+def arena_of(models: Path, *tasks: str) -> ModelPool:
+    return ModelPool(check_recipe(make_recipe(models / "base", [models / name for name in tasks], device="cpu")), CPU)
 
 
 def by_hand(model: CLIPModel, models: Path, images: np.ndarray, names: tuple[str, ...] = NAMES) -> np.ndarray:
@@ -93,9 +93,9 @@ def by_hand(model: CLIPModel, models: Path, images: np.ndarray, names: tuple[str
 
 
 def test_the_head_is_made_from_names(models: Path, images: np.ndarray) -> None:
-    arena = arena_of(models, "a", "b")
-    assert arena.family("a").name == "zero_shot" and arena.family("a").choices == "Class names"
-    tried = arena.model(INDIVIDUAL, "b")
+    model_pool = arena_of(models, "a", "b")
+    assert model_pool.family("a").name == "zero_shot" and model_pool.family("a").choices == "Class names"
+    tried = model_pool.model(INDIVIDUAL, "b")
     wanted = by_hand(CLIPModel.from_pretrained(models / "b").eval(), models, images)
     answers = tried.answer(ImageSamples(images, np.full(5, -1), NAMES))
     np.testing.assert_allclose([answer.scores for answer in answers], wanted, atol=1e-5)
@@ -125,7 +125,7 @@ def test_a_merge_of_whole_models(models: Path, images: np.ndarray) -> None:
             parameter.copy_((parameter + other[name]) / 2)
     answers = (
         arena_of(models, "a", "b")
-        .model(method_contestant("average"), "a")
+        .model(method_candidate("average"), "a")
         .answer(ImageSamples(images, np.full(5, -1), NAMES))
     )
     np.testing.assert_allclose([a.scores for a in answers], by_hand(left.eval(), models, images), atol=1e-5)
@@ -136,7 +136,7 @@ def test_a_vision_tower_needs_a_whole_base(models: Path) -> None:
     match = Match({name: name for name in tower.tensors}, ())
     found = Preflight(tower, (Source("tower", tower),), read_architecture(tower.config), (match,), (), ())
     with pytest.raises(SampleError, match="take a whole CLIPModel as the base"):
-        Arena(found, CPU).family("tower")
+        ModelPool(found, CPU).family("tower")
 
 
 @pytest.mark.parametrize("prefix", ["", "vision_model."])
@@ -152,14 +152,14 @@ def test_a_vision_tower_alone_takes_the_bases_text_tower(
             tensors[prefix + name.removeprefix("vision_model.")] = tensors.pop(name)
 
     change_weights(tmp_path / "tower" / "model.safetensors", rename)
-    arena = arena_of(tmp_path, "tower")
-    assert arena.family("tower").name == "zero_shot"
+    model_pool = arena_of(tmp_path, "tower")
+    assert model_pool.family("tower").name == "zero_shot"
     model = CLIPModel.from_pretrained(models / "base").eval()
     samples = ImageSamples(images, np.full(5, -1), NAMES)
-    scores = [answer.scores for answer in arena.model(BASE, "tower").answer(samples)]
+    scores = [answer.scores for answer in model_pool.model(BASE, "tower").answer(samples)]
     np.testing.assert_allclose(scores, by_hand(model, models, images), atol=1e-5)
     model.vision_model.load_state_dict(CLIPModel.from_pretrained(models / "a").vision_model.state_dict())
     wanted = by_hand(model, models, images)
-    for contestant in (INDIVIDUAL, method_contestant("average")):
-        found = [answer.scores for answer in arena.model(contestant, "tower").answer(samples)]
+    for candidate in (INDIVIDUAL, method_candidate("average")):
+        found = [answer.scores for answer in model_pool.model(candidate, "tower").answer(samples)]
         np.testing.assert_allclose(found, wanted, atol=1e-5)

@@ -18,7 +18,7 @@ from tiny_checkpoints import change_config, change_weights
 
 from sftm_app.api import check, merge
 from sftm_app.errors import InputError
-from sftm_app.merging.report import Report
+from sftm_app.output.report import Report
 
 Tensors = dict[str, torch.Tensor]
 

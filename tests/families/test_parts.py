@@ -15,8 +15,8 @@ from test_files import merge_tasks, rename
 
 from sftm_app.api import check, merge_recipe
 from sftm_app.errors import RecipeError
-from sftm_app.merging.plan import make_plan
-from sftm_app.merging.recipe import make_recipe, recipe_from_yaml, recipe_to_yaml
+from sftm_app.planning.planner import make_plan
+from sftm_app.planning.recipe import make_recipe, recipe_from_yaml, recipe_to_yaml
 
 
 def changes_of(root: Path, name: str) -> list[np.ndarray]:

@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor
 
-from sftm_app.checkpoints.compatibility import Preflight
-from sftm_app.checkpoints.roles import Part
+from sftm_app.architecture.roles import Part
 from sftm_app.inspection.factors import LayerFactors
 from sftm_app.inspection.layers import MapLayer, map_layers
 from sftm_app.inspection.survey import find_layer
 from sftm_app.linalg.svd import factorise
-from sftm_app.merging.plan import check_recipe
-from sftm_app.merging.recipe import make_recipe
+from sftm_app.planning.planner import check_recipe
+from sftm_app.planning.recipe import make_recipe
+from sftm_app.preflight.preflight import Preflight
 
 NAME = "encoder.layer.1.intermediate.dense.weight"
 NAMES = ("a", "b", "c")

@@ -14,8 +14,9 @@ from torch import Tensor
 from sftm_app.errors import InputError
 from sftm_app.inspection.factors import LayerFactors
 from sftm_app.inspection.feature import MOST_NEIGHBOURS, FeatureDetail, feature_detail
-from sftm_app.inspection.what_if import Prediction, WhatIf, merge_settings
-from sftm_app.merging.methods import get_method
+from sftm_app.inspection.what_if import Prediction, WhatIf
+from sftm_app.methods import get_method
+from sftm_app.methods.settings import merge_settings
 
 METHODS: list[tuple[str, dict[str, Any]]] = [
     ("sftm", {}),

@@ -16,9 +16,9 @@ from sftm_app.errors import NumericalError
 from sftm_app.inspection.factors import factorise_layer
 from sftm_app.inspection.layers import map_layers
 from sftm_app.inspection.survey import find_layer
-from sftm_app.linalg.svd import Factors
-from sftm_app.merging.plan import check_recipe
-from sftm_app.merging.recipe import make_recipe
+from sftm_app.linalg.factors import Factors
+from sftm_app.planning.planner import check_recipe
+from sftm_app.planning.recipe import make_recipe
 
 
 @pytest.mark.parametrize("name", ["embeddings.patch_embeddings.projection.weight", NAME])

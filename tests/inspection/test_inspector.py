@@ -12,6 +12,8 @@ from inspection_cases import NAME, layer_of, preflight_of
 from tiny_adapters import build, save_adapter
 from tiny_checkpoints import change_weights
 
+from sftm_app.engine import cache as factor_cache
+from sftm_app.engine.cache import FactorStore
 from sftm_app.errors import CheckpointError
 from sftm_app.inspection import factors as factors_module
 from sftm_app.inspection import inspector as inspector_module
@@ -19,11 +21,10 @@ from sftm_app.inspection.factors import factorise_layer
 from sftm_app.inspection.inspector import Inspector
 from sftm_app.inspection.layers import map_layers
 from sftm_app.inspection.measures import MEASURES
-from sftm_app.inspection.what_if import WhatIf, merge_settings
-from sftm_app.merging import factor_cache
-from sftm_app.merging.factor_cache import FactorStore
-from sftm_app.merging.plan import check_recipe
-from sftm_app.merging.recipe import make_recipe
+from sftm_app.inspection.what_if import WhatIf
+from sftm_app.methods.settings import merge_settings
+from sftm_app.planning.planner import check_recipe
+from sftm_app.planning.recipe import make_recipe
 
 SETTINGS = merge_settings("sftm", {}, (1.0, 1.0, 1.0))
 

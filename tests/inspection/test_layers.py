@@ -10,8 +10,8 @@ import torch
 from inspection_cases import NAME, preflight_of
 
 from sftm_app.inspection.layers import kind_labels, map_layers, place, short_columns, short_rows
-from sftm_app.merging.plan import check_recipe
-from sftm_app.merging.recipe import make_recipe
+from sftm_app.planning.planner import check_recipe
+from sftm_app.planning.recipe import make_recipe
 
 
 @pytest.mark.parametrize(

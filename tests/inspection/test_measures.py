@@ -14,7 +14,8 @@ from sftm_app.inspection import stored, what_if
 from sftm_app.inspection.factors import LayerFactors, factorise_layer
 from sftm_app.inspection.layer import layer_detail
 from sftm_app.inspection.measures import MEASURES, MeasureValue
-from sftm_app.inspection.what_if import MergeSettings, WhatIf, merge_settings
+from sftm_app.inspection.what_if import WhatIf
+from sftm_app.methods.settings import MergeSettings, merge_settings
 
 NEED_NO_A = ("change", "effective_rank", "rank_90", "read_overlap", "write_overlap")
 
@@ -120,7 +121,7 @@ def test_only_measures_of_A_and_of_the_merge_form_anything(monkeypatch: pytest.M
     def refuse(*args: object) -> None:
         raise AssertionError("A was formed")
 
-    monkeypatch.setattr(stored, "Interactions", refuse)
+    monkeypatch.setattr(stored, "FeatureGram", refuse)
     for name in NEED_NO_A:
         MEASURES[name].compute(WhatIf(made), settings)
     with pytest.raises(AssertionError, match="A was formed"):

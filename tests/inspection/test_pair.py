@@ -14,7 +14,7 @@ from sftm_app.errors import InputError
 from sftm_app.inspection.factors import LayerFactors, factorise_layer
 from sftm_app.inspection.layers import MapLayer
 from sftm_app.inspection.pair import pair_angles, pair_detail
-from sftm_app.linalg.svd import Factors
+from sftm_app.linalg.factors import Factors
 
 
 def test_pair_detail_against_direct_svd(tiny_models: Path) -> None:

@@ -19,7 +19,8 @@ from sftm_app.inspection.layers import map_layers
 from sftm_app.inspection.measures import MEASURES
 from sftm_app.inspection.pair import pair_angles
 from sftm_app.inspection.survey import survey
-from sftm_app.inspection.what_if import WhatIf, merge_settings
+from sftm_app.inspection.what_if import WhatIf
+from sftm_app.methods.settings import merge_settings
 
 
 def strict_json(text: str) -> Any:
@@ -109,8 +110,8 @@ def test_fused_maps_are_shown_one_by_one_where_the_recipe_splits_them(tmp_path: 
     import torch
     from transformers import GPT2Config, GPT2Model
 
-    from sftm_app.merging.plan import check_recipe
-    from sftm_app.merging.recipe import make_recipe
+    from sftm_app.planning.planner import check_recipe
+    from sftm_app.planning.recipe import make_recipe
 
     config = GPT2Config(n_layer=1, n_head=2, n_embd=8, vocab_size=11, n_positions=6)
     for seed, name in enumerate(("base", "t")):

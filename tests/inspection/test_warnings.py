@@ -12,7 +12,8 @@ from inspection_cases import NAMES, gaussian, made_of, orthogonal, with_features
 from sftm_app.inspection.factors import LayerFactors
 from sftm_app.inspection.layer import layer_detail
 from sftm_app.inspection.warnings import LayerWarning, layer_warnings
-from sftm_app.inspection.what_if import WhatIf, merge_settings
+from sftm_app.inspection.what_if import WhatIf
+from sftm_app.methods.settings import merge_settings
 
 U, V = orthogonal(12, 1), orthogonal(12, 2)
 

@@ -14,13 +14,15 @@ from inspection_cases import made_of
 from torch import Tensor
 
 from sftm_app.errors import InputError, RecipeError
-from sftm_app.inspection import answers, sides
-from sftm_app.inspection.what_if import Prediction, WhatIf, merge_settings
-from sftm_app.linalg.interactions import Interactions
+from sftm_app.inspection import answers
+from sftm_app.inspection import input_projection as sides
+from sftm_app.inspection.what_if import Prediction, WhatIf
+from sftm_app.linalg.feature_gram import FeatureGram
 from sftm_app.linalg.low_rank import dense
-from sftm_app.linalg.subspace import mapping_error, readout_error
-from sftm_app.merging.methods import METHODS
-from sftm_app.merging.methods.base import Layer
+from sftm_app.linalg.overlap import mapping_error, readout_error
+from sftm_app.methods import METHODS
+from sftm_app.methods.base import Layer
+from sftm_app.methods.settings import merge_settings
 
 # Random features are independent while there are fewer of them than entries, so these layers are well posed.
 TALL, WIDE, SQUARE = (30, 18), (18, 30), (24, 24)
@@ -154,8 +156,8 @@ def test_where_tasks_read_nearly_all_inputs_nothing_is_formed(kind: str, shape: 
 def solved(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The solves from here on."""
     calls: list[Any] = []
-    solve = Interactions.solve
-    monkeypatch.setattr(Interactions, "solve", lambda *given: calls.append(given) or solve(*given))
+    solve = FeatureGram.solve
+    monkeypatch.setattr(FeatureGram, "solve", lambda *given: calls.append(given) or solve(*given))
     return calls
 
 

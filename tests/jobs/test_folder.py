@@ -18,7 +18,7 @@ from sftm_app.jobs import workers as workers_module
 from sftm_app.jobs.control import active_run, cancel, start
 from sftm_app.jobs.folder import START_LIMIT_S, RunFolder, create_run, identity, list_runs, open_run, status
 from sftm_app.jobs.worker import work
-from sftm_app.merging.progress import LAST_STEP
+from sftm_app.output.progress import LAST_STEP
 
 
 @pytest.fixture
@@ -129,7 +129,7 @@ def test_a_worker_killed_before_it_could_say_done_was_done(folder: RunFolder) ->
 def test_a_signal_after_the_model_got_its_name_changes_nothing(
     folder: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from sftm_app.checkpoints import writer
+    from sftm_app.weights import writer
 
     sync = writer.sync_folder
 
@@ -209,7 +209,7 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path, recipe_for: Callable) -
 def test_a_warm_worker_that_fails_at_once_has_the_last_word(tmp_path: Path, models: Path) -> None:
     """It may be done before the process that handed the run over has taken a breath."""
     from sftm_app.jobs.workers import Workers
-    from sftm_app.merging.recipe import make_recipe
+    from sftm_app.planning.recipe import make_recipe
 
     (models / "a" / "model.safetensors").write_bytes(b"12345")
     recipe = make_recipe(models / "base", [models / "a"])

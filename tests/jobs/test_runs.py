@@ -23,7 +23,7 @@ from sftm_app.jobs import workers as workers_module
 from sftm_app.jobs.control import active_run, cancel, discard, resume, start
 from sftm_app.jobs.folder import RunFolder, create_run, identity, list_runs, open_run, status, worker_process
 from sftm_app.jobs.workers import Workers, search_path
-from sftm_app.merging.recipe import make_recipe
+from sftm_app.planning.recipe import make_recipe
 
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="kills copies of this process")
 

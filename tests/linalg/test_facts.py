@@ -23,7 +23,7 @@ from linalg_cases import (
 from torch import Tensor
 
 from sftm_app.linalg import Conflict, Factors, factorise, superpose, superposed_matrix
-from sftm_app.linalg.subspace import interference, readout_error
+from sftm_app.linalg.overlap import interference, readout_error
 from sftm_app.linalg.tolerance import GROWTH_LIMIT, conflict_cosine
 
 both_variants = pytest.mark.parametrize("variant", ["readout", "mapping"])

@@ -12,8 +12,8 @@ from linalg_cases import distance, gaussian, orthogonal, with_gains
 from torch import Tensor
 
 from sftm_app.linalg import Factors, factorise, gram_svd, superpose, superposed_matrix, svd
-from sftm_app.linalg.parallel import each
-from sftm_app.linalg.svd import Rank
+from sftm_app.linalg.factors import Rank
+from sftm_app.linalg.parallel import parallel_map
 from sftm_app.linalg.tolerance import rcond
 
 SHAPES = [(96, 96), (150, 80), (80, 150)]
@@ -162,7 +162,6 @@ def test_few_weak_features_are_computed_again_in_float64(monkeypatch: pytest.Mon
 def test_threads_that_start_meanwhile_keep_the_number_of_all() -> None:
     torch.set_num_threads(2)
     try:
-
         both = Barrier(2)
 
         def look(_: int) -> tuple[int, int]:
@@ -170,21 +169,21 @@ def test_threads_that_start_meanwhile_keep_the_number_of_all() -> None:
             with ThreadPoolExecutor(1) as other:
                 return torch.get_num_threads(), other.submit(torch.get_num_threads).result()
 
-        assert each(look, range(2)) == [(1, 2)] * 2
+        assert parallel_map(look, range(2)) == [(1, 2)] * 2
     finally:
         torch.set_num_threads(1)
 
 
 def test_two_threads_give_what_one_gives() -> None:
     matrices = [*tasks(96, 80, "slow", 3), orthogonal(80, 1).float()]
-    alone = each(factorise, matrices)
+    alone = parallel_map(factorise, matrices)
     torch.set_num_threads(2)
     try:
-        together = each(factorise, matrices)
-        assert each(lambda _: torch.get_num_threads(), range(4)) == [1, 1, 1, 1]
+        together = parallel_map(factorise, matrices)
+        assert parallel_map(lambda _: torch.get_num_threads(), range(4)) == [1, 1, 1, 1]
         assert torch.get_num_threads() == 2
         with pytest.raises(ZeroDivisionError):
-            each(lambda x: 1 / x, [1, 0, 2])
+            parallel_map(lambda x: 1 / x, [1, 0, 2])
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(1)

@@ -9,8 +9,8 @@ import torch
 
 from sftm_app.errors import NumericalError
 from sftm_app.linalg.low_rank import LowRank, add_to, dense, image, norm, weighted_sum
-from sftm_app.linalg.subspace import mapping_error, readout_error
-from sftm_app.linalg.superposition import superpose, superposed_change, superposed_matrix
+from sftm_app.linalg.overlap import mapping_error, readout_error
+from sftm_app.linalg.superposition import superpose, superposed_delta, superposed_matrix
 from sftm_app.linalg.svd import factorise
 
 
@@ -86,7 +86,7 @@ def test_superposing_low_rank_changes_is_superposing_their_products(variant: str
     low = [factorise(change) for change in changes]
     whole = [factorise(dense(change)) for change in changes]
     ours = superpose(low, variant, solver, [1.0, 2.0, 0.5, 1.0])
-    change = superposed_change(low, ours)
+    change = superposed_delta(low, ours)
     assert isinstance(change, LowRank) and change.rank == 12
     theirs = superposed_matrix(whole, superpose(whole, variant, solver, [1.0, 2.0, 0.5, 1.0]))
     torch.testing.assert_close(dense(change).float(), theirs, rtol=1e-4, atol=1e-4)
@@ -101,7 +101,7 @@ def test_nearly_shared_features_cancel_though_the_sum_is_never_formed() -> None:
     second = LowRank(first.left + 1e-3 * thin(40, 30, 2, 2).left, first.right)
     factors = [factorise(first), factorise(second)]
     solved = superpose(factors, "readout", "direct")
-    change = superposed_change(factors, solved)
+    change = superposed_delta(factors, solved)
     assert isinstance(change, LowRank)
     for each in factors:
         dense_error = readout_error(superposed_matrix(factors, solved), each)

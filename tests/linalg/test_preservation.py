@@ -10,10 +10,10 @@ from hypothesis import given
 from linalg_cases import SETTINGS, distance, gaussian, task_matrices, with_gains
 from torch import Tensor
 
-from sftm_app.linalg import Factors, factorise, superpose, superposed_change, superposed_matrix, system
+from sftm_app.linalg import Factors, factorise, superpose, superposed_delta, superposed_matrix, system
 from sftm_app.linalg.low_rank import LowRank, dense, images
+from sftm_app.linalg.overlap import mapping_error, readout_error
 from sftm_app.linalg.preservation import Formable, errors, preserved, preserved_by
-from sftm_app.linalg.subspace import mapping_error, readout_error
 from sftm_app.linalg.system import Blocks, gram, superposed
 
 FACTORS = (1.0, 0.3, 0.0)
@@ -37,7 +37,7 @@ def test_errors_are_those_of_the_merged_matrix(variant: str, dtype: torch.dtype,
     factors = [factorise(D.to(dtype)) for D in matrices]
     solved = superpose(factors, variant, weights=weights)
     gains = [f.S * w for f, w in zip(factors, weights, strict=True)]
-    D, plain = superposed_change(factors, solved), superposed(factors, gains)
+    D, plain = superposed_delta(factors, solved), superposed(factors, gains)
     assert solved.merged.norm == pytest.approx(float(dense(D).double().norm()), rel=1e-3, abs=1e-4)
     assert solved.plain.norm == pytest.approx(float(dense(plain).double().norm()), rel=1e-3, abs=1e-4)
     tolerance = 2e-3 if dtype == torch.float32 else 1e-6
@@ -64,7 +64,7 @@ def test_features_that_were_cut_count_as_lost(m: int, n: int, rank: int | None) 
     lost = [float(f.S.square().sum() - g.S.square().sum()) for f, g in zip(whole, factors, strict=True)]
     solved = superpose(factors)
     D = superposed_matrix(factors, solved)
-    (kept,) = preserved([Formable(solved.merged, lambda: superposed_change(factors, solved))], factors, lost)
+    (kept,) = preserved([Formable(solved.merged, lambda: superposed_delta(factors, solved))], factors, lost)
     found = errors(kept)
     for t, f in enumerate(factors):
         assert (found.readout[t], found.mapping[t]) == pytest.approx(direct(D, f, lost[t]), abs=1e-4)
@@ -111,7 +111,7 @@ def test_the_matrix_is_not_formed_where_norms_say_it_all() -> None:
 def test_sums_of_the_same_features_share_what_they_read() -> None:
     factors = [factorise(gaussian(40, 30, seed), 4) for seed in range(3)]
     solved = superpose(factors)
-    D = superposed_change(factors, solved)
+    D = superposed_delta(factors, solved)
     plain = superposed(factors, [f.S for f in factors], like=D)
     assert isinstance(D, LowRank) and isinstance(plain, LowRank) and plain.right is D.right
     V = factors[0].Vh.T

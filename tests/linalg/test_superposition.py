@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sftm_app.errors import InputError, NumericalError, RecipeError, ResourceError
 from sftm_app.linalg import Factors, Superposition, factorise, solvers, superpose, superposed_matrix, superposition
-from sftm_app.linalg.subspace import mapping_error, readout_error
+from sftm_app.linalg.overlap import mapping_error, readout_error
 from sftm_app.linalg.tolerance import GROWTH_LIMIT
 
 both_variants = pytest.mark.parametrize("variant", ["readout", "mapping"])
@@ -102,9 +102,9 @@ def test_nearly_identical_tasks_with_other_weights_are_asked_together(
 def test_with_other_weights_nothing_is_solved_again(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     factors = [factorise(gaussian(24, 20, seed, dtype), rank) for seed, rank in enumerate((20, 9, 4))]
     monkeypatch.setattr(superposition, "BY_TASKS_SHARE", math.inf)  # as for large matrices
-    known: list[superposition.Solved] = []
+    known: list[superposition.SystemSolution] = []
 
-    def keep(make: Callable[[], superposition.Solved]) -> superposition.Solved:
+    def keep(make: Callable[[], superposition.SystemSolution]) -> superposition.SystemSolution:
         if not known:
             known.append(make())
         return known[0]

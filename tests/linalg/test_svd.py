@@ -15,8 +15,8 @@ from torch import Tensor
 
 from sftm_app.errors import InputError, NumericalError, RecipeError
 from sftm_app.linalg import factorise, svd
+from sftm_app.linalg.factors import energy_share, n_kept
 from sftm_app.linalg.low_rank import LowRank
-from sftm_app.linalg.svd import energy_share, n_kept
 from sftm_app.linalg.tolerance import rcond
 
 ERROR = {torch.float32: 5e-6, torch.float64: 1e-14}

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 from transformers import ViTImageProcessor
 
-from sftm_app.ui.models_tab import pack_workspace
+from sftm_app.ui.loading import pack_workspace
 from sftm_app.ui.settings import Settings
 from sftm_app.ui.studio import Studio
 from sftm_app.ui.workspace import Workspace

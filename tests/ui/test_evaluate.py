@@ -29,13 +29,15 @@ from transformers import (
 
 from sftm_app.errors import InputError, SampleError
 from sftm_app.evaluation.accuracy import empty_table
-from sftm_app.evaluation.contestants import BASE, INDIVIDUAL, method_contestant
+from sftm_app.evaluation.candidates import BASE, INDIVIDUAL, method_candidate
 from sftm_app.evaluation.samples import ImageSamples
 from sftm_app.evaluation.texts import TextSamples
-from sftm_app.ui import evaluate_tab, labelled, models_tab, trying
-from sftm_app.ui.evaluate_inputs import for_task, image_sample, read_names, text_sample
+from sftm_app.ui import loading
+from sftm_app.ui.evaluate import tab as evaluate_tab
 from sftm_app.ui.settings import Settings
 from sftm_app.ui.studio import Studio
+from sftm_app.ui.trying import labelled, trying
+from sftm_app.ui.trying.evaluate_inputs import for_task, image_sample, read_names, text_sample
 from sftm_app.ui.workspace import Workspace
 
 KEYS = ["base", "individual", "method:average"]
@@ -107,11 +109,11 @@ def text_studio(text_models: Path, tmp_path: Path) -> Studio:
 
 @pytest.fixture
 def words(text_studio: Studio) -> Workspace:
-    return models_tab.pack_workspace(text_studio.packs[0])
+    return loading.pack_workspace(text_studio.packs[0])
 
 
 def own(studio: Studio, name: str) -> Workspace:
-    return models_tab.load_own(studio, f"{name}/base", [f"{name}/a", f"{name}/b"])
+    return loading.load_own(studio, f"{name}/base", [f"{name}/a", f"{name}/b"])
 
 
 # Images
@@ -119,7 +121,7 @@ def own(studio: Studio, name: str) -> Workspace:
 
 def test_each_model_answers_for_one_image(studio: Studio, workspace: Workspace) -> None:
     image = np.zeros((8, 8), np.uint8)
-    models = [BASE, INDIVIDUAL, method_contestant("average")]
+    models = [BASE, INDIVIDUAL, method_candidate("average")]
     lines, figure = trying.answer(studio, workspace, "b", ImageSamples(image[None], np.array([2])), models)
     assert lines.count("sf-stat-value") == 3 and "The right answer is label 2 of b" in lines
     assert [trace.name for trace in figure.data] == ["Base", "Individual", "Plain average"]
@@ -129,7 +131,7 @@ def test_each_model_answers_for_one_image(studio: Studio, workspace: Workspace) 
 
 def test_samples_come_from_the_pack_or_from_a_folder(studio: Studio, workspace: Workspace) -> None:
     assert len(labelled.samples_of(studio, workspace, "a", "")) == 12
-    own = models_tab.load_own(studio, "base", ["a", "b"])
+    own = loading.load_own(studio, "base", ["a", "b"])
     with pytest.raises(SampleError, match="no labelled samples"):
         labelled.samples_of(studio, own, "a", "")
     with pytest.raises(InputError, match="outside"):
@@ -142,7 +144,7 @@ def test_samples_come_from_the_pack_or_from_a_folder(studio: Studio, workspace: 
 
 
 def test_the_table_shows_means_and_marks_the_best_merge() -> None:
-    models = (BASE, INDIVIDUAL, method_contestant("average"), method_contestant("sftm"))
+    models = (BASE, INDIVIDUAL, method_candidate("average"), method_candidate("sftm"))
     measured = empty_table(("a", "b"), models)
     assert "·" in trying.table_html(measured)
     for row, values in enumerate([(0.5, 0.8, 0.6, 0.7), (0.4, 1.0, 0.9, 0.8)]):
@@ -156,7 +158,7 @@ def test_the_table_shows_means_and_marks_the_best_merge() -> None:
 
 def test_keys_from_the_browser_must_be_on_offer(studio: Studio, workspace: Workspace) -> None:
     with pytest.raises(InputError, match="No model is chosen"):
-        trying.chosen_contestants(studio, workspace, "", ["folder:/etc", "method:nothing"])
+        trying.chosen_candidates(studio, workspace, "", ["folder:/etc", "method:nothing"])
 
 
 def test_a_colour_picture_is_tried_on_a_gray_model(studio: Studio, workspace: Workspace) -> None:
@@ -166,7 +168,7 @@ def test_a_colour_picture_is_tried_on_a_gray_model(studio: Studio, workspace: Wo
 
 
 def test_tasks_without_labelled_images_are_left_out_and_named(studio: Studio) -> None:
-    own = models_tab.load_own(studio, "base", ["a", "b"])
+    own = loading.load_own(studio, "base", ["a", "b"])
     folder = studio.settings.models_dir / "pictures" / "a" / "label 1 of a"
     folder.mkdir(parents=True)
     Image.new("L", (8, 8)).save(folder / "x.png")
@@ -181,8 +183,8 @@ def test_tasks_without_labelled_images_are_left_out_and_named(studio: Studio) ->
 
 def test_each_family_is_asked_in_its_own_way(studio: Studio, workspace: Workspace, text_studio: Studio) -> None:
     assert offered(studio, workspace, "a") == {"pad", "pick"}
-    assert offered(studio, models_tab.load_own(studio, "base", ["a", "b"]), "a") == {"picture", "pick"}
-    words = models_tab.pack_workspace(text_studio.packs[0])
+    assert offered(studio, loading.load_own(studio, "base", ["a", "b"]), "a") == {"picture", "pick"}
+    words = loading.pack_workspace(text_studio.packs[0])
     assert offered(text_studio, words, "a") == {"text", "choices", "chat", "ask", "pick"}
     assert offered(text_studio, own(text_studio, "bert"), "a") == {"text", "ask", "pick"}
     assert offered(text_studio, own(text_studio, "clip"), "a") == {"picture", "choices", "ask", "pick"}
@@ -197,7 +199,7 @@ def test_a_family_that_cannot_be_tried_says_so(studio: Studio) -> None:
     from tiny_checkpoints import change_weights
 
     change_weights(bare / "model.safetensors", lambda t: [tensor.add_(0.1) for tensor in t.values()])
-    ws = models_tab.load_own(studio, "base", ["bare"])
+    ws = loading.load_own(studio, "base", ["bare"])
     assert offered(studio, ws, "bare") == set()
     assert "ViTModel cannot be tried here" in for_task(studio, ws, "bare")[-1]
 
@@ -216,9 +218,9 @@ def test_models_answer_one_after_the_other(text_studio: Studio, words: Workspace
     assert [step[1].count("…") for step in steps] == [2, 1, 0]
     sample, verdict, chart = steps[-1]
     assert sample == TextSamples(("the cat",), (None,)) and chart["visible"] is False
-    arena = text_studio.arena(words)
-    for contestant in (BASE, INDIVIDUAL, method_contestant("average")):
-        (answer,) = arena.model(contestant, "a").answer(sample)
+    model_pool = text_studio.model_pool(words)
+    for candidate in (BASE, INDIVIDUAL, method_candidate("average")):
+        (answer,) = model_pool.model(candidate, "a").answer(sample)
         for word in answer.said.split():
             assert word in verdict
 
@@ -257,14 +259,14 @@ def test_what_is_no_text_is_refused() -> None:
 def test_a_classifier_reads_a_persons_own_table(text_studio: Studio) -> None:
     ws = own(text_studio, "bert")
     asked = TextSamples(("the cat", "a dog"), (None, None))
-    first, second = (answer.said for answer in text_studio.arena(ws).model(INDIVIDUAL, "a").answer(asked))
+    first, second = (answer.said for answer in text_studio.model_pool(ws).model(INDIVIDUAL, "a").answer(asked))
     other = next(label for label in ("good", "bad") if label != second)
     (text_studio.settings.models_dir / "mine.csv").write_text(f"text,label\nthe cat,{first}\na dog,{other}\n")
     samples, left_out = labelled.all_samples(text_studio, ws, "mine.csv")
     assert list(samples) == ["a", "b"] and not left_out
     steps = list(handlers(text_studio)["measure"](ws, KEYS, "", "mine.csv", 50, "a", "", False))
     assert steps[0][0].count("·") > 6 and "50.0%" in steps[-1][0]
-    right = [text_studio.arena(ws).model(INDIVIDUAL, name).answer(samples[name]) for name in "ab"]
+    right = [text_studio.model_pool(ws).model(INDIVIDUAL, name).answer(samples[name]) for name in "ab"]
     for answers in right:
         assert f"{sum(bool(one.right) for one in answers) / 2:.1%}" in steps[-1][0]
 

@@ -13,17 +13,18 @@ import pytest
 from fake_hub import FakeHub, read_folder
 from tiny_checkpoints import change_config
 
-from sftm_app.checkpoints.hub_names import HubRef, hub_cache
-from sftm_app.checkpoints.presets import PRESETS, Preset
 from sftm_app.errors import InputError
-from sftm_app.jobs.fetching import Fetching, FetchStatus, choose, fetch
-from sftm_app.jobs.hub_look import look
-from sftm_app.jobs.hub_process import HubProcess
-from sftm_app.ui import hub_panel
-from sftm_app.ui.models_tab import load_checked, load_own, preflight_html
+from sftm_app.hub.fetching import Fetching, FetchStatus, choose, fetch
+from sftm_app.hub.hub_look import look
+from sftm_app.hub.hub_process import HubProcess
+from sftm_app.hub.presets import PRESETS, Preset
+from sftm_app.ui.loading import load_checked, load_own
+from sftm_app.ui.models import hub_panel
+from sftm_app.ui.models.tab import preflight_html
 from sftm_app.ui.settings import allowed
 from sftm_app.ui.studio import Studio
 from sftm_app.ui.workspace import Workspace, restore
+from sftm_app.weights.hub_names import HubRef, hub_cache
 
 
 def handlers(studio: Studio) -> dict[str, Any]:

@@ -13,25 +13,25 @@ import pytest
 from PIL import Image
 from tiny_checkpoints import change_weights
 
+from sftm_app.engine.run import run
 from sftm_app.errors import InputError
-from sftm_app.evaluation.contestants import method_contestant
+from sftm_app.evaluation.candidates import method_candidate
 from sftm_app.evaluation.samples import ImageSamples
 from sftm_app.inspection.layers import map_layers
 from sftm_app.inspection.measures import MEASURES, MeasureValue
-from sftm_app.inspection.what_if import MergeSettings, merge_settings
-from sftm_app.linalg.subspace import readout_error
-from sftm_app.merging.plan import make_plan
-from sftm_app.merging.recipe import make_recipe
-from sftm_app.merging.run import run
-from sftm_app.ui import models_tab
+from sftm_app.linalg.overlap import readout_error
+from sftm_app.methods.settings import MergeSettings, merge_settings
+from sftm_app.planning.planner import make_plan
+from sftm_app.planning.recipe import make_recipe
+from sftm_app.ui import loading
 from sftm_app.ui.inspect import map_panel
 from sftm_app.ui.inspect import showing as show
 from sftm_app.ui.inspect import tab as inspect_tab
-from sftm_app.ui.inspect.chosen import Chosen
 from sftm_app.ui.inspect.clicks import cell_of, link_of, name_of, place_of
 from sftm_app.ui.inspect.layer_panel import detail_of
 from sftm_app.ui.inspect.map_panel import map_steps
 from sftm_app.ui.inspect.meaning_panel import SIDE, picture_uri
+from sftm_app.ui.inspect.state import InspectState
 from sftm_app.ui.inspect.what_if_panel import build_views, build_what_if
 from sftm_app.ui.studio import Studio
 from sftm_app.ui.view import Pinned, View
@@ -47,8 +47,8 @@ def settings(method: str = "sftm", weights: tuple[float, ...] = (1.0, 1.0, 1.0),
 
 
 @pytest.fixture
-def chosen(workspace: Workspace) -> Chosen:
-    return Chosen(workspace, None, "change", "", NAME, "a", "b", None, "a", 1, "", settings())
+def chosen(workspace: Workspace) -> InspectState:
+    return InspectState(workspace, None, "change", "", NAME, "a", "b", None, "a", 1, "", settings())
 
 
 def shown(event: dict[str, Any]) -> gr.EventData:
@@ -89,7 +89,7 @@ def test_a_broken_layer_leaves_the_rest_of_the_map(studio: Studio) -> None:
         tensors["vit.encoder.layer.0.output.dense.weight"][0, 0] = float("nan")
 
     change_weights(studio.settings.models_dir / "a" / "model.safetensors", spoil)
-    own = models_tab.load_own(studio, "base", ["a", "b"])
+    own = loading.load_own(studio, "base", ["a", "b"])
     found = studio.preflight(own)
     figure, problems = list(map_steps(studio, found, "change", "", settings(weights=(1.0, 1.0)), None))[-1]
     assert len(problems) == 1 and "layer.0.output.dense.weight" in problems[0]
@@ -99,7 +99,7 @@ def test_a_broken_layer_leaves_the_rest_of_the_map(studio: Studio) -> None:
 # The layer
 
 
-def test_a_layer_shows_spectra_and_its_members(studio: Studio, chosen: Chosen) -> None:
+def test_a_layer_shows_spectra_and_its_members(studio: Studio, chosen: InspectState) -> None:
     asked = replace(chosen, first="c", second="a", task="b")
     title, spectra, _, first, second, task, _ = show.show_layer(studio, asked)
     assert NAME.removesuffix(".weight") in title
@@ -110,7 +110,7 @@ def test_a_layer_shows_spectra_and_its_members(studio: Studio, chosen: Chosen) -
     assert "sf-notice" in warnings
 
 
-def test_where_two_tasks_meet(studio: Studio, chosen: Chosen) -> None:
+def test_where_two_tasks_meet(studio: Studio, chosen: InspectState) -> None:
     read, write, both, first, second, pair_read, pair_write, pair_both, angles = show.show_pair(studio, chosen)
     assert (first, second) == ("a", "b")
     assert show.show_pair(studio, replace(chosen, second="a"))[3:5] == ("a", "b"), "shown is what is drawn"
@@ -121,7 +121,7 @@ def test_where_two_tasks_meet(studio: Studio, chosen: Chosen) -> None:
     assert len(angles.data) == 4
 
 
-def test_unknown_names_from_the_browser_do_no_harm(studio: Studio, chosen: Chosen) -> None:
+def test_unknown_names_from_the_browser_do_no_harm(studio: Studio, chosen: InspectState) -> None:
     with pytest.raises(InputError, match="no layer"):
         show.show_layer(studio, replace(chosen, layer="../../etc/passwd"))
     updates = show.show_layer(studio, replace(chosen, first="nobody", second="a", task="<b>"))
@@ -156,7 +156,7 @@ def test_opening_with_a_view_shows_that_view(studio: Studio, workspace: Workspac
         settings("task_arithmetic", scaling=0.4),
     ],
 )
-def test_the_bars_are_what_the_merge_itself_reports(studio: Studio, chosen: Chosen, asked: MergeSettings) -> None:
+def test_the_bars_are_what_the_merge_itself_reports(studio: Studio, chosen: InspectState, asked: MergeSettings) -> None:
     """The predicted errors against a merge of the same settings, read off the merged tensor."""
     bars, figures = show.show_prediction(studio, replace(chosen, settings=asked))
     found = studio.preflight(chosen.ws)
@@ -164,7 +164,7 @@ def test_the_bars_are_what_the_merge_itself_reports(studio: Studio, chosen: Chos
     params = vars(asked.params) if asked.method != "average" else {}
     plan = make_plan(make_recipe(chosen.ws.base, tasks, asked.method, params, device="cpu"))
     merged = next(one for one in run(plan) if one.entry.name == NAME)
-    from sftm_app.checkpoints.checkpoint import open_reader
+    from sftm_app.weights.checkpoint import open_reader
 
     with open_reader(found.base) as read:
         change = merged.tensor - read(NAME)
@@ -196,7 +196,7 @@ def test_settings_go_through_the_controls_unchanged(workspace: Workspace) -> Non
 # A feature
 
 
-def test_a_feature_shows_its_figures_and_neighbours(studio: Studio, chosen: Chosen) -> None:
+def test_a_feature_shows_its_figures_and_neighbours(studio: Studio, chosen: InspectState) -> None:
     figures, reasons, neighbours = show.show_feature(studio, replace(chosen, task="b", number=2))
     assert "Feature 2 of b" in figures and "Coefficient" in figures
     assert len(reasons.data) >= 1
@@ -205,30 +205,30 @@ def test_a_feature_shows_its_figures_and_neighbours(studio: Studio, chosen: Chos
     assert "Feature 16 of a" in beyond, "a number beyond the last one shows the last one"
 
 
-def test_what_a_feature_of_an_image_model_means(studio: Studio, chosen: Chosen) -> None:
+def test_what_a_feature_of_an_image_model_means(studio: Studio, chosen: InspectState) -> None:
     tokens, excited = show.show_meaning(studio, chosen)
     assert "images only" in tokens
     assert excited.count("<img") == 6 and "data:image/png;base64" in excited
 
 
-def test_switching_a_feature_off_changes_the_answer_and_no_file(studio: Studio, chosen: Chosen) -> None:
+def test_switching_a_feature_off_changes_the_answer_and_no_file(studio: Studio, chosen: InspectState) -> None:
     sample = ImageSamples(np.random.default_rng(0).integers(0, 255, (1, 8, 8), np.uint8), np.array([1]))
-    arena = studio.arena(chosen.ws)
-    merged = method_contestant("sftm", vars(settings().params), settings().weights)
-    before = arena.model(merged, "a").answer(sample)[0].scores
+    model_pool = studio.model_pool(chosen.ws)
+    merged = method_candidate("sftm", vars(settings().params), settings().weights)
+    before = model_pool.model(merged, "a").answer(sample)[0].scores
     (same, _, _), (off, figure, excited) = (show.show_sample(studio, chosen, factor, sample) for factor in (1.0, 0.0))
     assert "stays the same" in same and "× 0" in off and figure["visible"] and "<img" in excited
     bars = [np.array(trace.y if trace.orientation != "h" else trace.x) for trace in figure["value"].data]
     assert not np.allclose(bars[0], bars[1]), "the shown scores must differ"
-    assert arena.model(merged, "a").answer(sample)[0].scores == before, "the merged model itself is left alone"
+    assert model_pool.model(merged, "a").answer(sample)[0].scores == before, "the merged model itself is left alone"
     said, hidden, _ = show.show_sample(studio, chosen, 0.0, None)
     assert "Pick a sample" in said and not hidden["visible"]
 
 
-def test_a_picked_sample_is_shown_in_the_inputs(studio: Studio, chosen: Chosen) -> None:
+def test_a_picked_sample_is_shown_in_the_inputs(studio: Studio, chosen: InspectState) -> None:
     sample, *updates = show.pick_sample(studio, chosen)
     assert len(sample) == 1 and len(updates) == 8
-    own = models_tab.load_own(studio, "base", ["a", "b"])
+    own = loading.load_own(studio, "base", ["a", "b"])
     nothing, *_, said = show.pick_sample(studio, replace(chosen, ws=own))
     assert nothing is None and "No samples" in said
 
@@ -275,7 +275,7 @@ def test_many_experts_share_a_column(studio: Studio, workspace: Workspace, monke
 # Two views
 
 
-def test_two_views_stand_side_by_side(studio: Studio, chosen: Chosen) -> None:
+def test_two_views_stand_side_by_side(studio: Studio, chosen: InspectState) -> None:
     assert show.show_comparison(studio, chosen)[0]["visible"] is False
     pinned = replace(chosen, pinned=Pinned(OTHER, settings("average")))
     box, unpin, note, left, *_, right_figures = show.show_comparison(studio, pinned)
@@ -305,7 +305,7 @@ def test_other_clicks_are_checked_too() -> None:
         assert link_of(shown({"customdata": data}), members) is None
 
 
-def test_a_layer_that_one_task_lacks_is_shown_for_the_others(studio: Studio, chosen: Chosen) -> None:
+def test_a_layer_that_one_task_lacks_is_shown_for_the_others(studio: Studio, chosen: InspectState) -> None:
     found = studio.preflight(chosen.ws)
     looked = chosen.look(studio)
     detail = detail_of(studio, replace(looked, layer=replace(looked.layer, members=(0, 2))))

@@ -9,9 +9,9 @@ import pytest
 
 from sftm_app.api import extraction_costs
 from sftm_app.errors import RecipeError
-from sftm_app.merging.recipe import Output, make_recipe
-from sftm_app.ui.output_form import SAME_AS_INPUT, OutputForm
-from sftm_app.ui.recipe_view import rank_costs_html
+from sftm_app.planning.recipe import Output, make_recipe
+from sftm_app.ui.merging.output_form import SAME_AS_INPUT, OutputForm
+from sftm_app.ui.merging.recipe_view import rank_costs_html
 from sftm_app.ui.studio import Studio
 from sftm_app.ui.workspace import Workspace
 

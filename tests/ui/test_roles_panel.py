@@ -9,8 +9,11 @@ import pytest
 
 from sftm_app.errors import CompatibilityError, InputError
 from sftm_app.inspection.layers import map_layers
-from sftm_app.ui import models_tab, recipe_view, roles_panel
-from sftm_app.ui.models_tab import load_own, remember
+from sftm_app.ui import loading
+from sftm_app.ui.loading import load_own, remember
+from sftm_app.ui.merging import recipe_view
+from sftm_app.ui.models import roles_panel
+from sftm_app.ui.models import tab as models_tab
 from sftm_app.ui.studio import Studio, find_checkpoints
 from sftm_app.ui.workspace import Workspace, restore
 
@@ -50,7 +53,7 @@ def test_bare_files_and_adapters_are_offered(studio: Studio, bare: Workspace) ->
         *(f"bare/{name}.safetensors" for name in ("a", "b", "base")),
         "sharded/model.safetensors.index.json",
     }
-    assert ("bare/a.safetensors", str(root / "bare" / "a.safetensors")) in models_tab.checkpoint_choices(studio)
+    assert ("bare/a.safetensors", str(root / "bare" / "a.safetensors")) in loading.checkpoint_choices(studio)
 
 
 def test_a_bare_workspace_is_said_to_be_guessed(studio: Studio, bare: Workspace) -> None:

@@ -16,15 +16,18 @@ import pytest
 from tiny_checkpoints import change_config, change_weights
 
 from sftm_app.errors import CheckpointError, InputError, JobError, OutputError, RecipeError, SFTMError
-from sftm_app.evaluation.contestants import BASE, INDIVIDUAL
+from sftm_app.evaluation.candidates import BASE, INDIVIDUAL
 from sftm_app.jobs.folder import RunFolder, RunStatus, create_run, identity, status
 from sftm_app.jobs.worker import work
-from sftm_app.merging.methods import METHODS
-from sftm_app.merging.params import controls
-from sftm_app.merging.recipe import make_recipe, recipe_from_yaml, recipe_to_yaml
-from sftm_app.ui import models_tab, recipe_view, run_view, runs, trying
+from sftm_app.methods import METHODS
+from sftm_app.methods.params import controls
+from sftm_app.planning.recipe import make_recipe, recipe_from_yaml, recipe_to_yaml
+from sftm_app.ui import loading
+from sftm_app.ui.merging import recipe_view, run_view, runs
+from sftm_app.ui.models import tab as models_tab
 from sftm_app.ui.params_form import ParamsForm
 from sftm_app.ui.studio import Studio
+from sftm_app.ui.trying import trying
 from sftm_app.ui.workspace import Workspace, restore
 
 NO_WEIGHTS: list[list[Any]] = []
@@ -53,7 +56,7 @@ def finished(studio: Studio, workspace: Workspace) -> RunFolder:
 
 
 def test_the_demo_is_loaded_and_remembered(studio: Studio) -> None:
-    loaded = models_tab.load_pack(studio, studio.packs[0])
+    loaded = loading.load_pack(studio, studio.packs[0])
     assert loaded.task_names == ("a", "b", "c")
     assert restore(studio.settings.output_dir) == loaded
     shown = models_tab.preflight_html(studio, loaded)
@@ -61,7 +64,7 @@ def test_the_demo_is_loaded_and_remembered(studio: Studio) -> None:
 
 
 def test_own_checkpoints_are_loaded_by_path(studio: Studio) -> None:
-    loaded = models_tab.load_own(studio, "base", ["a", str(studio.settings.models_dir / "b")])
+    loaded = loading.load_own(studio, "base", ["a", str(studio.settings.models_dir / "b")])
     assert loaded.task_names == ("a", "b")
 
 
@@ -96,7 +99,7 @@ def equal_to_base(models: Path) -> None:
 def test_bad_input_is_one_clear_sentence_and_loads_nothing(studio: Studio, damage: Any, sentence: str) -> None:
     damage(studio.settings.models_dir)
     with pytest.raises(SFTMError, match=sentence) as caught:
-        models_tab.load_own(studio, "base", ["a", "b"])
+        loading.load_own(studio, "base", ["a", "b"])
     shown = models_tab.refused(caught.value)
     assert "sf-notice-error" in shown and "Traceback" not in shown
     assert restore(studio.settings.output_dir) == Workspace()
@@ -104,21 +107,21 @@ def test_bad_input_is_one_clear_sentence_and_loads_nothing(studio: Studio, damag
 
 def test_nothing_picked_is_said(studio: Studio) -> None:
     with pytest.raises(InputError, match="No path is given"):
-        models_tab.load_own(studio, "", [])
+        loading.load_own(studio, "", [])
     with pytest.raises(InputError) as caught:
-        models_tab.load_own(studio, "/nowhere", ["a", "/elsewhere"])
+        loading.load_own(studio, "/nowhere", ["a", "/elsewhere"])
     assert len(str(caught.value).split("\n")) == 2, "all that is wrong is said at once"
     with pytest.raises(InputError) as caught:
-        models_tab.load_own(studio, "none", ["a", "missing"])
+        loading.load_own(studio, "none", ["a", "missing"])
     assert len(str(caught.value).split("\n")) == 2
     with pytest.raises(CheckpointError, match="No task is picked"):
-        models_tab.load_own(studio, "base", [])
+        loading.load_own(studio, "base", [])
 
 
 def test_names_from_files_are_shown_as_text(studio: Studio) -> None:
     labels = {"0": "<script>alert(1)</script>", "1": "b", "2": "c"}
     change_config(studio.settings.models_dir / "a", id2label=labels)
-    shown = models_tab.preflight_html(studio, models_tab.load_own(studio, "base", ["a"]))
+    shown = models_tab.preflight_html(studio, loading.load_own(studio, "base", ["a"]))
     assert "<script>" not in shown and "&lt;script&gt;" in shown
 
 
@@ -192,7 +195,7 @@ def test_a_finished_run_is_shown_saved_and_offered(studio: Studio, workspace: Wo
     assert (target / "model.safetensors").is_file() and (target / "heads" / "a.safetensors").is_file()
     with pytest.raises(OutputError, match="exists already"):
         runs.save_run(studio, run_id, "my model")
-    offered = [contestant.title for contestant in trying.contestants(studio, workspace, run_id)]
+    offered = [candidate.title for candidate in trying.candidates(studio, workspace, run_id)]
     assert offered[-1] == "SFTM, your merge"
 
 
@@ -265,7 +268,7 @@ def test_a_new_merge_takes_the_place_of_the_one_in_memory(
 
 def test_a_run_of_other_inputs_is_not_offered(studio: Studio, workspace: Workspace, finished: RunFolder) -> None:
     other = Workspace(workspace.base, workspace.tasks[:2])
-    assert not [c for c in trying.contestants(studio, other, "") if c.key.startswith("folder:")]
+    assert not [c for c in trying.candidates(studio, other, "") if c.key.startswith("folder:")]
 
 
 def test_nan_in_a_weight_fails_the_run_with_a_sentence(studio: Studio) -> None:
@@ -273,7 +276,7 @@ def test_nan_in_a_weight_fails_the_run_with_a_sentence(studio: Studio) -> None:
         tensors["vit.encoder.layer.1.output.dense.weight"][0, :2] = float("nan")
 
     change_weights(studio.settings.models_dir / "a" / "model.safetensors", spoil)
-    own = models_tab.load_own(studio, "base", ["a", "b"])
+    own = loading.load_own(studio, "base", ["a", "b"])
     folder = run_here(studio, default_recipe(own))
     shown = runs.show_run(studio, folder.run_id)[0]
     assert "layer.1.output.dense.weight" in shown and "holds 2 values that are NaN" in shown
@@ -308,7 +311,7 @@ def test_a_run_to_go_on_with_has_its_button(
 def test_a_run_of_other_checkpoints_is_not_shown_nor_named_for_them(
     studio: Studio, workspace: Workspace, finished: RunFolder
 ) -> None:
-    own = models_tab.load_own(studio, "base", ["a", "b"])
+    own = loading.load_own(studio, "base", ["a", "b"])
     assert runs.show_latest(studio, own)[0] == ""
     assert runs.default_save_name(studio, finished.run_id) == "tiny-merged"
     assert runs.open_a_run(studio, finished.run_id)[2] == "tiny-merged"
@@ -323,11 +326,11 @@ def test_a_damaged_run_is_said_once_and_stops_nothing(
     run_view.recipe_of.cache_clear()
     shown = runs.show_run(studio, finished.run_id)
     assert not shown[7].active, "the timer must not repeat it"
-    assert trying.contestants(studio, workspace, "")[:2] == [BASE, INDIVIDUAL]
+    assert trying.candidates(studio, workspace, "")[:2] == [BASE, INDIVIDUAL]
 
 
 def test_a_replaced_file_is_noticed_whatever_its_date(studio: Studio, workspace: Workspace) -> None:
-    own = models_tab.load_own(studio, "base", ["a", "b"])
+    own = loading.load_own(studio, "base", ["a", "b"])
     first = studio.preflight(own)
     assert studio.preflight(own) is first
     file = studio.settings.models_dir / "a" / "model.safetensors"
@@ -337,7 +340,7 @@ def test_a_replaced_file_is_noticed_whatever_its_date(studio: Studio, workspace:
     os.utime(other, (1, 1))
     other.replace(file)
     assert studio.preflight(own) is not first
-    assert models_tab.load_own(studio, "base", ["a", "b"]) != own, "loading again must be seen as a change"
+    assert loading.load_own(studio, "base", ["a", "b"]) != own, "loading again must be seen as a change"
 
 
 def test_an_outdated_map_stops_drawing(studio: Studio) -> None:

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sftm_app.errors import InputError
-from sftm_app.inspection.what_if import merge_settings
+from sftm_app.methods.settings import merge_settings
 from sftm_app.ui.address import address_of, workspace_from_query, workspace_to_query
-from sftm_app.ui.models_tab import load_own, load_pack
+from sftm_app.ui.loading import load_own, load_pack
 from sftm_app.ui.rank_slider import amount_update, controls_of, rank_of
 from sftm_app.ui.studio import Studio
 from sftm_app.ui.view import Pinned, View, read_query, settings_title, view_from_query, view_to_query

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from sftm_app.inspection.reasons import Neighbour
-from sftm_app.ui.inspect.chosen import Chosen
 from sftm_app.ui.inspect.feature_panel import MOST_SHOWN, detail_of
 from sftm_app.ui.inspect.showing import feature_of
+from sftm_app.ui.inspect.state import InspectState
 from sftm_app.ui.studio import Studio
 from sftm_app.ui.widgets import parse_selection
 
@@ -38,7 +38,7 @@ def place_of(event: Any) -> tuple[int, int] | None:
     return None if member is None or feature is None else (member, feature)
 
 
-def feature_behind(event: Any, studio: Studio, chosen: Chosen) -> Neighbour | None:
+def feature_behind(event: Any, studio: Studio, chosen: InspectState) -> Neighbour | None:
     """The neighbour whose bar was clicked in the plot of a feature's coefficient."""
     selection = parse_selection(event)
     place = _whole(selection.customdata) if selection else None

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from sftm_app.errors import SFTMError
-from sftm_app.inspection.what_if import merge_settings
-from sftm_app.merging.methods import METHODS
+from sftm_app.methods import METHODS
+from sftm_app.methods.settings import merge_settings
 from sftm_app.plots.preservation import prediction_bars
 from sftm_app.plots.style import method_colour
 from sftm_app.ui.inspect.layer_panel import detail_of, spectra_figure
-from sftm_app.ui.inspect.looking import look, own_weights
+from sftm_app.ui.inspect.layer_view import look, own_weights
 from sftm_app.ui.inspect.what_if_panel import figures_html
 from sftm_app.ui.studio import Studio
 from sftm_app.ui.view import Pinned, settings_title

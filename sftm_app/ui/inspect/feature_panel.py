@@ -6,9 +6,9 @@ from typing import Any
 
 from sftm_app.inspection.feature import FeatureDetail, feature_detail
 from sftm_app.inspection.layer import CLUSTER_SENTENCE
-from sftm_app.inspection.what_if import MergeSettings
+from sftm_app.methods.settings import MergeSettings
 from sftm_app.plots.reasons import feature_reasons
-from sftm_app.ui.inspect.looking import Looked
+from sftm_app.ui.inspect.layer_view import LayerView
 from sftm_app.ui.studio import Studio
 from sftm_app.ui.view import settings_title
 from sftm_app.ui.widgets import view_link
@@ -19,7 +19,7 @@ MOST_SHOWN = 8
 
 
 def detail_of(
-    studio: Studio, looked: Looked, member: int, feature: int | None, settings: MergeSettings
+    studio: Studio, looked: LayerView, member: int, feature: int | None, settings: MergeSettings
 ) -> FeatureDetail | None:
     """One feature, from 0, of a member; None for none."""
     if feature is None:
@@ -28,7 +28,7 @@ def detail_of(
     return feature_detail(what_if, what_if.predict(settings), looked.names, member, feature)
 
 
-def feature_html(looked: Looked, detail: FeatureDetail | None, settings: MergeSettings) -> Safe:
+def feature_html(looked: LayerView, detail: FeatureDetail | None, settings: MergeSettings) -> Safe:
     """Figures of a feature, the sentence on its coefficient, and its neighbours, each a link to it."""
     if detail is None:
         return stack(heading("No feature"), hint("This task did not change the layer, so it has no features here."))
@@ -47,7 +47,7 @@ def feature_html(looked: Looked, detail: FeatureDetail | None, settings: MergeSe
     return stack(heading(title, where), stats(shown), hint(detail.sentence), cluster)
 
 
-def neighbours_html(looked: Looked, detail: FeatureDetail | None) -> Safe:
+def neighbours_html(looked: LayerView, detail: FeatureDetail | None) -> Safe:
     """The closest features of the other tasks."""
     if detail is None or not detail.neighbours:
         return hint("No other task has features in this layer.")
@@ -70,7 +70,7 @@ def neighbours_html(looked: Looked, detail: FeatureDetail | None) -> Safe:
     return table(columns, rows, numeric=range(1, 6))
 
 
-def reasons_figure(looked: Looked, detail: FeatureDetail | None) -> Any:
+def reasons_figure(looked: LayerView, detail: FeatureDetail | None) -> Any:
     """How the coefficient follows from what is asked for and what the neighbours already write."""
     if detail is None:
         return None

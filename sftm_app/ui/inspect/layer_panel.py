@@ -9,11 +9,11 @@ from typing import Any
 from sftm_app.inspection.layer import CLUSTER_SENTENCE, LayerDetail
 from sftm_app.inspection.pair import PairDetail, pair_detail
 from sftm_app.inspection.warnings import LayerWarning, layer_warnings
-from sftm_app.inspection.what_if import MergeSettings
+from sftm_app.methods.settings import MergeSettings
 from sftm_app.plots.angles import principal_angles
 from sftm_app.plots.overlap import overlap_heatmap, task_overlap
 from sftm_app.plots.spectra import SpectrumTrace, merged_trace, spectra
-from sftm_app.ui.inspect.looking import Looked
+from sftm_app.ui.inspect.layer_view import LayerView
 from sftm_app.ui.studio import Studio
 from sftm_app.ui.view import settings_title
 from sftm_app.ui.widgets import view_link
@@ -24,12 +24,12 @@ PLACES = {"spectra": "spectra", "overlap": "pairs", "feature": "feature", "what_
 MOST_OF_A_KIND = 2
 
 
-def detail_of(studio: Studio, looked: Looked) -> LayerDetail:
+def detail_of(studio: Studio, looked: LayerView) -> LayerDetail:
     """Spectra and overlaps of the layer."""
     return studio.inspector.detail(looked.found, looked.layer)
 
 
-def layer_title(looked: Looked, detail: LayerDetail) -> Safe:
+def layer_title(looked: LayerView, detail: LayerDetail) -> Safe:
     """The layer's name and shape, and each task's relative change."""
     changes = [
         chip(f"{s.task} {s.relative_change:.1%}", looked.colour(i), "size of the change beside the base")
@@ -40,7 +40,7 @@ def layer_title(looked: Looked, detail: LayerDetail) -> Safe:
 
 
 def spectra_figure(
-    looked: Looked,
+    looked: LayerView,
     detail: LayerDetail,
     merged: Sequence[float] | None = None,
     settings: MergeSettings | None = None,
@@ -65,7 +65,7 @@ def clusters_html(detail: LayerDetail) -> Safe:
     return hint(CLUSTER_SENTENCE)
 
 
-def warnings_html(looked: Looked, warnings: Sequence[LayerWarning]) -> Safe:
+def warnings_html(looked: LayerView, warnings: Sequence[LayerWarning]) -> Safe:
     """The warnings of a layer in sentences, each with a link to what shows it."""
     if not warnings:
         return notice("ok", "Nothing stands out in this layer")
@@ -93,14 +93,14 @@ def warnings_html(looked: Looked, warnings: Sequence[LayerWarning]) -> Safe:
 
 
 def warnings_of(
-    studio: Studio, looked: Looked, detail: LayerDetail, settings: MergeSettings
+    studio: Studio, looked: LayerView, detail: LayerDetail, settings: MergeSettings
 ) -> tuple[LayerWarning, ...]:
     """The warnings under some settings."""
     what_if = studio.inspector.what_if(looked.found, looked.layer)
     return layer_warnings(what_if, detail, what_if.predict(settings), looked.names)
 
 
-def overview_figures(looked: Looked, detail: LayerDetail, first: int, second: int) -> tuple[Any, Any, Any]:
+def overview_figures(looked: LayerView, detail: LayerDetail, first: int, second: int) -> tuple[Any, Any, Any]:
     """Tasks against tasks: read overlap, write overlap, and both."""
     cell = (first, second) if first != second else None
     members = looked.members
@@ -113,7 +113,7 @@ def overview_figures(looked: Looked, detail: LayerDetail, first: int, second: in
     )
 
 
-def choose_pair(looked: Looked, first: str | None, second: str | None) -> tuple[int, int]:
+def choose_pair(looked: LayerView, first: str | None, second: str | None) -> tuple[int, int]:
     """Positions of two different members, as near to what was asked for as there are; twice the same for one task."""
     one = looked.member(first)
     other = looked.member(second)
@@ -122,7 +122,7 @@ def choose_pair(looked: Looked, first: str | None, second: str | None) -> tuple[
     return one, other
 
 
-def pair_of(studio: Studio, looked: Looked, first: int, second: int, k: int | None) -> PairDetail:
+def pair_of(studio: Studio, looked: LayerView, first: int, second: int, k: int | None) -> PairDetail:
     """How the features of two tasks overlap."""
     return pair_detail(studio.inspector.factors(looked.found, looked.layer), looked.names, first, second, k)
 

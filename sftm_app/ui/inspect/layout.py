@@ -8,10 +8,10 @@ from typing import Any
 import gradio as gr
 
 from sftm_app.inspection.measures import MEASURES
-from sftm_app.ui.evaluate_inputs import Inputs, build_inputs
 from sftm_app.ui.inspect.glossary import words_html
 from sftm_app.ui.inspect.steer_panel import SteerControls, build_steer
 from sftm_app.ui.inspect.what_if_panel import WhatIfControls, build_views, build_what_if, lost_help
+from sftm_app.ui.trying.evaluate_inputs import Inputs, build_inputs
 from sftm_app.ui.view import FIRST_MEASURE
 from sftm_app.ui.widgets import LinkedHtml, PlotlyView
 from sftm_app.ui.widgets.html import Safe, empty_state, heading
@@ -210,9 +210,7 @@ def _feature() -> dict[str, Any]:
         with gr.Column(scale=3, min_width=420):
             feature = gr.HTML(apply_default_css=False, elem_id="feature-figures")
     with gr.Row(equal_height=False, elem_classes="sf-split"):
-        reasons = PlotlyView(
-            label="How its coefficient came about", filename="coefficient", elem_id="reasons"
-        )
+        reasons = PlotlyView(label="How its coefficient came about", filename="coefficient", elem_id="reasons")
         neighbours = LinkedHtml(elem_id="neighbours")
     gr.HTML(heading("What it means", "What the feature listens to, and what it says."), apply_default_css=False)
     tokens = gr.HTML(apply_default_css=False, elem_id="tokens")

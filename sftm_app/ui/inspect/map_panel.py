@@ -9,12 +9,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from sftm_app.checkpoints.compatibility import Preflight
 from sftm_app.errors import NumericalError
 from sftm_app.inspection.layers import MapLayer, kind_labels, map_layers, short_rows
 from sftm_app.inspection.measures import MEASURES
-from sftm_app.inspection.what_if import MergeSettings
+from sftm_app.methods.settings import MergeSettings
 from sftm_app.plots.layer_map import layer_map
+from sftm_app.preflight.preflight import Preflight
 from sftm_app.ui.studio import Studio
 from sftm_app.ui.view import FIRST_MEASURE, settings_title
 from sftm_app.ui.widgets.html import Safe, code, hint, join, notice, stack
@@ -91,9 +91,7 @@ def map_steps(
             # An error that is nothing anywhere should not look like a pattern.
             largest = max((max(found) for found in cells.values()), default=0.0)
             top = LEAST_ERROR if measure.endswith("_error") and largest < LEAST_ERROR else None
-            figure = layer_map(
-                values, rows, columns, title, selected, titles, top, shown.log, shown.number, empty
-            )
+            figure = layer_map(values, rows, columns, title, selected, titles, top, shown.log, shown.number, empty)
             yield figure, problems
             drawn_at = time.monotonic()
 

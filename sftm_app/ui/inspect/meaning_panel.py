@@ -11,19 +11,19 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from sftm_app.checkpoints.roles import Part
+from sftm_app.architecture.roles import Part
 from sftm_app.errors import SampleError, SFTMError
-from sftm_app.evaluation.contestants import INDIVIDUAL
+from sftm_app.evaluation.candidates import INDIVIDUAL
 from sftm_app.evaluation.directions import Meaning, TokenScores, read_meaning, token_lenses, write_meaning
 from sftm_app.evaluation.excitation import Excitation, Excitations, excitations
-from sftm_app.evaluation.family import Samples, Tryable
+from sftm_app.evaluation.family import EvaluationModel, Samples
 from sftm_app.evaluation.locating import Place, locate
 from sftm_app.evaluation.samples import ImageSamples, centre_glyph
 from sftm_app.evaluation.texts import TextSamples
-from sftm_app.ui.evaluate_inputs import image_sample
-from sftm_app.ui.inspect.looking import Looked
-from sftm_app.ui.labelled import samples_of
+from sftm_app.ui.inspect.layer_view import LayerView
 from sftm_app.ui.studio import Studio
+from sftm_app.ui.trying.evaluate_inputs import image_sample
+from sftm_app.ui.trying.labelled import samples_of
 from sftm_app.ui.widgets.html import Safe, card, heading, hint, join, notice, safe, stack
 from sftm_app.ui.workspace import Workspace
 
@@ -68,24 +68,24 @@ def _visible(token: str) -> str:
 class Sensed:
     """A layer as the individual model of one of its tasks holds it. place: None where the model does not."""
 
-    model: Tryable
+    model: EvaluationModel
     place: Place | None
     part: Part
 
 
-def sense(studio: Studio, ws: Workspace, looked: Looked, member: int) -> Sensed:
+def sense(studio: Studio, ws: Workspace, looked: LayerView, member: int) -> Sensed:
     """The model that the feature acts in.
 
     Raises
         SampleError: the task cannot be tried.
     """
-    arena, task, layer = studio.arena(ws), looked.members[member], looked.layer
-    model = arena.model(INDIVIDUAL, task)
-    place = locate(model.model, arena.tensor(INDIVIDUAL, task, layer.tensor), layer.tensor)
+    model_pool, task, layer = studio.model_pool(ws), looked.members[member], looked.layer
+    model = model_pool.model(INDIVIDUAL, task)
+    place = locate(model.model, model_pool.tensor(INDIVIDUAL, task, layer.tensor), layer.tensor)
     return Sensed(model, place, layer.part)
 
 
-def tokens_html(studio: Studio, looked: Looked, sensed: Sensed, member: int, feature: int) -> Safe:
+def tokens_html(studio: Studio, looked: LayerView, sensed: Sensed, member: int, feature: int) -> Safe:
     """The tokens that the feature's directions point to, or why there are none."""
     write, read = directions_of(studio, looked, member, feature)
     lenses = token_lenses(sensed.model, sensed.place, sensed.part)
@@ -94,7 +94,7 @@ def tokens_html(studio: Studio, looked: Looked, sensed: Sensed, member: int, fea
 
 def excited_html(
     studio: Studio,
-    looked: Looked,
+    looked: LayerView,
     sensed: Sensed,
     member: int,
     feature: int,
@@ -178,7 +178,7 @@ def _text(one: Excitation, samples: Samples) -> Safe:
     )
 
 
-def samples_for(studio: Studio, ws: Workspace, looked: Looked, member: int, where: str) -> Samples | Safe:
+def samples_for(studio: Studio, ws: Workspace, looked: LayerView, member: int, where: str) -> Samples | Safe:
     """Samples of the feature's task; or a notice on why there are none."""
     try:
         return samples_of(studio, ws, looked.members[member], where)
@@ -194,7 +194,7 @@ def drawn_sample(pixels: NDArray[np.uint8] | None) -> ImageSamples | None:
     return None if glyph is None else image_sample(glyph, "")
 
 
-def directions_of(studio: Studio, looked: Looked, member: int, feature: int) -> tuple[Tensor, Tensor]:
+def directions_of(studio: Studio, looked: LayerView, member: int, feature: int) -> tuple[Tensor, Tensor]:
     """Write direction u (m,) and read direction v (n,) of a feature."""
     factors = studio.inspector.factors(looked.found, looked.layer).factors[member]
     return factors.U[:, feature], factors.Vh[feature]

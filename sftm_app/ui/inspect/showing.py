@@ -11,17 +11,17 @@ import gradio as gr
 from sftm_app.errors import SampleError, SFTMError
 from sftm_app.evaluation.family import Samples
 from sftm_app.inspection.layers import map_layers
-from sftm_app.ui.evaluate_inputs import N_INPUTS, showing
 from sftm_app.ui.handlers import say_info
 from sftm_app.ui.inspect import compare_panel, feature_panel, layer_panel, map_panel, meaning_panel
-from sftm_app.ui.inspect.chosen import Chosen
+from sftm_app.ui.inspect.layer_view import LayerView
 from sftm_app.ui.inspect.layout import ALL_TASKS
-from sftm_app.ui.inspect.looking import Looked
+from sftm_app.ui.inspect.state import InspectState
 from sftm_app.ui.inspect.steer_panel import steer
 from sftm_app.ui.inspect.what_if_panel import predicted
 from sftm_app.ui.rank_slider import amount_update
 from sftm_app.ui.studio import Studio
-from sftm_app.ui.trying import merges_quickly
+from sftm_app.ui.trying.evaluate_inputs import N_INPUTS, showing
+from sftm_app.ui.trying.trying import merges_quickly
 from sftm_app.ui.view import View
 from sftm_app.ui.widgets.html import Safe, hint, notice
 from sftm_app.ui.workspace import Workspace
@@ -55,14 +55,14 @@ def show_controls(studio: Studio, ws: Workspace, view: View) -> tuple[Any, ...]:
     )
 
 
-def show_map(studio: Studio, chosen: Chosen) -> Iterator[tuple[Any, Safe]]:
+def show_map(studio: Studio, chosen: InspectState) -> Iterator[tuple[Any, Safe]]:
     """The map while it fills, and what its colours mean."""
     found, measure = studio.preflight(chosen.ws).require(), map_panel.known_measure(chosen.measure)
     for figure, problems in map_panel.map_steps(studio, found, measure, chosen.about, chosen.settings, chosen.layer):
         yield figure, map_panel.measure_help(measure, chosen.settings, problems)
 
 
-def show_layer(studio: Studio, chosen: Chosen) -> tuple[Any, ...]:
+def show_layer(studio: Studio, chosen: InspectState) -> tuple[Any, ...]:
     """Title, spectra, note on clusters; choices of first, second and task, which are the layer's; the rank's end."""
     looked = chosen.look(studio)
     detail = layer_panel.detail_of(studio, looked)
@@ -80,13 +80,13 @@ def show_layer(studio: Studio, chosen: Chosen) -> tuple[Any, ...]:
     )
 
 
-def _count_scale(looked: Looked, chosen: Chosen) -> Any:
+def _count_scale(looked: LayerView, chosen: InspectState) -> Any:
     """A slider that counts features ends where the layer's do."""
     rank = getattr(chosen.settings.params, "rank", None)
     return amount_update("count", rank, min(looked.layer.shape)) if isinstance(rank, int) else gr.skip()
 
 
-def show_prediction(studio: Studio, chosen: Chosen) -> tuple[Any, Safe]:
+def show_prediction(studio: Studio, chosen: InspectState) -> tuple[Any, Safe]:
     """Bars and figures of the what-if: what follows a slider."""
     try:
         return predicted(studio, chosen.ws, chosen.layer, chosen.settings, chosen.pinned)
@@ -94,7 +94,7 @@ def show_prediction(studio: Studio, chosen: Chosen) -> tuple[Any, Safe]:
         return gr.skip(), notice("warning", "These settings cannot be worked out here", error)
 
 
-def show_settled(studio: Studio, chosen: Chosen) -> tuple[Any, ...]:
+def show_settled(studio: Studio, chosen: InspectState) -> tuple[Any, ...]:
     """Spectra with the merged change's own, and the warnings: what takes too long while a slider moves."""
     looked = chosen.look(studio)
     detail = layer_panel.detail_of(studio, looked)
@@ -105,7 +105,7 @@ def show_settled(studio: Studio, chosen: Chosen) -> tuple[Any, ...]:
     )
 
 
-def show_pair(studio: Studio, chosen: Chosen) -> tuple[Any, ...]:
+def show_pair(studio: Studio, chosen: InspectState) -> tuple[Any, ...]:
     """Tasks against tasks (read, write, both), the two tasks, features against features (the same), and the angles."""
     looked = chosen.look(studio)
     first, second = layer_panel.choose_pair(looked, chosen.first, chosen.second)
@@ -114,7 +114,7 @@ def show_pair(studio: Studio, chosen: Chosen) -> tuple[Any, ...]:
     return *overviews, looked.members[first], looked.members[second], *layer_panel.pair_figures(pair)
 
 
-def show_feature(studio: Studio, chosen: Chosen) -> tuple[Any, ...]:
+def show_feature(studio: Studio, chosen: InspectState) -> tuple[Any, ...]:
     """Figures of the feature, why its coefficient is what it is, and its neighbours."""
     looked = chosen.look(studio)
     member, feature = chosen.member(looked), feature_of(studio, looked, chosen)
@@ -126,7 +126,7 @@ def show_feature(studio: Studio, chosen: Chosen) -> tuple[Any, ...]:
     )
 
 
-def show_meaning(studio: Studio, chosen: Chosen) -> tuple[Safe, Safe]:
+def show_meaning(studio: Studio, chosen: InspectState) -> tuple[Safe, Safe]:
     """Tokens of the feature's directions, and the samples that excite it; from a forward pass over them."""
     looked = chosen.look(studio)
     member, feature = chosen.member(looked), feature_of(studio, looked, chosen)
@@ -143,7 +143,7 @@ def show_meaning(studio: Studio, chosen: Chosen) -> tuple[Safe, Safe]:
     return tokens, meaning_panel.excited_html(studio, looked, sensed, member, feature, samples)
 
 
-def pick_sample(studio: Studio, chosen: Chosen) -> tuple[Any, ...]:
+def pick_sample(studio: Studio, chosen: InspectState) -> tuple[Any, ...]:
     """A random labelled sample of the feature's task, and updates of the inputs that show it; or why there is none."""
     looked = chosen.look(studio)
     found = meaning_panel.samples_for(studio, chosen.ws, looked, chosen.member(looked), chosen.where)
@@ -154,7 +154,7 @@ def pick_sample(studio: Studio, chosen: Chosen) -> tuple[Any, ...]:
 
 
 def show_sample(
-    studio: Studio, chosen: Chosen, factor: float, sample: Samples | None, asked: bool = True
+    studio: Studio, chosen: InspectState, factor: float, sample: Samples | None, asked: bool = True
 ) -> tuple[Any, ...]:
     """One sample: what the merged model says with and without the feature scaled, and where the feature is read.
 
@@ -175,7 +175,7 @@ def show_sample(
     return said, gr.update(value=figure, visible=figure is not None), excited
 
 
-def show_comparison(studio: Studio, chosen: Chosen) -> tuple[Any, ...]:
+def show_comparison(studio: Studio, chosen: InspectState) -> tuple[Any, ...]:
     """Whether there is a comparison, a note, the pinned side and the present one."""
     if chosen.pinned is None:
         nothing = compare_panel.side(studio, chosen.ws, None, "")
@@ -189,13 +189,13 @@ def show_comparison(studio: Studio, chosen: Chosen) -> tuple[Any, ...]:
     )
 
 
-def feature_of(studio: Studio, looked: Looked, chosen: Chosen) -> int | None:
+def feature_of(studio: Studio, looked: LayerView, chosen: InspectState) -> int | None:
     """The chosen feature from 0, the last one for a number beyond; None where the task has none in this layer."""
     n_features = studio.inspector.factors(looked.found, looked.layer).factors[chosen.member(looked)].rank
     return min(chosen.number, n_features) - 1 if n_features else None
 
 
-def _ring(studio: Studio, looked: Looked, chosen: Chosen) -> tuple[int, int] | None:
+def _ring(studio: Studio, looked: LayerView, chosen: InspectState) -> tuple[int, int] | None:
     """Member and feature that the spectra put a ring on."""
     feature = feature_of(studio, looked, chosen)
     return None if feature is None else (chosen.member(looked), feature)

@@ -8,14 +8,14 @@ from typing import Any
 
 import gradio as gr
 
-from sftm_app.evaluation.contestants import Contestant, method_contestant
+from sftm_app.evaluation.candidates import Candidate, method_candidate
 from sftm_app.evaluation.family import Answer, Samples
 from sftm_app.evaluation.steering import steered
-from sftm_app.inspection.what_if import MergeSettings
 from sftm_app.linalg.low_rank import LowRank
-from sftm_app.ui.inspect.looking import Looked
+from sftm_app.methods.settings import MergeSettings
+from sftm_app.ui.inspect.layer_view import LayerView
 from sftm_app.ui.studio import Studio
-from sftm_app.ui.trying import scores, verdicts
+from sftm_app.ui.trying.trying import scores, verdicts
 from sftm_app.ui.view import settings_title
 from sftm_app.ui.widgets import PlotlyView
 from sftm_app.ui.widgets.html import Safe, hint, join
@@ -57,15 +57,15 @@ def build_steer() -> SteerControls:
     )
 
 
-def merged_contestant(settings: MergeSettings) -> Contestant:
+def merged_candidate(settings: MergeSettings) -> Candidate:
     """The merge by these settings, done in memory when it is first needed."""
-    return method_contestant(settings.method, asdict(settings.params), settings.weights)
+    return method_candidate(settings.method, asdict(settings.params), settings.weights)
 
 
 def steer(
     studio: Studio,
     ws: Workspace,
-    looked: Looked,
+    looked: LayerView,
     member: int,
     feature: int,
     factor: float,
@@ -77,22 +77,22 @@ def steer(
     Raises
         SampleError: the task cannot be tried, or the layer cannot be found in its model.
     """
-    arena, task = studio.arena(ws), looked.members[member]
+    model_pool, task = studio.model_pool(ws), looked.members[member]
     what_if = studio.inspector.what_if(looked.found, looked.layer)
     coefficient = float(what_if.predict(settings).coefficients[member][feature])
     factors = what_if.made.factors[member]
     write, read = factors.U[:, feature : feature + 1], factors.Vh[feature : feature + 1]
     change = LowRank(write * ((factor - 1.0) * coefficient), read)
-    merged = merged_contestant(settings)
-    model = arena.model(merged, task)
-    stored = arena.tensor(merged, task, looked.layer.tensor)
+    merged = merged_candidate(settings)
+    model = model_pool.model(merged, task)
+    stored = model_pool.tensor(merged, task, looked.layer.tensor)
     scaled = steered(model, stored, looked.layer.part, change, looked.layer.tensor)
     said: list[Answer] = [model.answer(sample)[0], scaled.answer(sample)[0]]
     models = [
-        Contestant(merged.key, f"Merged: {settings_title(settings)}", "individual"),
-        Contestant("steered", f"Feature {feature + 1} of {task} × {factor:g}", settings.method),
+        Candidate(merged.key, f"Merged: {settings_title(settings)}", "individual"),
+        Candidate("steered", f"Feature {feature + 1} of {task} × {factor:g}", settings.method),
     ]
-    family = arena.family(task)
+    family = model_pool.family(task)
     shares = hint(
         f"Its share of the merged weight is {coefficient:.3g} · u vᵀ; "
         + ("the answer stays the same." if said[0].said == said[1].said else "the answer changes.")

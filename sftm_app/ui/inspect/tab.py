@@ -8,16 +8,16 @@ from typing import Any
 
 import gradio as gr
 
-from sftm_app.ui.evaluate_inputs import image_sample, text_sample
 from sftm_app.ui.handlers import say_info, sentences
 from sftm_app.ui.inspect import meaning_panel
 from sftm_app.ui.inspect import showing as show
-from sftm_app.ui.inspect.chosen import Chosen, inputs_of, read_chosen
 from sftm_app.ui.inspect.clicks import cell_of, feature_behind, link_of, name_of, place_of
 from sftm_app.ui.inspect.layout import lay_out
+from sftm_app.ui.inspect.state import InspectState, inputs_of, read_state
 from sftm_app.ui.inspect.wiring import QUICK, SLOW, Wiring, skipped
 from sftm_app.ui.rank_slider import amount_update
 from sftm_app.ui.studio import Studio
+from sftm_app.ui.trying.evaluate_inputs import image_sample, text_sample
 from sftm_app.ui.view import View
 from sftm_app.ui.widgets import AddressBar, decode_drawing
 from sftm_app.ui.workspace import Workspace
@@ -34,7 +34,7 @@ class InspectTab:
 
     use: gr.Button
     inputs: list[Any]
-    read: Callable[[tuple[Any, ...]], Chosen]
+    read: Callable[[tuple[Any, ...]], InspectState]
     then_address: Callable[[Any], Any]
 
 
@@ -50,9 +50,7 @@ def build(studio: Studio, workspace: gr.State, opened: gr.State, tab: gr.State, 
     _wire_what_if(wiring)
     _wire_pin(wiring, pinned)
     _wire_sample(wiring)
-    return InspectTab(
-        made.what_if.use, wiring.inputs, lambda values: read_chosen(made, values), wiring.then_address
-    )
+    return InspectTab(made.what_if.use, wiring.inputs, lambda values: read_state(made, values), wiring.then_address)
 
 
 def _wire_workspace(wiring: Wiring, workspace: gr.State, opened: gr.State, pinned: gr.State) -> None:
@@ -126,7 +124,7 @@ def _wire_feature(wiring: Wiring) -> None:
     studio, made, feature = wiring.studio, wiring.made, wiring.feature
     outputs = [made.task, made.number, *feature.outputs]
 
-    def opening(chosen: Chosen, task: str, number: int) -> tuple[Any, ...]:
+    def opening(chosen: InspectState, task: str, number: int) -> tuple[Any, ...]:
         return task, number, *show.show_feature(studio, replace(chosen, task=task, number=number))
 
     def click_spectrum(event: gr.EventData, *values: Any) -> tuple[Any, ...]:

@@ -8,11 +8,12 @@ from typing import Any
 
 import gradio as gr
 
-from sftm_app.inspection.what_if import MergeSettings, Prediction, WhatIf, merge_settings
-from sftm_app.merging.methods import METHODS
+from sftm_app.inspection.what_if import Prediction, WhatIf
+from sftm_app.methods import METHODS
+from sftm_app.methods.settings import MergeSettings, merge_settings
 from sftm_app.plots.preservation import prediction_bars
 from sftm_app.plots.style import MUTED, method_colour
-from sftm_app.ui.inspect.looking import Looked, look, own_weights, read_settings
+from sftm_app.ui.inspect.layer_view import LayerView, look, own_weights, read_settings
 from sftm_app.ui.params_form import ParamsForm
 from sftm_app.ui.studio import Studio
 from sftm_app.ui.theme import task_colour
@@ -114,7 +115,7 @@ def predicted(
 
 
 def bars_figure(
-    studio: Studio, ws: Workspace, looked: Looked, what_if: WhatIf, made: Prediction, pinned: Pinned | None
+    studio: Studio, ws: Workspace, looked: LayerView, what_if: WhatIf, made: Prediction, pinned: Pinned | None
 ) -> Any:
     """Readout and mapping error per task."""
     title, method = settings_title(made.settings), made.settings.method
@@ -131,7 +132,7 @@ def bars_figure(
     return prediction_bars(looked.members, series, height=280)
 
 
-def figures_html(looked: Looked, what_if: WhatIf, made: Prediction) -> Safe:
+def figures_html(looked: LayerView, what_if: WhatIf, made: Prediction) -> Safe:
     """The figures of a prediction, and what is wrong with it in a sentence."""
     members = looked.members
     worst = max(range(len(members)), key=made.readout_errors.__getitem__)

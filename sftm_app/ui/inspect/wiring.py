@@ -11,13 +11,13 @@ import gradio as gr
 from sftm_app.evaluation.family import Samples
 from sftm_app.inspection.measures import MEASURES
 from sftm_app.ui.address import address_of
-from sftm_app.ui.evaluate_inputs import for_task
 from sftm_app.ui.handlers import sentences
 from sftm_app.ui.inspect import map_panel
 from sftm_app.ui.inspect import showing as show
-from sftm_app.ui.inspect.chosen import Chosen, read_chosen
 from sftm_app.ui.inspect.layout import Components
+from sftm_app.ui.inspect.state import InspectState, read_state
 from sftm_app.ui.studio import Studio
+from sftm_app.ui.trying.evaluate_inputs import for_task
 from sftm_app.ui.widgets import AddressBar
 
 # "multiple": by default Gradio drops an event, and all that follows it, while the one before is still under way: the
@@ -32,13 +32,13 @@ SLOW: dict[str, Any] = {"show_progress": "hidden", "trigger_mode": "multiple"}
 class Step:
     """A function (studio, chosen) and what it redraws, in the order of what it returns."""
 
-    function: Callable[[Studio, Chosen], Any]
+    function: Callable[[Studio, InspectState], Any]
     outputs: list[Any]
 
 
 @dataclass(frozen=True)
 class Wiring:
-    """The tab's components and the steps between them. inputs: what `read_chosen` reads.
+    """The tab's components and the steps between them. inputs: what `read_state` reads.
 
     sample: what is tried; fitted: the name of the task that the inputs for it suit.
     """
@@ -93,9 +93,9 @@ class Wiring:
 
     # What they run on.
 
-    def chosen(self, values: tuple[Any, ...]) -> Chosen | None:
+    def chosen(self, values: tuple[Any, ...]) -> InspectState | None:
         """What is chosen; None while there is nothing to look at."""
-        chosen = read_chosen(self.made, values)
+        chosen = read_state(self.made, values)
         return chosen if chosen.layer and self.studio.usable(chosen.ws) else None
 
     def call(self, step: Step) -> Callable[..., Any]:

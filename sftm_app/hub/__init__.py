@@ -1,0 +1,1 @@
+"""Everything that contacts the Hugging Face hub, and only when asked."""

@@ -1,0 +1,170 @@
+"""Parameters that describe themselves: one declaration makes UI control, CLI option, recipe field and documentation."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any
+
+from sftm_app.errors import RecipeError
+from sftm_app.linalg.factors import Rank
+
+
+@dataclass(frozen=True)
+class Control:
+    """How one parameter is shown and checked.
+
+    kind: "choice" (one of `choices`), "number" (within minimum..maximum), "rank" (see parse_rank).
+    """
+
+    kind: str
+    label: str
+    help: str
+    choices: tuple[str, ...] = ()
+    minimum: float = 0.0
+    maximum: float = math.inf
+    step: float = 0.05
+
+
+def choice(default: str, label: str, help: str, choices: tuple[str, ...]) -> Any:
+    """Declare a parameter that is one of a few words."""
+    return field(default=default, metadata={"control": Control("choice", label, help, choices=choices)})
+
+
+def number(default: float, label: str, help: str, minimum: float, maximum: float, step: float = 0.05) -> Any:
+    """Declare a real parameter; `minimum` and `maximum` are both allowed values."""
+    control = Control("number", label, help, minimum=minimum, maximum=maximum, step=step)
+    return field(default=default, metadata={"control": control})
+
+
+def rank(label: str, help: str) -> Any:
+    """Declare a rank: null (full), a count, a fraction of the full rank, or a share of energy. The default is full."""
+    return field(default=None, metadata={"control": Control("rank", label, help)})
+
+
+def controls(params: type[Any]) -> dict[str, Control]:
+    """The controls of a Params dataclass, by field name, in order."""
+    return {item.name: item.metadata["control"] for item in dataclasses.fields(params)}
+
+
+def make_params(params: type[Any], values: Mapping[str, Any], where: str) -> Any:
+    """Check `values` against the declaration and build the frozen dataclass.
+
+    Raises
+        RecipeError: an unknown name (the nearest known one is given), a wrong type, a value out of range.
+    """
+    known = controls(params)
+    refuse_unknown(values, known, where)
+    checked = {name: _check(known[name], value, f"{where}: {name}") for name, value in values.items()}
+    return params(**checked)
+
+
+def refuse_unknown(values: Iterable[object], known: Iterable[str], where: str) -> None:
+    """Raises RecipeError for the first name that is not known, with the nearest known one."""
+    names = list(known)
+    for value in values:
+        if value not in names:
+            near = difflib.get_close_matches(str(value), names, n=1, cutoff=0.4)
+            hint = f"Did you mean {near[0]!r}?" if near else f"Known are {', '.join(names)}."
+            raise RecipeError(f"{where}: {value!r} is not known. {hint}")
+
+
+def parse_rank(text: str) -> Rank:
+    """A rank as typed: "" or "full" -> None, "32" -> 32 features, "0.25" or "25%" -> a quarter of the full rank.
+
+    "90% energy", "energy 90%" or "energy 0.9" -> "90% energy": the fewest features that hold this share of a change.
+
+    Raises
+        RecipeError: when it is none of these.
+    """
+    word = " ".join(text.lower().split())
+    if word in ("", "full", "none", "null"):
+        return None
+    if "energy" in word:
+        return _parse_energy(text, word)
+    try:
+        if word.endswith("%"):
+            share = float(word[:-1]) / 100
+            return None if share == 1 else _check_rank(share, "rank")
+        return _check_rank(float(word) if "." in word or "e" in word else int(word), "rank")
+    except ValueError:
+        raise _no_rank(text, "rank") from None
+
+
+_ENERGY = re.compile(r"(?:energy )?((?:\d{1,3})?\.?\d{0,9}) ?(%?)(?: energy)?")
+_RANKS = (
+    "Give `full`, a count such as 32, a fraction such as 0.25 or 25%, or a share of the change's energy, between 0 and "
+    "100 %, such as 90% energy."
+)
+
+
+def _no_rank(value: Any, where: str) -> RecipeError:
+    return RecipeError(f"{where}: {value!r} is no rank. {_RANKS}")
+
+
+def _parse_energy(text: str, word: str) -> str:
+    """The canonical text of a share of energy: percent, in as few digits as say it exactly."""
+    found = _ENERGY.fullmatch(word)
+    if not found or word.count("energy") != 1 or not any(map(str.isdigit, found[1])):
+        raise _no_rank(text, "rank")
+    percent = Decimal(found[1]) if found[2] else 100 * Decimal(found[1])
+    if not 0 < percent < 100:
+        raise _no_rank(text, "rank")
+    plain = f"{percent:f}"
+    return f"{plain.rstrip('0').rstrip('.') if '.' in plain else plain}% energy"
+
+
+def _check_rank(value: Any, where: str) -> int | float | None:
+    if value is None:
+        return None
+    if type(value) is int and value >= 1:
+        return value
+    if type(value) is float and 0 < value < 1:
+        return value
+    raise _no_rank(value, where)
+
+
+def check_rank(value: Any, where: str) -> Rank:
+    """A rank as a value or as text (see parse_rank).
+
+    Raises
+        RecipeError: when it is none.
+    """
+    return parse_rank(value) if isinstance(value, str) else _check_rank(value, where)
+
+
+def check_size_rank(value: Any, where: str) -> int | float | None:
+    """The same where the size of what is written follows from it: a share of energy has a field of its own there.
+
+    Raises
+        RecipeError: when it is no rank, or a share of energy.
+    """
+    checked = check_rank(value, where)
+    if isinstance(checked, str):
+        share = Decimal(checked.partition("%")[0]) / 100
+        raise RecipeError(f"{where}: {value!r} is a share of the energy. Give it as the energy instead: {share:f}.")
+    return checked
+
+
+def _check(control: Control, value: Any, where: str) -> Any:
+    if control.kind == "rank":
+        return check_rank(value, where)
+    if control.kind == "choice":
+        if value not in control.choices:
+            raise RecipeError(f"{where}: {value!r} is not one of {', '.join(control.choices)}.")
+        return value
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise RecipeError(f"{where}: {value!r} is not a number.")
+    if not control.minimum <= value <= control.maximum:
+        raise RecipeError(f"{where}: {value} is outside {control.minimum:g} to {control.maximum:g}.")
+    return float(value)
+
+
+@dataclass(frozen=True)
+class NoParams:
+    """For methods without parameters."""

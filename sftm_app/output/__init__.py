@@ -1,0 +1,1 @@
+"""Write a merge to disk: the output folder, its documents, progress, resuming, executors."""

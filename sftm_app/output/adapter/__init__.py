@@ -1,0 +1,1 @@
+"""Write a merge as one LoRA adapter."""

@@ -1,0 +1,24 @@
+"""Refuse an output folder before anything is computed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sftm_app.errors import OutputError
+from sftm_app.planning.plan import Plan
+from sftm_app.weights.writer import check_room, refuse_existing
+
+
+def check_output(plan: Plan, output: Path) -> None:
+    """Refuse an output folder before any compute.
+
+    Raises
+        OutputError: it exists, is an input or lies inside one, or its place cannot be looked into.
+        ResourceError: the disk has too little room.
+    """
+    resolved = output.resolve()
+    for checkpoint in plan.preflight.checkpoints:
+        if resolved == checkpoint.path or checkpoint.path in resolved.parents:
+            raise OutputError(f"{output}: is inside the input {checkpoint.path}. Choose another output folder.")
+    refuse_existing(output)
+    check_room(output, plan.output_bytes)

@@ -1,0 +1,31 @@
+"""Copy a merged model to where it is to stay."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sftm_app.errors import OutputError
+from sftm_app.weights.copying import copy_file, list_files
+from sftm_app.weights.writer import check_room, output_folder, refuse_existing, sync_folder
+
+
+def publish(model: Path, output: Path) -> None:
+    """Copy a merged model that was tried to the folder where it is to stay; it appears complete or not at all.
+
+    Raises
+        CheckpointError: `model` is not there or cannot be read.
+        OutputError, ResourceError: `output` exists, cannot be written, or the disk is too full.
+    """
+    if model.resolve() in output.resolve().parents:
+        raise OutputError(f"{output}: is inside the model that is to be copied there. Choose another output folder.")
+    refuse_existing(output)
+    files = list_files(model)
+    check_room(output, sum(files.values()))
+    with output_folder(output) as partial:
+        folders = {partial / file.parent for file in files}
+        for folder in sorted(folders):
+            folder.mkdir(parents=True, exist_ok=True)
+        for file in files:
+            copy_file(model / file, partial / file)
+        for folder in folders:
+            sync_folder(folder)

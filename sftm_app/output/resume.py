@@ -1,0 +1,199 @@
+"""What a killed run leaves to the next one: which tensors are whole, and what they were made from.
+
+`progress.jsonl` lies in the partial output. Its first line says what the run was made from, each other line that one
+tensor's bytes are in their place. A line counts once those bytes have the checksum that it names.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+
+from sftm_app import __version__
+from sftm_app.engine.records import TensorRecord
+from sftm_app.errors import OutputError
+from sftm_app.planning.plan import Plan
+from sftm_app.planning.recipe import recipe_to_dict
+from sftm_app.weights.partial import PROGRESS_NAME, partial_of, refuse_taken
+from sftm_app.weights.writer import WeightsWriter, sync_folder
+
+# Killing a process loses nothing that it wrote; only a power cut does, and this much of the work at most.
+SYNC_S = 10.0
+_MAX_NAMED = 3
+
+
+@dataclass(frozen=True)
+class Finished:
+    """One tensor that stands in the output, and what the run had taken until then (`peak_bytes` of memory)."""
+
+    name: str
+    checksum: int
+    records: tuple[TensorRecord, ...]
+    elapsed_s: float
+    peak_bytes: int
+
+
+@dataclass(frozen=True)
+class Unfinished:
+    """What a stopped run left of `total` tensors; `made_from` as of the function of that name."""
+
+    partial: Path
+    made_from: dict[str, Any]
+    total: int
+    finished: dict[str, Finished]
+
+
+def has_progress(output: Path) -> bool:
+    """Whether something that can be gone on with lies where `output` is made. Quick; nothing is verified."""
+    with contextlib.suppress(OSError), open(partial_of(output) / PROGRESS_NAME, "rb") as file:
+        return bool(file.readline()) and file.readline().endswith(b"\n")
+    return False
+
+
+def read_unfinished(output: Path) -> Unfinished | None:
+    """What a stopped run left where `output` is made; None when there is nothing worth going on with."""
+    path = partial_of(output) / PROGRESS_NAME
+    lines: list[Any] = []
+    with contextlib.suppress(OSError):
+        for line in path.read_bytes().split(b"\n")[:-1]:
+            with contextlib.suppress(ValueError):  # torn by a crash
+                lines.append(json.loads(line))
+    finished: dict[str, Finished] = {}
+    for values in lines[1:]:
+        with contextlib.suppress(KeyError, TypeError):
+            records = tuple(TensorRecord(**one | {"shape": tuple(one["shape"])}) for one in values["records"])
+            finished[values["name"]] = Finished(**values | {"records": records})
+    with contextlib.suppress(KeyError, TypeError):
+        if finished:
+            return Unfinished(path.parent, lines[0]["made_from"], lines[0]["total"], finished)
+    return None
+
+
+def to_resume(plan: Plan, output: Path, resume: bool | None) -> Unfinished | None:
+    """What save() is to go on with.
+
+    resume: True goes on with what a stopped run left (and begins anew where there is nothing), False throws it away,
+    None leaves the choice to the person.
+
+    Raises
+        OutputError: it was made from something else, another run is writing it, or the choice is the person's.
+    """
+    left = None if resume is False else read_unfinished(output)
+    if left is None:
+        return None
+    refuse_taken(left.partial)
+    if resume is None:
+        raise OutputError(
+            f"{left.partial}: holds {len(left.finished)} of {left.total} tensors of a merge that was stopped. "
+            "Add --resume to go on with them, or --no-resume to begin anew (in Python: resume=True or False)."
+        )
+    before, now = _flat(left.made_from), _flat(made_from(plan))
+    changes = [_change(key, before, now) for key in {**before, **now} if before.get(key) != now.get(key)]
+    if changes:
+        more = f", and {len(changes) - _MAX_NAMED} more" if len(changes) > _MAX_NAMED else ""
+        raise OutputError(
+            f"{left.partial}: cannot be resumed, for the rest would not fit what is there: "
+            f"{', '.join(changes[:_MAX_NAMED])}{more}. Put that back as it was, or merge anew (--no-resume)."
+        )
+    return left
+
+
+def made_by(device: torch.device) -> dict[str, Any]:
+    """What of this process and its machine the bytes of a result depend on, as plain values of JSON."""
+    return {
+        "SFTM Studio": __version__,
+        "torch": torch.__version__,
+        "the device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
+        "the processor": torch.backends.cpu.get_cpu_capability(),
+        "the number of threads": torch.get_num_threads(),
+    }
+
+
+def made_from(plan: Plan) -> dict[str, Any]:
+    """All that the bytes of the output depend on, as plain values of JSON."""
+    recipe = recipe_to_dict(plan.recipe)
+    # Where it goes and what it may take change nothing, and of the device only what it came to.
+    recipe["output"].pop("path")
+    recipe.pop("device")
+    recipe.pop("memory", None)
+    found = plan.preflight
+    stamps = {str(path): stamp for checkpoint in found.checkpoints for path, stamp in checkpoint.stamps.items()}
+    places = [(entry.output, entry.role, entry.rule, entry.sources, entry.parts) for entry in plan.entries]
+    order = [output.name for output in plan.outputs]
+    made: dict[str, Any] = {
+        **made_by(plan.device),
+        "the recipe": recipe,
+        "the input": {path: dataclasses.astuple(stamp) for path, stamp in stamps.items()},
+        "the plan": hashlib.sha256(repr((places, order)).encode()).hexdigest(),
+    }
+    plain: dict[str, Any] = json.loads(json.dumps(made))
+    return plain
+
+
+def _flat(value: Any, name: str = "") -> dict[str, Any]:
+    """Nested tables and lists of tables as one table, each value under the way to it."""
+    pairs: Iterable[tuple[Any, Any]]
+    rows: dict[str, Any] = {}
+    if isinstance(value, Mapping):
+        pairs = value.items()
+    elif isinstance(value, Sequence) and value and isinstance(value[0], Mapping):
+        pairs = enumerate(value, start=1)
+    else:
+        return {name: value}
+    for way, each in pairs:
+        rows |= _flat(each, f"{name}: {way}" if name else str(way))
+    return rows
+
+
+def _change(key: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    if key.startswith(("the input", "the plan")):
+        return f"{key.removeprefix('the input: ')} was changed"
+    return f"{key} was {before.get(key)} and is {now.get(key)}"
+
+
+class ProgressFile:
+    """Says on the disk which tensors are whole. Use it through progress_file()."""
+
+    def __init__(self, file: IO[bytes], writer: WeightsWriter) -> None:
+        self._file = file
+        self._writer = writer
+        self._synced = time.monotonic()
+
+    def add(self, finished: Finished) -> None:
+        """Note that a tensor's bytes are in their place: `writer` has them already. Raises OSError."""
+        self._file.write(_line(dataclasses.asdict(finished)))
+        if time.monotonic() - self._synced > SYNC_S:
+            self._writer.sync()
+            os.fsync(self._file.fileno())
+            self._synced = time.monotonic()
+
+
+@contextlib.contextmanager
+def progress_file(partial: Path, plan: Plan, writer: WeightsWriter, kept: Iterable[Finished]) -> Iterator[ProgressFile]:
+    """The progress file of a run in `partial`, which begins with `kept`. An older one is replaced at one stroke.
+
+    Raises
+        OSError: it cannot be written.
+    """
+    path, fresh = partial / PROGRESS_NAME, partial / f"{PROGRESS_NAME}.new"
+    with open(fresh, "xb", buffering=0) as file:
+        lines = [_line({"made_from": made_from(plan), "total": len(plan.entries)})]
+        file.write(b"".join(lines + [_line(dataclasses.asdict(one)) for one in kept]))
+        os.fsync(file.fileno())
+        fresh.replace(path)
+        sync_folder(partial)
+        yield ProgressFile(file, writer)
+
+
+def _line(values: Mapping[str, Any]) -> bytes:
+    return json.dumps(values).encode() + b"\n"

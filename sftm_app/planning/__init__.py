@@ -1,0 +1,1 @@
+"""What a merge will do and what it takes: recipe, plan, memory, cost. Computes nothing."""

@@ -1,0 +1,292 @@
+"""A recipe: everything that makes a merge, as a small YAML file that the UI, the CLI and Python share."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeGuard
+
+import torch
+import yaml
+
+from sftm_app.architecture.role_rules import ROLE_KINDS
+from sftm_app.devices import DEVICES
+from sftm_app.errors import RecipeError
+from sftm_app.methods import get_method
+from sftm_app.methods.params import NoParams, check_size_rank, make_params, refuse_unknown
+from sftm_app.weights.file_names import INDEX_SUFFIX
+from sftm_app.weights.hub_names import hub_name
+
+DTYPES = {
+    "float32": torch.float32,
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+    "float64": torch.float64,
+    "float8_e4m3fn": torch.float8_e4m3fn,
+    "float8_e5m2": torch.float8_e5m2,
+}
+KINDS = ("model", "adapter")
+MAX_RECIPE_BYTES = 1024 * 1024
+MAX_BRACKETS = 1000
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(B|KB|MB|GB|TB)", re.IGNORECASE)
+_UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+
+
+@dataclass(frozen=True)
+class TaskEntry:
+    """One task: where its checkpoint is, what it is called, and the positive factor on its changes."""
+
+    path: str
+    name: str
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class Output:
+    """What is written, and where. dtype None keeps the base's types (of an adapter: the adapters').
+
+    kind: "model", or "adapter" for one LoRA adapter. rank and energy bound the adapter: at most that many features a
+    layer (a count or a fraction, as in parse_rank), and no more than hold that share (0..1) of the layer's change.
+    """
+
+    path: str | None = None
+    dtype: str | None = None
+    max_shard_size: str = "5GB"
+    kind: str = "model"
+    rank: int | float | None = None
+    energy: float | None = None
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A whole merge. `params` is the frozen Params dataclass of the method.
+
+    roles: (pattern of tensor names, word of ROLE_KINDS), over what the architecture says; a later one wins.
+    split_fused: matrices that hold several linear maps, such as query, key and value, are merged map by map.
+    memory: a size such as "4GB", beyond which the merge is not begun; changes nothing of its result.
+    """
+
+    base: str
+    tasks: tuple[TaskEntry, ...]
+    method: str = "sftm"
+    params: Any = field(default_factory=NoParams)
+    output: Output = Output()
+    device: str = "auto"
+    roles: tuple[tuple[str, str], ...] = ()
+    split_fused: bool = False
+    memory: str | None = None
+
+
+def make_recipe(
+    base: str | Path,
+    tasks: Sequence[Any],
+    method: str = "sftm",
+    params: Mapping[str, Any] | None = None,
+    output: Mapping[str, Any] | None = None,
+    device: str = "auto",
+    roles: Mapping[str, str] | None = None,
+    split_fused: bool = False,
+    memory: str | None = None,
+) -> Recipe:
+    """Check every field and build a Recipe. A task is a path, or a mapping with path, name and weight.
+
+    roles: pattern of tensor names -> what they are, such as {"*.gate.weight": "embedding"}; see ROLE_KINDS.
+    memory: the most that the merge may take, such as "4GB".
+
+    Raises
+        RecipeError: an unknown key (with the nearest known one) or a value of the wrong kind.
+    """
+    if not _is_path(base):
+        raise RecipeError("base: should be the path of a checkpoint folder.")
+    if not isinstance(tasks, Sequence) or isinstance(tasks, str):
+        raise RecipeError("tasks: should be a list of paths, or of entries with path, name and weight.")
+    if device not in DEVICES:
+        raise RecipeError(f"device: {device!r} is not one of {', '.join(DEVICES)}.")
+    if not isinstance(split_fused, bool):
+        raise RecipeError(f"split_fused: {split_fused!r} is neither true nor false.")
+    if memory is not None:
+        parse_size(memory, "memory")
+    found = get_method(method)
+    checked = make_params(found.params, _mapping(params, "params"), f"params of {method}")
+    out = _make_output(_mapping(output, "output"))
+    by_pattern = _make_roles(_mapping(roles, "roles"))
+    return Recipe(str(base), _name_tasks(tasks), method, checked, out, device, by_pattern, split_fused, memory)
+
+
+def _make_roles(roles: Mapping[Any, Any]) -> tuple[tuple[str, str], ...]:
+    for pattern, role in roles.items():
+        if not isinstance(pattern, str) or not pattern:
+            raise RecipeError(f"roles: {pattern!r} is no pattern of tensor names, such as '*.norm.weight'.")
+        refuse_unknown([role], ROLE_KINDS, f"roles: {pattern}")
+    return tuple(roles.items())
+
+
+def _is_path(value: Any) -> TypeGuard[str | Path]:
+    return isinstance(value, str | Path) and str(value) != "" and "\0" not in str(value)
+
+
+def _mapping(value: Any, where: str) -> Mapping[str, Any]:
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise RecipeError(f"{where}: should be a table of names and values, not {value!r}.")
+    return value
+
+
+def _name_tasks(tasks: Sequence[Any]) -> tuple[TaskEntry, ...]:
+    entries: list[TaskEntry] = []
+    for index, given in enumerate(tasks):
+        where = f"tasks, entry {index + 1}"
+        task: Mapping[str, Any] = {"path": given} if isinstance(given, str | Path) else _mapping(given, where)
+        refuse_unknown(task, ("path", "name", "weight"), where)
+        path, weight = task.get("path"), task.get("weight", 1.0)
+        if not _is_path(path):
+            raise RecipeError(f"{where}: needs a `path`, the folder of the checkpoint.")
+        if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight <= sys.float_info.max:
+            raise RecipeError(f"{where}: the weight is {weight!r}; it should be a positive number.")
+        name = str(task.get("name") or default_name(path, {entry.name for entry in entries}))
+        entries.append(TaskEntry(str(path), name, float(weight)))
+    return tuple(entries)
+
+
+def default_name(path: str | Path, taken: set[str]) -> str:
+    """A task name from the folder's name (or the model's, for one from the hub), unlike any in `taken`."""
+    fetched = hub_name(path)
+    own = fetched.partition("@")[0].rpartition("/")[2] if fetched else _own_name(Path(path))
+    stem = re.sub(r"[^A-Za-z0-9._-]+", "-", own).strip("-.")[:56] or "task"
+    stem = stem if stem[0].isalnum() else f"task{stem}"
+    name, n = stem, 1
+    while name in taken:
+        n += 1
+        name = f"{stem}-{n}"
+    return name
+
+
+def _own_name(path: Path) -> str:
+    """A folder's name, or a weight file's without its suffix; a file that is just called "model" has its folder's."""
+    if not path.name.endswith((".safetensors", INDEX_SUFFIX)):
+        return path.name
+    stem = path.name.removesuffix(".index.json").removesuffix(".safetensors")
+    return path.absolute().parent.name if stem == "model" else stem
+
+
+def _make_output(output: Mapping[str, Any]) -> Output:
+    values = dataclasses.asdict(Output())
+    refuse_unknown(output, values, "output")
+    path, dtype, size, kind, rank, energy = (values | dict(output)).values()
+    if path is not None and not _is_path(path):
+        raise RecipeError("output: path should be the path of a folder, or null.")
+    if dtype is not None and dtype not in list(DTYPES):
+        raise RecipeError(f"output: dtype {dtype!r} is not one of {', '.join(DTYPES)}, or null for the base's.")
+    if kind not in KINDS:
+        raise RecipeError(f"output: kind {kind!r} is not one of {', '.join(KINDS)}.")
+    rank = check_size_rank(rank, "output: rank")
+    if energy is not None and (isinstance(energy, bool) or not isinstance(energy, int | float) or not 0 < energy <= 1):
+        raise RecipeError(f"output: energy {energy!r} is no share. Give a number above 0 and at most 1, such as 0.9.")
+    if kind == "model" and (rank is not None or energy is not None):
+        raise RecipeError("output: rank and energy are for adapters. Set `kind: adapter`, or leave them out.")
+    parse_size(size, "max_shard_size")
+    return Output(None if path is None else str(path), dtype, str(size), kind, rank, energy)
+
+
+def parse_size(text: str, where: str = "size") -> int:
+    """A size such as "5GB" in bytes (powers of ten, as transformers counts). where: what it is, for the error.
+
+    Raises
+        RecipeError: when it is not understood.
+    """
+    found = _SIZE.fullmatch(str(text).strip())
+    n_bytes = float(found[1]) * _UNITS[found[2].upper()] if found else 0.0
+    if not 1 <= n_bytes <= 2**63:
+        raise RecipeError(f"{where}: {text!r} is no size. Write it like 5GB or 500MB.")
+    return int(n_bytes)
+
+
+def recipe_to_dict(recipe: Recipe) -> dict[str, Any]:
+    """The recipe as plain values, in the order of the documentation."""
+    return {
+        "base": recipe.base,
+        "tasks": [dataclasses.asdict(task) for task in recipe.tasks],
+        "method": recipe.method,
+        "params": dataclasses.asdict(recipe.params),
+        "output": dataclasses.asdict(recipe.output),
+        "device": recipe.device,
+        "roles": dict(recipe.roles),
+        "split_fused": recipe.split_fused,
+        "memory": recipe.memory,
+    }
+
+
+def recipe_to_yaml(recipe: Recipe) -> str:
+    """The recipe as YAML; recipe_from_yaml gives the same recipe back."""
+    return yaml.safe_dump(recipe_to_dict(recipe), sort_keys=False, allow_unicode=True)
+
+
+def recipe_from_yaml(text: str) -> Recipe:
+    """Read and check a recipe.
+
+    Raises
+        RecipeError: not YAML, unknown keys, wrong values.
+    """
+    # The reader's time grows with the square of the depth: minutes for ten thousand brackets.
+    if text.count("[") + text.count("{") > MAX_BRACKETS:
+        raise RecipeError("The recipe is nested too deeply to be one.")
+    try:
+        # A few aliases of aliases can stand for gigabytes, which an error message would spell out.
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
+            raise RecipeError("The recipe uses a YAML alias (`*name`). Write the value out in its place, or quote it.")
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" at line {mark.line + 1}" if mark else ""
+        raise RecipeError(f"The recipe is not valid YAML{where}. Mend it there.") from None
+    except ValueError as error:  # such as a date in the thirteenth month, or a number of thousands of digits
+        raise RecipeError(f"The recipe holds a value that YAML cannot read ({error}). Mend it.") from None
+    except RecursionError:
+        raise RecipeError("The recipe is nested too deeply to be one.") from None
+    known = [item.name for item in dataclasses.fields(Recipe)]
+    if not isinstance(value, dict):
+        raise RecipeError(f"The recipe should be a table with {', '.join(known[:-1])} and {known[-1]}.")
+    refuse_unknown(value, known, "recipe")
+    for key in ("base", "tasks"):
+        if key not in value:
+            raise RecipeError(f"The recipe has no `{key}`. Add it.")
+    return make_recipe(**value)
+
+
+def load_recipe(path: str | Path, start: Path | None = None) -> Recipe:
+    """Read a recipe file. Relative paths in it are taken from `start`, by default the folder of the recipe.
+
+    Raises
+        RecipeError: the file cannot be read, or see recipe_from_yaml.
+    """
+    file = Path(os.path.expanduser(path))
+    try:
+        if file.stat().st_size > MAX_RECIPE_BYTES:
+            raise RecipeError(f"{file}: is too large for a recipe. Pick a YAML file.")
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{file}: cannot be read ({getattr(error, 'strerror', None) or 'not text'}).") from None
+    try:
+        recipe = recipe_from_yaml(text)
+    except RecipeError as error:
+        raise RecipeError(f"{file}: {error}") from None
+    return absolute(recipe, start or file.parent)
+
+
+def absolute(recipe: Recipe, folder: Path) -> Recipe:
+    """The recipe with every relative path taken from `folder`."""
+
+    def place(path: str) -> str:
+        return str((folder / os.path.expanduser(path)).resolve())
+
+    output = recipe.output
+    if output.path is not None:
+        output = dataclasses.replace(output, path=place(output.path))
+    tasks = tuple(dataclasses.replace(task, path=place(task.path)) for task in recipe.tasks)
+    return dataclasses.replace(recipe, base=place(recipe.base), tasks=tasks, output=output)

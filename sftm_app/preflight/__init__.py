@@ -1,0 +1,1 @@
+"""Compare base and tasks by their headers, and report every mismatch at once."""

@@ -1,0 +1,1 @@
+"""Trying models on samples: the inputs, labelled sets and answers that Inspect and Evaluate share."""

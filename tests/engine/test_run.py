@@ -1,0 +1,433 @@
+"""The merged tensors against a slow, direct float64 computation, tensor by tensor, that shares no code with the app."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny_checkpoints import change_weights, save_task
+
+from sftm_app.architecture.roles import Role
+from sftm_app.engine import run as run_module
+from sftm_app.engine.records import TensorRecord
+from sftm_app.engine.run import run
+from sftm_app.errors import InputError, NumericalError, ResourceError
+from sftm_app.methods.params import NoParams
+from sftm_app.output.report import warnings_of
+from sftm_app.planning.device import resolve_device
+from sftm_app.planning.plan import Plan
+from sftm_app.planning.planner import check_recipe, make_plan, plan_for
+from sftm_app.planning.recipe import Recipe, make_recipe
+
+Arrays = dict[str, np.ndarray]
+
+
+def arrays(folder: Path) -> Arrays:
+    """A checkpoint's backbone as float64, without the prefix."""
+    tensors = load_file(folder / "model.safetensors")
+    return {
+        name.removeprefix("vit."): tensor.double().numpy()
+        for name, tensor in tensors.items()
+        if not name.startswith("classifier")
+    }
+
+
+def merged(recipe: Recipe) -> dict[str, torch.Tensor]:
+    return {step.entry.name: step.tensor for step in run(make_plan(recipe))}
+
+
+def is_matrix(name: str) -> bool:
+    return name.endswith(".weight") and "norm" not in name
+
+
+def is_norm(name: str) -> bool:
+    return "norm" in name
+
+
+def features(change: np.ndarray, rank: int | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    U, s, Vh = np.linalg.svd(change, full_matrices=False)
+    # What float32 inputs cannot tell from zero is no feature.
+    kept = min(int((s > 1e-5 * s[0]).sum()), rank or len(s))
+    return U[:, :kept], s[:kept], Vh[:kept]
+
+
+def superpose(changes: list[np.ndarray], weights: list[float], variant: str, rank: int | None) -> np.ndarray:
+    """The dense system of DESIGN section 2, for all features at once, by least squares in float64."""
+    parts = [features(change, rank) for change in changes]
+    U = np.concatenate([u for u, _, _ in parts], 1)
+    V = np.concatenate([vh.T for _, _, vh in parts], 1)
+    s = np.concatenate([w * gains for w, (_, gains, _) in zip(weights, parts, strict=True)])
+    G_u, G_v = U.T @ U, V.T @ V
+    if variant == "readout":
+        a = np.linalg.lstsq(G_u * G_v, s, rcond=1e-10)[0]
+    else:
+        a = np.linalg.lstsq(G_u * (G_v @ G_v), (G_u * G_v) @ s, rcond=1e-10)[0]
+    return (U * a) @ V.T
+
+
+def expected(folder: Path, tasks: str, weights: list[float], method: str, params: dict[str, Any]) -> Arrays:
+    base, others = arrays(folder / "base"), [arrays(folder / task) for task in tasks]
+    result = {}
+    for name, origin in base.items():
+        changes = [other[name] - origin for other in others]
+        total = sum(w * change for w, change in zip(weights, changes, strict=True))
+        if method == "average":
+            change = total / sum(weights)
+        elif method == "task_arithmetic":
+            change = params["scaling"] * total
+        elif is_matrix(name):
+            flat = [change.reshape(change.shape[0], -1) for change in changes]
+            change = params["scaling"] * superpose(flat, weights, params["variant"], params["rank"])
+            change = change.reshape(origin.shape)
+        else:
+            change = total / sum(weights) if is_norm(name) else params["scaling"] * total
+        result[name] = origin + change
+    return result
+
+
+def assert_close(found: dict[str, torch.Tensor], wanted: Arrays, tolerance: float = 1e-5) -> None:
+    assert set(found) == set(wanted)
+    for name, tensor in found.items():
+        np.testing.assert_allclose(tensor.double().numpy(), wanted[name], atol=tolerance, rtol=0, err_msg=name)
+
+
+CASES: list[tuple[str, dict[str, Any]]] = [
+    ("average", {}),
+    ("task_arithmetic", {"scaling": 0.3}),
+    ("task_arithmetic", {"scaling": 1.0}),
+    ("sftm", {"variant": "readout", "rank": None, "scaling": 1.0}),
+    ("sftm", {"variant": "readout", "rank": 3, "scaling": 0.7}),
+    ("sftm", {"variant": "mapping", "rank": 4, "scaling": 1.0}),
+    ("sftm", {"variant": "mapping", "rank": None, "scaling": 1.0}),
+]
+
+
+@pytest.mark.parametrize("weights", [[1.0, 1.0, 1.0], [1.0, 0.5, 2.0]])
+@pytest.mark.parametrize(("method", "params"), CASES)
+def test_every_tensor_against_the_direct_computation(
+    tiny_models: Path, method: str, params: dict[str, Any], weights: list[float]
+) -> None:
+    tasks = [{"path": tiny_models / t, "weight": w} for t, w in zip("abc", weights, strict=True)]
+    recipe = make_recipe(tiny_models / "base", tasks, method, params, device="cpu")
+    assert_close(merged(recipe), expected(tiny_models, "abc", weights, method, params), 5e-5)
+
+
+@pytest.mark.parametrize(("method", "params"), [("sftm", {}), ("average", {}), ("task_arithmetic", {"scaling": 1.0})])
+def test_one_task_at_scaling_1_gives_that_task_back(
+    tiny_models: Path, recipe_for: Callable, method: str, params: dict[str, Any]
+) -> None:
+    found = merged(recipe_for("a", method=method, params=params))
+    assert_close(found, arrays(tiny_models / "a"), 2e-6)
+
+
+def test_scaling_0_gives_the_base_back_but_for_the_norms(tiny_models: Path, recipe_for: Callable) -> None:
+    base = arrays(tiny_models / "base")
+    found = merged(recipe_for("ab", params={"scaling": 0.0}))
+    for name, tensor in found.items():
+        assert np.array_equal(tensor.double().numpy(), base[name]) == (not is_norm(name)), name
+
+
+def test_copies_of_one_task_count_once_for_sftm_and_each_time_for_a_sum(tiny_models: Path) -> None:
+    twice = [{"path": tiny_models / "a", "name": name} for name in ("x", "y")]
+    name = "encoder.layer.0.intermediate.dense.weight"
+    base, task = arrays(tiny_models / "base")[name], arrays(tiny_models / "a")[name]
+    sftm = merged(make_recipe(tiny_models / "base", twice, device="cpu"))[name].double().numpy()
+    np.testing.assert_allclose(sftm, task, atol=2e-6)
+    summed = merged(make_recipe(tiny_models / "base", twice, "task_arithmetic", {"scaling": 1.0}, device="cpu"))[name]
+    np.testing.assert_allclose(summed.double().numpy(), base + 2 * (task - base), atol=2e-6)
+
+
+@pytest.mark.parametrize("method", ["sftm", "average", "task_arithmetic"])
+def test_the_order_of_tasks_does_not_matter(recipe_for: Callable, method: str) -> None:
+    left, right = merged(recipe_for("abc", method=method)), merged(recipe_for("cab", method=method))
+    for name in left:
+        torch.testing.assert_close(left[name], right[name], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("method", ["average", "task_arithmetic"])
+@pytest.mark.parametrize("dtype", [None, "bfloat16"])
+@pytest.mark.parametrize("n_threads", [1, 2])
+def test_sums_may_be_made_of_any_pieces(
+    recipe_for: Callable, monkeypatch: pytest.MonkeyPatch, method: str, dtype: str | None, n_threads: int
+) -> None:
+    recipe = recipe_for(method=method, output={"dtype": dtype})
+    whole = merged(recipe)
+    assert max(tensor.numel() for tensor in whole.values()) < run_module.SPAN
+    monkeypatch.setattr(run_module, "SPAN", 37)
+    torch.set_num_threads(n_threads)
+    try:
+        pieces = merged(recipe)
+    finally:
+        torch.set_num_threads(1)
+    assert all(torch.equal(pieces[name], tensor) for name, tensor in whole.items())
+
+
+@pytest.mark.parametrize("method", ["sftm", "average"])
+def test_a_second_run_is_bit_identical(recipe_for: Callable, method: str) -> None:
+    left, right = merged(recipe_for("abc", method=method)), merged(recipe_for("abc", method=method))
+    assert all(torch.equal(left[name], right[name]) for name in left)
+
+
+def test_half_precision_tasks_are_upcast_before_anything(models: Path) -> None:
+    save_task(models / "half", models / "base", 9, 3, torch.float16)
+    recipe = make_recipe(models / "base", [models / "half", models / "a"], device="cpu")
+    params = {"variant": "readout", "rank": None, "scaling": 1.0}
+    wanted = {}
+    folder = models
+    (models / "h").symlink_to(models / "half")
+    wanted = expected(folder, "ha", [1.0, 1.0], "sftm", params)
+    assert_close(merged(recipe), wanted, 5e-5)
+
+
+def test_a_difference_beyond_half_precision(models: Path) -> None:
+    """60000 - (-60000) is infinite in fp16; in float32 it is a number like any other."""
+    for name in ("base", "a"):
+        save_task(models / f"half_{name}", models / "base", 3, 3, torch.float16)
+    name = "vit.layernorm.bias"
+    change_weights(models / "half_base" / "model.safetensors", lambda tensors: tensors[name].fill_(-60000))
+    change_weights(models / "half_a" / "model.safetensors", lambda tensors: tensors[name].fill_(60000))
+    found = merged(make_recipe(models / "half_base", [models / "half_a"], device="cpu"))
+    assert found[name].dtype == torch.float16
+    assert found[name].tolist() == [60000.0] * 16
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "float64"])
+def test_output_types(recipe_for: Callable, dtype: str) -> None:
+    exact = merged(recipe_for("ab"))
+    found = merged(recipe_for("ab", output={"dtype": dtype}))
+    for name, tensor in found.items():
+        assert tensor.dtype == getattr(torch, dtype)
+        assert torch.equal(tensor, exact[name].to(tensor.dtype))
+
+
+def test_the_type_of_the_base_is_kept(models: Path) -> None:
+    save_task(models / "half", models / "base", 3, 3, torch.bfloat16)
+    found = merged(make_recipe(models / "half", [models / "a"], device="cpu"))
+    assert {tensor.dtype for tensor in found.values()} == {torch.bfloat16}
+
+
+def test_values_that_do_not_fit_the_output_type_are_refused_with_their_count(
+    models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def grow(tensors: dict[str, torch.Tensor]) -> None:
+        tensors["vit.layernorm.bias"][:4] = 70000.0
+
+    change_weights(models / "a" / "model.safetensors", grow)
+    recipe = make_recipe(models / "base", [models / "a"], output={"dtype": "float16"}, device="cpu")
+    sentence = r"'layernorm\.bias': 4 merged values do not fit float16 \(largest 7e\+04\)"
+    with pytest.raises(NumericalError, match=sentence):
+        merged(recipe)
+    monkeypatch.setattr(run_module, "SPAN", 2)
+    with pytest.raises(NumericalError, match=sentence):
+        merged(recipe)
+
+
+@pytest.mark.parametrize("where", ["base", "a"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_nan_and_inf_are_refused_by_name_and_count(
+    models: Path, where: str, value: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "encoder.layer.1.output.dense.weight" if where == "base" else "vit.encoder.layer.1.output.dense.weight"
+
+    def spoil(tensors: dict[str, torch.Tensor]) -> None:
+        tensors[name][0, :5] = value
+
+    change_weights(models / where / "model.safetensors", spoil)
+    recipe = make_recipe(models / "base", [models / "a", models / "b"], device="cpu")
+    sentence = f"{where}/model.safetensors: tensor '{name}' holds 5 values".replace(".", r"\.")
+    with pytest.raises(NumericalError, match=sentence):
+        merged(recipe)
+    monkeypatch.setattr(run_module, "SPAN", 2)
+    with pytest.raises(NumericalError, match=sentence):
+        merged(dataclasses.replace(recipe, method="average", params=NoParams()))
+
+
+def with_extras(models: Path) -> tuple[Path, Path]:
+    """A base with tensors of its own (a float and an integer one) that no task holds."""
+
+    def extend(tensors: dict[str, torch.Tensor]) -> None:
+        tensors["extra.table"] = torch.tensor([1.0, 70000.0, -0.0])
+        tensors["extra.positions"] = torch.arange(5)
+
+    change_weights(models / "base" / "model.safetensors", extend)
+    return models / "base", models / "a"
+
+
+def test_tensors_of_the_base_alone_are_copied_byte_by_byte(models: Path) -> None:
+    base, task = with_extras(models)
+    found = merged(make_recipe(base, [task], device="cpu"))
+    assert (
+        found["extra.table"].view(torch.int32).tolist() == torch.tensor([1.0, 70000.0, -0.0]).view(torch.int32).tolist()
+    )
+    assert torch.equal(found["extra.positions"], torch.arange(5))
+    half = make_recipe(base, [task], device="cpu", output={"dtype": "float16"})
+    with pytest.raises(NumericalError, match=r"'extra\.table': 1 merged values do not fit float16"):
+        merged(half)
+
+
+def test_a_copied_tensor_with_nan_is_refused_too(models: Path) -> None:
+    base, task = with_extras(models)
+    change_weights(base / "model.safetensors", lambda tensors: tensors["extra.table"].fill_(math.nan))
+    with pytest.raises(NumericalError, match=r"'extra\.table' holds 3 values"):
+        merged(make_recipe(base, [task], device="cpu"))
+
+
+def test_the_plan_says_what_happens_to_each_tensor_and_why(models: Path) -> None:
+    base, task = with_extras(models)
+    plan = make_plan(make_recipe(base, [task, models / "b"], device="cpu"))
+    rules = {entry.name: (entry.role, entry.rule, entry.why) for entry in plan.entries}
+    assert rules["encoder.layer.0.output.dense.weight"] == (Role.MATRIX, "superpose", "owned by Linear")
+    assert rules["encoder.layer.0.output.dense.bias"] == (Role.BIAS, "sum", "owned by Linear")
+    assert rules["layernorm.weight"] == (Role.NORM, "average", "owned by LayerNorm")
+    assert rules["embeddings.cls_token"] == (Role.EMBEDDING, "sum", "owned by ViTEmbeddings")
+    assert rules["extra.positions"][:2] == (Role.BUFFER, "copy")
+    assert rules["extra.table"] == (Role.FIXED, "copy", "no task holds it, so it is copied from the base")
+    heads = sum(t.n_bytes for name, t in plan.preflight.tasks[0].checkpoint.tensors.items() if "classifier" in name)
+    heads += sum(t.n_bytes for name, t in plan.preflight.tasks[1].checkpoint.tensors.items() if "classifier" in name)
+    assert plan.output_bytes == heads + sum(info.n_bytes for info in plan.preflight.base.tensors.values())
+    assert all(entry.cost > 0 for entry in plan.entries)
+    assert plan.peak_bytes > 0
+
+
+def test_a_task_without_a_change_is_refused_before_anything(models: Path) -> None:
+    with pytest.raises(InputError, match="is the base itself"):
+        make_plan(make_recipe(models / "base", [models / "base"]))
+
+
+def test_a_device_that_is_not_there() -> None:
+    if torch.cuda.is_available() or torch.backends.mps.is_available():
+        pytest.skip("a device is there")
+    assert resolve_device("auto") == torch.device("cpu")
+    for device in ("cuda", "mps"):
+        with pytest.raises(InputError, match=f"'{device}' is not available here"):
+            resolve_device(device)
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: ...")])
+def test_out_of_memory_names_the_layer(recipe_for: Callable, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    def explode(*_: Any) -> Any:
+        raise error
+
+    monkeypatch.setattr(run_module, "merge_layer", explode)
+    with pytest.raises(ResourceError, match=r"Out of memory at '.*', which needs about .*B"):
+        merged(recipe_for("a"))
+
+
+def test_other_errors_are_not_taken_for_a_lack_of_memory(recipe_for: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    def explode(*_: Any) -> Any:
+        raise RuntimeError("shapes do not match")
+
+    monkeypatch.setattr(run_module, "merge_layer", explode)
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        merged(recipe_for("a"))
+
+
+def test_a_change_too_large_for_the_compute_type_names_its_tensor(models: Path) -> None:
+    name = "encoder.layer.0.output.dense.weight"
+    change_weights(models / "base" / "model.safetensors", lambda tensors: tensors[name].fill_(-3e38))
+    change_weights(models / "a" / "model.safetensors", lambda tensors: tensors[f"vit.{name}"].fill_(3e38))
+    with pytest.raises(NumericalError, match=name.replace(".", r"\.")):
+        merged(make_recipe(models / "base", [models / "a"], device="cpu"))
+
+
+def opposed(models: Path, tasks: list[str]) -> Plan:
+    """`a`, others, and a task that undoes `a`."""
+    base = load_file(models / "base" / "model.safetensors")
+
+    def mirror(tensors: dict[str, torch.Tensor]) -> None:
+        for name, tensor in base.items():
+            tensors[f"vit.{name}"] = 2 * tensor - tensors[f"vit.{name}"]
+
+    import shutil
+
+    shutil.copytree(models / "a", models / "mirror")
+    change_weights(models / "mirror" / "model.safetensors", mirror)
+    recipe = make_recipe(models / "base", [models / task for task in tasks], device="cpu")
+    return plan_for(recipe, check_recipe(recipe))
+
+
+def test_opposed_tasks_give_the_base_and_a_warning_that_says_conflict(models: Path) -> None:
+    plan = opposed(models, ["a", "mirror"])
+    base = arrays(models / "base")
+    records = []
+    for step in run(plan):
+        records.extend(step.records)
+        np.testing.assert_allclose(step.tensor.double().numpy(), base[step.entry.name], atol=1e-5)
+    said = warnings_of(plan.task_names, records)
+    assert any(sentence.startswith("Conflict: a and mirror oppose each other in") for sentence in said)
+
+
+def test_a_conflict_in_a_layer_that_some_task_lacks_names_the_right_tasks(models: Path) -> None:
+    """Positions in a layer's figures count the tasks that hold it, not all tasks."""
+    base, name = models / "base", "pooler.dense.weight"
+    change_weights(base / "model.safetensors", lambda tensors: tensors.update({name: torch.zeros(16, 16)}))
+    for task, sign in (("a", 1.0), ("mirror", -1.0)):
+        if task == "mirror":
+            save_task(models / task, base, 8, 3)
+        change = {f"vit.{name}": sign * torch.eye(16)}
+        change_weights(models / task / "model.safetensors", lambda tensors, change=change: tensors.update(change))
+    recipe = make_recipe(base, [models / task for task in ("b", "a", "mirror")], device="cpu")
+    plan = plan_for(recipe, check_recipe(recipe).require())
+    entry = next(entry for entry in plan.entries if entry.name == name)
+    assert entry.sources == (None, f"vit.{name}", f"vit.{name}")
+    records = [record for step in run(plan) for record in step.records]
+    assert any("a and mirror oppose" in sentence for sentence in warnings_of(plan.task_names, records))
+    assert not any("b and" in sentence for sentence in warnings_of(plan.task_names, records))
+
+
+def solved(name: str, solver: str, residual: float, conflicts: list[list[float]] | None = None) -> TensorRecord:
+    figures = {"solver": solver, "residual": residual, "conflicts": conflicts or [], "n_dropped": 0}
+    return TensorRecord(name, "matrix", "superpose", "", (2, 2), 0.0, figures)
+
+
+def test_solves_that_were_stopped_or_are_inexact_are_said() -> None:
+    early, opposed = "iterative (stopped early)", [[0, 1, -0.9]]
+    fine = [solved("x", "direct", 1e-3), solved("y", "iterative", 1e-5), solved("z", "direct", 0.5, opposed)]
+    assert [sentence[:9] for sentence in warnings_of(("a", "b"), fine)] == ["Conflict:"]
+    said = warnings_of(("a", "b"), [*fine[:2], solved("p", early, 0.02), solved("q", early, 0.3, opposed)])
+    assert "stopped early in 2 layers (largest residual 0.3, in q)" in said[-1] and len(said) == 2
+    (said,) = warnings_of(("a", "b"), [*fine[:2], solved("p", "direct", 0.04)])
+    assert "inexact in 1 layer (largest residual 0.04, in p), though no tasks oppose each other there" in said
+    assert warnings_of(("a", "b"), [TensorRecord("x", "matrix", "sum", "", (2,), 0.0)]) == ()
+
+
+def test_the_word_for_a_solve_that_was_stopped_is_the_solvers_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    from sftm_app.linalg import superposition
+    from sftm_app.linalg.svd import factorise
+    from sftm_app.output.report import STOPPED_EARLY
+
+    monkeypatch.setattr(superposition, "MAX_ITERATIONS", 1)
+    monkeypatch.setattr(superposition, "FALLBACK_MAX", 0)
+    torch.manual_seed(0)
+    factors = [factorise(torch.randn(6, 5)) for _ in range(2)]
+    assert superposition.superpose(factors, solver="iterative").solver == STOPPED_EARLY
+
+
+def test_weights_that_are_stored_transposed(tmp_path: Path) -> None:
+    """GPT-2 keeps its linear maps as in x out: they are superposed as out x in and put back as they were."""
+    from transformers import GPT2Config, GPT2Model
+
+    config = GPT2Config(n_layer=1, n_head=2, n_embd=8, vocab_size=11, n_positions=6)
+    for seed, name in enumerate(("base", "t")):
+        torch.manual_seed(seed)
+        GPT2Model(config).save_pretrained(tmp_path / name)
+    found = merged(make_recipe(tmp_path / "base", [tmp_path / "t"], device="cpu"))
+    for name, tensor in load_file(tmp_path / "t" / "model.safetensors").items():
+        torch.testing.assert_close(found[name], tensor, atol=2e-6, rtol=0)
+
+
+@pytest.mark.parametrize(("params", "low", "high"), [({}, 0, 1e-5), ({"scaling": 0.0}, 1, 1), ({"rank": 1}, 0.1, 1)])
+def test_errors_measure_what_was_added_on_all_features(
+    recipe_for: Callable[..., Any], params: dict[str, Any], low: float, high: float
+) -> None:
+    """A merge that adds nothing keeps nothing, and one of rank one does not keep what it cut off."""
+    for merged in run(make_plan(recipe_for(params=params))):
+        for error in merged.records[0].figures.get("readout_errors", ()):
+            assert low - 1e-6 <= error <= high + 1e-6

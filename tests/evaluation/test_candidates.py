@@ -1,0 +1,240 @@
+"""Base, individual, merged: each candidate against a model that plain transformers loads."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny_checkpoints import change_config, change_weights
+from transformers import ViTForImageClassification, ViTImageProcessor, ViTModel
+
+from sftm_app.errors import InputError, SampleError
+from sftm_app.evaluation.accuracy import AccuracyTable, empty_table, fill_table
+from sftm_app.evaluation.candidates import (
+    BASE,
+    INDIVIDUAL,
+    Candidate,
+    ModelPool,
+    folder_candidate,
+    merge_in_memory,
+    method_candidate,
+)
+from sftm_app.evaluation.family import accuracy
+from sftm_app.evaluation.samples import ImageSamples
+from sftm_app.output.save import save
+from sftm_app.planning.planner import check_recipe, make_plan
+from sftm_app.planning.recipe import make_recipe
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="session")
+def ready_models(tiny_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny models with preprocessing beside the base (tasks have none, so they take the base's)."""
+    root = Path(shutil.copytree(tiny_models, tmp_path_factory.mktemp("ready") / "models"))
+    processor = ViTImageProcessor(size={"height": 8, "width": 8}, image_mean=[0.5], image_std=[0.5])
+    processor.save_pretrained(root / "base")
+    return root
+
+
+@pytest.fixture
+def model_pool(ready_models: Path) -> ModelPool:
+    return arena_of(ready_models)
+
+
+def arena_of(models: Path) -> ModelPool:
+    recipe = make_recipe(models / "base", [models / name for name in "abc"])
+    return ModelPool(check_recipe(recipe), CPU)
+
+
+@pytest.fixture(scope="session")
+def images() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (6, 8, 8)).astype(np.uint8)
+
+
+def pixels_of(images: np.ndarray) -> torch.Tensor:
+    return (torch.from_numpy(images).float()[:, None] / 255 - 0.5) / 0.5
+
+
+def plain(backbone: ViTModel, task: Path, images: np.ndarray) -> np.ndarray:
+    """A backbone that transformers loaded, with a task's head applied by hand."""
+    head = load_file(task / "model.safetensors")
+    with torch.no_grad():
+        state = backbone.eval()(pixels_of(images)).last_hidden_state[:, 0]
+        return (state @ head["classifier.weight"].T + head["classifier.bias"]).softmax(-1).numpy()
+
+
+@pytest.mark.parametrize("task", ["a", "b", "c"])
+def test_individual_is_the_task_model(ready_models: Path, model_pool: ModelPool, images: np.ndarray, task: str) -> None:
+    model = ViTForImageClassification.from_pretrained(ready_models / task).eval()
+    with torch.no_grad():
+        wanted = model(pixels_of(images)).logits.softmax(-1).numpy()
+    classifier = model_pool.model(INDIVIDUAL, task)
+    np.testing.assert_allclose(classifier.probabilities(images), wanted, atol=1e-5)
+    assert classifier.labels == tuple(f"label {i} of {task}" for i in range(len(classifier.labels)))
+
+
+@pytest.mark.parametrize("task", ["a", "b"])
+def test_base_is_the_bases_backbone_with_the_tasks_head(
+    ready_models: Path, model_pool: ModelPool, images: np.ndarray, task: str
+) -> None:
+    backbone = ViTModel.from_pretrained(ready_models / "base", add_pooling_layer=False)
+    wanted = plain(backbone, ready_models / task, images)
+    np.testing.assert_allclose(model_pool.model(BASE, task).probabilities(images), wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["sftm", "average", "task_arithmetic"])
+def test_a_merge_in_memory_is_the_merge_on_the_disk(
+    ready_models: Path, model_pool: ModelPool, images: np.ndarray, tmp_path: Path, method: str
+) -> None:
+    tasks = [ready_models / name for name in "abc"]
+    for _ in save(make_plan(make_recipe(ready_models / "base", tasks, method, device="cpu")), tmp_path / "out"):
+        pass
+    wanted = plain(ViTModel.from_pretrained(tmp_path / "out", add_pooling_layer=False), ready_models / "b", images)
+    for candidate in (method_candidate(method), folder_candidate(tmp_path / "out", "Saved", method)):
+        found = model_pool.model(candidate, "b").probabilities(images)
+        np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
+def test_probabilities(model_pool: ModelPool, images: np.ndarray) -> None:
+    classifier = model_pool.model(BASE, "c")
+    found = classifier.probabilities(images)
+    assert found.shape == (6, 5) and found.dtype == np.float32
+    np.testing.assert_allclose(found.sum(1), 1, atol=1e-5)
+    assert classifier.probabilities(images[:0]).shape == (0, 5)
+    # More than one batch changes nothing.
+    many = classifier.probabilities(np.repeat(images, 50, axis=0))
+    np.testing.assert_allclose(many[::50], found, atol=1e-5)
+
+
+def test_accuracy_counts_the_most_probable_class(model_pool: ModelPool, images: np.ndarray) -> None:
+    classifier = model_pool.model(INDIVIDUAL, "a")
+    best = classifier.probabilities(images).argmax(1)
+    assert accuracy(classifier, ImageSamples(images, best)) == 1.0
+    wrong = best.copy()
+    wrong[:3] = (wrong[:3] + 1) % 3
+    assert accuracy(classifier, ImageSamples(images, wrong)) == 0.5
+    for unknown in (ImageSamples(images[:0], best[:0]), ImageSamples(images, np.full(6, -1))):
+        with pytest.raises(SampleError, match="right answers are all known"):
+            accuracy(classifier, unknown)
+    with pytest.raises(SampleError, match="class number 7; the model knows 3"):
+        classifier.answer(ImageSamples(images, np.full(6, 7)))
+
+
+def test_weights_of_the_workspace_count_in_memory_too(ready_models: Path) -> None:
+    tasks = [{"path": ready_models / "a", "weight": 3.0}, {"path": ready_models / "b"}]
+    recipe = make_recipe(ready_models / "base", tasks, "average")
+    found = merge_in_memory(check_recipe(recipe), "average", {}, "cpu")
+    name = "layernorm.weight"
+    a, b = (load_file(ready_models / t / "model.safetensors")[f"vit.{name}"] for t in "ab")
+    torch.testing.assert_close(found[name], (3 * a + b) / 4)
+
+
+def test_other_weights_are_tried_without_changing_the_workspace(ready_models: Path, images: np.ndarray) -> None:
+    model_pool = arena_of(ready_models)
+    tried = method_candidate("average", weights=(3.0, 1.0, 0.5))
+    assert tried.title.endswith(" (weights 3, 1, 0.5)") and tried.kind == "average"
+    name = "layernorm.weight"
+    a, b, c = (load_file(ready_models / t / "model.safetensors")[f"vit.{name}"] for t in "abc")
+    torch.testing.assert_close(model_pool.tensor(tried, "a", name), (3 * a + b + 0.5 * c) / 4.5)
+    torch.testing.assert_close(model_pool.tensor(method_candidate("average"), "a", name), (a + b + c) / 3)
+    told = model_pool.model(tried, "b").probabilities(images)
+    assert abs(told - model_pool.model(method_candidate("average"), "b").probabilities(images)).max() > 1e-4
+    tasks = [{"path": ready_models / n, "weight": weight} for n, weight in zip("abc", (3.0, 1.0, 0.5), strict=True)]
+    own = ModelPool(check_recipe(make_recipe(ready_models / "base", tasks, device="cpu")), CPU)
+    np.testing.assert_allclose(told, own.model(method_candidate("average"), "b").probabilities(images), atol=1e-6)
+    with pytest.raises(InputError, match="2 weights for 3 tasks"):
+        model_pool.model(method_candidate("average", weights=(1.0, 2.0)), "a")
+
+
+def test_parameters_and_weights_tell_candidates_apart() -> None:
+    plain = method_candidate("sftm")
+    assert (plain.key, plain.title) == ("method:sftm", method_candidate("sftm", {}, None).title)
+    made = [
+        plain,
+        method_candidate("sftm", {"scaling": 0.5}),
+        method_candidate("sftm", {"scaling": 0.5}, (1.0, 2.0)),
+        method_candidate("sftm", weights=(1.0, 2.0)),
+        method_candidate("sftm", weights=(2.0, 1.0)),
+    ]
+    assert len({candidate.key for candidate in made}) == len({candidate.title for candidate in made}) == 5
+    assert made[2].title.endswith("(scaling 0.5, weights 1, 2)")
+
+
+def test_models_are_kept_and_tasks_are_known(model_pool: ModelPool) -> None:
+    assert model_pool.task_names == ("a", "b", "c")
+    assert model_pool.model(BASE, "a") is model_pool.model(BASE, "a")
+    with pytest.raises(InputError, match=r"There is no task 'x'. Choose one of a, b, c"):
+        model_pool.model(BASE, "x")
+
+
+def test_a_task_without_preprocessing_anywhere(tiny_models: Path) -> None:
+    with pytest.raises(SampleError, match=r"has no preprocessor_config\.json"):
+        arena_of(tiny_models).model(BASE, "a")
+
+
+def copied(ready_models: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(ready_models, tmp_path / "copy"))
+
+
+def test_a_task_that_is_no_image_classifier(ready_models: Path, tmp_path: Path) -> None:
+    models = copied(ready_models, tmp_path)
+    change_config(models / "a", architectures=["ViTModel"])
+    change_weights(models / "a" / "model.safetensors", lambda t: [t.pop(f"classifier.{n}") for n in ("weight", "bias")])
+    with pytest.raises(SampleError, match="The model class ViTModel cannot be tried"):
+        arena_of(models).model(BASE, "a")
+
+
+def test_half_a_head_is_not_made_up(ready_models: Path, tmp_path: Path) -> None:
+    models = copied(ready_models, tmp_path)
+    change_weights(models / "a" / "model.safetensors", lambda tensors: tensors.pop("classifier.bias"))
+    with pytest.raises(SampleError, match=r"missing keys \['classifier.bias'\]"):
+        arena_of(models).model(INDIVIDUAL, "a")
+
+
+def test_a_folder_that_was_not_merged_from_this_base(ready_models: Path, model_pool: ModelPool) -> None:
+    with pytest.raises(SampleError, match=r"Other: lacks '.*', so it was not merged from this base"):
+        model_pool.model(folder_candidate(ready_models / "a", "Other", "sftm"), "b")
+
+
+def test_a_table_is_filled_cell_by_cell(model_pool: ModelPool, images: np.ndarray) -> None:
+    samples = ImageSamples(images, np.zeros(6, np.int64))
+    asked: list[str] = []
+
+    def samples_of(task: str) -> ImageSamples:
+        asked.append(task)
+        return samples
+
+    tables = list(fill_table(model_pool, empty_table(("a", "b"), (BASE, INDIVIDUAL)), samples_of, limit=4))
+    assert len(tables) == 4
+    assert [sum(v is not None for line in t.values for v in line) for t in tables] == [1, 2, 3, 4]
+    assert asked == ["a", "b"], "each task's samples are loaded once"
+    assert tables[-1].values[1][1] == accuracy(model_pool.model(INDIVIDUAL, "b"), samples.subset(4))
+
+
+def test_means_and_normalised_means() -> None:
+    merged = Candidate("method:sftm", "SFTM", "sftm")
+    table = AccuracyTable(("a", "b"), (BASE, INDIVIDUAL, merged), ((0.2, 0.8, 0.6), (0.5, 1.0, None)))
+    assert table.mean(0) == pytest.approx(0.35)
+    assert table.normalised(0) == pytest.approx((0.2 / 0.8 + 0.5) / 2)
+    assert table.normalised(1) == pytest.approx(1)
+    assert (table.mean(2), table.normalised(2)) == (None, None)
+    full = table.with_value(1, 2, 0.9)
+    assert full.normalised(2) == pytest.approx((0.75 + 0.9) / 2)
+    assert table.values[1][2] is None, "a table is a value"
+    assert AccuracyTable(("a",), (BASE, merged), ((0.2, 0.3),)).normalised(0) is None
+    assert AccuracyTable(("a",), (BASE, INDIVIDUAL), ((0.2, 0.0),)).normalised(0) is None
+    assert AccuracyTable(("a",), (BASE, INDIVIDUAL), ((0.0, 0.5),)).normalised(0) == 0.0
+    empty = empty_table(("a",), (BASE, INDIVIDUAL))
+    assert (empty.mean(0), empty.normalised(0)) == (None, None)
+
+
+def test_problems_are_refused_at_once(ready_models: Path, recipe_for: Callable) -> None:
+    found = check_recipe(make_recipe(ready_models / "base", [ready_models / "base"]))
+    with pytest.raises(InputError, match="is the base itself"):
+        ModelPool(found, CPU)

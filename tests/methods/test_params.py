@@ -1,0 +1,152 @@
+"""Parameters declare themselves; the table of methods is complete."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+import torch
+
+from sftm_app.errors import RecipeError
+from sftm_app.linalg.factors import n_kept
+from sftm_app.linalg.low_rank import dense
+from sftm_app.linalg.svd import factorise
+from sftm_app.methods import METHODS, get_method
+from sftm_app.methods.base import Layer
+from sftm_app.methods.params import check_size_rank, controls, make_params, parse_rank
+from sftm_app.methods.sftm import SFTMParams
+
+
+@pytest.mark.parametrize(
+    ("text", "rank"),
+    [
+        ("", None), ("full", None), (" Full ", None), ("none", None), ("null", None), ("100%", None),
+        ("1", 1), ("32", 32), (" 7 ", 7), ("0.25", 0.25), ("25%", 0.25), ("12.5%", 0.125), ("1e-1", 0.1),
+        ("90% energy", "90% energy"), ("energy 0.9", "90% energy"), ("energy 90%", "90% energy"),
+        (" Energy  90 % ", "90% energy"), ("0.995 energy", "99.5% energy"), ("energy .5", "50% energy"),
+        ("99.90% energy", "99.9% energy"), ("090% energy", "90% energy"), ("0.1% energy", "0.1% energy"),
+        ("energy 0.07", "7% energy"), ("99.999999999% energy", "99.999999999% energy"),
+    ],
+)  # fmt: skip
+def test_ranks_as_typed(text: str, rank: Any) -> None:
+    assert parse_rank(text) == rank
+    assert type(parse_rank(text)) is type(rank)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "0", "-1", "1.0", "1.5", "0.0", "0%", "101%", "-5%", "nan", "nan%", "inf", "1e400", "x", "%", "3 4", "9" * 9999,
+        "energy", "energy 90", "energy 1", "energy 0", "0% energy", "100% energy", "energy 101%", "-5% energy",
+        "% energy",
+        "energy .", "energy nan", "inf% energy", "1e-1 energy", "energy 90% energy", "energy energy 0.9", "9 0% energy",
+        "energyy 0.9", "0." + "9" * 99 + " energy", "9" * 9999 + "% energy",
+    ],
+)  # fmt: skip
+def test_what_is_no_rank(text: str) -> None:
+    with pytest.raises(RecipeError, match=r"is no rank.*Give `full`"):
+        parse_rank(text)
+
+
+def test_a_rank_as_it_is_kept_reads_as_itself() -> None:
+    for text in ("90% energy", "0.1% energy", "12.25% energy"):
+        assert parse_rank(text) == text
+        assert make_params(SFTMParams, {"rank": text}, "params").rank == text
+        assert n_kept(text, 5, 4) == 4, "linalg understands it"
+
+
+def test_a_rank_of_what_is_written_is_no_share_of_energy() -> None:
+    assert [check_size_rank(value, "rank") for value in (None, 3, "25%", "full")] == [None, 3, 0.25, None]
+    with pytest.raises(RecipeError, match=r"^rank: '90% energy' is a share .* Give it as the energy instead: 0.9\.$"):
+        check_size_rank("90% energy", "rank")
+    with pytest.raises(RecipeError, match="no rank"):
+        check_size_rank("energy", "rank")
+
+
+@pytest.mark.parametrize("value", [True, 0, -3, 1.0, 0.0, float("nan"), [1], {}])
+def test_ranks_of_a_recipe(value: Any) -> None:
+    with pytest.raises(RecipeError, match="no rank"):
+        make_params(SFTMParams, {"rank": value}, "params")
+
+
+@pytest.mark.parametrize("value", [0, 0.0, 1, 2.0])
+def test_limits_belong_to_the_range(value: float) -> None:
+    made = make_params(SFTMParams, {"scaling": value}, "params")
+    assert made.scaling == value
+    assert type(made.scaling) is float
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"scaling": -0.01}, "params: scaling: -0.01 is outside 0 to 2"),
+        ({"scaling": 2.01}, "outside 0 to 2"),
+        ({"scaling": float("nan")}, "outside"),
+        ({"scaling": 10**400}, "outside"),
+        ({"scaling": "1"}, "'1' is not a number"),
+        ({"scaling": True}, "True is not a number"),
+        ({"scaling": None}, "None is not a number"),
+        ({"variant": "readuot"}, "'readuot' is not one of readout, mapping"),
+        ({"variant": ["readout"]}, "not one of"),
+        ({"scalling": 1.0}, "'scalling' is not known. Did you mean 'scaling'?"),
+        ({"zzz": 1.0}, "'zzz' is not known. Known are variant, rank, scaling"),
+        ({3: 1.0}, "3 is not known"),
+    ],
+)
+def test_values_that_are_refused(values: dict[Any, Any], said: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        make_params(SFTMParams, values, "params")
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_describes_itself(name: str) -> None:
+    method = METHODS[name]
+    assert method.name == name
+    assert all(text.strip() for text in (method.title, method.summary, method.reference))
+    assert "arXiv" in method.reference
+    assert method.matrix_rule in ("superpose", "sum", "average")
+    assert set(method.rules) == {"embedding", "bias", "norm"}
+    assert set(method.rules.values()) <= {"sum", "average"}
+    assert dataclasses.is_dataclass(method.params) and method.params.__dataclass_params__.frozen  # type: ignore[attr-defined]
+    found = controls(method.params)
+    assert set(found) == {item.name for item in dataclasses.fields(method.params)}
+    for control in found.values():
+        assert control.kind in ("choice", "number", "rank")
+        assert control.label and control.label[0].isupper()
+        assert control.help.endswith(".")
+        assert control.kind != "choice" or len(control.choices) > 1
+        assert control.minimum < control.maximum
+        assert control.kind != "number" or control.maximum < float("inf")
+    # The defaults pass their own checks.
+    assert make_params(method.params, dataclasses.asdict(method.params()), name) == method.params()
+    assert method.scaling(method.params()) > 0
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("shape", [(5, 4), (4, 5), (1, 3), (3, 1)])
+def test_every_method_merges_and_adds_nothing_for_tasks_without_a_change(name: str, shape: tuple[int, int]) -> None:
+    method = METHODS[name]
+    generator = torch.Generator().manual_seed(0)
+    for matrices in ([torch.randn(shape, generator=generator) for _ in range(3)], [torch.zeros(shape)] * 2):
+        kept = [matrix.clone() for matrix in matrices]
+        layer = Layer(matrices, [1.0] * len(matrices), lambda t, given=matrices: factorise(given[t]))
+        merged = method.merge_matrix(layer, method.params())
+        assert merged.delta.shape == shape
+        delta = dense(merged.delta)
+        assert bool(delta.isfinite().all())
+        assert bool(delta.any()) == bool(matrices[0].any())
+        assert all(torch.equal(left, right) for left, right in zip(matrices, kept, strict=True))
+
+
+def test_sftm_keeps_of_each_task_what_holds_its_share_of_energy() -> None:
+    steep, flat = (torch.diag(torch.tensor(gains)) for gains in ([4.0, 1.0, 0.5, 0.1], [1.0, 0.9, 0.8, 0.7]))
+    layer = Layer([steep, flat], [1.0, 1.0], lambda t: factorise([steep, flat][t]))
+    merged = METHODS["sftm"].merge_matrix(layer, SFTMParams(rank="90% energy"))
+    assert merged.figures["ranks"] == [1, 4]  # 16 of 17.26; 2.45 of 2.94 at three
+
+
+def test_an_unknown_method_names_the_nearest() -> None:
+    with pytest.raises(RecipeError, match=r"'task_arithmetics' is not known. Did you mean 'task_arithmetic'?"):
+        get_method("task_arithmetics")

@@ -1,0 +1,223 @@
+"""Recipes: YAML both ways, everything else refused with a sentence."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from sftm_app.errors import RecipeError
+from sftm_app.methods import METHODS
+from sftm_app.methods.sftm import SFTMParams
+from sftm_app.planning.recipe import (
+    Output,
+    Recipe,
+    TaskEntry,
+    default_name,
+    load_recipe,
+    make_recipe,
+    parse_size,
+    recipe_from_yaml,
+    recipe_to_yaml,
+)
+
+EXAMPLE = """
+base: path/to/base
+tasks:
+  - {path: path/to/task_a, name: a, weight: 2}
+  - {path: path/to/task_b}
+  - path/to/task_b
+method: sftm
+params: {variant: mapping, rank: 25%, scaling: 1}
+output: {path: merged, dtype: null, max_shard_size: 5GB}
+device: auto
+"""
+
+
+def test_the_documented_recipe() -> None:
+    assert recipe_from_yaml(EXAMPLE) == Recipe(
+        "path/to/base",
+        (
+            TaskEntry("path/to/task_a", "a", 2.0),
+            TaskEntry("path/to/task_b", "task_b", 1.0),
+            TaskEntry("path/to/task_b", "task_b-2", 1.0),
+        ),
+        "sftm",
+        SFTMParams(variant="mapping", rank=0.25, scaling=1.0),
+        Output("merged", None, "5GB"),
+        "auto",
+    )
+
+
+def test_the_shortest_recipe_has_the_defaults() -> None:
+    recipe = recipe_from_yaml("base: b\ntasks: [t]")
+    assert recipe == make_recipe("b", ["t"])
+    assert recipe.params == SFTMParams()
+    assert recipe.output == Output()
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("name", ["plain", "with spaces", "模型", "it's: {odd} #1", "true", "1", "null", "~"])
+def test_round_trip(method: str, name: str) -> None:
+    recipe = make_recipe(
+        Path("/models") / name, [f"/m/{name}", {"path": name, "weight": 0.1}], method, {}, {"path": name}, "cpu"
+    )
+    assert recipe_from_yaml(recipe_to_yaml(recipe)) == recipe
+
+
+@pytest.mark.parametrize("rank", [None, 1, 300, 0.5, "90% energy", "99.95% energy"])
+def test_round_trip_of_ranks(rank: Any) -> None:
+    recipe = make_recipe("b", ["t"], params={"rank": rank, "scaling": 0.3})
+    assert recipe_from_yaml(recipe_to_yaml(recipe)) == recipe
+    assert recipe.params.rank == rank
+
+
+@pytest.mark.parametrize("written", ["90% energy", "energy 90%", "energy 0.9", "'0.9 energy'"])
+def test_a_share_of_energy_may_be_written_in_several_ways(written: str) -> None:
+    recipe = recipe_from_yaml(f"base: b\ntasks: [t]\nparams: {{rank: {written}}}")
+    assert recipe.params.rank == "90% energy"
+    assert "  rank: 90% energy\n" in recipe_to_yaml(recipe)
+
+
+def test_the_rank_of_an_adapter_is_a_size() -> None:
+    with pytest.raises(RecipeError, match=r"output: rank: '90% energy' is a share .* as the energy instead: 0\.9\."):
+        make_recipe("b", ["t"], output={"kind": "adapter", "rank": "90% energy"})
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "should be a table"),
+        ("- a", "should be a table"),
+        ("base: [", "not valid YAML at line 1"),
+        ("base: b\ntasks: [t]\n\tx: 1", "not valid YAML at line 3"),
+        ("base: b", "has no `tasks`"),
+        ("tasks: [t]", "has no `base`"),
+        ("base: b\ntasks: [t]\nmetod: sftm", "recipe: 'metod' is not known. Did you mean 'method'?"),
+        ("base: b\ntasks: [t]\nparams: {scalin: 1}", "params of sftm: 'scalin' is not known. Did you mean 'scaling'?"),
+        ("base: b\ntasks: [t]\noutput: {dir: x}", "output: 'dir' is not known"),
+        ("base: b\ntasks: [{path: t, wieght: 2}]", "tasks, entry 1: 'wieght' is not known. Did you mean 'weight'?"),
+        ("base: b\ntasks: [t]\n1: 2", "1 is not known"),
+        ("base: b\ntasks: [t]\nmethod: sfmt", "'sfmt' is not known. Did you mean 'sftm'?"),
+        ("base: b\ntasks: [t]\nmethod:", "None is not known"),
+        ("base: b\ntasks: [t]\nmethod: [sftm]", "is not known"),
+        ("base: 3\ntasks: [t]", "base: should be the path"),
+        ("base: ''\ntasks: [t]", "base: should be the path"),
+        ('base: "a\\0b"\ntasks: [t]', "base: should be the path"),
+        ("base: b\ntasks: t", "tasks: should be a list"),
+        ("base: b\ntasks: {a: t}", "tasks: should be a list"),
+        ("base: b\ntasks:", "tasks: should be a list"),
+        ("base: b\ntasks: [3]", "tasks, entry 1: should be a table"),
+        ("base: b\ntasks: [t, {name: x}]", "tasks, entry 2: needs a `path`"),
+        ("base: b\ntasks: [{path: t, weight: -1}]", "the weight is -1; it should be a positive number"),
+        ("base: b\ntasks: [{path: t, weight: 0}]", "positive number"),
+        ("base: b\ntasks: [{path: t, weight: .nan}]", "positive number"),
+        ("base: b\ntasks: [{path: t, weight: .inf}]", "positive number"),
+        ("base: b\ntasks: [{path: t, weight: yes}]", "positive number"),
+        ("base: b\ntasks: [{path: t, weight: 1x}]", "positive number"),
+        (f"base: b\ntasks: [{{path: t, weight: {'9' * 400}}}]", "positive number"),
+        (f"base: b\ntasks: [{{path: t, weight: {'9' * 9000}}}]", "YAML cannot read"),
+        ("base: 2020-13-45\ntasks: [t]", "YAML cannot read"),
+        ("base: b\ntasks: [t]\ndevice: tpu", "device: 'tpu' is not one of auto, cpu, cuda, mps"),
+        ("base: b\ntasks: [t]\ndevice: [cpu]", "is not one of"),
+        ("base: b\ntasks: [t]\nparams: 3", "params: should be a table"),
+        ("base: b\ntasks: [t]\noutput: out", "output: should be a table"),
+        ("base: b\ntasks: [t]\noutput: {path: [x]}", "output: path should be"),
+        ("base: b\ntasks: [t]\noutput: {dtype: int8}", "dtype 'int8' is not one of float32"),
+        ("base: b\ntasks: [t]\noutput: {dtype: [float32]}", "is not one of float32"),
+        ("base: b\ntasks: [t]\noutput: {max_shard_size: big}", "'big' is no size"),
+        ("base: b\ntasks: [t]\noutput: {max_shard_size: null}", "None is no size"),
+        ("base: b\ntasks: [t]\nmethod: average\nparams: {scaling: 1}", "params of average: 'scaling' is not known"),
+        ("base: &b b\ntasks: [*b]", "alias"),
+        ("base: !!python/object/apply:os.getcwd []\ntasks: [t]", "not valid YAML"),
+        ("[" * 100_000, "nested too deeply"),
+        ("[" * 600, "recipe"),
+    ],
+)
+def test_what_is_refused(text: str, said: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        recipe_from_yaml(text)
+    assert said in str(caught.value)
+    assert len(str(caught.value)) < 1000
+
+
+def test_aliases_of_aliases_do_not_explode() -> None:
+    bomb = "a0: &a0 [x, x]\n" + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 30))
+    with pytest.raises(RecipeError, match="alias"):
+        recipe_from_yaml(bomb + "base: *a29\n")
+
+
+@pytest.mark.parametrize(("text", "n_bytes"), [("5GB", 5 * 10**9), ("500 mb", 5 * 10**8), ("1.5KB", 1500), ("7B", 7)])
+def test_sizes(text: str, n_bytes: int) -> None:
+    assert parse_size(text) == n_bytes
+
+
+@pytest.mark.parametrize("text", ["", "5", "5GiB", "-1GB", "0GB", "0.1B", "GB", "9" * 400 + "GB", "1 G B", None])
+def test_no_sizes(text: Any) -> None:
+    with pytest.raises(RecipeError, match=r"is no size. Write it like 5GB"):
+        parse_size(text)
+
+
+def test_relative_paths_are_taken_from_the_recipes_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "sub").mkdir()
+    recipe_file = tmp_path / "sub" / "recipe.yaml"
+    recipe_file.write_text("base: ../base\ntasks: [t, /abs/u, ~/v]\noutput: {path: out}")
+    monkeypatch.setenv("HOME", "/home/someone")
+    monkeypatch.chdir("/")
+    recipe = load_recipe(recipe_file)
+    assert recipe.base == str(tmp_path / "base")
+    assert [task.path for task in recipe.tasks] == [str(tmp_path / "sub" / "t"), "/abs/u", "/home/someone/v"]
+    assert recipe.output.path == str(tmp_path / "sub" / "out")
+
+
+def test_an_unknown_home_is_left_for_the_checkpoint_to_complain_about(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text("base: ~nobody-of-this-name/b\ntasks: [t]")
+    assert load_recipe(tmp_path / "r.yaml").base == str(tmp_path / "~nobody-of-this-name" / "b")
+
+
+def test_recipe_files_that_cannot_be_read(tmp_path: Path) -> None:
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
+    (tmp_path / "large.yaml").write_bytes(b"#" * (1024 * 1024 + 1))
+    (tmp_path / "wrong.yaml").write_text("base: b")
+    for name, said in {
+        "none.yaml": "No such file",
+        "binary.yaml": "not text",
+        "large.yaml": "too large",
+        ".": "cannot be read",
+        "wrong.yaml": "has no `tasks`",
+        "x" * 5000: "cannot be read",
+    }.items():
+        with pytest.raises(RecipeError, match=said) as caught:
+            load_recipe(tmp_path / name)
+        assert str(caught.value).startswith(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("path", "taken", "name"),
+    [
+        ("/m/digits", set(), "digits"),
+        ("/m/digits", {"digits"}, "digits-2"),
+        ("/m/digits", {"digits", "digits-2"}, "digits-3"),
+        ("/m/my model (v2)", set(), "my-model-v2"),
+        ("/m/模型", set(), "task"),
+        ("/m/_x", set(), "task_x"),
+        ("/m/" + "x" * 200, set(), "x" * 56),
+        ("/", set(), "task"),
+    ],
+)
+def test_default_names(path: str, taken: set[str], name: str) -> None:
+    from sftm_app.preflight.preflight import TASK_NAME
+
+    assert default_name(path, taken) == name
+    assert TASK_NAME.fullmatch(name)
+
+
+def test_yaml_is_plain() -> None:
+    """Anybody's YAML reader can read it: no tags of Python."""
+    assert yaml.safe_load(recipe_to_yaml(make_recipe("b", ["t"])))["params"] == {
+        "variant": "readout",
+        "rank": None,
+        "scaling": 1.0,
+    }

@@ -1,0 +1,85 @@
+"""Links and wrong sizes among the files of a sharded checkpoint."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from sftm_app.errors import CheckpointError
+from sftm_app.preflight.matching import Source
+from sftm_app.preflight.preflight import preflight
+from sftm_app.weights.checkpoint import open_checkpoint
+
+INDEX = "model.safetensors.index.json"
+
+
+@pytest.fixture
+def sharded(models: Path) -> Path:
+    """The tiny base in shards, saved by transformers."""
+    from transformers import ViTModel
+
+    folder = models / "sharded"
+    ViTModel.from_pretrained(models / "base", add_pooling_layer=False).save_pretrained(folder, max_shard_size="6KB")
+    return folder
+
+
+def link_out(file: Path, target: Path) -> None:
+    """Move a file to `target` and leave a relative link to it, as the hub's cache does."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    file.rename(target)
+    file.symlink_to(os.path.relpath(target, file.parent))
+
+
+def test_a_link_out_of_the_checkpoint_is_refused(sharded: Path, models: Path, tmp_path: Path) -> None:
+    shard = sorted(sharded.glob("model-*.safetensors"))[0]
+    link_out(shard, tmp_path / "elsewhere" / "weights")
+    with pytest.raises(CheckpointError, match=r"leads out of the checkpoint, to .*elsewhere.*Put the file itself"):
+        open_checkpoint(sharded)
+    link_out(models / "a" / "model.safetensors", tmp_path / "elsewhere" / "single")
+    with pytest.raises(CheckpointError, match="leads out of the checkpoint"):
+        open_checkpoint(models / "a")
+
+
+@pytest.mark.parametrize("place", ["snapshots/0123abc", "snapshots/0123abc/unet"])
+def test_links_of_the_hubs_cache_and_inside_the_folder_are_followed(sharded: Path, tmp_path: Path, place: str) -> None:
+    snapshot = tmp_path / "models--org--name" / place
+    snapshot.parent.mkdir(parents=True)
+    sharded.rename(snapshot)
+    for number, file in enumerate(sorted(snapshot.iterdir())):
+        link_out(file, tmp_path / "models--org--name" / "blobs" / f"{number:064x}")
+    inner = sorted(snapshot.glob("model-*.safetensors"))[0]
+    inner.resolve().rename(snapshot / "renamed")
+    inner.unlink()
+    inner.symlink_to("renamed")
+    assert len(open_checkpoint(snapshot).tensors) == 38
+
+
+def test_blobs_of_another_place_are_not_the_caches(sharded: Path, tmp_path: Path) -> None:
+    shard = sorted(sharded.glob("model-*.safetensors"))[0]
+    link_out(shard, tmp_path / "other" / "blobs" / "weights")
+    with pytest.raises(CheckpointError, match="leads out of the checkpoint"):
+        open_checkpoint(sharded)
+
+
+@pytest.mark.parametrize("claimed", [1, "many", None])
+def test_a_wrong_total_size_is_a_note(sharded: Path, models: Path, claimed: object) -> None:
+    def notes() -> list[str]:
+        found = preflight(open_checkpoint(sharded), [Source("a", open_checkpoint(models / "a"), 1.0)])
+        return [note for note in found.notes if "index" in note]
+
+    assert not notes()
+    index = json.loads((sharded / INDEX).read_text())
+    size = index["metadata"].pop("total_size")
+    if claimed is not None:
+        index["metadata"]["total_size"] = claimed
+    (sharded / INDEX).write_text(json.dumps(index))
+    if claimed is None:
+        assert not notes()
+    else:
+        assert notes() == [
+            f"base: The index says that the tensors take {claimed} bytes in all, but its files hold {size}. "
+            "Every tensor that it names is there, so the files count."
+        ]
