@@ -8,24 +8,24 @@ from __future__ import annotations
 from dataclasses import replace
 
 from sftm_app.architecture.architecture import Architecture
-from sftm_app.architecture.known_architectures import known_architecture
+from sftm_app.architecture.known_architectures import ArchitectureCache
 from sftm_app.errors import CheckpointError
 from sftm_app.weights.checkpoint import Checkpoint
 
 _CHUNK_BYTES = 1 << 20
 
 
-def architecture_of(checkpoint: Checkpoint) -> Architecture:
-    """What a checkpoint's config and files say. Reads the bytes of tensors that are stored although they are tied.
+def architecture_of(checkpoint: Checkpoint, architectures: ArchitectureCache) -> Architecture:
+    """The architecture of a checkpoint. Reads the bytes of tensors that are stored although the config ties them.
 
-    Raises
+    Raises:
         CheckpointError: see read_architecture; or a file cannot be read.
     """
-    known = known_architecture(checkpoint.config, checkpoint.tensors)
+    known = architectures.read(checkpoint.config, checkpoint.tensors)
     apart = _apart(checkpoint, known)
     if not apart:
         return known
-    return replace(known_architecture(checkpoint.config, checkpoint.tensors, frozenset(apart)), apart=apart)
+    return replace(architectures.read(checkpoint.config, checkpoint.tensors, frozenset(apart)), apart=apart)
 
 
 def _apart(checkpoint: Checkpoint, known: Architecture) -> dict[str, str]:

@@ -13,8 +13,7 @@ from sftm_app.architecture.roles import Part
 from sftm_app.linalg.low_rank import Delta, LowRank
 from sftm_app.planning.plan import COMPUTE_DTYPE, Plan, PlanEntry
 from sftm_app.weights.adapter_config import LoraPair
-from sftm_app.weights.checkpoint import TensorReader, open_reader
-from sftm_app.weights.stamps import lasting_tensor
+from sftm_app.weights.checkpoint import Checkpoint, TensorReader, open_reader
 
 
 class EntryTasks:
@@ -98,14 +97,20 @@ def task_matrices_of(
 def change_name(plan: Plan, entry: PlanEntry, part: Part | None, index: int) -> str | None:
     """What no other task matrix of any file of this machine is called: that of task `index` in one part of a tensor.
 
-    None of a LoRA pair, which is quickly read, of what is no matrix, and where files were changed only just now.
+    None for a LoRA pair, which is quick to read, and for a tensor that is no matrix.
     """
     source = entry.sources[index]
     if part is None or not isinstance(source, str):
         return None
     found = plan.preflight
-    base, task = lasting_tensor(found.base, entry.name), lasting_tensor(found.tasks[index].checkpoint, source)
-    return None if base is None or task is None else f"{part}, {task} minus {base}"
+    base, task = _tensor_name(found.base, entry.name), _tensor_name(found.tasks[index].checkpoint, source)
+    return f"{part}, {task} minus {base}"
+
+
+def _tensor_name(checkpoint: Checkpoint, name: str) -> str:
+    """Names one tensor by its file's path and stamp, so that a changed file gives another name."""
+    file = checkpoint.files[name]
+    return f"{name} of {file.resolve()} {checkpoint.stamps[file]}"
 
 
 def read_task_matrix(

@@ -81,9 +81,7 @@ def idle_tasks(found: Preflight, layer: MapLayer) -> tuple[int, ...]:
 
 
 def _identity(checkpoint: Checkpoint) -> tuple[object, ...]:
-    return tuple(
-        sorted((str(path), stamp.size_bytes, stamp.mtime_ns, stamp.inode) for path, stamp in checkpoint.stamps.items())
-    )
+    return tuple(sorted(checkpoint.stamps.items()))
 
 
 def factorise_layer(found: Preflight, layer: MapLayer, store: FactorStore | None = None) -> LayerFactors:

@@ -19,14 +19,14 @@ from typing import Any
 import torch
 
 from sftm_app import __version__
-from sftm_app.engine.cache import open_store
+from sftm_app.engine.cache import FactorStore, open_store
 from sftm_app.engine.records import TensorRecord
 from sftm_app.errors import CheckpointError
 from sftm_app.planning.plan import Plan
 from sftm_app.planning.recipe import recipe_to_dict
 from sftm_app.units import format_bytes, format_duration
 from sftm_app.weights.checkpoint import Checkpoint, read_json
-from sftm_app.weights.hashing import hash_files, hashing_threads, refuse_changed
+from sftm_app.weights.hashing import HashCache, hash_files, hashing_threads, refuse_changed
 from sftm_app.weights.hub_names import hub_name
 
 REPORT_NAME = "sftm_report.json"
@@ -120,6 +120,10 @@ def load_report(path: Path) -> Report:
         raise CheckpointError(f"{path}: is not a report of this version of SFTM Studio. Merge again.") from None
 
 
+def _cached_hash(store: FactorStore) -> HashCache:
+    return lambda path, stamp, compute: str(store.recall(f"SHA-256 of {path.resolve()} {stamp}", compute))
+
+
 @contextmanager
 def hashing(plan: Plan) -> Iterator[Callable[[], list[InputRecord]]]:
     """Read every input for its hash while something else goes on. What is yielded waits for the last of them.
@@ -130,7 +134,7 @@ def hashing(plan: Plan) -> Iterator[Callable[[], list[InputRecord]]]:
         CheckpointError: (when asked) an input changed since it was opened, so nobody can say what is merged.
     """
     found, stop, store = plan.preflight, Event(), open_store()
-    hash_all = partial(hash_files, stop=stop.is_set, recall=store.recall if store else None)
+    hash_all = partial(hash_files, stop=stop.is_set, keep=_cached_hash(store) if store else None)
     sources = [("base", found.base, None), *((task.name, task.checkpoint, task.weight) for task in found.tasks)]
     with ThreadPoolExecutor(hashing_threads()) as pool:  # hashing lets other threads work
         waiting: list[Future[InputRecord]] = []

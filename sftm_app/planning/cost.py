@@ -38,7 +38,7 @@ from sftm_app.planning.memory import entry_bytes, kept_bytes, run_bytes
 from sftm_app.planning.plan import COMPUTE_DTYPE, Plan, PlanEntry
 from sftm_app.units import format_bytes, format_duration
 from sftm_app.weights.adapter_config import LoraPair
-from sftm_app.weights.hashing import hash_name, hashing_threads
+from sftm_app.weights.hashing import hashing_threads
 from sftm_app.weights.header import FileStamp
 
 # Of every tensor, whatever its size: files are looked at, progress and memory are noted.
@@ -137,8 +137,7 @@ def _bytes_to_hash(plan: Plan, store: FactorStore | None) -> int:
     stamps = [item for checkpoint in plan.preflight.checkpoints for item in checkpoint.stamps.items()]
 
     def is_kept(path: Path, stamp: FileStamp) -> bool:
-        name = hash_name(path, stamp)
-        return store is not None and name is not None and store.recalls(name)
+        return store is not None and store.recalls(f"SHA-256 of {path.resolve()} {stamp}")
 
     return sum(stamp.size_bytes for path, stamp in stamps if not is_kept(path, stamp))
 

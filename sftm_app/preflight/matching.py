@@ -8,7 +8,7 @@ from typing import Any
 
 from sftm_app.architecture.architecture import Architecture
 from sftm_app.architecture.guess import by_file_names, guess_task, may_be_absent
-from sftm_app.architecture.known_architectures import known_architecture
+from sftm_app.architecture.known_architectures import ArchitectureCache
 from sftm_app.architecture.ties import architecture_of
 from sftm_app.errors import CheckpointError
 from sftm_app.preflight.alignment import Alignment, align, part_of
@@ -58,7 +58,9 @@ class Match:
         return self.names.get(name) or self.pairs.get(name)
 
 
-def match_full(base: Checkpoint, task: Source, architecture: Architecture) -> tuple[Match, list[str], list[str]]:
+def match_full(
+    base: Checkpoint, task: Source, architecture: Architecture, architectures: ArchitectureCache
+) -> tuple[Match, list[str], list[str]]:
     """Line up a full checkpoint with the base: the match, problems that refuse the merge, notes worth knowing."""
     checkpoint = task.checkpoint
     bare = base.bare or checkpoint.bare
@@ -66,7 +68,7 @@ def match_full(base: Checkpoint, task: Source, architecture: Architecture) -> tu
         if checkpoint.bare:
             known = guess_task(checkpoint.tensors, base.tensors, architecture)
         else:
-            known = architecture_of(checkpoint)
+            known = architecture_of(checkpoint, architectures)
             known = by_file_names(known) if base.bare else known
     except CheckpointError as error:
         return Match({}, ()), [f"{task.name}: {error}"], []
@@ -93,7 +95,7 @@ def match_full(base: Checkpoint, task: Source, architecture: Architecture) -> tu
         elif _in_backbone(theirs, known) or _is_vocabulary(name, architecture):
             reshaped.append(Reshaped(name, info.shape, other.shape))
     untied = _untied(base, architecture, task, known, found)
-    missing, extra, heads = _leftovers(base, architecture, task, known, found, names)
+    missing, extra, heads = _leftovers(base, architecture, task, known, found, names, architectures)
     missing = [name for name in missing if name not in untied]
     vocabulary, reshaped = _vocabulary(reshaped, architecture)
 
@@ -117,13 +119,19 @@ def _class_names(checkpoint: Checkpoint) -> tuple[str, ...]:
 
 
 def _leftovers(
-    base: Checkpoint, ours: Architecture, task: Source, known: Architecture, found: Alignment, names: dict[str, str]
+    base: Checkpoint,
+    ours: Architecture,
+    task: Source,
+    known: Architecture,
+    found: Alignment,
+    names: dict[str, str],
+    architectures: ArchitectureCache,
 ) -> tuple[list[str], list[str], tuple[str, ...]]:
     """What one side lacks: tensors of the base that the task ought to hold, tensors of the task that the base ought
     to hold, and the task's heads."""
     checkpoint = task.checkpoint
     absent = [name for name in base.tensors if name not in found.names]
-    missing = _ought_to_hold(absent, base, ours, checkpoint, known)
+    missing = _ought_to_hold(absent, base, ours, checkpoint, architectures)
     accounted = set(names.values()) | found.twins | found.outside
     rest = [name for name in checkpoint.tensors if name not in accounted and not _is_buffer(name, known)]
     heads = tuple(name for name in rest if not _in_backbone(name, known))
@@ -132,7 +140,7 @@ def _leftovers(
 
 
 def _ought_to_hold(
-    absent: list[str], base: Checkpoint, ours: Architecture, task: Checkpoint, known: Architecture
+    absent: list[str], base: Checkpoint, ours: Architecture, task: Checkpoint, architectures: ArchitectureCache
 ) -> list[str]:
     """Those tensors of the base that a model of the task's class has when it is as large as the base.
 
@@ -147,7 +155,7 @@ def _ought_to_hold(
     if within is None:  # the base is a part of the task, which therefore has all of its backbone
         return [name for name, owner in candidates.items() if owner.in_backbone]
     settings = base.config if task.model_type == base.model_type else _settings_of_part(base, task)
-    as_large = known_architecture(settings | {"architectures": task.config.get("architectures")}).keys
+    as_large = architectures.read(settings | {"architectures": task.config.get("architectures")}).keys
     return [
         name
         for name, owner in candidates.items()

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from sftm_app.architecture.architecture import Architecture
 from sftm_app.architecture.guess import guess_architecture
+from sftm_app.architecture.known_architectures import ArchitectureCache
 from sftm_app.architecture.role_rules import RoleRules, apply_rules
 from sftm_app.architecture.roles import assign
 from sftm_app.architecture.ties import architecture_of
@@ -58,7 +59,9 @@ def _index_notes(base: Checkpoint, tasks: Sequence[Source]) -> list[str]:
     return [f"{name}: {note}" for name, checkpoint in named.items() if (note := index_note(checkpoint))]
 
 
-def preflight(base: Checkpoint, tasks: Sequence[Source], roles: RoleRules = ()) -> Preflight:
+def preflight(
+    base: Checkpoint, tasks: Sequence[Source], roles: RoleRules = (), architectures: ArchitectureCache | None = None
+) -> Preflight:
     """Compare base and tasks by their configs and headers. roles: set by a person, as in Recipe.
 
     Raises
@@ -69,8 +72,9 @@ def preflight(base: Checkpoint, tasks: Sequence[Source], roles: RoleRules = ()) 
             f"{base.path}: is a LoRA adapter, which cannot be the base. Pick the model that it was trained on as "
             "the base and the adapter as a task."
         )
+    architectures = architectures or ArchitectureCache()
     try:
-        built = guess_architecture(base.tensors) if base.bare else architecture_of(base)
+        built = guess_architecture(base.tensors) if base.bare else architecture_of(base, architectures)
     except CheckpointError as error:
         raise CheckpointError(f"{base.path}: {error}") from None
     architecture, unfit = apply_rules(built, base.tensors, roles)
@@ -83,7 +87,7 @@ def preflight(base: Checkpoint, tasks: Sequence[Source], roles: RoleRules = ()) 
             # How its factors lie is a fact of the architecture; only a guess may be set right by a person.
             match, found, said = match_adapter(base, task, architecture if base.bare else built)
         else:
-            match, found, said = match_full(base, task, architecture)
+            match, found, said = match_full(base, task, architecture, architectures)
         matches.append(match)
         problems += found
         told += [(task.name, note) for note in said]

@@ -27,6 +27,7 @@ from sftm_app.ui.settings import Settings
 from sftm_app.ui.workspace import Workspace
 from sftm_app.weights.bare import sets_of
 from sftm_app.weights.file_names import ADAPTER_CONFIG_NAME, CONFIG_NAME, INDEX_SUFFIX
+from sftm_app.weights.header import FileStamp
 
 POOLS_KEPT = 2
 PREFLIGHTS_KEPT = 4
@@ -105,15 +106,14 @@ def _recipe(workspace: Workspace) -> Recipe:
 
 def fingerprint(workspace: Workspace) -> str:
     """Changes whenever a file of the workspace's folders is written, replaced, added or removed."""
-    found = []
+    found: list[tuple[str, FileStamp | None]] = []
     for path in workspace.inputs:
         # A weight file's neighbours may be further parts of it.
         folder = os.path.dirname(path) if os.path.isfile(path) else path
         with contextlib.suppress(OSError):
             for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
-                status = entry.stat()
-                found.append((entry.name, status.st_size, status.st_mtime_ns, status.st_ino))
-        found.append((path, 0, 0, 0))
+                found.append((entry.name, FileStamp.of(entry.path)))
+        found.append((path, None))
     return hashlib.sha256(repr(found).encode()).hexdigest()[:16]
 
 

@@ -12,38 +12,37 @@ from sftm_app.errors import CheckpointError
 from sftm_app.linalg.parallel import n_processors
 from sftm_app.weights.checkpoint import Checkpoint
 from sftm_app.weights.header import FileStamp
-from sftm_app.weights.stamps import lasting_name
 
 _CHUNK_BYTES = 1 << 18
 
 
+# Takes a file's path, its stamp and a function that computes its hash; answers from a cache or calls the function.
+HashCache = Callable[[Path, FileStamp, Callable[[], str]], str]
+
+
 def hash_files(
-    checkpoint: Checkpoint,
-    stop: Callable[[], bool] = lambda: False,
-    recall: Callable[[str, Callable[[], str]], str] | None = None,
+    checkpoint: Checkpoint, stop: Callable[[], bool] = lambda: False, keep: HashCache | None = None
 ) -> dict[str, str]:
-    """SHA-256 of every weight file, by its name: of the bytes that the checkpoint was opened with.
+    """Hash the bytes that the checkpoint was opened with.
 
-    stop: asked now and then whether nobody waits any more. recall: gives what was once made for the same first
-    argument, such as the hash of a file that was not touched since, or else what the second one makes.
+    Args:
+        checkpoint: its weight files are hashed; for an adapter its config too.
+        stop: polled while a file is read; hashing ends when it returns True.
+        keep: a cache for the hashes, if any.
 
-    Raises
-        CheckpointError: a file changed since then or cannot be read.
-        CancelledError: it was to stop.
+    Returns:
+        The SHA-256 of every file in hexadecimal, by the file's name.
+
+    Raises:
+        CheckpointError: a file changed since the checkpoint was opened, or cannot be read.
+        CancelledError: `stop` returned True.
     """
     hashes = {}
     for path, stamp in sorted(checkpoint.stamps.items()):
-        about = hash_name(path, stamp)
-        make = partial(_hash, path, stamp, stop)
-        hashes[path.name] = make() if recall is None or about is None else recall(about, make)
+        compute = partial(_hash, path, stamp, stop)
+        hashes[path.name] = keep(path, stamp, compute) if keep else compute()
     refuse_changed(checkpoint)
     return hashes
-
-
-def hash_name(path: Path, stamp: FileStamp) -> str | None:
-    """What the hash of this file may be remembered under, see lasting_name()."""
-    name = lasting_name(path, stamp)
-    return None if name is None else f"SHA-256 of {name}"
 
 
 def _hash(path: Path, stamp: FileStamp, stop: Callable[[], bool]) -> str:

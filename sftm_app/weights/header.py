@@ -60,17 +60,22 @@ class TensorInfo:
 
 @dataclass(frozen=True)
 class FileStamp:
-    """What tells that a file is still the one that was opened."""
+    """Identifies the content of a file together with its path: a write or a replacement gives another stamp.
+
+    ctime_ns is the time of the last change of the file's state (its creation on Windows). Programs cannot set it, so it
+    also reveals a write that keeps size and date. A chmod or a new hard link changes it too.
+    """
 
     size_bytes: int
     mtime_ns: int
+    ctime_ns: int
     inode: int
 
     @classmethod
-    def of(cls, file: Path | int) -> FileStamp:
+    def of(cls, file: Path | str | int) -> FileStamp:
         """The stamp of a path or of an open descriptor; raises OSError."""
         status = os.stat(file)
-        return cls(status.st_size, status.st_mtime_ns, status.st_ino)
+        return cls(status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import pytest
 
 from sftm_app.architecture import known_architectures
 from sftm_app.architecture.architecture import Architecture, read_architecture
-from sftm_app.architecture.known_architectures import FOLDER_NAME, known_architecture
+from sftm_app.architecture.known_architectures import ArchitectureCache
 from sftm_app.errors import CheckpointError
 from sftm_app.weights.checkpoint import Checkpoint, open_checkpoint
 
@@ -23,10 +23,8 @@ def base(tiny_models: Path) -> Checkpoint:
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("SFTM_CACHE_DIR", str(tmp_path))
-    known_architectures._known.cache_clear()
-    return tmp_path / FOLDER_NAME
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "architectures"
 
 
 def refuse(*arguments: object) -> Architecture:
@@ -39,19 +37,20 @@ def in_order(found: Architecture) -> tuple[object, ...]:
 
 def test_a_second_process_asks_nobody(base: Checkpoint, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = read_architecture(base.config, base.tensors)
-    assert in_order(known_architecture(base.config, base.tensors)) == in_order(asked)
+    assert in_order(ArchitectureCache(folder).read(base.config, base.tensors)) == in_order(asked)
     assert len(list(folder.iterdir())) == 1
-    known_architectures._known.cache_clear()
     monkeypatch.setattr(known_architectures, "read_architecture", refuse)
-    assert in_order(known_architecture(base.config, base.tensors)) == in_order(asked)
+    second = ArchitectureCache(folder)
+    assert in_order(second.read(base.config, base.tensors)) == in_order(asked)
     # Where a model came from changes nothing.
-    assert known_architecture(base.config | {"_name_or_path": "elsewhere"}, base.tensors) == asked
+    assert second.read(base.config | {"_name_or_path": "elsewhere"}, base.tensors) == asked
 
 
 def test_everything_that_an_answer_follows_from_makes_another_question(
     base: Checkpoint, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    known_architecture(base.config, base.tensors)
+    cache = ArchitectureCache(folder)
+    cache.read(base.config, base.tensors)
     monkeypatch.setattr(known_architectures, "read_architecture", refuse)
     names = sorted(base.tensors)
     for question in (
@@ -60,36 +59,34 @@ def test_everything_that_an_answer_follows_from_makes_another_question(
         (base.config, names, frozenset(names[:1])),
     ):
         with pytest.raises(AssertionError, match="asked again"):
-            known_architecture(*question)
-    known_architectures._known.cache_clear()
-    monkeypatch.setattr(known_architectures, "_asking", lambda: ["another transformers"])
+            cache.read(*question)
+    monkeypatch.setattr(known_architectures, "version", lambda package: "another")
     with pytest.raises(AssertionError, match="asked again"):
-        known_architecture(base.config, base.tensors)
+        ArchitectureCache(folder).read(base.config, base.tensors)
 
 
 @pytest.mark.parametrize("left", [b"", b"{", b"[]", b'{"owners": {}}', b'{"owners": {"a": {}}, "keys": []}'])
 def test_a_damaged_entry_is_asked_for_again(base: Checkpoint, folder: Path, left: bytes) -> None:
-    expected = known_architecture(base.config, base.tensors)
+    expected = ArchitectureCache(folder).read(base.config, base.tensors)
     (entry,) = folder.iterdir()
     entry.write_bytes(left)
-    known_architectures._known.cache_clear()
-    assert known_architecture(base.config, base.tensors) == expected
+    assert ArchitectureCache(folder).read(base.config, base.tensors) == expected
     assert json.loads(entry.read_bytes())["keys"] == sorted(expected.keys)
 
 
 def test_a_refusal_is_not_remembered(folder: Path) -> None:
+    cache = ArchitectureCache(folder)
     for _ in range(2):
         with pytest.raises(CheckpointError, match="not known to transformers"):
-            known_architecture({"model_type": "no-such-model"})
+            cache.read({"model_type": "no-such-model"})
     assert not folder.exists()
 
 
 def test_the_entries_used_longest_ago_go(folder: Path, monkeypatch: pytest.MonkeyPatch, base: Checkpoint) -> None:
-    monkeypatch.setattr(known_architectures, "KEPT_MAX", 2)
+    monkeypatch.setattr(known_architectures, "MAX_FILES", 2)
     kept: list[set[str]] = []
     for n_layers in (1, 2, 1, 3):
-        known_architectures._known.cache_clear()
-        known_architecture(base.config | {"num_hidden_layers": n_layers}, base.tensors)
+        ArchitectureCache(folder).read(base.config | {"num_hidden_layers": n_layers}, base.tensors)
         kept.append({file.name for file in folder.iterdir()})
         time.sleep(0.02)
     assert len(kept[-1]) == 2 and kept[0] < kept[-1], "the first was used again"
@@ -101,16 +98,28 @@ def test_a_full_disk_leaves_nothing_behind(base: Checkpoint, folder: Path, monke
         raise OSError("No space left on device")
 
     monkeypatch.setattr(Path, "write_text", fail)
-    assert known_architecture(base.config, base.tensors).owners and not list(folder.iterdir())
+    assert ArchitectureCache(folder).read(base.config, base.tensors).owners and not list(folder.iterdir())
 
 
 def test_a_known_architecture_needs_no_transformers(base: Checkpoint, folder: Path) -> None:
     """Which takes seconds to import: most of what a small merge takes."""
-    known_architecture(base.config, base.tensors)
+    expected = ArchitectureCache(folder).read(base.config, base.tensors)
     code = (
-        "import sys; from sftm_app.weights.checkpoint import open_checkpoint as o;"
+        "import sys; from pathlib import Path; from sftm_app.weights.checkpoint import open_checkpoint as o;"
+        "from sftm_app.architecture.known_architectures import ArchitectureCache as C;"
         "from sftm_app.architecture.ties import architecture_of;"
-        f"found = architecture_of(o({str(base.path)!r})); print(len(found.owners), 'transformers' in sys.modules)"
+        f"found = architecture_of(o({str(base.path)!r}), C(Path({str(folder)!r})));"
+        "print(len(found.owners), 'transformers' in sys.modules)"
     )
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert printed.split() == [str(len(known_architecture(base.config, base.tensors).owners)), "False"]
+    assert printed.split() == [str(len(expected.owners)), "False"]
+
+
+def test_a_cache_in_memory_asks_once_and_writes_nothing(base: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = ArchitectureCache()
+    first = cache.read(base.config, base.tensors)
+    monkeypatch.setattr(known_architectures, "read_architecture", refuse)
+    monkeypatch.setattr(known_architectures, "write_text", refuse)
+    assert cache.read(base.config, base.tensors) is first
+    with pytest.raises(AssertionError, match="asked again"):
+        ArchitectureCache().read(base.config, base.tensors)

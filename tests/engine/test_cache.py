@@ -39,7 +39,6 @@ from sftm_app.planning import cost
 from sftm_app.planning.plan import PlanEntry
 from sftm_app.planning.planner import check_recipe, plan_for
 from sftm_app.units import format_bytes
-from sftm_app.weights import stamps as lasting
 from sftm_app.weights.row_files import read_rows, write_rows
 from sftm_app.weights.writer import OutputTensor
 
@@ -301,7 +300,6 @@ def test_a_second_merge_factorises_nothing_and_gives_the_same_bytes(
 ) -> None:
     monkeypatch.setenv("SFTM_CACHE_DIR", str(tmp_path / "factors"))
     monkeypatch.setattr(factor_cache, "MIN_SIDE", 2)
-    monkeypatch.setattr(lasting, "SETTLED_NS", 0)
     read = spy_on_reading(monkeypatch)
 
     def merged(name: str, **changes: Any) -> tuple[bytes, Report]:
@@ -427,7 +425,6 @@ def test_a_task_that_changes_under_its_old_date_is_merged_as_it_is(
     models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(factor_cache, "MIN_SIDE", 2)
-    monkeypatch.setattr(lasting, "SETTLED_NS", 0)
     monkeypatch.setenv("SFTM_CACHE_DIR", str(tmp_path / "factors"))
 
     def merged(name: str, gigabytes: str) -> tuple[bytes, dict[str, str]]:

@@ -28,7 +28,6 @@ from sftm_app.planning.plan import Plan
 from sftm_app.planning.planner import check_recipe, make_plan, plan_for
 from sftm_app.planning.recipe import make_recipe
 from sftm_app.units import format_duration
-from sftm_app.weights import stamps as lasting
 
 CPU = torch.device("cpu")
 SFTM = METHODS["sftm"]
@@ -51,7 +50,6 @@ def known_speeds(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def keep_small_factors(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     """Those of the tiny models' layers, in `folder`, whose files count as changed only just now."""
-    monkeypatch.setattr(lasting, "SETTLED_NS", 10**19)
     monkeypatch.setattr(factor_cache, "MIN_SIDE", 2)
     monkeypatch.setenv("SFTM_CACHE_GB", "1")
     monkeypatch.setenv("SFTM_CACHE_DIR", str(folder))
@@ -143,7 +141,6 @@ def test_files_that_nothing_touched_since_are_neither_hashed_nor_read(
     recipe_for: Callable[..., Any], known_speeds: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     keep_small_factors(monkeypatch, tmp_path / "factors")
-    monkeypatch.setattr(lasting, "SETTLED_NS", 0)
     monkeypatch.setattr(cost, "n_processors", lambda: 1)
     plan = planned(recipe_for())
     first = estimate(plan)
