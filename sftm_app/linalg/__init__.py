@@ -1,15 +1,23 @@
-"""Linear algebra of singular features: tensors in, tensors out; knows no files.
+"""Linear algebra of singular features: tensors in, tensors out. Knows no files.
 
-svd            one task matrix -> Factors; low_rank: a matrix as the product of two thin ones
-superposition  the tasks' Factors -> coefficients a -> D*
-subspace       overlap, effective rank, preservation errors
-interactions   A of all features, kept: products and solves at any rank;  coupled: their preconditioner
-system         the linear system as an operator;  solvers: two ways to solve it;  tolerance: every threshold
+factors         Factors (the singular features of one task matrix) and the rank rule
+low_rank        Delta: a dense matrix, or a product of two thin ones
+svd, gram_svd   task matrix -> Factors
+superposition   Factors of all tasks -> coefficients -> D*
+system          its linear system as an operator;  solvers: two ways to solve it
+conflicts       tasks that oppose each other
+preservation    readout and mapping error of any delta
+overlap         what tasks share: overlaps, angles, clusters of gains, effective rank
+feature_gram    A of all features, stored, for solves in milliseconds;  preconditioner: what makes them quick
+workspace       bytes that all of this takes, from shapes and ranks alone
+parallel        items in parallel, one thread each
+tolerance       every threshold;  failures: what a library's error means
 """
 
 from sftm_app.linalg.conflicts import Conflict
 from sftm_app.linalg.factors import Factors
 from sftm_app.linalg.low_rank import Delta, LowRank
+from sftm_app.linalg.solvers import Outcome
 from sftm_app.linalg.superposition import Superposition, superpose, superposed_delta, superposed_matrix
 from sftm_app.linalg.svd import factorise
 
@@ -18,6 +26,7 @@ __all__ = [
     "Delta",
     "Factors",
     "LowRank",
+    "Outcome",
     "Superposition",
     "factorise",
     "superpose",

@@ -1,44 +1,67 @@
-"""Tasks that ask for opposite things, so that no superposition can keep both."""
+"""Tasks that ask for opposite things, so that no superposition keeps both."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from sftm_app.linalg.factors import Factors
-from sftm_app.linalg.system import read, superposed
 from sftm_app.linalg.tolerance import CONFLICT_ERROR, conflict_cosine
 
 
 @dataclass(frozen=True)
 class Conflict:
-    """Tasks `first` < `second` (indices) oppose each other; cosine = <D_i, D_j> / (||D_i|| ||D_j||), in [-1, 0)."""
+    """Two tasks that oppose each other.
+
+    Attributes:
+        first, second: their indices, first < second.
+        cosine: <D_i, D_j> / (||D_i|| ||D_j||), in [-1, 0).
+    """
 
     first: int
     second: int
     cosine: float
 
 
-def find_conflicts(factors: Sequence[Factors], readouts: Tensor, gains: Tensor) -> tuple[Conflict, ...]:
-    """Pairs with a clearly negative cosine of which at least one task's readout is lost; readouts, gains: (R,)."""
-    ranks = [f.rank for f in factors]
-    wanted = torch.split(gains, ranks)
-    kept = torch.split(readouts, ranks)
-    lost = [float((k - w).norm()) > CONFLICT_ERROR * float(w.norm()) for k, w in zip(kept, wanted, strict=True)]
-    limit = conflict_cosine(*factors[0].shape)
+def find_conflicts(
+    shape: tuple[int, int],
+    wanted: Sequence[Tensor],
+    readouts: Sequence[Tensor],
+    inner: Callable[[int, int], float],
+) -> tuple[Conflict, ...]:
+    """Find the pairs of tasks that oppose each other where at least one of them loses its readout.
+
+    Args:
+        shape: (m, n) of the task matrices.
+        wanted: (r_t,) per task, the gains that were asked for.
+        readouts: (r_t,) per task, what the superposition reads out instead.
+        inner: gives <D_i, D_j> of the task matrices whose gains are `wanted`, for i < j.
+
+    Returns:
+        The conflicts, ordered by the indices of the pair.
+    """
+    sizes = [length(part) for part in wanted]
+    lost = [length(r - w) > CONFLICT_ERROR * size for r, w, size in zip(readouts, wanted, sizes, strict=True)]
+    limit = conflict_cosine(*shape)
     found = []
-    for j in range(1, len(wanted)):
-        if not (wanted[j].numel() and (lost[j] or any(lost[:j]))):
-            continue
-        D_j = superposed([factors[j]], [wanted[j]])
-        for i in range(j):
-            if not (wanted[i].numel() and (lost[i] or lost[j])):
-                continue
-            inner = float(wanted[i] @ read(D_j, factors[i]))
-            cosine = inner / (float(wanted[i].norm()) * float(wanted[j].norm()))
-            if cosine < limit:
-                found.append(Conflict(i, j, max(-1.0, cosine)))
-    return tuple(sorted(found, key=lambda c: (c.first, c.second)))
+    for i in range(len(wanted)):
+        for j in range(i + 1, len(wanted)):
+            if (lost[i] or lost[j]) and sizes[i] and sizes[j]:
+                cosine = inner(i, j) / (sizes[i] * sizes[j])
+                if cosine < limit:
+                    found.append(Conflict(i, j, max(-1.0, cosine)))
+    return tuple(found)
+
+
+def inner_product(first: Factors, a: Tensor, second: Factors, b: Tensor) -> float:
+    """<D(a), D(b)> of two matrices with the features of `first` and `second` at the gains a (r,) and b (s,)."""
+    block = (first.U.T @ second.U).mul_(first.Vh @ second.Vh.T)
+    return float(a.double() @ (block.double() @ b.double()))
+
+
+def length(values: Tensor) -> float:
+    """Euclidean norm, computed in float64."""
+    return float(torch.linalg.vector_norm(values, dtype=torch.float64))

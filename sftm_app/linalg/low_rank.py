@@ -68,21 +68,6 @@ def image(change: Delta, directions: Tensor) -> Tensor:
     return (change @ directions.to(like)).to(directions)
 
 
-def images(changes: Sequence[Delta], directions: Tensor) -> list[Tensor]:
-    """image() of each; what low-rank ones read is computed once where they share it, as the very same tensor."""
-    read: dict[int, Tensor] = {}
-    found = []
-    for change in changes:
-        if not isinstance(change, LowRank):
-            found.append(image(change, directions))
-            continue
-        key = id(change.right)
-        if key not in read:
-            read[key] = change.right @ directions.to(change.right)
-        found.append((change.left @ read[key]).to(directions))
-    return found
-
-
 def add_to(target: Tensor, change: Delta) -> None:
     """Add a change to an (m, n) tensor in place; a low-rank one without forming it as a whole."""
     if not isinstance(change, LowRank):

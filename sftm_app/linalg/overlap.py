@@ -1,4 +1,4 @@
-"""Measures of singular features and of what a merged matrix keeps of them. None of them needs data."""
+"""Measures of singular features and of what tasks share. None of them needs data."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from torch import Tensor
 
 from sftm_app.errors import InputError
 from sftm_app.linalg.factors import Factors
-from sftm_app.linalg.low_rank import Delta, image
 from sftm_app.linalg.system import gram
 
 # Gains are "nearly equal" when they lie within this share of the largest of them ...
@@ -187,28 +186,6 @@ def stable_rank(S: Tensor) -> float:
     """||D||_F^2 / ||D||_2^2 = sum s^2 / max s^2, in [1, r]; 0 for no gain."""
     s = S[S > 0].to(torch.float64)
     return float(((s / s.max()) ** 2).sum()) if s.numel() else 0.0
-
-
-def readout_error(D: Delta, factors: Factors) -> float:
-    """|| diag(U^T D V) - s || / || s || for one task; 0 when D (m, n) keeps every feature, or when there is none."""
-    if factors.rank == 0:
-        return 0.0
-    kept, S = _image(D, factors)
-    return float(((kept * factors.U).sum(0) - S).norm() / S.norm())
-
-
-def mapping_error(D: Delta, factors: Factors) -> float:
-    """|| D V - U S ||_F / || S || for one task: readout error plus what D (m, n) writes elsewhere."""
-    if factors.rank == 0:
-        return 0.0
-    kept, S = _image(D, factors)
-    return float(kept.addcmul_(factors.U, S, value=-1.0).norm() / S.norm())
-
-
-def _image(D: Delta, factors: Factors) -> tuple[Tensor, Tensor]:
-    """D V (m, r) and the gains (r,), both in units of the largest gain, so that no square overflows."""
-    scale = 1 / float(factors.S[0])
-    return image(D * scale, factors.Vh.T), factors.S * scale
 
 
 def interference(factors: Sequence[Factors], top: int | None = None) -> Tensor:

@@ -1,8 +1,8 @@
-"""Work on independent items by as many threads as torch would use for one, each of which computes alone.
+"""Compute independent items in parallel, each by one thread.
 
-Factorisations gain little from two threads inside, and much is lost where the cores are busy with something else: each
-of their many short steps then waits for the slower thread (measured on two busy cores: an eigendecomposition of
-768 x 768 took 28 times as long with two threads as with one). Two side by side take half of the time of one after the
+A factorisation gains little from a second thread, and loses much where the cores are busy with something else: each of
+its many short steps then waits for the slower thread. (Measured on two busy cores: an eigendecomposition of 768 x 768
+took 28 times as long with two threads as with one.) Two factorisations side by side take half the time of one after the
 other, busy or not.
 """
 
@@ -22,29 +22,28 @@ Result = TypeVar("Result")
 
 
 def n_processors() -> int:
-    """Those that this process may use."""
+    """How many processors this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def compute_single_threaded(n_threads: int) -> None:
-    """Have the thread that calls this compute alone, and those that start later as before, by `n_threads`.
+    """Let the calling thread compute without help; threads that start later use `n_threads`.
 
-    (One that starts in between, within some ten microseconds, computes alone as well: torch has one number for all
-    that are to come.)
+    torch keeps one number for all threads to come, so a thread that starts within the next ten microseconds or so
+    computes without help too.
     """
-    # Asked first, for a thread takes the number of all when it is asked or computes for the first time.
+    # A thread adopts the common number when it first asks or computes, so let this one adopt it before it changes.
     torch.get_num_threads()
     torch.set_num_threads(1)
-    # Threads that start later take the number that was set last, by whichever thread.
+    # Threads that start later adopt the number that any thread set last.
     other = Thread(target=torch.set_num_threads, args=(n_threads,))
     other.start()
     other.join()
 
 
 @contextmanager
-def single_threaded() -> Iterator[None]:
-    """Inside, this thread computes alone."""
-    n_threads = torch.get_num_threads()
+def single_threaded(n_threads: int) -> Iterator[None]:
+    """Let the calling thread compute without help inside the block, and with `n_threads` after it."""
     compute_single_threaded(n_threads)
     try:
         yield
@@ -52,18 +51,22 @@ def single_threaded() -> Iterator[None]:
         torch.set_num_threads(n_threads)
 
 
-def parallel_map(
-    function: Callable[[Item], Result], items: Iterable[Item], n_threads: int | None = None
-) -> list[Result]:
-    """[function(item) for item in items], `n_threads` of them at a time (None: torch's number of threads).
+def parallel_map(function: Callable[[Item], Result], items: Iterable[Item], n_threads: int) -> list[Result]:
+    """Apply a function to every item, `n_threads` items at a time.
 
-    Every item is computed by one thread, so results do not depend on how many there are. Raises what the first item
-    that fails raises, once those that were begun have ended.
+    One thread computes each item, so that results do not depend on the number of threads.
+
+    Returns:
+        The results in the order of the items.
+
+    Raises:
+        Whatever the first item that fails raises, after the items already started have ended.
     """
     items = list(items)
-    n_before = torch.get_num_threads()
-    n_threads = min(n_before if n_threads is None else n_threads, len(items))
-    if n_threads <= 1:
+    n_workers = min(n_threads, len(items))
+    if n_workers <= 1:
         return [function(item) for item in items]
-    with ThreadPoolExecutor(n_threads, initializer=compute_single_threaded, initargs=(n_before,)) as pool:
+    # What the workers leave to threads that start later is what the caller found.
+    found = torch.get_num_threads()
+    with ThreadPoolExecutor(n_workers, initializer=compute_single_threaded, initargs=(found,)) as pool:
         return list(pool.map(function, items))

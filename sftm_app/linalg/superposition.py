@@ -1,125 +1,94 @@
-"""Superposing the singular features of several tasks: D* = sum_tk a_tk u_tk v_tk^T.
+"""Superpose the singular features of several tasks: D* = sum_tk a_tk u_tk v_tk^T.
 
 Qiu, Wu, Yao, "Superpose Singular Features for Model Merging" (arXiv 2502.10698). The paper's abstract leaves two
-readings of "preserve the input-output mappings"; both are here, under names of our own.
+readings of "preserve the input-output mappings". Both are here, under names of our own:
 
     readout   u_tk^T D* v_tk = s_tk for every feature; D* is the matrix of least Frobenius norm that does it
     mapping   minimise sum_tk || D* v_tk - s_tk u_tk ||^2 over D* in the span of the features
 
 Tasks that share features make the system singular: the least-norm solution counts shared features once. Tasks that
 oppose each other make it inconsistent: the least-squares solution is a compromise, and the pair is a Conflict.
-
-Both are linear in what is asked. So where tasks have weights of their own, and where that costs little, the iterative
-solver answers what each task asks for by itself, and adds the answers up: with other weights nothing has to be solved
-again. Tasks that are nearly the same then ask for opposite things, which takes large coefficients; so what all ask for
-together is answered as well, and only what a weight differs from their mean is asked by a task alone.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cache
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from sftm_app.errors import InputError, NumericalError, RecipeError, ResourceError
-from sftm_app.linalg.conflicts import Conflict, find_conflicts
+from sftm_app.linalg.conflicts import Conflict, find_conflicts, inner_product
 from sftm_app.linalg.factors import Factors, power_of_two
 from sftm_app.linalg.low_rank import Delta, LowRank, dense, norm
-from sftm_app.linalg.solvers import Solution, solve_direct, solve_iterative
+from sftm_app.linalg.solvers import Outcome, Solution, solve_direct, solve_iterative
 from sftm_app.linalg.system import System, superposed
 from sftm_app.linalg.tolerance import GROWTH_LIMIT, solve_tolerance, system_rcond
 
 VARIANTS = ("readout", "mapping")
 SOLVERS = ("auto", "direct", "iterative")
 
-# Sizes are numbers of features R. Measured on one CPU thread, eight square float32 tasks, as ratios of times: direct
-# over iterative 1 at R = 64, 2 to 3 at 256, 3 to 4 at 512, 4 to 9 at 1024, 5 to 7 at 2047. Up to 512 the direct solver
-# takes no longer than the SVDs that came before, and is exact; beyond, 5 to 11 products with A win.
+# Sizes are numbers of features R. Measured on one CPU thread, eight square float32 tasks, time of the direct solver
+# over that of the iterative one: 1 at R = 64, 2 to 3 at 256, 3 to 4 at 512, 4 to 9 at 1024, 5 to 7 at 2047. Up to 512
+# the direct solver takes no longer than the SVDs before it, and is exact; beyond, 5 to 11 products with A win.
 AUTO_DIRECT_MAX = 512
 # A stored A over a matrix-free one: 0.4 of the time at R = 256, 0.7 at 2047, 0.8 to 1 at 6129, where it takes 150 MB
-# and gains when many products are needed: each is then R^2 instead of 4 m n R.
+# and pays when many products are needed: each takes R^2 instead of 4 m n R operations.
 STORED_MAX = 8192
-# When the iteration fails, the direct solver needs eigenvectors: 0.3 s at R = 1024, 2.4 s at 2048, eight times that at
-# every doubling.
+# When the iteration fails, the direct solver needs eigenvectors: 0.3 s at R = 1024, 2.4 s at 2048, eight times as long
+# at every doubling.
 FALLBACK_MAX = 2048
 DIRECT_MAX = 16384
 MAX_ITERATIONS = 500
-# Tasks that share much take 10 to 20 iterations; where each alone needs more, it is better asked together.
-BY_TASKS_PRODUCTS, BY_TASKS_ITERATIONS = 15, 60
-# Eight tasks of 768 x 768 took a tenth longer than together, 64 of their first 128 features nearly twice as long.
-BY_TASKS_SHARE = 0.5
+# Tasks that share much take 10 to 20 iterations.
+USUAL_ITERATIONS = 10
 
 DIAGONAL = 1.0  # the smallest diagonal entry of A in either variant, so a lower bound of its norm
 
 
 @dataclass(frozen=True, eq=False)
-class Readouts:
-    """Of a matrix D(a) in the span of all features: u^T D v of each, one (r_t,) tensor per task, and ||D||_F."""
-
-    of: tuple[Tensor, ...]
-    norm: float
-
-
-@dataclass(frozen=True, eq=False)
 class SystemSolution:
-    """The answers to n right sides, (n, R) each, in units of about the largest gain, whatever the tasks' weights.
+    """A solution and what it does, computed from its coefficients rather than taken from the solver.
 
-    coefficients: a. read: u^T D(a) v of every feature. asked: the same of the plain sum, where every feature has the
-    gain that is asked of it. missed: A a - b. All follow from the coefficients, not from the solver's own residual.
+    Attributes:
+        solution: the coefficients (R,), in units of about the largest gain.
+        readouts: (R,), u^T D(a) v of every feature.
+        residual: ||A a - b|| / ||b||.
     """
 
-    coefficients: Tensor
-    read: Tensor
-    asked: Tensor
-    missed: Tensor
-    condition: float
-    iterations: int
-    n_dropped: int
-    converged: bool
-
-    def combined(self, weights: Tensor) -> SystemSolution:
-        """The answer (1, R) to the right sides times weights (n,), added up."""
-        combined: dict[str, Any] = {name: weights.to(part)[None] @ part for name, part in self.tensors().items()}
-        return replace(self, **combined)
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Those of (n, R), by their names."""
-        return {name: getattr(self, name) for name in ("coefficients", "read", "asked", "missed")}
-
-
-def _make(make: Callable[[], SystemSolution]) -> SystemSolution:
-    return make()
+    solution: Solution
+    readouts: Tensor
+    residual: float
 
 
 @dataclass(frozen=True, eq=False)
 class Superposition:
-    """Coefficients a, one (r_t,) tensor per task, and how they were found.
+    """Coefficients, and how they were found.
 
-    coefficients: float64 from the direct solver (nearly shared features get large ones, which cancel in D*), in the
-    factors' dtype from the iterative one.
-    solver: "direct", "iterative", "iterative->direct" (it had not converged, or its D* was too long), or "iterative
-    (stopped early)" (the same, with too many features for the direct solver).
-    residual: ||A a - b|| / ||b||. condition: largest over smallest eigenvalue kept, an estimate.
-    n_dropped: directions that the tasks do not determine, left out by the direct solver.
-    merged: D*.  plain: the sum of the (weighted) task matrices with all features at their own gains.
+    Attributes:
+        coefficients: (r_t,) per task: float64 from the direct solver (nearly shared features get large ones, which
+            cancel in D*), in the factors' dtype from the iterative one.
+        variant: "readout" or "mapping".
+        outcome: which solver gave them.
+        n_features: R, the number of unknowns.
+        residual: ||A a - b|| / ||b||.
+        condition: largest over smallest eigenvalue kept, an estimate.
+        iterations: of the iterative solver.
+        n_dropped: directions that the tasks do not determine, left out by the direct solver.
+        conflicts: pairs of tasks that oppose each other.
     """
 
     coefficients: tuple[Tensor, ...]
     variant: str
-    solver: str
+    outcome: Outcome
     n_features: int
     residual: float
     condition: float
     iterations: int
     n_dropped: int
     conflicts: tuple[Conflict, ...]
-    merged: Readouts
-    plain: Readouts
 
 
 def superpose(
@@ -127,15 +96,25 @@ def superpose(
     variant: str = "readout",
     solver: str = "auto",
     weights: Sequence[float] | None = None,
-    keep: Callable[[Callable[[], SystemSolution]], SystemSolution] = _make,
+    n_threads: int = 1,
 ) -> Superposition:
     """Solve for the coefficients of all tasks' features (see the module's docstring).
 
-    `factors`: one per task, of one shape, dtype and device. `weights`: one positive float per task, which scales that
-    task's gains. `keep`: gives what was kept of the same factors and variant, whatever the weights, or what the
-    function that it is given makes. Raises RecipeError for an unknown variant or solver or bad weights, InputError for
-    factors that do not fit together, ResourceError when the direct solver is asked for too many features,
-    NumericalError when no solver gives a finite answer.
+    Args:
+        factors: one per task, of one shape, dtype and device.
+        variant: "readout" or "mapping".
+        solver: "direct", "iterative", or "auto" to choose by the number of features.
+        weights: one positive factor per task on its gains; None for ones.
+        n_threads: how many threads form the system.
+
+    Returns:
+        A Superposition; superposed_delta forms D* from it.
+
+    Raises:
+        RecipeError: unknown variant or solver, or bad weights.
+        InputError: factors that do not fit together.
+        ResourceError: the direct solver was asked for too many features.
+        NumericalError: no solver gives a finite answer.
     """
     _check(factors, variant, solver, weights)
     ranks = [f.rank for f in factors]
@@ -143,68 +122,82 @@ def superpose(
     scale = max((float(f.S[0]) for f in factors if f.rank), default=0.0)
     if scale == 0.0:
         nothing = tuple(f.S.clone() for f in factors)
-        none = Readouts(nothing, 0.0)
-        return Superposition(nothing, variant, "direct", n_features, 0.0, 1.0, 0, 0, (), none, none)
-    # Gains are solved for in units of about the largest, so that their squares neither overflow nor vanish.
+        return Superposition(nothing, variant, Outcome.DIRECT, n_features, 0.0, 1.0, 0, 0, ())
+    # In units of about the largest gain, so that squares neither overflow nor vanish.
     scale = power_of_two(scale)
     weights = weights or [1.0] * len(factors)
     heaviest = max(weights)
-    relative = torch.tensor([weight / heaviest for weight in weights], dtype=torch.float64)
-    alone = torch.block_diag(*(f.S[None] / scale for f in factors))
-    gains = relative.to(alone) @ alone
+    gains = torch.cat([f.S / scale * (weight / heaviest) for f, weight in zip(factors, weights, strict=True)])
 
     if solver == "auto":
         solver = "direct" if n_features <= AUTO_DIRECT_MAX else "iterative"
     if solver == "direct":
-        found = _direct(factors, variant, gains)
+        outcome, found = Outcome.DIRECT, _direct(factors, variant, gains)
     else:
-        # Formed once, and only where there is something to solve.
-        form = cache(lambda: System(factors, variant, gains.dtype, stored=n_features <= STORED_MAX))
-        by_tasks = _by_tasks(form, factors, alone, relative, gains, keep) if variant == "readout" else None
-        found = by_tasks or _iterative(form(), gains[None], solve_tolerance(gains.dtype), MAX_ITERATIONS)
-        if not (found.converged and _is_moderate(factors, found.coefficients[0], found.read[0], gains)):
-            if n_features <= FALLBACK_MAX:
-                solver = "iterative->direct"
-                found = replace(_direct(factors, variant, gains), iterations=found.iterations)
-            else:
-                solver = "iterative (stopped early)"
-                found = _stopped_early(form(), gains)
+        outcome, found = _iterative_first(factors, variant, gains, n_threads)
 
-    a, read, asked, missed = (part[0] for part in (found.coefficients, found.read, found.asked, found.missed))
-    wanted = gains.to(a)
-    norm_b = float((wanted if variant == "readout" else asked).norm())
-    residual = float(missed.norm()) / norm_b if norm_b > 0.0 else 0.0
+    a = found.solution.a
     coefficients = tuple(part * scale * heaviest for part in torch.split(a, ranks))
-    if not (math.isfinite(residual) and all(bool(torch.isfinite(part).all()) for part in coefficients)):
+    if not (math.isfinite(found.residual) and all(bool(torch.isfinite(part).all()) for part in coefficients)):
         raise NumericalError(
             f"The superposition of {n_features} features ({variant}) gave coefficients that are NaN or infinite. "
             "Lower the rank, or leave this tensor to another merge method."
         )
-    conflicts = find_conflicts(factors, read, wanted)
-    unit = scale * heaviest
+    wanted, readouts = torch.split(gains.to(a), ranks), torch.split(found.readouts, ranks)
 
-    def readouts(coefficients: Tensor, values: Tensor) -> Readouts:
-        return Readouts(tuple(part * unit for part in torch.split(values, ranks)), _size(coefficients, values) * unit)
+    def inner(i: int, j: int) -> float:
+        return inner_product(factors[i], wanted[i].to(factors[i].S), factors[j], wanted[j].to(factors[j].S))
 
     return Superposition(
-        coefficients, variant, solver, n_features, residual, found.condition, found.iterations,
-        found.n_dropped, conflicts, readouts(a, read), readouts(wanted, asked),
-    )  # fmt: skip
+        coefficients,
+        variant,
+        outcome,
+        n_features,
+        found.residual,
+        found.solution.condition,
+        found.solution.iterations,
+        found.solution.n_dropped,
+        find_conflicts(factors[0].shape, wanted, readouts, inner),
+    )
 
 
 def superposed_delta(factors: Sequence[Factors], superposition: Superposition) -> Delta:
-    """D* = sum_tk a_tk u_tk v_tk^T, (m, n), without any scaling: low-rank where there are few features, else dense.
+    """Form D* = sum_tk a_tk u_tk v_tk^T, without any scaling.
 
-    Summed in the coefficients' dtype, and where they are, so that large ones cancel as they should: a dense result is
-    then turned into the factors' dtype, a low-rank one stays in the coefficients'.
+    The sum is taken in the coefficients' dtype and on their device, so that large coefficients cancel as they should.
+
+    Returns:
+        (m, n): low-rank in the coefficients' dtype where there are few features, otherwise dense in the factors' dtype.
     """
-    change = superposed(factors, superposition.coefficients)
-    return change if isinstance(change, LowRank) else change.to(factors[0].U)
+    delta = superposed(factors, superposition.coefficients)
+    return delta if isinstance(delta, LowRank) else delta.to(factors[0].U)
 
 
 def superposed_matrix(factors: Sequence[Factors], superposition: Superposition) -> Tensor:
-    """The same as a dense matrix in the factors' dtype."""
+    """Form D* as a dense (m, n) matrix in the factors' dtype."""
     return dense(superposed_delta(factors, superposition)).to(factors[0].U)
+
+
+def superpose_operations(m: int, n: int, kept: Sequence[int], variant: str) -> float:
+    """Estimate the floating-point operations of forming and solving the system and of forming D*.
+
+    Args:
+        m, n: the shape of the task matrices.
+        kept: the number of features per task.
+        variant: "readout" or "mapping".
+
+    Returns:
+        Operations in units of those of large products; slower ones count for more.
+    """
+    n_features = sum(kept)
+    work = float(n_features**2 - sum(r * r for r in kept)) * (m + n)
+    if n_features <= AUTO_DIRECT_MAX:
+        work += 18.0 * n_features**3
+    else:
+        work += 20.0 * USUAL_ITERATIONS * n_features**2
+    if variant == "mapping":
+        work += 2.0 * n * n * n_features + 2.0 * n * min(n, n_features) * n_features
+    return work + (2.0 * m * n * n_features if n_features >= min(m, n) else float(m * n_features))
 
 
 def _direct(factors: Sequence[Factors], variant: str, gains: Tensor) -> SystemSolution:
@@ -217,82 +210,56 @@ def _direct(factors: Sequence[Factors], variant: str, gains: Tensor) -> SystemSo
     system = System(factors, variant, torch.float64, stored=True)
     assert system.gram is not None
     wanted = gains.to(system.gram)
-    b = system.right_side(wanted[None])[0]
 
     def acceptable(a: Tensor) -> bool:
-        return _is_moderate(factors, a, system.read_out(a[None])[0], wanted)
+        return _is_moderate(factors, a, system.read_out(a), wanted)
 
-    solution = solve_direct(system.gram, b, system_rcond(gains.dtype, n), acceptable)
-    return _solved(system, replace(solution, a=solution.a[None]), wanted[None])
-
-
-def _iterative(system: System, gains: Tensor, tolerance: float, max_iterations: int) -> SystemSolution:
-    """The answers to gains (n, R), one a row."""
-    solution = solve_iterative(system.apply, system.right_side(gains), tolerance, max_iterations, DIAGONAL)
-    return _solved(system, solution, gains)
+    rcond = system_rcond(gains.dtype, n)
+    return _checked(system, solve_direct(system.gram, system.right_side(wanted), rcond, acceptable), wanted)
 
 
-def _by_tasks(
-    form: Callable[[], System],
-    factors: Sequence[Factors],
-    alone: Tensor,
-    weights: Tensor,
-    gains: Tensor,
-    keep: Callable[[Callable[[], SystemSolution]], SystemSolution],
-) -> SystemSolution | None:
-    """The answer for readout to `gains` (R,), which are the weights (T,) times what each task asks for, alone (T, R),
-    from what all tasks ask for and what each does; None where that is not worth it, or not sound."""
-    mean = weights.mean()
-    if bool((weights == mean).all()) or not is_answered_by_tasks(*factors[0].shape, len(gains), len(alone)):
-        return None
-    tolerance = solve_tolerance(alone.dtype)
-    asked = torch.cat([alone.sum(0, keepdim=True), alone])
-    answers = keep(lambda: _iterative(form(), asked, tolerance, BY_TASKS_ITERATIONS))
-    if answers.coefficients.shape != asked.shape:
-        return None
-    found = answers.combined(torch.cat([mean[None], weights - mean]))
-    solved = float(found.missed.norm()) <= 2.0 * tolerance * float(gains.norm())
-    moderate = solved and _is_moderate(factors, found.coefficients[0], found.read[0], gains)
-    return found if found.converged and moderate else None
-
-
-def is_answered_by_tasks(m: int, n: int, n_features: int, n_tasks: int) -> bool:
-    """Whether the iterative solver answers for readout what each of T tasks asks for by itself, where their weights
-    differ: where A is stored, and the products with T + 1 rows, 2 (T + 1) R^2 each, take little of the time that
-    forming it takes, about (m + n) R^2."""
-    return n_features <= STORED_MAX and 2 * BY_TASKS_PRODUCTS * (n_tasks + 1) <= BY_TASKS_SHARE * (m + n)
-
-
-def _solved(system: System, solution: Solution, gains: Tensor) -> SystemSolution:
-    """Of a solution (n, R) for gains (n, R)."""
-    a, read, asked = solution.a, system.read_out(solution.a), system.read_out(gains)
-    missed = read - gains if system.variant == "readout" else system.apply(a) - asked
-    return SystemSolution(
-        a, read, asked, missed, solution.condition, solution.iterations, solution.n_dropped, solution.converged
-    )
-
-
-def _stopped_early(system: System, gains: Tensor) -> SystemSolution:
-    """The most accurate of a few early-stopped iterations whose answer is moderate: early stopping regularises."""
+def _iterative_first(
+    factors: Sequence[Factors], variant: str, gains: Tensor, n_threads: int
+) -> tuple[Outcome, SystemSolution]:
+    """Iterate; where that fails, solve directly if there are few enough features, otherwise stop early."""
+    n_features = gains.numel()
+    system = System(factors, variant, gains.dtype, n_features <= STORED_MAX, n_threads)
+    found = _iterative(system, gains, solve_tolerance(gains.dtype))
+    if found.solution.converged and _is_moderate(factors, found.solution.a, found.readouts, gains):
+        return Outcome.ITERATIVE, found
+    if n_features <= FALLBACK_MAX:
+        direct = _direct(factors, variant, gains)
+        solution = replace(direct.solution, iterations=found.solution.iterations)
+        return Outcome.FELL_BACK, replace(direct, solution=solution)
+    # Early stopping regularises: take the most accurate of a few looser solutions that is moderate.
     for tolerance in (1e-3, 1e-2, 1e-1):
-        found = _iterative(system, gains[None], tolerance, MAX_ITERATIONS)
-        if _is_moderate(system.factors, found.coefficients[0], found.read[0], gains):
+        found = _iterative(system, gains, tolerance)
+        if _is_moderate(factors, found.solution.a, found.readouts, gains):
             break
-    return found
+    return Outcome.STOPPED_EARLY, found
 
 
-def _is_moderate(factors: Sequence[Factors], a: Tensor, read: Tensor, gains: Tensor) -> bool:
-    """||D(a)|| within GROWTH_LIMIT of sqrt(sum ||D_t||^2); read: what D(a) reads out of every feature, (R,)."""
+def _iterative(system: System, gains: Tensor, tolerance: float) -> SystemSolution:
+    solution = solve_iterative(system.apply, system.right_side(gains), tolerance, MAX_ITERATIONS, DIAGONAL)
+    return _checked(system, solution, gains)
+
+
+def _checked(system: System, solution: Solution, gains: Tensor) -> SystemSolution:
+    readouts, b = system.read_out(solution.a), system.right_side(gains)
+    missed = (readouts if system.variant == "readout" else system.apply(solution.a)) - b
+    norm_b = float(b.norm())
+    return SystemSolution(solution, readouts, float(missed.norm()) / norm_b if norm_b > 0.0 else 0.0)
+
+
+def _is_moderate(factors: Sequence[Factors], a: Tensor, readouts: Tensor, gains: Tensor) -> bool:
+    """Whether ||D(a)|| is within GROWTH_LIMIT of sqrt(sum ||D_t||^2)."""
     limit = GROWTH_LIMIT * float(gains.norm())
-    # ||D(a)||^2 = a^T A a, unless rounding, a share of ||a||^2, could decide.
-    quick = float(a.norm()) <= 10.0 * limit
-    size = _size(a, read) if quick else norm(superposed(factors, torch.split(a, [f.rank for f in factors])))
+    if float(a.norm()) <= 10.0 * limit:
+        # ||D(a)||^2 = a^T A a, unless rounding, a share of ||a||^2, could decide.
+        size = math.sqrt(max(0.0, float(a.double() @ readouts.double())))
+    else:
+        size = norm(superposed(factors, torch.split(a, [f.rank for f in factors])))
     return size <= limit
-
-
-def _size(a: Tensor, readouts: Tensor) -> float:
-    """||D(a)||_F from u^T D(a) v of every feature."""
-    return math.sqrt(max(0.0, float(a.double() @ readouts.double())))
 
 
 def _check(factors: Sequence[Factors], variant: str, solver: str, weights: Sequence[float] | None) -> None:

@@ -22,25 +22,24 @@ from sftm_app.linalg.parallel import parallel_map
 
 # Up to this many features in all, and numbers in their factors, many products of small blocks would take longer than
 # one of everything, in another dtype too.
-AT_ONCE_MAX = 512
-AT_ONCE_ELEMENTS = 1 << 20
+ONE_GEMM_MAX = 512
+ONE_GEMM_ELEMENTS = 1 << 20
 
 
 def fits_one_gemm(m: int, n: int, n_features: int) -> bool:
     """Whether gram() multiplies everything at once."""
-    return n_features <= AT_ONCE_MAX and (m + n) * n_features <= AT_ONCE_ELEMENTS
+    return n_features <= ONE_GEMM_MAX and (m + n) * n_features <= ONE_GEMM_ELEMENTS
 
 
-def superposed(factors: Sequence[Factors], coefficients: Sequence[Tensor], like: Delta | None = None) -> Delta:
-    """sum_tk a_tk u_tk v_tk^T, (m, n), in the coefficients' dtype and on their device; low-rank where that is less.
+def superposed(factors: Sequence[Factors], coefficients: Sequence[Tensor]) -> Delta:
+    """Form D = sum_tk a_tk u_tk v_tk^T.
 
-    like: another sum of the same features. A low-rank one shares its read directions, where the dtype is the same.
+    Returns:
+        (m, n) in the coefficients' dtype and on their device: low-rank where that takes less memory, otherwise dense.
     """
     m, n = factors[0].shape
     if sum(f.rank for f in factors) < min(m, n):
         left = torch.cat([f.U.to(a) * a for f, a in zip(factors, coefficients, strict=True)], dim=1)
-        if isinstance(like, LowRank) and like.right.dtype == left.dtype:
-            return LowRank(left, like.right)
         return LowRank(left, torch.cat([f.Vh.to(left) for f in factors]))
     total = coefficients[0].new_zeros(m, n)
     for f, a in zip(factors, coefficients, strict=True):
@@ -49,7 +48,7 @@ def superposed(factors: Sequence[Factors], coefficients: Sequence[Tensor], like:
 
 
 def read(D: Delta, factors: Factors) -> Tensor:
-    """u_k^T D v_k for every feature of one task, (r,): what the matrix D (m, n) still does of what the task did."""
+    """Read u_k^T D v_k of a matrix D (m, n) for every feature of one task: (r,) in the dtype of D."""
     like = D.left if isinstance(D, LowRank) else D
     return (D @ factors.Vh.T.to(like)).mul_(factors.U.to(like)).sum(0)
 
@@ -77,10 +76,12 @@ def gram(factors: Sequence[Factors], C: Delta | None = None, dtype: torch.dtype 
 
 
 class Blocks:
-    """A of readout, in the factors' dtype, by its T (T - 1) / 2 blocks above the diagonal: those below are their
-    transposes, and those on it identities."""
+    """A of `readout`, in the factors' dtype, stored as its T (T - 1) / 2 blocks above the diagonal.
 
-    def __init__(self, factors: Sequence[Factors]) -> None:
+    The blocks below the diagonal are their transposes, and those on it are identities.
+    """
+
+    def __init__(self, factors: Sequence[Factors], n_threads: int) -> None:
         self.ranks = [f.rank for f in factors]
         self.pairs = [(i, j) for j in range(len(factors)) for i in range(j) if self.ranks[i] and self.ranks[j]]
 
@@ -88,67 +89,73 @@ class Blocks:
             first, second = factors[pair[0]], factors[pair[1]]
             return (first.U.T @ second.U).mul_(first.Vh @ second.Vh.T)
 
-        on_cpu = factors[0].U.device.type == "cpu"
-        self.blocks = parallel_map(form, self.pairs) if on_cpu else [form(pair) for pair in self.pairs]
+        self.blocks = parallel_map(form, self.pairs, n_threads if factors[0].U.device.type == "cpu" else 1)
 
     def product(self, a: Tensor) -> Tensor:
-        """A a of each row of a (n, R)."""
-        given, total = torch.split(a, self.ranks, dim=1), a.clone()
-        parts = torch.split(total, self.ranks, dim=1)
+        """A a of (R,)."""
+        given, total = torch.split(a, self.ranks), a.clone()
+        parts = torch.split(total, self.ranks)
         for (i, j), block in zip(self.pairs, self.blocks, strict=True):
-            parts[i].addmm_(given[j], block.T)
-            parts[j].addmm_(given[i], block)
+            parts[i].addmv_(block, given[j])
+            parts[j].addmv_(block.T, given[i])
         return total
 
 
 def starts(factors: Sequence[Factors]) -> list[int]:
-    """Where each task's features begin among all of them, and their number R: T + 1 numbers."""
+    """Where each task's features begin among all of them, then their number R: T + 1 numbers."""
     return list(accumulate((f.rank for f in factors), initial=0))
 
 
 class System:
-    """A of one variant: as a stored (R, R) matrix `gram`, as Blocks, or matrix-free. Works in `dtype` on the factors'
-    device. Blocks are for readout in the factors' own dtype.
+    """A of one variant as an operator: a stored (R, R) matrix `gram`, Blocks, or matrix-free.
 
-    The factors stay in their own dtype and are converted one task at a time, for they are most of the memory.
+    The factors stay in their own dtype and are converted one task at a time, for they take most of the memory.
+
+    Args:
+        factors: of all tasks.
+        variant: "readout" or "mapping".
+        dtype: to compute in, on the factors' device (on the CPU where that device has no float64).
+        stored: whether to store A: as Blocks for `readout` in float32 factors' own dtype, otherwise as a matrix.
+        n_threads: how many threads form it.
     """
 
-    def __init__(self, factors: Sequence[Factors], variant: str, dtype: torch.dtype, stored: bool) -> None:
+    def __init__(
+        self, factors: Sequence[Factors], variant: str, dtype: torch.dtype, stored: bool, n_threads: int = 1
+    ) -> None:
         device = factors[0].U.device
-        if dtype == torch.float64 and device.type == "mps":  # MPS knows no float64
+        if dtype == torch.float64 and device.type == "mps":  # MPS has no float64
             device = torch.device("cpu")
         self.factors = [Factors(f.U.to(device), f.S.to(device), f.Vh.to(device), f.how) for f in factors]
         self.ranks = [f.rank for f in factors]
         self.variant = variant
         self._C = _readers(self.factors, dtype) if variant == "mapping" else None
         in_blocks = stored and variant == "readout" and dtype == self.factors[0].U.dtype == torch.float32
-        self.blocks = Blocks(self.factors) if in_blocks else None
+        self.blocks = Blocks(self.factors, n_threads) if in_blocks else None
         self.gram = gram(self.factors, self._C, dtype) if stored and not in_blocks else None
 
     def apply(self, a: Tensor) -> Tensor:
-        """A a of each row of a (n, R)."""
+        """A a of (R,)."""
         if self.gram is not None:
             return a @ self.gram
         if self.blocks is not None:
             return self.blocks.product(a)
-        return torch.stack([self._read(superposed(self.factors, torch.split(row, self.ranks)), self._C) for row in a])
+        return self._read(a, self._C)
 
     def read_out(self, a: Tensor) -> Tensor:
-        """diag(U^T D(a) V) of each row of a (n, R), of either variant: A a of readout."""
-        if self._C is None:
-            return self.apply(a)
-        return torch.stack([self._read(superposed(self.factors, torch.split(row, self.ranks))) for row in a])
+        """diag(U^T D(a) V) of (R,), whatever the variant: A a of `readout`."""
+        return self.apply(a) if self._C is None else self._read(a)
 
-    def _read(self, D: Delta, C: Delta | None = None) -> Tensor:
-        """diag(U^T D C V), (R,)."""
+    def right_side(self, gains: Tensor) -> Tensor:
+        """b (R,) for gains (R,): the gains themselves for `readout`, (G_u o G_v) gains for `mapping`."""
+        return gains if self._C is None else self.read_out(gains)
+
+    def _read(self, a: Tensor, C: Delta | None = None) -> Tensor:
+        """diag(U^T D(a) C V), (R,)."""
+        D = superposed(self.factors, torch.split(a, self.ranks))
         if C is None:
             return torch.cat([read(D, f) for f in self.factors])
         like = D.left if isinstance(D, LowRank) else D
         return torch.cat([(D @ (C @ f.Vh.T.to(like))).mul_(f.U.to(like)).sum(0) for f in self.factors])
-
-    def right_side(self, gains: Tensor) -> Tensor:
-        """b of each row of gains (n, R): these for readout, (G_u o G_v) gains for mapping."""
-        return gains if self._C is None else self.read_out(gains)
 
 
 def _readers(factors: Sequence[Factors], dtype: torch.dtype) -> Delta:

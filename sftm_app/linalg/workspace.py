@@ -1,0 +1,170 @@
+"""The memory that the functions of linalg take, from shapes and ranks alone.
+
+With m x n the linear map, k = min(m, n), a matrix = 4 m n bytes, factors = 4 (m + n) r:
+
+    sum         one task matrix and the sum, whatever the number of tasks
+    factorise   all tasks' factors, and for the last task its matrix, a copy, and the eigenvectors of its Gram matrix, or
+                where k < GRAM_MIN two copies and 4 k^2 of work space; for as many tasks as are factorised at once
+    superpose   all factors, and the system A: half of R x R (up to STORED_MAX features), or all of it in float64 (up to
+                AUTO_DIRECT_MAX)
+    measure     all factors, the delta, the plain average, and what one task reads of either
+
+A rank given as a count or a share of the full rank cuts the factors while they are computed where k >= GRAM_MIN.
+
+Not predicted, because it depends on the values: a solve that the direct solver repeats, few features so weak that they
+take float64 after all, gains that are dropped as rounding noise (less memory then), and what the allocator keeps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sftm_app.linalg.factors import Rank, n_kept
+from sftm_app.linalg.gram_svd import GRAM_MIN, ROWS, SINGLE_RANK
+from sftm_app.linalg.low_rank import ADD_ELEMENTS
+from sftm_app.linalg.superposition import AUTO_DIRECT_MAX, STORED_MAX
+from sftm_app.linalg.system import fits_one_gemm
+
+# LAPACK's gesdd asks for 3 k^2 and, for a matrix much longer than wide, k^2 more (measured with torch 2.13).
+WORK_SQUARES = 4
+# The Gram matrix, its eigenvectors and LAPACK's syevd, which asks for 2 k^2: in float64.
+GRAM_SQUARES = 8
+FLOAT_BYTES = 4
+# Vectors of R numbers that the iterative solver holds.
+SOLVER_VECTORS = 14
+
+
+@dataclass(frozen=True)
+class LayerSize:
+    """One linear map (m, n) and how its task matrices are read.
+
+    Attributes:
+        m, n: its shape.
+        features: per task min(m, n), or the rank of its LoRA pair.
+        thin: per task whether it is a LoRA pair.
+        tensor_bytes: the float32 tensor that holds the map.
+        stored_bytes: what is read on top while a stored tensor is converted.
+        n_at_once: how many tasks are read and factorised at once.
+    """
+
+    m: int
+    n: int
+    features: tuple[int, ...]
+    thin: tuple[bool, ...]
+    tensor_bytes: int
+    stored_bytes: int
+    n_at_once: int = 1
+
+    @property
+    def k(self) -> int:
+        """The shorter side."""
+        return min(self.m, self.n)
+
+    @property
+    def matrix_bytes(self) -> int:
+        """One float32 matrix of this shape."""
+        return FLOAT_BYTES * self.m * self.n
+
+    @property
+    def factor_bytes(self) -> int:
+        """All features of all tasks."""
+        return sum(map(self.thin_bytes, self.features))
+
+    def thin_bytes(self, rank: int) -> int:
+        """Two thin matrices of this rank."""
+        return FLOAT_BYTES * (self.m + self.n) * rank
+
+    def kept(self, rank: Rank) -> tuple[int, ...]:
+        """Features that a rank keeps at most, per task."""
+        return tuple(min(features, n_kept(rank, self.m, self.n)) for features in self.features)
+
+    def computed(self, rank: Rank) -> tuple[int, ...]:
+        """Features that are computed for a rank, per task: only large dense matrices are cut while they are."""
+        cut = self.k >= GRAM_MIN and not isinstance(rank, str)
+        return tuple(
+            kept if cut and not thin else full
+            for kept, full, thin in zip(self.kept(rank), self.features, self.thin, strict=True)
+        )
+
+
+def sum_bytes(size: LayerSize) -> int:
+    """Bytes of a weighted sum of the task matrices, added one after the other."""
+    if all(size.thin):
+        return 2 * size.factor_bytes
+    return 2 * size.tensor_bytes + size.stored_bytes
+
+
+def factorise_bytes(size: LayerSize, computed: Sequence[int]) -> int:
+    """Bytes at the worst moment of factorising every task, `computed` features each."""
+    works, peak, done = [], 0, 0
+    for rank, thin in zip(computed, size.thin, strict=True):
+        if thin:
+            # In float64: the two matrices, one QR after the other, products with the core's factors.
+            works.append(7 * size.thin_bytes(rank))
+            continue
+        square = FLOAT_BYTES * size.k**2
+        if size.k < GRAM_MIN:
+            work = 2 * size.matrix_bytes + size.thin_bytes(size.k) + WORK_SQUARES * square
+        else:
+            # In float32 where few are kept.
+            double = rank > SINGLE_RANK * size.k
+            eigen = GRAM_SQUARES * square + 8 * min(ROWS, max(size.m, size.n)) * size.k
+            eigen = eigen if double else GRAM_SQUARES // 2 * square
+            features = 3 * square + (2 if size.m < size.n else 1) * size.thin_bytes(rank)
+            work = size.matrix_bytes + max(eigen, features)
+        works.append(size.tensor_bytes + max(work, size.stored_bytes))
+    for index, rank in enumerate(computed):
+        peak = max(peak, done + sum(works[index : index + size.n_at_once]))
+        done += size.thin_bytes(rank)
+    return peak
+
+
+def superpose_bytes(size: LayerSize, kept: Sequence[int], variant: str) -> int:
+    """Bytes of solving for the coefficients of `kept` features per task and forming D*, factors not included."""
+    n_features, largest = sum(kept), max(kept, default=0)
+    direct = n_features <= AUTO_DIRECT_MAX
+    formed = combination_bytes(size, kept)
+    if not direct and n_features <= STORED_MAX and variant == "readout":
+        half = FLOAT_BYTES * (n_features**2 - sum(r**2 for r in kept)) // 2
+        return max(half + max(FLOAT_BYTES * largest**2, SOLVER_VECTORS * FLOAT_BYTES * n_features), formed)
+    item = 8 if direct else FLOAT_BYTES
+    converted = item * (size.m + size.n) * largest if direct else 0
+    system = item * n_features**2 if n_features <= STORED_MAX else 0
+    reader = 0
+    if variant == "mapping":
+        system += item * (size.n**2 if n_features >= size.n else 2 * size.n * n_features)
+        reader = item * size.n * largest
+    if fits_one_gemm(size.m, size.n, n_features):
+        readers = item * size.n * n_features if variant == "mapping" else 0
+        block = item * (2 * n_features**2 + (size.m + size.n) * n_features) + readers
+    else:
+        block = 3 * item * largest**2 + 2 * converted + reader
+    superposed = item * (size.m * size.n if n_features >= size.k else (size.m + size.n) * n_features)
+    product = superposed + item * size.m * largest + max(converted, item * size.m * largest) + reader
+    return system + max(block, product)
+
+
+def combination_bytes(size: LayerSize, kept: Sequence[int]) -> int:
+    """Bytes of sum_tk a_tk u_tk v_tk^T over `kept` features per task: two thin matrices, or a dense one."""
+    n_features = sum(kept)
+    if n_features >= size.k:
+        return size.matrix_bytes
+    item = 8 if n_features <= AUTO_DIRECT_MAX else FLOAT_BYTES
+    return item * (size.m + size.n) * n_features
+
+
+def measure_bytes(size: LayerSize, computed: Sequence[int], delta_bytes: int) -> int:
+    """Bytes of measuring what a delta keeps of each task, and the plain average next to it, factors not included."""
+    r = max(computed, default=0)
+    average = size.matrix_bytes if sum(computed) >= size.k else FLOAT_BYTES * (size.m + size.n) * sum(computed)
+    # In float64 where the thin factors are: their product with one task's read directions.
+    thin_product = 8 * (size.n + size.m) * r if delta_bytes < size.matrix_bytes else 0
+    return delta_bytes + average + 2 * FLOAT_BYTES * size.m * r + thin_product
+
+
+def adding_bytes(size: LayerSize, delta_bytes: int) -> int:
+    """Bytes of adding a delta to the base: a low-rank one is scaled into a copy and added a few rows at a time."""
+    if delta_bytes >= size.matrix_bytes:
+        return delta_bytes
+    return 2 * delta_bytes + 12 * min(size.m * size.n, ADD_ELEMENTS)
