@@ -3,8 +3,8 @@
 With m x n the linear map, k = min(m, n), a matrix = 4 m n bytes, factors = 4 (m + n) r:
 
     sum         one task matrix and the sum, whatever the number of tasks
-    factorise   all tasks' factors, and for the last task its matrix, a copy, and the eigenvectors of its Gram matrix, or
-                where k < GRAM_MIN two copies and 4 k^2 of work space; for as many tasks as are factorised at once
+    factorise   all tasks' factors, and for the last task its matrix, a copy, and the eigenvectors of its Gram matrix
+                (where k < GRAM_MIN two copies and 4 k^2 of work space); for as many tasks as are factorised at once
     superpose   all factors, and the system A: half of R x R (up to STORED_MAX features), or all of it in float64 (up to
                 AUTO_DIRECT_MAX)
     measure     all factors, the delta, the plain average, and what one task reads of either

@@ -14,7 +14,8 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from sftm_app.linalg import Factors, factorise, superpose, superposed_matrix
+from sftm_app.linalg import Delta, Factors, factorise, superpose, superposed_matrix
+from sftm_app.linalg.preservation import errors, measure
 
 SETTINGS = settings(
     deadline=None, derandomize=True, max_examples=60, suppress_health_check=[HealthCheck.too_slow], print_blob=False
@@ -92,6 +93,14 @@ def oracle(factors: Sequence[Factors], variant: str) -> tuple[Tensor, float]:
     values = torch.linalg.svdvals(design)
     real = values[values > 1e-6 * values[0]]
     return D, float(real[-1] / real[0])
+
+
+def readout_error(D: Delta, factors: Factors) -> float:
+    return errors(measure(D, [factors])).readout[0]
+
+
+def mapping_error(D: Delta, factors: Factors) -> float:
+    return errors(measure(D, [factors])).mapping[0]
 
 
 def total_norm(matrices: Sequence[Tensor]) -> float:

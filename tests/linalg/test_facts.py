@@ -16,14 +16,15 @@ from linalg_cases import (
     merged,
     oracle,
     orthogonal,
+    readout_error,
     task_matrices,
     total_norm,
     with_gains,
 )
 from torch import Tensor
 
-from sftm_app.linalg import Conflict, Factors, factorise, superpose, superposed_matrix
-from sftm_app.linalg.overlap import interference, readout_error
+from sftm_app.linalg import Conflict, Factors, Outcome, factorise, superpose, superposed_matrix
+from sftm_app.linalg.overlap import interference
 from sftm_app.linalg.tolerance import GROWTH_LIMIT, conflict_cosine
 
 both_variants = pytest.mark.parametrize("variant", ["readout", "mapping"])
@@ -53,7 +54,7 @@ def test_A_is_symmetric_semidefinite_with_unit_diagonal_and_identity_blocks(matr
 def test_conjugate_residuals_need_a_handful_of_steps_when_tasks_share_nothing(variant: str) -> None:
     factors = [factorise(gaussian(96, 64, seed, torch.float32)) for seed in range(4)]
     result = superpose(factors, variant, "iterative")
-    assert result.solver == "iterative" and result.iterations <= 12
+    assert result.outcome is Outcome.ITERATIVE and result.iterations <= 12
     assert result.residual < 1e-5 and 1.0 < result.condition < 10.0
 
 

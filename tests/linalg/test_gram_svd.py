@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import math
-from concurrent.futures import ThreadPoolExecutor
-from threading import Barrier
 
 import pytest
 import torch
-from linalg_cases import distance, gaussian, orthogonal, with_gains
+from linalg_cases import distance, gaussian, with_gains
 from torch import Tensor
 
 from sftm_app.linalg import Factors, factorise, gram_svd, superpose, superposed_matrix, svd
 from sftm_app.linalg.factors import Rank
-from sftm_app.linalg.parallel import parallel_map
 from sftm_app.linalg.tolerance import rcond
 
 SHAPES = [(96, 96), (150, 80), (80, 150)]
@@ -157,35 +154,3 @@ def test_few_weak_features_are_computed_again_in_float64(monkeypatch: pytest.Mon
     del used[:]
     factorise(with_gains(SPECTRA["slow"][:96], 96, 96, 1).float(), 10)
     assert used == [torch.float32]
-
-
-def test_threads_that_start_meanwhile_keep_the_number_of_all() -> None:
-    torch.set_num_threads(2)
-    try:
-        both = Barrier(2)
-
-        def look(_: int) -> tuple[int, int]:
-            both.wait(60)  # until both threads of the pool are at work
-            with ThreadPoolExecutor(1) as other:
-                return torch.get_num_threads(), other.submit(torch.get_num_threads).result()
-
-        assert parallel_map(look, range(2)) == [(1, 2)] * 2
-    finally:
-        torch.set_num_threads(1)
-
-
-def test_two_threads_give_what_one_gives() -> None:
-    matrices = [*tasks(96, 80, "slow", 3), orthogonal(80, 1).float()]
-    alone = parallel_map(factorise, matrices)
-    torch.set_num_threads(2)
-    try:
-        together = parallel_map(factorise, matrices)
-        assert parallel_map(lambda _: torch.get_num_threads(), range(4)) == [1, 1, 1, 1]
-        assert torch.get_num_threads() == 2
-        with pytest.raises(ZeroDivisionError):
-            parallel_map(lambda x: 1 / x, [1, 0, 2])
-        assert torch.get_num_threads() == 2
-    finally:
-        torch.set_num_threads(1)
-    for f, g in zip(alone, together, strict=True):
-        assert torch.equal(f.U, g.U) and torch.equal(f.S, g.S) and torch.equal(f.Vh, g.Vh)

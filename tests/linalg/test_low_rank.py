@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 import torch
+from linalg_cases import mapping_error, readout_error
 
 from sftm_app.errors import NumericalError
 from sftm_app.linalg.low_rank import LowRank, add_to, dense, image, norm, weighted_sum
-from sftm_app.linalg.overlap import mapping_error, readout_error
 from sftm_app.linalg.superposition import superpose, superposed_delta, superposed_matrix
 from sftm_app.linalg.svd import factorise
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from linalg_cases import SETTINGS, distance, gaussian, orthogonal, task_matrices
+from linalg_cases import SETTINGS, distance, gaussian, mapping_error, orthogonal, readout_error, task_matrices
 from torch import Tensor
 
 from sftm_app.errors import InputError
@@ -20,12 +20,10 @@ from sftm_app.linalg.overlap import (
     energy_overlaps,
     gain_clusters,
     interference,
-    mapping_error,
     overlap,
     principal_angles,
     random_overlap,
     random_principal_angles,
-    readout_error,
     stable_rank,
 )
 
