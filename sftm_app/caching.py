@@ -1,4 +1,4 @@
-"""Caches: in memory with a size limit, where what does not fit is handed back all the same; and their place on disk."""
+"""Caches in memory, the place of caches on disk, and atomic writing of small files."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import contextlib
 import math
 import os
 import secrets
-import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+import platformdirs
 from cachetools import Cache
 
 from sftm_app.errors import InputError
@@ -19,44 +20,68 @@ from sftm_app.errors import InputError
 DIR_VARIABLE = "SFTM_CACHE_DIR"
 GB_VARIABLE = "SFTM_CACHE_GB"
 DEFAULT_GB = 10.0
+TEMPORARY_SUFFIX = ".tmp"
 
 Key = TypeVar("Key")
 Value = TypeVar("Value")
 
 
 def keep(cache: Cache[Key, Value], key: Key, value: Value) -> Value:
-    """Put `value` into the cache if it fits there at all, and return it."""
+    """Put `value` into the cache, unless it is larger than the whole cache, and return it."""
     with contextlib.suppress(ValueError):
         cache[key] = value
     return value
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write what can be made again: complete or not at all, over what stands there. Nothing waits for the disk.
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Write a file atomically: fill the file that this yields, and it replaces `path` at the end of the block.
 
-    Raises OSError; nothing is left behind then but the folder.
+    Raises:
+        OSError: the file cannot be written; the temporary file is removed then.
     """
-    temporary = path.with_name(f"{path.name}.{secrets.token_hex(8)}.tmp")
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    temporary = path.with_name(f"{path.name}.{secrets.token_hex(8)}{TEMPORARY_SUFFIX}")
     try:
-        temporary.write_text(text, "utf-8")
+        yield temporary
         os.replace(temporary, path)
-    finally:  # on a full disk
+    finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str, sync: bool = False) -> None:
+    """Write a text file atomically, over an existing one. Missing folders are created.
+
+    Args:
+        path: the file.
+        text: its content, written as UTF-8.
+        sync: wait until the bytes are on the disk, so that they survive a power failure.
+
+    Raises:
+        OSError: the file cannot be written; nothing but the folder is left behind.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with replacing(path) as temporary, open(temporary, "x", encoding="utf-8") as file:
+        file.write(text)
+        if sync:
+            file.flush()
+            os.fsync(file.fileno())
 
 
 @dataclass(frozen=True)
 class CachePlace:
-    """A folder for what is worth keeping between processes, and how many bytes of it."""
+    """Where caches are kept between processes, and how large they may grow."""
 
     folder: Path
     limit_bytes: int
 
 
 def cache_place(environment: Mapping[str, str] = os.environ) -> CachePlace | None:
-    """The place that SFTM_CACHE_DIR and SFTM_CACHE_GB (default 10; 0 = none) ask for. Touches no disk.
+    """The place that SFTM_CACHE_DIR and SFTM_CACHE_GB (default 10) choose. Touches no disk.
 
-    Raises
+    Returns:
+        The place; None where the size is 0 or the user has no home folder.
+
+    Raises:
         InputError: SFTM_CACHE_GB is not a number of gigabytes.
     """
     text = environment.get(GB_VARIABLE, "").strip()
@@ -67,20 +92,13 @@ def cache_place(environment: Mapping[str, str] = os.environ) -> CachePlace | Non
     if not 0 <= gigabytes < math.inf:
         raise InputError(f"The size of the factor cache, {text!r}, is not a number of gigabytes. Give one such as 10.")
     try:
-        given = environment.get(DIR_VARIABLE)
-        folder = Path(given).expanduser().absolute() if given else default_folder(environment)
-    except RuntimeError:  # nobody's home is known
+        chosen = environment.get(DIR_VARIABLE)
+        folder = Path(chosen).expanduser().absolute() if chosen else default_folder()
+    except RuntimeError:  # the user has no home folder
         return None
     return CachePlace(folder, int(gigabytes * 1e9)) if gigabytes else None
 
 
-def default_folder(environment: Mapping[str, str] = os.environ) -> Path:
-    """The user's folder for caches, by the system's custom, and in it ours. Raises RuntimeError without a home."""
-    if sys.platform == "win32" and environment.get("LOCALAPPDATA"):
-        base = Path(environment["LOCALAPPDATA"])
-    elif sys.platform == "darwin":
-        base = Path.home() / "Library" / "Caches"
-    else:
-        given = Path(environment.get("XDG_CACHE_HOME", ""))
-        base = given if given.is_absolute() else Path.home() / ".cache"
-    return base / "sftm-studio" / "factors"
+def default_folder() -> Path:
+    """Our folder among the user's caches, by the custom of the system. Raises RuntimeError without a home folder."""
+    return platformdirs.user_cache_path("sftm-studio", appauthor=False, opinion=False) / "factors"

@@ -56,7 +56,7 @@ def test_what_does_not_fit_is_said_before_the_download(hub: FakeHub, sftm: Run, 
         ([], "Name a model"),
         (["--preset", "nothing"], "There are clip-vit-b32-8"),
         (["org/a", "--recipe", "x.yaml"], "Add --base MODEL"),
-        (["not a model"], "names neither a folder here nor a model on the hub"),
+        (["not a model"], "is neither a folder on this machine nor the name of a model"),
         (["org/a", "org/none"], "org/none: there is no such model"),
     ],
 )

@@ -12,7 +12,7 @@ from sftm_app.errors import JobError
 from sftm_app.jobs.folder import RunFolder, create_run, list_runs, status, worker_process
 from sftm_app.jobs.workers import Workers
 from sftm_app.planning.recipe import Recipe
-from sftm_app.weights.partial import alone, partial_of, remove_partial
+from sftm_app.weights.partial import folder_lock, partial_of, remove_partial
 
 # Cancel promises two seconds in all: the worker gets most of them to leave by itself.
 POLITE_S = 1.2
@@ -25,7 +25,7 @@ def start(runs_root: Path, recipe: Recipe, workers: Workers | None = None) -> Ru
         JobError: another run is active, the folder cannot be written, or no worker process can be started; the run
             then says "failed".
     """
-    with alone(runs_root):
+    with folder_lock(runs_root):
         _refuse_second(runs_root)
         folder = create_run(runs_root, recipe)
         _launch(folder, workers)
@@ -40,7 +40,7 @@ def resume(folder: RunFolder, workers: Workers | None = None) -> None:
     Raises
         JobError: there is nothing to go on with, another run is active, or as for start().
     """
-    with alone(folder.path.parent):
+    with folder_lock(folder.path.parent):
         if not status(folder).resumable:
             raise JobError("Nothing is left of this run to go on with. Start the merge again.")
         _refuse_second(folder.path.parent)
@@ -108,7 +108,7 @@ def cancel(folder: RunFolder, keep: bool = False) -> None:
     if not status(folder).active:
         return
     if keep:
-        with alone(folder.path.parent):
+        with folder_lock(folder.path.parent):
             _kill(folder)
             if status(folder).state != "done":
                 folder.append("cancelled", message="Stopped. What it finished is kept: resume it whenever you like.")

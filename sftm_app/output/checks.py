@@ -1,4 +1,4 @@
-"""Refuse an output folder before anything is computed."""
+"""Refuse an output before anything is computed."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from pathlib import Path
 
 from sftm_app.errors import OutputError
 from sftm_app.planning.plan import Plan
-from sftm_app.weights.writer import check_room, refuse_existing
+from sftm_app.weights.partial import check_disk_space, refuse_existing
 
 
 def check_output(plan: Plan, output: Path) -> None:
-    """Refuse an output folder before any compute.
+    """Refuse an output folder that cannot be used.
 
-    Raises
-        OutputError: it exists, is an input or lies inside one, or its place cannot be looked into.
+    Raises:
+        OutputError: it exists, is an input or lies inside one, or its parent cannot be read.
         ResourceError: the disk has too little room.
     """
     resolved = output.resolve()
@@ -21,4 +21,4 @@ def check_output(plan: Plan, output: Path) -> None:
         if resolved == checkpoint.path or checkpoint.path in resolved.parents:
             raise OutputError(f"{output}: is inside the input {checkpoint.path}. Choose another output folder.")
     refuse_existing(output)
-    check_room(output, plan.output_bytes)
+    check_disk_space(output, plan.output_bytes)

@@ -6,21 +6,21 @@ from pathlib import Path
 
 from sftm_app.errors import OutputError
 from sftm_app.weights.copying import copy_file, list_files
-from sftm_app.weights.writer import check_room, output_folder, refuse_existing, sync_folder
+from sftm_app.weights.partial import check_disk_space, output_folder, refuse_existing, sync_folder
 
 
 def publish(model: Path, output: Path) -> None:
-    """Copy a merged model that was tried to the folder where it is to stay; it appears complete or not at all.
+    """Copy a merged model to another folder, which appears complete or not at all.
 
-    Raises
+    Raises:
         CheckpointError: `model` is not there or cannot be read.
-        OutputError, ResourceError: `output` exists, cannot be written, or the disk is too full.
+        OutputError, ResourceError: `output` exists or cannot be written, or the disk is too full.
     """
     if model.resolve() in output.resolve().parents:
-        raise OutputError(f"{output}: is inside the model that is to be copied there. Choose another output folder.")
+        raise OutputError(f"{output}: is inside the model to be copied. Choose another output folder.")
     refuse_existing(output)
     files = list_files(model)
-    check_room(output, sum(files.values()))
+    check_disk_space(output, sum(files.values()))
     with output_folder(output) as partial:
         folders = {partial / file.parent for file in files}
         for folder in sorted(folders):

@@ -7,15 +7,17 @@ from pathlib import Path
 
 import torch
 
+from sftm_app.caching import write_text
 from sftm_app.output.card import model_card
 from sftm_app.output.report import REPORT_NAME, Report
 from sftm_app.planning.plan import Plan
 from sftm_app.planning.recipe import recipe_to_yaml
-from sftm_app.weights.checkpoint import open_reader
 from sftm_app.weights.copying import copy_file
 from sftm_app.weights.file_names import CONFIG_NAME
+from sftm_app.weights.partial import sync_folder
+from sftm_app.weights.reader import open_reader
 from sftm_app.weights.shards import refuse_foreign_link
-from sftm_app.weights.writer import sync_folder, write_tensors, write_text
+from sftm_app.weights.writer import write_tensors
 
 HEADS_FOLDER = "heads"
 RECIPE_NAME = "sftm_recipe.yaml"
@@ -65,7 +67,7 @@ def write_heads(plan: Plan, folder: Path) -> None:
         adapter = task.checkpoint.adapter
         named = {"peft_type": "LORA", "task_type": adapter.task_type} if adapter else task.checkpoint.config
         text = json.dumps(named, indent=2, ensure_ascii=False)
-        write_text(folder / HEADS_FOLDER / f"{task.name}.json", text)
+        write_text(folder / HEADS_FOLDER / f"{task.name}.json", text, sync=True)
     if (folder / HEADS_FOLDER).is_dir():
         sync_folder(folder / HEADS_FOLDER)
 
@@ -82,7 +84,7 @@ def write_side_files(plan: Plan, folder: Path) -> None:
         config.pop("torch_dtype", None)
         config["dtype"] = "bfloat16"
     if not base.bare:
-        write_text(folder / CONFIG_NAME, json.dumps(config, indent=2, ensure_ascii=False) + "\n")
+        write_text(folder / CONFIG_NAME, json.dumps(config, indent=2, ensure_ascii=False) + "\n", sync=True)
     if base.path.is_file():
         return  # files beside a single weight file may belong to any of its neighbours
     for pattern in SIDE_FILES:
@@ -97,6 +99,6 @@ def write_side_files(plan: Plan, folder: Path) -> None:
 
 def write_documents(plan: Plan, report: Report, folder: Path) -> None:
     """The recipe that repeats the merge, the report of what was done, and the model card."""
-    write_text(folder / RECIPE_NAME, recipe_to_yaml(plan.recipe))
-    write_text(folder / REPORT_NAME, report.to_json())
-    write_text(folder / "README.md", model_card(plan, report))
+    write_text(folder / RECIPE_NAME, recipe_to_yaml(plan.recipe), sync=True)
+    write_text(folder / REPORT_NAME, report.to_json(), sync=True)
+    write_text(folder / "README.md", model_card(plan, report), sync=True)

@@ -12,8 +12,9 @@ from sftm_app.architecture.architecture import Architecture
 from sftm_app.preflight.matching import Match, Source
 from sftm_app.preflight.mismatches import MAX_NAMED, listing
 from sftm_app.weights.adapter_config import AdapterConfig, LoraPair
-from sftm_app.weights.checkpoint import Checkpoint, open_reader
+from sftm_app.weights.checkpoint import Checkpoint
 from sftm_app.weights.hub_names import hub_name
+from sftm_app.weights.reader import open_reader
 
 _TIED = (
     "which the base ties to another one, so that the two cannot differ in a merged model. Untie the base first "

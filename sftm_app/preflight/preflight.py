@@ -17,7 +17,8 @@ from sftm_app.preflight.adapter_matching import match_adapter
 from sftm_app.preflight.matching import Match, Source, match_full
 from sftm_app.preflight.mismatches import apart_note, listing, vocabulary_problems
 from sftm_app.weights.adapter_config import PEFT_PREFIX, LoraPair
-from sftm_app.weights.checkpoint import Checkpoint, TensorReader, index_note, open_reader
+from sftm_app.weights.checkpoint import Checkpoint, index_note
+from sftm_app.weights.reader import TensorReader, open_reader
 
 GUESSED = (
     "The base has no config.json: what each tensor is was guessed from names and shapes. Look the guesses through, and "

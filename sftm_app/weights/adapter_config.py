@@ -1,21 +1,21 @@
-"""What a PEFT adapter_config.json says, and the pair of factors that a LoRA adapter holds for one weight.
+"""Reads a PEFT adapter_config.json, and describes the pair of factors that a LoRA adapter holds for one weight.
 
-Only what is known to leave W = W_0 + scaling * B @ A as it is gets through. Every other setting is a problem in words:
-PEFT has a dozen variants of LoRA, and a guess at one would merge something else than what was trained.
+Only settings that are known to leave W = W_0 + scaling * B @ A as it is are accepted. Every other setting is reported
+as a problem: PEFT has a dozen variants of LoRA, and a wrong guess would merge something else than what was trained.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-# PEFT puts its own two modules around the model.
+# PEFT wraps the model in two modules of its own.
 PEFT_PREFIX = "base_model.model."
 
-# Settings that are read, or that act on training alone.
+# Settings that are read here, or that affect training only.
 _HARMLESS = {
     *("peft_type", "task_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision"),
     *("inference_mode", "r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "fan_in_fan_out", "bias"),
@@ -23,12 +23,12 @@ _HARMLESS = {
     *("lora_dropout", "init_lora_weights", "layers_to_transform", "layers_pattern", "runtime_config", "megatron_core"),
     *("loftq_config", "eva_config", "corda_config", "lora_ga_config", "velora_config", "qalora_group_size"),
 }
-# Settings under which B @ A is not the whole change, and what they are called.
+# Settings under which B @ A is not the whole delta, and what they are called.
 _REFUSED = {
-    "use_dora": "DoRA (use_dora), which scales every column anew",
+    "use_dora": "DoRA (use_dora), which rescales every column",
     "lora_bias": "a bias in its factors (lora_bias)",
-    "layer_replication": "layers that stand more than once (layer_replication)",
-    "trainable_token_indices": "single trained tokens (trainable_token_indices)",
+    "layer_replication": "replicated layers (layer_replication)",
+    "trainable_token_indices": "individually trained tokens (trainable_token_indices)",
     "target_parameters": "LoRA on bare parameters such as expert stacks (target_parameters)",
     "megatron_config": "Megatron's parallel layers (megatron_config)",
     "alora_invocation_tokens": "activated LoRA (alora_invocation_tokens), which acts on some tokens only",
@@ -36,20 +36,26 @@ _REFUSED = {
     "use_bdlora": "BD-LoRA (use_bdlora), whose factors are block-diagonal",
     "arrow_config": "Arrow routing between adapters (arrow_config)",
     "monteclora_config": "MonteCLoRA (monteclora_config), which samples its weights",
-    "kasa_config": "KaSA (kasa_config), which cuts the base's weights down first",
+    "kasa_config": "KaSA (kasa_config), which truncates the base's weights first",
 }
-# Beginnings that leave the base's weights as they are. PiSSA, OLoRA, CorDA, LoftQ and LoRA-GA change them.
-_SOUND_STARTS = ("gaussian", "eva", "orthogonal", "mica")
+# Initialisations that leave the base's weights as they are. PiSSA, OLoRA, CorDA, LoftQ and LoRA-GA change them.
+_HARMLESS_INITS = ("gaussian", "eva", "orthogonal", "mica")
 _MAX_PATTERN = 300
 _MAX_REPEATS = 4
+_REPAIR = "Correct adapter_config.json, or save the adapter again."
 
 
 @dataclass(frozen=True)
 class LoraPair:
-    """A task's change of one weight: scaling * B @ A, as a linear map (m, n), out x in.
+    """A task's delta of one weight: scaling * B @ A, as a linear map (m, n), out x in.
 
-    a, b: names in the adapter's files of A (rank, n) and B (m, rank). n_elements: of both together. transposed: the
-    weight is stored as n x m, as GPT-2's Conv1D and embedding tables are.
+    Attributes:
+        a: name of A (rank, n) in the adapter's files.
+        b: name of B (m, rank) in the adapter's files.
+        rank: the number of rows of A.
+        scaling: the factor on B @ A.
+        n_elements: of A and B together.
+        transposed: the weight is stored as n x m, as GPT-2's Conv1D and embedding tables are.
     """
 
     a: str
@@ -64,8 +70,10 @@ class LoraPair:
 class AdapterConfig:
     """The settings of a LoRA adapter that matter to a merge; see PEFT's LoraConfig.
 
-    rank_pattern and alpha_pattern map regular expressions for module paths to what holds there instead of r and alpha.
-    problems: sentences on why the adapter cannot be merged, without its name; empty for a sound one.
+    Attributes:
+        rank_pattern: regular expressions for module paths -> the rank there, where it is not `r`.
+        alpha_pattern: the same for alpha.
+        problems: sentences, without the adapter's name, on why it cannot be merged.
     """
 
     r: int
@@ -80,118 +88,96 @@ class AdapterConfig:
 
     def rank_at(self, module: str) -> int:
         """The rank at a module's path."""
-        return int(_looked_up(self.rank_pattern, module, self.r))
+        return int(_match_pattern(self.rank_pattern, module, self.r))
 
     def scaling_at(self, module: str) -> float:
-        """The factor on B @ A at a module's path: alpha / r, with rank-stabilised LoRA alpha / sqrt(r)."""
+        """The factor on B @ A at a module's path: alpha / r, or alpha / sqrt(r) for rank-stabilised LoRA."""
         rank = self.rank_at(module)
-        return _looked_up(self.alpha_pattern, module, self.alpha) / (math.sqrt(rank) if self.use_rslora else rank)
+        return _match_pattern(self.alpha_pattern, module, self.alpha) / (math.sqrt(rank) if self.use_rslora else rank)
 
 
-def _looked_up(pattern: Mapping[str, float], module: str, default: float) -> float:
-    """PEFT's rule: the first key counts that matches the path, or the end of it from a dot on."""
+def _match_pattern(pattern: Mapping[str, float], module: str, default: float) -> float:
+    """PEFT's rule: take the first key that matches the whole path, or its end after a dot."""
     return next((value for key, value in pattern.items() if re.match(rf"(.*\.)?({key})$", module)), default)
 
 
 def parse_adapter_config(values: Mapping[str, Any]) -> AdapterConfig:
-    """Read the table of an adapter_config.json of LoRA. What cannot be merged is listed in `problems`, never raised."""
+    """Read the table of a LoRA adapter_config.json. Never raises: `problems` lists what cannot be merged."""
     problems: list[str] = []
-    r = _checked(values.get("r"), "r", _is_rank, problems)
-    alpha = _checked(values.get("lora_alpha"), "lora_alpha", _is_number, problems)
-    ranks = _checked_pattern(values, "rank_pattern", _is_rank, problems)
-    alphas = _checked_pattern(values, "alpha_pattern", _is_number, problems)
+    names = (values.get(key) for key in ("base_model_name_or_path", "task_type"))
+    base_name, task_type = (name if isinstance(name, str) else "" for name in names)
+    r = _number("r", values.get("r"), _RANK, problems)
+    alpha = _number("lora_alpha", values.get("lora_alpha"), _ALPHA, problems)
+    ranks = _pattern("rank_pattern", values, _RANK, problems)
+    alphas = _pattern("alpha_pattern", values, _ALPHA, problems)
     flags = {key: values.get(key) or False for key in ("use_rslora", "fan_in_fan_out")}
-    problems += [
-        f"{key} should be true or false, not {flag!r}. {_MEND}"
-        for key, flag in flags.items()
-        if flag not in (True, False)
-    ]
-    problems += _not_understood(values)
+    for key, flag in flags.items():
+        if not isinstance(flag, bool):
+            problems.append(f"{key} should be true or false, not {flag!r}. {_REPAIR}")
     return AdapterConfig(
         r=int(r),
-        alpha=float(alpha),
-        base_name=_text(values.get("base_model_name_or_path")),
-        task_type=_text(values.get("task_type")),
+        alpha=alpha,
+        base_name=base_name,
+        task_type=task_type,
         rank_pattern={key: int(value) for key, value in ranks.items()},
-        alpha_pattern={key: float(value) for key, value in alphas.items()},
+        alpha_pattern=alphas,
         use_rslora=flags["use_rslora"] is True,
         fan_in_fan_out=flags["fan_in_fan_out"] is True,
-        problems=tuple(problems),
+        problems=(*problems, *_unsupported(values)),
     )
 
 
-_MEND = "Mend adapter_config.json, or save the adapter again."
+_RANK, _ALPHA = "a whole number from 1 up", "a finite number"
 
 
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else ""
-
-
-def _is_rank(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
-
-
-def _is_number(value: Any) -> bool:
-    # A whole number beyond the range of floats is no number here either.
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e30
-
-
-def _expected(sound: Callable[[Any], bool]) -> str:
-    return "a whole number from 1 up" if sound is _is_rank else "a finite number"
-
-
-def _checked(value: Any, where: str, sound: Callable[[Any], bool], problems: list[str]) -> float:
-    if sound(value):
+def _number(where: str, value: Any, expected: str, problems: list[str]) -> float:
+    types = int if expected == _RANK else (int, float)
+    # The upper limit also excludes integers that no float can hold.
+    if isinstance(value, types) and not isinstance(value, bool) and (1 if expected == _RANK else -1e30) <= value < 1e30:
         return float(value)
-    problems.append(f"{where} is {value!r}; it should be {_expected(sound)}. {_MEND}")
+    problems.append(f"{where} is {value!r}; it should be {expected}. {_REPAIR}")
     return 1.0
 
 
-def _checked_pattern(
-    values: Mapping[str, Any], where: str, sound: Callable[[Any], bool], problems: list[str]
-) -> dict[str, float]:
+def _pattern(where: str, values: Mapping[str, Any], expected: str, problems: list[str]) -> dict[str, float]:
     pattern = values.get(where) or {}
     if not isinstance(pattern, dict):
-        problems.append(f"{where} is {pattern!r}; it should be a table of module paths and numbers. {_MEND}")
+        problems.append(f"{where} is {pattern!r}; it should be a table of module paths and numbers. {_REPAIR}")
         return {}
-    checked = {}
+    sound = {}
     for key, value in pattern.items():
-        trouble = _bad_pattern(key)
-        if trouble:
-            problems.append(f"{where} holds {key[:80]!r}, {trouble}. {_MEND}")
+        if fault := _fault_of(key):
+            problems.append(f"{where} holds {key[:80]!r}, which is {fault}. {_REPAIR}")
         else:
-            checked[key] = _checked(value, f"{where}, entry {key!r},", sound, problems)
-    return checked
+            sound[key] = _number(f"{where}, entry {key!r},", value, expected, problems)
+    return sound
 
 
-def _bad_pattern(key: str) -> str:
-    """Why a regular expression is not used. Repeats of repeats take time without end on a name that does not match."""
+def _fault_of(key: str) -> str:
+    """Why a regular expression is not used. Nested repeats may backtrack for ever."""
     if len(key) > _MAX_PATTERN or re.search(r"\)[*+?{]", key) or len(re.findall(r"(?<!\\)[*+{]", key)) > _MAX_REPEATS:
-        return "which is too involved for the name of a module"
+        return "too complex for a module name"
     try:
         re.compile(key)
     except (re.error, RecursionError, OverflowError):
-        return "which is no regular expression"
+        return "not a regular expression"
     return ""
 
 
-def _not_understood(values: Mapping[str, Any]) -> list[str]:
-    start = values.get("init_lora_weights", True)
+def _unsupported(values: Mapping[str, Any]) -> list[str]:
+    """Sentences on settings that a merge would get wrong."""
+    init = values.get("init_lora_weights")
     problems = []
-    if (
-        not isinstance(start, bool)
-        and start is not None
-        and str(start).lower() not in ("true", "false", *_SOUND_STARTS)
-    ):
+    if init is not None and str(init).lower() not in ("true", "false", *_HARMLESS_INITS):
         problems.append(
-            f"init_lora_weights is {start!r}, so the adapter belongs to weights that were changed before training. "
-            "Save it anew with PEFT: `model.save_pretrained(folder, path_initial_model_for_weight_conversion=first)`, "
+            f"init_lora_weights is {init!r}, so the adapter belongs to weights that were changed before training. Save "
+            "it again with PEFT: `model.save_pretrained(folder, path_initial_model_for_weight_conversion=first)`, "
             "where `first` is the adapter as it was saved before training."
         )
-    problems += [f"uses {said}. Only plain LoRA can be merged." for key, said in _REFUSED.items() if values.get(key)]
+    problems += [f"uses {what}. Only plain LoRA can be merged." for key, what in _REFUSED.items() if values.get(key)]
     for key in sorted(key for key, value in values.items() if value and key not in _HARMLESS and key not in _REFUSED):
         problems.append(
-            f"its setting {key[:80]!r} ({str(values[key])[:80]}) is not known, and nobody can say what it does to the "
-            "weights. Merge the adapter into its base with PEFT (`merge_and_unload`) and pick that model."
+            f"has the unknown setting {key[:80]!r} ({str(values[key])[:80]}), whose effect on the weights is not "
+            "known. Merge the adapter into its base with PEFT (`merge_and_unload`) and pick that model."
         )
     return problems

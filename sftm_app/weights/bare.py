@@ -11,10 +11,11 @@ from sftm_app.weights.file_names import INDEX_SUFFIX
 
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt")
 _SHARD = re.compile(r"-\d{5}-of-\d{5}\.safetensors$")
+_MAX_NAMED = 5
 
 
-def refuse_pickle(path: Path, name: str) -> CheckpointError:
-    """The sentence on how to convert a pickle without running it. name: of the pickle, at or in `path`."""
+def pickle_error(path: Path, name: str) -> CheckpointError:
+    """The error for a pickle, with how to convert it. name: the pickle's file name, at or in `path`."""
     return CheckpointError(
         f"{path}: its weights are a pickle ({name}), which can run code when loaded. Convert it: load the model with "
         "transformers and save it with `model.save_pretrained(folder)`, which writes safetensors. Without a config: "
@@ -23,62 +24,48 @@ def refuse_pickle(path: Path, name: str) -> CheckpointError:
 
 
 def pickles_in(folder: Path) -> list[str]:
-    """Names of the weights in `folder` that are pickles."""
+    """Names of the weight files in `folder` that are pickles."""
     return sorted(file.name for file in folder.iterdir() if file.suffix in PICKLE_SUFFIXES)
 
 
-def is_shard(name: str) -> bool:
-    """Whether a file's name says that it holds a part of a model."""
-    return bool(_SHARD.search(name))
-
-
-def sets_of(folder: Path, names: Iterable[str]) -> list[Path]:
-    """The sets of weights among the files of a folder: single safetensors files, and an index for each set of shards.
-
-    names: of the files in it.
-    """
+def weight_sets(folder: Path, names: Iterable[str]) -> list[Path]:
+    """The sets of weights among files called `names` in a folder: single files, and one index per set of shards."""
     indices = [name for name in names if name.endswith(INDEX_SUFFIX)]
-    singles = [name for name in names if name.endswith(".safetensors") and not is_shard(name)]
+    singles = [name for name in names if name.endswith(".safetensors") and not _SHARD.search(name)]
     return [folder / name for name in sorted(indices) + sorted(singles)]
 
 
-def find_bare(path: Path) -> Path | None:
-    """The one file or index that `path`, a file or a folder without config.json, stands for; None: nothing is there.
+def find_weights(path: Path) -> Path | None:
+    """The safetensors file or index that a file, or a folder without config.json, stands for.
 
-    Raises
+    Returns:
+        Its path; None where the folder holds no weights.
+
+    Raises:
         CheckpointError: a pickle, another kind of file, a shard without its index, or a folder with several sets.
-        OSError: it cannot be looked into.
+        OSError: the folder cannot be read.
     """
     if path.is_dir():
-        found = sets_of(path, [file.name for file in path.iterdir()])
+        found = weight_sets(path, [file.name for file in path.iterdir()])
         if len(found) > 1:
+            more = f" and {len(found) - _MAX_NAMED} more" if len(found) > _MAX_NAMED else ""
             raise CheckpointError(
-                f"{path}: holds {len(found)} sets of weights and no config.json: {_names(found)}. Pick one by the path "
-                "of its file."
+                f"{path}: holds {len(found)} sets of weights and no config.json: "
+                f"{', '.join(file.name for file in found[:_MAX_NAMED])}{more}. Pick one by the path of its file."
             )
         if not found and (pickles := pickles_in(path)):
-            raise refuse_pickle(path, pickles[0])
+            raise pickle_error(path, pickles[0])
         return found[0] if found else None
     if path.suffix in PICKLE_SUFFIXES:
-        raise refuse_pickle(path, path.name)
-    if is_shard(path.name):
-        return _index_of(path)
+        raise pickle_error(path, path.name)
+    if _SHARD.search(path.name):
+        index = path.with_name(_SHARD.sub("", path.name) + INDEX_SUFFIX)
+        if not index.is_file():
+            raise CheckpointError(
+                f"{path}: is one shard of a model, and {index.name}, which lists the shards, is not next to it. "
+                "Download it too."
+            )
+        return index
     if path.suffix == ".safetensors" or path.name.endswith(INDEX_SUFFIX):
         return path
-    raise CheckpointError(f"{path}: is not a checkpoint folder, nor a .safetensors file. Pick the one or the other.")
-
-
-def _index_of(shard: Path) -> Path:
-    stem = _SHARD.sub("", shard.name)
-    index = shard.with_name(stem + INDEX_SUFFIX)
-    if not index.is_file():
-        raise CheckpointError(
-            f"{shard}: is one part of a model, and {index.name}, which names the parts, is not beside it. "
-            "Download it too."
-        )
-    return index
-
-
-def _names(found: list[Path]) -> str:
-    more = f" and {len(found) - 5} more" if len(found) > 5 else ""
-    return ", ".join(path.name for path in found[:5]) + more
+    raise CheckpointError(f"{path}: is not a checkpoint folder, nor a .safetensors file. Pick one of these.")

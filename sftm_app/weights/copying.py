@@ -1,4 +1,4 @@
-"""Copy the files of a finished output, or files that come along with a model."""
+"""Copies the files of a finished output, and other files of a model."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ _CHUNK_BYTES = 4 << 20
 
 
 def list_files(folder: Path) -> dict[Path, int]:
-    """Every regular file of a finished output, by its path relative to the folder, with its bytes. No links, and none
-    of the work files that a process stopped at the very end may have left.
+    """List the regular files of a finished output, without links and without the work files of an interrupted run.
 
-    Raises
-        CheckpointError: there is none, or the folder cannot be read.
+    Returns:
+        Path relative to the folder -> size in bytes.
+
+    Raises:
+        CheckpointError: the folder holds no files, or cannot be read.
     """
 
     def refuse(error: OSError) -> None:
@@ -39,14 +41,14 @@ def list_files(folder: Path) -> dict[Path, int]:
 
 
 def copy_file(source: Path, target: Path) -> None:
-    """Copy one file and put it on the disk.
+    """Copy one file, and wait until it is on the disk.
 
-    Raises
+    Raises:
         CheckpointError: `source` cannot be read.
-        OSError: `target` cannot be written; output_folder makes a sentence of it.
+        OSError: `target` cannot be written; output_folder turns it into a sentence.
     """
     try:
-        reader = open(source, "rb")  # noqa: SIM115 - closed below; only its own errors are the source's
+        reader = open(source, "rb")  # noqa: SIM115 - closed below; here only errors of the source are caught
     except OSError as error:
         raise _unreadable(source, error) from None
     with reader, open(target, "xb") as writer:

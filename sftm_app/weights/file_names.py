@@ -1,4 +1,4 @@
-"""What the files of a checkpoint are called. Needs no torch: the process that talks to the hub reads it too."""
+"""Names of a checkpoint's files. Needs no torch, since the process that talks to the hub imports it too."""
 
 from __future__ import annotations
 
@@ -10,5 +10,5 @@ INDEX_SUFFIX = ".safetensors.index.json"
 INDEX_NAME = f"model{INDEX_SUFFIX}"
 ADAPTER_CONFIG_NAME = "adapter_config.json"
 ADAPTER_WEIGHTS_NAME = "adapter_model.safetensors"
-# A shard that an index may name: a plain name beside it.
+# A shard that an index may name: a plain name in its own folder.
 SHARD_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}\.safetensors")

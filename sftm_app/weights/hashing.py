@@ -1,4 +1,4 @@
-"""What exactly a checkpoint's files hold, in a few letters."""
+"""Hashes of a checkpoint's files."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from sftm_app.weights.checkpoint import Checkpoint
 from sftm_app.weights.header import FileStamp
 
 _CHUNK_BYTES = 1 << 18
+_MAX_THREADS = 8
 
 
 # Takes a file's path, its stamp and a function that computes its hash; answers from a cache or calls the function.
@@ -47,7 +48,7 @@ def hash_files(
 
 def _hash(path: Path, stamp: FileStamp, stop: Callable[[], bool]) -> str:
     digest = hashlib.sha256()
-    # One buffer for all of it: a new one for each chunk would be memory asked of the system and given back.
+    # One buffer for the whole file: a new one per chunk would be allocated and freed each time.
     chunk = memoryview(bytearray(_CHUNK_BYTES))
     try:
         with open(path, "rb", buffering=0) as file:
@@ -64,7 +65,7 @@ def _hash(path: Path, stamp: FileStamp, stop: Callable[[], bool]) -> str:
 
 
 def refuse_changed(checkpoint: Checkpoint) -> None:
-    """Raises CheckpointError when a file is no longer the one that the checkpoint was opened with."""
+    """Raise CheckpointError if a file changed since the checkpoint was opened."""
     for path, stamp in sorted(checkpoint.stamps.items()):
         try:
             changed = FileStamp.of(path) != stamp
@@ -78,9 +79,6 @@ def _changed(path: Path) -> CheckpointError:
     return CheckpointError(f"{path}: was changed while in use. Start again.")
 
 
-MAX_HASHING = 8
-
-
 def hashing_threads() -> int:
     """How many files are hashed at a time."""
-    return min(MAX_HASHING, n_processors())
+    return min(_MAX_THREADS, n_processors())

@@ -1,7 +1,7 @@
 """Strict reader of the safetensors header.
 
-Reads only the header, never the weights, so 560 tensors take milliseconds. It is stricter than the safetensors library
-on purpose: a file it accepts has no holes, no overlaps, no duplicate names and exactly the size its header claims.
+It reads only the header, never the weights, so 560 tensors take milliseconds. It is stricter than the safetensors
+library on purpose: an accepted file has no holes, no overlaps, no duplicate names and exactly the size in its header.
 
 Format: 8 bytes little-endian length N, N bytes of JSON, then the data. https://github.com/huggingface/safetensors
 """
@@ -45,7 +45,7 @@ DTYPE_CODES = {dtype: code for code, dtype in TORCH_DTYPES.items()}
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """Where one tensor lies in a file. `offset` counts from the start of the file, in bytes."""
+    """One tensor of a file. `offset` is where its bytes begin, counted from the start of the file."""
 
     name: str
     dtype: torch.dtype
@@ -73,14 +73,14 @@ class FileStamp:
 
     @classmethod
     def of(cls, file: Path | str | int) -> FileStamp:
-        """The stamp of a path or of an open descriptor; raises OSError."""
+        """The stamp of a path or of an open descriptor. Raises OSError."""
         status = os.stat(file)
         return cls(status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
 
 
 @dataclass(frozen=True)
 class Header:
-    """The tensors of one file in the order of their bytes, the free-text metadata, and the file's stamp as of then."""
+    """The tensors of one file in the order of their bytes, its free-text metadata, and its stamp when it was read."""
 
     tensors: tuple[TensorInfo, ...]
     metadata: dict[str, str]
@@ -88,7 +88,7 @@ class Header:
 
 
 def open_regular(path: Path) -> int:
-    """Open a regular file for reading and return its descriptor; a pipe, device or folder is refused at once."""
+    """Open a regular file for reading and return its descriptor. Raises CheckpointError, also for a pipe or device."""
     try:
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     except FileNotFoundError:
@@ -106,11 +106,11 @@ def open_regular(path: Path) -> int:
 def read_header(path: Path, max_header_bytes: int = MAX_HEADER_BYTES) -> Header:
     """Read and verify the header of a safetensors file.
 
-    Raises
-        CheckpointError: naming the file, the tensor and expected against found, when anything is out of order.
+    Raises:
+        CheckpointError: the file cannot be read, or its header is invalid; names the tensor, expected and found.
     """
     with os.fdopen(open_regular(path), "rb") as file:
-        # Before the first byte is read: whatever changes the file from now on changes its stamp too.
+        # Taken before the first byte is read, so that any later change of the file changes its stamp.
         stamp = FileStamp.of(file.fileno())
         file_bytes = stamp.size_bytes
         start = file.read(8)
@@ -118,18 +118,18 @@ def read_header(path: Path, max_header_bytes: int = MAX_HEADER_BYTES) -> Header:
             raise CheckpointError(f"{path}: holds {file_bytes} bytes, too few for a safetensors file. {_AGAIN}")
         length = int.from_bytes(start, "little")
         following = file.read(56)
-        # The length of a sound header may read like the start of another format: 640 is a pickle's first two bytes.
+        # The length of a valid header can look like the start of another format: 640 is how a pickle begins.
         if length > file_bytes - 8 or not following.startswith(b"{"):
             _refuse_other_formats(path, start + following)
         if length > file_bytes - 8:
             raise CheckpointError(
                 f"{path}: the header should be {length} bytes long but the file holds {file_bytes} bytes in all. "
-                f"It is cut off or no safetensors file. {_AGAIN}"
+                f"It is cut off, or not a safetensors file. {_AGAIN}"
             )
         if length > max_header_bytes:
             raise CheckpointError(
                 f"{path}: the header is {length} bytes long, above the limit of {max_header_bytes}. "
-                "If the file is sound, raise the limit."
+                "If the file is valid, raise the limit."
             )
         file.seek(8)
         raw = file.read(length)
@@ -158,7 +158,7 @@ def _parse(path: Path, raw: bytes) -> dict[str, Any]:
         found: dict[str, Any] = {}
         for key, value in pairs:
             if key in found:
-                raise CheckpointError(f"{path}: the name {key!r} stands twice in the header. {_AGAIN}")
+                raise CheckpointError(f"{path}: the header holds the name {key!r} twice. {_AGAIN}")
             found[key] = value
         return found
 
@@ -181,12 +181,12 @@ def _verify(path: Path, header: dict[str, Any], data_start: int, stamp: FileStam
         if info.offset != expected:
             kind = "a hole" if info.offset > expected else "an overlap"
             raise CheckpointError(
-                f"{path}: there is {kind} before tensor {info.name!r}: its bytes should start at {expected}, "
-                f"the header says {info.offset}. {_AGAIN}"
+                f"{path}: there is {kind} before tensor {info.name!r}: its bytes should start at {expected}, but the "
+                f"header says {info.offset}. {_AGAIN}"
             )
         expected += info.n_bytes
     if expected != stamp.size_bytes:
-        kind = "is cut off" if stamp.size_bytes < expected else "has bytes behind its last tensor"
+        kind = "is cut off" if stamp.size_bytes < expected else "has bytes after its last tensor"
         raise CheckpointError(
             f"{path}: {kind}: the header asks for {expected} bytes, the file holds {stamp.size_bytes}. {_AGAIN}"
         )
@@ -226,7 +226,7 @@ def _is_naturals(value: Any) -> bool:
 
 
 def _check_name(path: Path, name: str) -> None:
-    # Bidirectional and other control characters would let a name pass for another one on the screen.
+    # Bidirectional and other control characters could make one name look like another on the screen.
     if not name or len(name.encode("utf-8", "surrogatepass")) > MAX_NAME_BYTES:
         raise CheckpointError(f"{path}: a tensor name is empty or longer than {MAX_NAME_BYTES} bytes. {_AGAIN}")
     if any(unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp") for character in name):

@@ -1,4 +1,4 @@
-"""Names of models on the Hugging Face hub, and where its cache keeps them. Nothing here contacts anything."""
+"""Names of models on the Hugging Face hub, and their places in its cache. Nothing here contacts the hub."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _REPO_FOLDER = re.compile(r"models((?:--[A-Za-z0-9._-]+?){1,2})")
 
 @dataclass(frozen=True)
 class HubRef:
-    """A model repository and optionally a branch, tag or commit of it; without one, the hub's default branch."""
+    """A model repository, and a branch, tag or commit of it; None means the default branch."""
 
     repo_id: str
     revision: str | None = None
@@ -37,10 +37,10 @@ class HubRef:
 
 
 def parse_ref(text: str) -> HubRef:
-    """Read `org/name` or `org/name@revision`, with or without `hub:` or the hub's address before it.
+    """Read `org/name` or `org/name@revision`, also after `hub:` or the hub's address.
 
-    Raises
-        HubError: it is written otherwise.
+    Raises:
+        HubError: the text has another form.
     """
     named = text.strip().removeprefix(HUB_PREFIX).removeprefix("https://huggingface.co/")
     repo_id, at, revision = named.partition("@")
@@ -48,28 +48,28 @@ def parse_ref(text: str) -> HubRef:
     sound = _REPO_ID.fullmatch(repo_id) and len(repo_id) <= MAX_REPO_ID and not repo_id.endswith(".git")
     if not sound or "--" in repo_id or ".." in repo_id:
         raise HubError(
-            f"{shown!r} names neither a folder here nor a model on the hub. Write org/name, such as "
-            "openai/clip-vit-base-patch32, or org/name@revision."
+            f"{shown!r} is neither a folder on this machine nor the name of a model on the hub. Write org/name, such "
+            "as openai/clip-vit-base-patch32, or org/name@revision."
         )
     if at and (not _REVISION.fullmatch(revision) or ".." in revision or "//" in revision):
         raise HubError(
-            f"{shown!r}: {revision[:100]!r} is no revision. After @ write a branch, a tag, a commit or refs/pr/N."
+            f"{shown!r}: {revision[:100]!r} is not a revision. After @ write a branch, a tag, a commit or refs/pr/N."
         )
     return HubRef(repo_id, revision or None)
 
 
 def endpoint() -> str:
-    """The hub that is asked: https://huggingface.co, or what HF_ENDPOINT says."""
+    """The hub's address: https://huggingface.co, or HF_ENDPOINT."""
     return str(constants.ENDPOINT)
 
 
 def hub_cache() -> Path:
-    """The folder that huggingface_hub keeps its downloads in, which other programs share."""
+    """The folder where huggingface_hub keeps its downloads, shared with other programs."""
     return Path(constants.HF_HUB_CACHE).resolve()
 
 
 def hub_name(path: str | Path) -> str | None:
-    """ "org/name@commit" for a snapshot folder of the hub's cache, wherever that cache lies; None for other folders."""
+    """ "org/name@commit" for a snapshot folder of any hub cache; None for other folders."""
     folder = Path(path)
     if len(folder.parts) < 3 or folder.parent.name != "snapshots" or not _COMMIT.fullmatch(folder.name):
         return None
@@ -78,7 +78,7 @@ def hub_name(path: str | Path) -> str | None:
 
 
 def short_name(path: str | Path) -> str:
-    """What a checkpoint is called for short: the model's own name for a snapshot of the cache, else the folder's."""
+    """A checkpoint's short name: the model's name for a snapshot of the hub's cache, or else the folder's."""
     fetched = hub_name(path)
     return fetched.partition("@")[0].rpartition("/")[2] if fetched else Path(path).name
 
@@ -89,19 +89,26 @@ def is_snapshot(path: Path) -> bool:
 
 
 def is_blob(path: Path) -> bool:
-    """Whether a resolved path is a file of the hub cache, where the links of its snapshots lead."""
+    """Whether a resolved path lies in the hub cache, where the links of its snapshots lead."""
     return hub_cache() in path.parents
 
 
 def read_source(text: str, local: Callable[[str], Path | None]) -> tuple[HubRef | Path, str]:
-    """What a person's text names, and a sentence when it could have meant something else ("" otherwise).
+    """Read a text that names a folder or a model on the hub.
 
-    local: the folder that a text is the path of, or None. A folder that is there wins over the hub; `hub:` before a
-    name always means the hub; an absolute path, or one that begins with a dot or ~, never does.
+    An existing folder takes precedence over the hub. `hub:` always means the hub; an absolute path, or one that begins
+    with a dot or ~, never does.
 
-    Raises
-        HubError: it is neither.
-        InputError: whatever `local` raises for a text that can only be a path.
+    Args:
+        text: what a person typed.
+        local: returns the folder for a path, or None where there is none.
+
+    Returns:
+        The folder or repository, and a note where the text is also the name of the other ("" otherwise).
+
+    Raises:
+        HubError: the text is neither.
+        InputError: `local` raised it for a text that can only be a path.
     """
     text = text.strip()
     if text.startswith(HUB_PREFIX):
@@ -116,6 +123,6 @@ def read_source(text: str, local: Callable[[str], Path | None]) -> tuple[HubRef 
     if folder is None:
         return parse_ref(text), ""
     with contextlib.suppress(HubError):
-        note = f"{text} is taken as the folder {folder}. Write hub:{parse_ref(text)} for the model on the hub."
+        note = f"{text} means the folder {folder}. Write hub:{parse_ref(text)} for the model on the hub."
         return folder, note
     return folder, ""

@@ -1,4 +1,4 @@
-"""The folder in which an output is made: whose it is, and what of it belongs to the work and not to the output."""
+"""The folder in which an output is made. It is renamed once complete, so an output appears whole or not at all."""
 
 from __future__ import annotations
 
@@ -12,53 +12,144 @@ from pathlib import Path
 
 import psutil
 
-from sftm_app.errors import OutputError
+from sftm_app.errors import OutputError, ResourceError
+from sftm_app.units import format_distinct
 
 LOCK_NAME = "lock.json"
 PROGRESS_NAME = "progress.jsonl"
-# The lock goes last: a partial folder without one is not ours and is never removed.
+# Files of the run, not of the output. The lock is removed last: a partial folder without a lock is never ours.
 WORK_FILES = (PROGRESS_NAME, LOCK_NAME)
 
 
 def partial_of(output: Path) -> Path:
-    """Where `output` is made: `<output>.partial` beside it."""
+    """Where `output` is made: `<output>.partial` next to it."""
     return output.with_name(output.name + ".partial")
 
 
 @contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """No two processes or threads are inside this block for the same folder at once, where the system can see to it."""
+def output_folder(path: Path, resume: bool = False) -> Iterator[Path]:
+    """Make an output: yields `<path>.partial`, and renames it to `path` at the end of the block.
+
+    On any error the partial folder is removed.
+
+    Args:
+        path: the output; must not exist.
+        resume: start with what an interrupted run left in the partial folder, instead of an empty one.
+
+    Raises:
+        OutputError: `path` exists or cannot be written, or another run is writing it.
+        ResourceError: the disk is full.
+    """
+    partial = partial_of(path)
+    refuse_existing(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _claim(partial, resume)
+    except OSError as error:
+        raise _not_writable(path, error) from None
+    try:
+        yield partial
+        sync_folder(partial)
+        # rename() silently replaces an empty folder, so check again just before it.
+        refuse_existing(path)
+        partial.rename(path)
+        # The output is complete now: a failure from here on must not look like a failed merge.
+        for name in WORK_FILES:
+            with contextlib.suppress(OSError):
+                (path / name).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            sync_folder(path.parent)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            remove_partial(partial)
+        if isinstance(error, OSError):
+            raise _disk_error(path, error) from None
+        raise
+
+
+def refuse_existing(path: Path) -> None:
+    """Raise OutputError if something exists at `path`."""
+    if os.path.lexists(path):
+        raise OutputError(f"{path}: exists already. Choose another output folder, or remove it first.")
+
+
+def check_disk_space(path: Path, n_bytes: int) -> None:
+    """Refuse an output that the disk has no room for. What an interrupted run left there counts as free.
+
+    Raises:
+        OutputError: the place cannot be accessed.
+        ResourceError: fewer than `n_bytes` are free.
+    """
+    try:
+        existing = next(parent for parent in path.resolve().parents if parent.exists())
+        free = shutil.disk_usage(existing).free + _allocated_bytes(partial_of(path))
+    except OSError as error:
+        raise _not_writable(path, error) from None
+    if free < n_bytes:
+        needed, left = format_distinct(n_bytes, free)
+        raise ResourceError(
+            f"{path}: needs {needed}, but the disk has {left} free. Free some space or choose another output folder."
+        )
+
+
+def _not_writable(path: Path, error: OSError) -> OutputError:
+    return OutputError(f"{path}: cannot be written ({error.strerror}). Choose another output folder.")
+
+
+def _disk_error(path: Path, error: OSError) -> Exception:
+    if error.errno in (28, 122):  # ENOSPC, EDQUOT
+        return ResourceError(f"{path}: the disk is full. Free some space or choose another output folder.")
+    return OutputError(f"{path}: writing failed ({error.strerror or error}). Choose another output folder.")
+
+
+def sync_folder(path: Path) -> None:
+    """Put the names in a folder on the disk, where the system can."""
+    if not hasattr(os, "O_DIRECTORY"):
+        return
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def folder_lock(folder: Path) -> Iterator[None]:
+    """Lock an existing folder against other threads and processes, where the system can.
+
+    The folder itself is locked, so no lock file is left behind, and a read-only folder can be locked too.
+    """
     with ExitStack() as stack:
         with contextlib.suppress(ImportError, OSError):
-            import fcntl
+            import fcntl  # Windows has none
 
             descriptor = os.open(folder, os.O_RDONLY)
             stack.callback(os.close, descriptor)
             fcntl.flock(descriptor, fcntl.LOCK_EX)
-            # Closing alone would not do while a process that was forked meanwhile holds the folder open too.
+            # Closing is not enough: a process forked meanwhile holds the descriptor open too.
             stack.callback(fcntl.flock, descriptor, fcntl.LOCK_UN)
         yield
 
 
-def claim(partial: Path, keep: bool) -> None:
-    """Make `partial` this process's own: new and empty, or with `keep` holding what a run that died left in it.
+def _claim(partial: Path, resume: bool) -> None:
+    """Make `partial` this process's own: new and empty, or with what an interrupted run left in it.
 
-    Raises
-        OutputError: another run is writing it, or it was not left by one.
+    Raises:
+        OutputError: another run is writing it, or no run left it.
         OSError: it cannot be made.
     """
-    with alone(partial.parent):
-        refuse_taken(partial)
-        if not keep:
+    with folder_lock(partial.parent):
+        refuse_in_use(partial)
+        if not resume:
             remove_partial(partial)
-        partial.mkdir(exist_ok=keep)
+        partial.mkdir(exist_ok=resume)
         process = psutil.Process()
         lock = {"pid": process.pid, "started": process.create_time()}
         (partial / LOCK_NAME).write_text(json.dumps(lock), encoding="utf-8")
 
 
-def refuse_taken(partial: Path) -> None:
-    """Raises OutputError when a living run is writing `partial`, or when it is a folder that no run has left."""
+def refuse_in_use(partial: Path) -> None:
+    """Raise OutputError if a live run is writing `partial`, or if it is a folder that no run left."""
     if not partial.is_dir():
         return
     lock = partial / LOCK_NAME
@@ -67,24 +158,20 @@ def refuse_taken(partial: Path) -> None:
             f"{partial}: exists and was not left by a merge. Remove it yourself, or choose another output folder."
         )
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError, psutil.Error):
-        held = json.loads(lock.read_text(encoding="utf-8"))
-        if psutil.Process(int(held["pid"])).create_time() == held["started"]:
+        owner = json.loads(lock.read_text(encoding="utf-8"))
+        if psutil.Process(int(owner["pid"])).create_time() == owner["started"]:
             raise OutputError(f"{partial}: another run is writing it. Wait for it, or choose another output folder.")
 
 
 def remove_partial(partial: Path) -> None:
-    """Remove what is there, the lock last, so that a process killed meanwhile leaves nothing that nobody owns.
-
-    Raises
-        OSError: something cannot be removed.
-    """
+    """Remove a partial folder, its lock last, so that an interrupted removal can be repeated. Raises OSError."""
     if partial.is_dir():
         clear(partial, keep=(LOCK_NAME,))
         shutil.rmtree(partial)
 
 
 def clear(partial: Path, keep: Collection[str]) -> None:
-    """Remove all but the names in `keep`, first what tells how far a run was. Raises OSError."""
+    """Remove everything but the names in `keep`; the record of progress goes first. Raises OSError."""
     for child in sorted(partial.iterdir(), key=lambda child: child.name != PROGRESS_NAME):
         if child.name in keep:
             continue
@@ -94,8 +181,8 @@ def clear(partial: Path, keep: Collection[str]) -> None:
             child.unlink()
 
 
-def held_bytes(partial: Path) -> int:
-    """The disk space that files there take: what was reserved counts, holes do not. 0 where the system cannot say."""
+def _allocated_bytes(partial: Path) -> int:
+    """The disk space of the files in a folder: reserved space counts, holes do not. 0 where the system cannot tell."""
     total = 0
     for folder, _, names in os.walk(partial):
         for name in names:

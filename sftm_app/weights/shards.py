@@ -1,4 +1,4 @@
-"""What a sharded checkpoint may be: where its files may lie, and what its index claims of their size."""
+"""Checks of weight files: where links may lead, which shards belong together, and the size in the index."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _SHARD = re.compile(r"(.+)-\d+-of-\d+\.safetensors")
 
 
 def refuse_foreign_link(file: Path) -> None:
-    """A link must stay in the checkpoint's folder, or lead to the blobs that the hub's cache keeps above it.
+    """Refuse a link that leads out of the checkpoint's folder, except to the blobs of the hub's cache above it.
 
-    Raises
-        CheckpointError: it leads elsewhere.
+    Raises:
+        CheckpointError: the link leads elsewhere.
     """
     if not file.is_symlink():
         return
@@ -30,10 +30,10 @@ def refuse_foreign_link(file: Path) -> None:
 
 
 def refuse_unnamed_shards(index_path: Path, named: Sequence[str]) -> None:
-    """A further shard beside those that the index names is a part of another checkpoint, or the index is.
+    """Refuse a folder that holds more shards than the index names: one of them is from another checkpoint.
 
-    Raises
-        CheckpointError: there is one.
+    Raises:
+        CheckpointError: there is such a shard.
     """
     series = {found[1] for name in named if (found := _SHARD.fullmatch(name))}
     for file in sorted(index_path.parent.glob("*.safetensors")):
@@ -46,12 +46,12 @@ def refuse_unnamed_shards(index_path: Path, named: Sequence[str]) -> None:
 
 
 def size_note(metadata: Any, n_bytes: Mapping[str, int]) -> str | None:
-    """A sentence when the index's `total_size` is not the bytes of the tensors (name -> bytes); None when it is."""
+    """A sentence when the index's `total_size` differs from the bytes of its tensors, which are given by name."""
     claimed = metadata.get("total_size") if isinstance(metadata, dict) else None
     found = sum(n_bytes.values())
     if claimed is None or claimed == found:
         return None
     return (
-        f"The index says that the tensors take {str(claimed)[:40]} bytes in all, but its files hold {found}. "
-        "Every tensor that it names is there, so the files count."
+        f"The index says that the tensors take {str(claimed)[:40]} bytes in total, but the files hold {found}. "
+        "Every tensor in the index is there, so the files are used as they are."
     )

@@ -1,4 +1,4 @@
-"""What is remembered of an architecture is what transformers said."""
+"""A cached architecture is what transformers answered."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from sftm_app import caching
 from sftm_app.architecture import known_architectures
 from sftm_app.architecture.architecture import Architecture, read_architecture
 from sftm_app.architecture.known_architectures import ArchitectureCache
@@ -93,11 +94,11 @@ def test_the_entries_used_longest_ago_go(folder: Path, monkeypatch: pytest.Monke
 
 
 def test_a_full_disk_leaves_nothing_behind(base: Checkpoint, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(path: Path, *_: object) -> int:
-        path.touch()
+    def fail(temporary: Path, path: Path) -> None:
+        assert temporary.exists()
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(Path, "write_text", fail)
+    monkeypatch.setattr(caching.os, "replace", fail)
     assert ArchitectureCache(folder).read(base.config, base.tensors).owners and not list(folder.iterdir())
 
 

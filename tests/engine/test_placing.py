@@ -16,7 +16,7 @@ from sftm_app.errors import ResourceError
 from sftm_app.planning.memory import LayerSize, entry_bytes, superposition_bytes, tasks_at_once
 from sftm_app.planning.plan import Plan
 from sftm_app.planning.planner import check_recipe, plan_for
-from sftm_app.weights.checkpoint import open_reader
+from sftm_app.weights.reader import open_reader
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 RecipeFor = Callable[..., Any]

@@ -57,7 +57,7 @@ class Backwards:
                 for entry in reversed(entries):
                     (merged,) = run(dataclasses.replace(plan, entries=(entry,)))
                     checksum = write_at(writer.place(entry.name), merged.tensor)
-                    assert writer.keep(entry.name, checksum)
+                    assert writer.accept(entry.name, checksum)
                     self.made.append(entry.name)
                     yield WrittenTensor(entry, checksum, merged.records, f"worker {len(self.made) % 2}", 7)
             finally:
@@ -159,12 +159,12 @@ def test_several_hands_fill_one_file(tmp_path: Path) -> None:
     tensors = {"a": torch.randn(3, 5), "b": torch.arange(4), "empty": torch.zeros(0, 2)}
     announced = [OutputTensor(name, tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()]
     with weights_writer(tmp_path, announced, 10**9) as writer:
-        assert not writer.keep("a", write_at(writer.place("a"), tensors["a"]) ^ 1)
+        assert not writer.accept("a", write_at(writer.place("a"), tensors["a"]) ^ 1)
         for name in reversed(tensors):
             place = writer.place(name)
             with pytest.raises(ValueError, match="instead of"):
                 write_at(place, torch.zeros(9))
-            assert writer.keep(name, write_at(place, tensors[name]))
+            assert writer.accept(name, write_at(place, tensors[name]))
     from safetensors.torch import load_file
 
     read = load_file(tmp_path / "model.safetensors")
@@ -264,7 +264,7 @@ def test_a_worker_puts_the_bytes_in_their_place(worker: Callable, begun: Any) ->
     job, entry, writer = begun
     made = cluster._merge([worker(job)], entry, writer.place(entry.name))
     (merged,) = run(dataclasses.replace(job.plan, entries=(entry,)))
-    assert writer.keep(entry.name, made.checksum)
+    assert writer.accept(entry.name, made.checksum)
     plain = [dataclasses.replace(record, seconds=0) for records in (made.records, merged.records) for record in records]
     assert plain[0] == plain[1] and len(plain) == 2
     assert f"worker {os.getpid()} on " in made.worker and made.peak_bytes >= 0
@@ -484,7 +484,7 @@ def test_an_error_of_ours_comes_back_as_itself(two_workers: None, models: Path, 
 def test_a_worker_that_writes_elsewhere_is_found_out(
     two_workers: None, plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(WeightsWriter, "keep", lambda *_: False)
+    monkeypatch.setattr(WeightsWriter, "accept", lambda *_: False)
     with pytest.raises(OutputError, match=r"wrote into .*model-.* is not what is read there\. Inputs and output have"):
         finish(plan, tmp_path / "out", None, RayExecutor())
     assert list(tmp_path.iterdir()) == []

@@ -29,7 +29,7 @@ from sftm_app.planning.planner import make_plan
 from sftm_app.planning.recipe import make_recipe
 from sftm_app.weights import partial as partial_module
 from sftm_app.weights import writer
-from sftm_app.weights.partial import alone, partial_of, remove_partial
+from sftm_app.weights.partial import folder_lock, partial_of, remove_partial
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="kills copies of this process")
 
@@ -416,7 +416,7 @@ def test_an_adapter_is_made_anew(tmp_path: Path, recipe_for: Callable) -> None:
 
 def test_what_was_begun_counts_as_room(plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     killed_after(5, plan, tmp_path / "out")
-    monkeypatch.setattr(writer.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 0})())
+    monkeypatch.setattr(partial_module.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 0})())
     with pytest.raises(ResourceError, match="the disk has 0"):
         finish(plan, tmp_path / "other")
     if sys.platform == "linux":
@@ -472,13 +472,13 @@ def test_only_one_is_alone_with_a_folder(tmp_path: Path) -> None:
     order: list[str] = []
 
     def second() -> None:
-        with alone(tmp_path):
+        with folder_lock(tmp_path):
             order.append("second")
 
-    with alone(tmp_path / "none"):  # what is not there yet is nobody's
+    with folder_lock(tmp_path / "none"):  # what is not there yet is nobody's
         pass
     thread = threading.Thread(target=second)
-    with alone(tmp_path):
+    with folder_lock(tmp_path):
         thread.start()
         time.sleep(0.2)
         order.append("first")

@@ -31,7 +31,8 @@ from sftm_app.output.save import save
 from sftm_app.planning.planner import make_plan
 from sftm_app.planning.recipe import Recipe, load_recipe, make_recipe
 from sftm_app.weights import copying, writer
-from sftm_app.weights.writer import check_room, output_folder
+from sftm_app.weights import partial as partial_module
+from sftm_app.weights.partial import check_disk_space, output_folder
 
 
 def save_all(recipe: Recipe, output: Path) -> tuple[Report, list[Progress]]:
@@ -291,8 +292,8 @@ def test_too_little_room_is_said_before_any_compute(
     tmp_path: Path, recipe_for: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan = make_plan(recipe_for("a"))
-    monkeypatch.setattr(writer.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 10})())
-    with pytest.raises(ResourceError, match=r"needs .*B, the disk has"):
+    monkeypatch.setattr(partial_module.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 10})())
+    with pytest.raises(ResourceError, match=r"needs .*B, but the disk has"):
         check_output(plan, tmp_path / "out")
 
 
@@ -443,8 +444,8 @@ def test_publish_copies_all_or_nothing(tmp_path: Path, recipe_for: Callable, mon
     assert len(synced) >= len(listing(tmp_path / "model")) + 3, "every file, and every folder of names"
     monkeypatch.undo()
 
-    monkeypatch.setattr(writer.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 10})())
-    with pytest.raises(ResourceError, match=r"needs .*B, the disk has"):
+    monkeypatch.setattr(partial_module.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 10})())
+    with pytest.raises(ResourceError, match=r"needs .*B, but the disk has"):
         publish(tmp_path / "model", tmp_path / "fourth")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["final", "model", "third"]
 
@@ -515,7 +516,7 @@ def test_no_permission_below_the_output_is_a_sentence(recipe_for: Callable, as_o
     locked.mkdir()
     locked.chmod(0)
     with pytest.raises(OutputError, match=r"out: cannot be written \(Permission denied\)"):
-        check_room(locked / "deep" / "out", 1)
+        check_disk_space(locked / "deep" / "out", 1)
     with (
         pytest.raises(OutputError, match=r"out: cannot be written \(Permission denied\)"),
         output_folder(locked / "out"),
@@ -555,7 +556,7 @@ def test_a_writer_refuses_what_was_not_announced(tmp_path: Path) -> None:
     file.abandon()
     again = writer.TensorFile(tmp_path / "y.safetensors", announced, {})
     again.write("a", torch.zeros(2))
-    with pytest.raises(ValueError, match="comes twice"):
+    with pytest.raises(ValueError, match="is written twice"):
         again.write("a", torch.zeros(2))
     with pytest.raises(ValueError, match="1 tensors were never written"):
         again.close()

@@ -25,7 +25,8 @@ from sftm_app.planning.memory import FIRST_USE_BYTES, entry_bytes, peak_bytes
 from sftm_app.planning.plan import Plan
 from sftm_app.planning.planner import make_plan
 from sftm_app.planning.recipe import make_recipe
-from sftm_app.weights.checkpoint import open_checkpoint, open_reader
+from sftm_app.weights.checkpoint import open_checkpoint
+from sftm_app.weights.reader import open_reader
 
 Took = Callable[[list[Path], str, str, dict[str, Any]], int]
 UP, DOWN = "layers.0.mlp.up_proj.weight", "layers.0.mlp.down_proj.weight"

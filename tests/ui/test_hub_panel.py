@@ -116,7 +116,7 @@ def test_own_choice_needs_base_and_tasks_and_prefers_folders(studio: Studio) -> 
     chosen = hub_panel.read_choice(studio, "", "base", "org/a\nhub:org/b@main")
     assert chosen.base == studio.settings.models_dir / "base"
     assert chosen.tasks == (("a", studio.settings.models_dir / "org" / "a"), ("b", HubRef("org/b", "main")))
-    assert "is taken as the folder" in chosen.notes[0]
+    assert "means the folder" in chosen.notes[0]
     with pytest.raises(InputError, match="lies outside the models folder"):
         hub_panel.read_choice(studio, "", "/etc", "org/a")
 

@@ -164,7 +164,7 @@ def test_the_bars_are_what_the_merge_itself_reports(studio: Studio, chosen: Insp
     params = vars(asked.params) if asked.method != "average" else {}
     plan = make_plan(make_recipe(chosen.ws.base, tasks, asked.method, params, device="cpu"))
     merged = next(one for one in run(plan) if one.entry.name == NAME)
-    from sftm_app.weights.checkpoint import open_reader
+    from sftm_app.weights.reader import open_reader
 
     with open_reader(found.base) as read:
         change = merged.tensor - read(NAME)

@@ -78,8 +78,8 @@ CONFIGS: dict[str, tuple[dict[str, Any], str]] = {
     "rank pattern, list": ({"rank_pattern": [3]}, "should be a table of module paths"),
     "rank pattern, another rank": ({"rank_pattern": {"q_proj": 2}}, "is 3, adapter_config.json says 2"),
     "alpha pattern, NaN": ({"alpha_pattern": {"q_proj": float("nan")}}, "alpha_pattern, entry 'q_proj', is nan"),
-    "pattern, broken": ({"alpha_pattern": {"q_(": 1}}, "which is no regular expression"),
-    "pattern, without end": ({"alpha_pattern": {"((.*a)*)*q": 1}}, "which is too involved"),
+    "pattern, broken": ({"alpha_pattern": {"q_(": 1}}, "which is not a regular expression"),
+    "pattern, without end": ({"alpha_pattern": {"((.*a)*)*q": 1}}, "which is too complex"),
     "rslora in words": ({"use_rslora": "yes"}, "use_rslora should be true or false"),
     "DoRA": ({"use_dora": True}, "DoRA (use_dora)"),
     "bias of factors": ({"lora_bias": True}, "lora_bias"),
@@ -96,7 +96,7 @@ CONFIGS: dict[str, tuple[dict[str, Any], str]] = {
     "QALoRA": ({"use_qalora": True}, "use_qalora"),
     "KaSA": ({"kasa_config": {"beta": 1}}, "kasa_config"),
     "BD-LoRA": ({"use_bdlora": {"nblocks": 2}}, "use_bdlora"),
-    "of tomorrow": ({"use_quantum": True}, "its setting 'use_quantum' (True) is not known"),
+    "of tomorrow": ({"use_quantum": True}, "has the unknown setting 'use_quantum' (True)"),
 }
 
 

@@ -302,7 +302,7 @@ def test_a_sharded_set_without_config(tmp_path: Path) -> None:
     for name, tensor in weights(tmp_path / "with").items():
         torch.testing.assert_close(tensor, written[name])
     (folder / "model.safetensors.index.json").unlink()
-    with pytest.raises(CheckpointError, match=r"model\.safetensors\.index\.json, which names the parts, is not beside"):
+    with pytest.raises(CheckpointError, match=r"index\.json, which lists the shards, is not next to"):
         open_checkpoint(shard)
 
 
@@ -323,7 +323,7 @@ def test_what_is_no_bare_checkpoint(tmp_path: Path, models: Path) -> None:
         open_checkpoint(folder)
     assert open_checkpoint(folder / "two.safetensors").bare
     save_file({"w": torch.ones(1)}, models / "a" / "other.safetensors")
-    with pytest.raises(CheckpointError, match=r"is not the file that config\.json beside it belongs to"):
+    with pytest.raises(CheckpointError, match=r"does not belong to the config\.json next to it"):
         open_checkpoint(models / "a" / "other.safetensors")
     assert not open_checkpoint(models / "a" / "model.safetensors").bare
     (models / "a" / "config.json").write_text(json.dumps({}))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +18,10 @@ from transformers import ViTForImageClassification
 
 from sftm_app.errors import CheckpointError, NumericalError
 from sftm_app.weights import checkpoint as checkpoint_module
-from sftm_app.weights.checkpoint import open_checkpoint, open_reader, read_json, read_tensors
+from sftm_app.weights.checkpoint import open_checkpoint, read_json
 from sftm_app.weights.hashing import hash_files
-from sftm_app.weights.header import Header, read_header
+from sftm_app.weights.header import FileStamp, Header, read_header
+from sftm_app.weights.reader import open_reader, read_tensors
 
 INDEX = "model.safetensors.index.json"
 
@@ -154,7 +157,7 @@ def test_missing_shard(sharded: Path) -> None:
 
 def test_tensor_absent_from_its_shard(sharded: Path) -> None:
     change_index(sharded, lambda index: index["weight_map"].update(ghost=next(iter(index["weight_map"].values()))))
-    with pytest.raises(CheckpointError, match="'ghost' should be in it and is not"):
+    with pytest.raises(CheckpointError, match="lacks tensor 'ghost', which the index places there"):
         open_checkpoint(sharded)
 
 
@@ -310,3 +313,27 @@ def test_a_file_that_changes_right_after_its_header_was_read_is_noticed(
         read("classifier.bias")
     with pytest.raises(CheckpointError, match="was changed while in use"):
         hash_files(task)
+
+
+def test_a_cached_hash_is_used_until_the_file_changes(models: Path) -> None:
+    cache: dict[tuple[Path, FileStamp], str] = {}
+
+    def keep(path: Path, stamp: FileStamp, compute: Callable[[], str]) -> str:
+        if (path, stamp) not in cache:
+            cache[path, stamp] = compute()
+        return cache[path, stamp]
+
+    def hashes() -> dict[str, str]:
+        return hash_files(open_checkpoint(models / "a"), keep=keep)
+
+    first = hashes()
+    assert first == hash_files(open_checkpoint(models / "a"))
+    cache |= dict.fromkeys(cache, "known")
+    assert list(hashes().values()) == ["known"]
+    file = models / "a" / "model.safetensors"
+    status, raw = file.stat(), bytearray(file.read_bytes())
+    raw[-1] ^= 1
+    time.sleep(0.02)
+    file.write_bytes(raw)
+    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert next(iter(hashes().values())) not in ("known", *first.values()) and len(cache) == 2

@@ -1,4 +1,4 @@
-"""The strict header reader against FAULTS A1 to A6: every file here is made by hand, byte by byte."""
+"""The strict header reader: every file here is made by hand, byte by byte."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ BAD = {
         (1000).to_bytes(8, "little") + b"{}",
         "should be 1000 bytes long .* holds 10 bytes",
     ),
-    "length overflows": (b"\xff" * 8 + b"{}", "is cut off or no safetensors file"),
+    "length overflows": (b"\xff" * 8 + b"{}", "is cut off, or not a safetensors file"),
     "not UTF-8": (header_bytes(b'{"\xff": 1}'), "not valid JSON"),
     "not JSON": (header_bytes(b"{nonsense"), "not valid JSON"),
     "empty header": (header_bytes(b""), "not valid JSON"),
@@ -55,8 +55,8 @@ BAD = {
     "GGUF": (b"GGUF" + bytes(60), "save_pretrained"),
     "cut by a byte": (header_bytes({"a": F32}, bytes(7)), r"cut off.* asks for \d+ bytes, the file holds \d+"),
     "no data": (header_bytes({"a": F32}), "cut off"),
-    "trailing bytes": (header_bytes({"a": F32}, bytes(9)), "bytes behind its last tensor"),
-    "data without tensors": (header_bytes({}, b"x"), "bytes behind its last tensor"),
+    "trailing bytes": (header_bytes({"a": F32}, bytes(9)), "bytes after its last tensor"),
+    "data without tensors": (header_bytes({}, b"x"), "bytes after its last tensor"),
     "a hole": (header_bytes({"a": entry(0, 8), "b": entry(12, 16)}, bytes(16)), "a hole before tensor 'b'"),
     "a hole at the start": (header_bytes({"a": entry(4, 8)}, bytes(8)), "a hole before tensor 'a'"),
     "an overlap": (header_bytes({"a": entry(0, 8), "b": entry(4, 12)}, bytes(12)), "an overlap before tensor 'b'"),
@@ -75,9 +75,9 @@ BAD = {
     "nine dimensions": (header_bytes({"a": F32 | {"shape": [1] * 8 + [2]}}, bytes(8)), "impossible shape"),
     "duplicate names": (
         header_bytes(b'{"a":%s,"a":%s}' % ((json.dumps(F32).encode(),) * 2), bytes(8)),
-        "'a' stands twice",
+        "the name 'a' twice",
     ),
-    "duplicate fields": (header_bytes(b'{"a":{"dtype":"F32","dtype":"F32"}}'), "stands twice"),
+    "duplicate fields": (header_bytes(b'{"a":{"dtype":"F32","dtype":"F32"}}'), "'dtype' twice"),
     "unknown field": (header_bytes({"a": F32 | {"strides": [1]}}, bytes(8)), "missing or unknown fields"),
     "missing field": (header_bytes({"a": {"dtype": "F32", "shape": [2]}}, bytes(8)), "missing or unknown fields"),
     "entry is no table": (header_bytes({"a": 7}), "missing or unknown fields"),
@@ -205,3 +205,27 @@ def test_no_permission_is_said_as_such(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(os, "open", refuse)
     with pytest.raises(CheckpointError, match="no permission"):
         read_header(tmp_path / "model.safetensors")
+
+
+def test_a_stamp_reveals_a_write_that_keeps_size_and_date(tmp_path: Path) -> None:
+    file = tmp_path / "a"
+    file.write_bytes(b"first")
+    before, status = FileStamp.of(file), file.stat()
+    assert FileStamp.of(file) == before
+    time.sleep(0.02)  # one tick of the file system's clock
+    file.write_bytes(b"other")
+    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+    after = FileStamp.of(file)
+    assert (after.size_bytes, after.mtime_ns, after.inode) == (before.size_bytes, before.mtime_ns, before.inode)
+    if os.name != "nt":  # where ctime is the file's creation
+        assert after != before
+
+
+def test_a_stamp_reveals_a_replacement(tmp_path: Path) -> None:
+    file, other = tmp_path / "a", tmp_path / "b"
+    file.write_bytes(b"first")
+    before, status = FileStamp.of(file), file.stat()
+    other.write_bytes(b"other")
+    os.utime(other, ns=(status.st_atime_ns, status.st_mtime_ns))
+    os.replace(other, file)
+    assert FileStamp.of(file) != before

@@ -81,7 +81,7 @@ def test_a_folder_that_is_there_wins_and_is_said(tmp_path: Path) -> None:
     assert read_source("org", local) == (tmp_path / "org", "")
     with pytest.raises(InputError, match="outside"):
         read_source("/etc/x", local)
-    with pytest.raises(HubError, match="names neither a folder here nor a model on the hub"):
+    with pytest.raises(HubError, match="is neither a folder on this machine nor the name of a model"):
         read_source("nothing", local)
 
 

@@ -80,6 +80,6 @@ def test_a_wrong_total_size_is_a_note(sharded: Path, models: Path, claimed: obje
         assert not notes()
     else:
         assert notes() == [
-            f"base: The index says that the tensors take {claimed} bytes in all, but its files hold {size}. "
-            "Every tensor that it names is there, so the files count."
+            f"base: The index says that the tensors take {claimed} bytes in total, but the files hold {size}. "
+            "Every tensor in the index is there, so the files are used as they are."
         ]

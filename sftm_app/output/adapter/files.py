@@ -11,13 +11,13 @@ from typing import Any
 
 import torch
 
+from sftm_app.caching import write_text
 from sftm_app.output.card import base_name
 from sftm_app.planning.plan import Plan
 from sftm_app.planning.recipe import DTYPES
 from sftm_app.weights.checkpoint import Checkpoint
 from sftm_app.weights.file_names import ADAPTER_CONFIG_NAME
 from sftm_app.weights.hub_names import hub_name
-from sftm_app.weights.writer import write_text
 
 _TASK_TYPES = {
     "ForCausalLM": "CAUSAL_LM",
@@ -70,7 +70,7 @@ def write_adapter_config(
         "modules_to_save": list(modules) or None,
         "init_lora_weights": True,
     }
-    write_text(folder / ADAPTER_CONFIG_NAME, json.dumps(settings, indent=2, ensure_ascii=False) + "\n")
+    write_text(folder / ADAPTER_CONFIG_NAME, json.dumps(settings, indent=2, ensure_ascii=False) + "\n", sync=True)
 
 
 def _task_type(plan: Plan) -> str | None:

@@ -1,0 +1,135 @@
+"""Reads tensors of a checkpoint on demand, and refuses once its files have changed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from io import FileIO
+from pathlib import Path
+from threading import Lock
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from sftm_app.errors import CheckpointError, NumericalError
+from sftm_app.weights.checkpoint import Checkpoint
+from sftm_app.weights.header import FileStamp, read_header
+
+
+class TensorReader:
+    """Reads tensors of one checkpoint. Threads may share it.
+
+    Files are read, not memory-mapped: a mapped file that shrinks would kill the process with SIGBUS, and its pages
+    would count as this process's memory.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, stack: ExitStack) -> None:
+        self._checkpoint = checkpoint
+        self._stack = stack
+        self._handles: dict[Path, FileIO] = {}
+        self._lock = Lock()
+
+    def __call__(self, name: str, row: int | None = None, span: tuple[int, int] | None = None) -> Tensor:
+        """Read a tensor, or a part of it, as stored.
+
+        Args:
+            name: the tensor.
+            row: read only this entry along the first dimension, such as one expert of a stack.
+            span: read only the elements from the first index up to the second, in stored order, as a vector.
+
+        Returns:
+            The tensor on the CPU, in its stored dtype and shape.
+
+        Raises:
+            CheckpointError: the file changed since the checkpoint was opened, or cannot be read.
+        """
+        file, info = self._checkpoint.files[name], self._checkpoint.tensors[name]
+        shape = info.shape if row is None else info.shape[1:]
+        tensor = torch.empty(shape if span is None else (span[1] - span[0],), dtype=info.dtype)
+        start = ((span[0] if span else 0) + (row or 0) * torch.Size(shape).numel()) * tensor.itemsize
+        try:
+            if FileStamp.of(file) != self._checkpoint.stamps[file]:
+                raise CheckpointError(f"{file}: was changed while in use. Start again.")
+            with self._lock:
+                if file not in self._handles:
+                    self._handles[file] = self._stack.enter_context(FileIO(file))
+            read_into(tensor, self._handles[file], info.offset + start, self._lock)
+        except OSError as error:
+            raise CheckpointError(f"{file}: tensor {name!r} cannot be read ({error}). Start again.") from None
+        return tensor
+
+    def finite(
+        self,
+        name: str,
+        dtype: torch.dtype = torch.float32,
+        row: int | None = None,
+        span: tuple[int, int] | None = None,
+    ) -> Tensor:
+        """Read a tensor as `__call__` does, convert it to a floating-point `dtype`, and check that it is finite.
+
+        Raises:
+            CheckpointError: see `__call__`.
+            NumericalError: it holds NaN or Inf; names the file, the tensor and their number.
+        """
+        tensor = self(name, row, span).to(dtype)
+        # A sum takes one pass instead of three. It is finite unless a value is not, or it overflows.
+        if tensor.numel() and not torch.isfinite(tensor.sum()):
+            n_bad = int((~torch.isfinite(tensor)).sum())
+            total = tensor.numel()
+            if n_bad and span is not None:
+                # Count them in the whole tensor, in pieces no larger than this one.
+                total = torch.Size(self._checkpoint.tensors[name].shape).numel()
+                spans = ((start, min(start + tensor.numel(), total)) for start in range(0, total, tensor.numel()))
+                n_bad = sum(int((~torch.isfinite(self(name, span=each).to(dtype))).sum()) for each in spans)
+            if n_bad:
+                raise NumericalError(
+                    f"{self._checkpoint.files[name]}: tensor {name!r} holds {n_bad} values that are NaN or infinite "
+                    f"out of {total}. The checkpoint is broken: train or download it again."
+                )
+        return tensor
+
+
+@contextmanager
+def open_reader(checkpoint: Checkpoint) -> Iterator[TensorReader]:
+    """A TensorReader whose files are closed at the end of the block."""
+    with ExitStack() as stack:
+        yield TensorReader(checkpoint, stack)
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Read every tensor of a small safetensors file, such as a task's head or a set of samples.
+
+    Raises:
+        CheckpointError: the file is missing or damaged.
+    """
+    header = read_header(path)
+    try:
+        with safe_open(path, "pt", backend="pread") as file:
+            return {info.name: file.get_tensor(info.name) for info in header.tensors}
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path}: cannot be read ({error}). Start again.") from None
+
+
+def read_into(tensor: Tensor, file: FileIO, offset: int, lock: Lock) -> None:
+    """Fill a contiguous tensor with the bytes of `file` from `offset` on.
+
+    Args:
+        lock: guards the file's position, on systems where a read has to set it.
+
+    Raises:
+        OSError: the file ends too early, or cannot be read.
+    """
+    wanted: memoryview = tensor.reshape(-1).view(torch.uint8).numpy().data
+    while wanted:
+        # One call gives at most 2 GiB on Linux, and is refused for that much on macOS.
+        if hasattr(os, "preadv"):
+            n_read = os.preadv(file.fileno(), [wanted[: 1 << 30]], offset)
+        else:
+            with lock:
+                file.seek(offset)
+                n_read = file.readinto(wanted)
+        if not n_read:
+            raise OSError("the file is cut off")
+        wanted, offset = wanted[n_read:], offset + n_read
