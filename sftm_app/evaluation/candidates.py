@@ -1,10 +1,9 @@
-"""The models that are compared: base, individual task models, merges in memory and merges on the disk."""
+"""The models that are compared: the base, the tasks' own models, merges in memory and merges on disk."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -19,8 +18,8 @@ from sftm_app.errors import InputError
 from sftm_app.evaluation.building import has_chat_template
 from sftm_app.evaluation.families import family_of
 from sftm_app.evaluation.family import EvaluationModel, Family
-from sftm_app.evaluation.task_model import individual_parts, layout_of, merged_parts, read_all
-from sftm_app.evaluation.task_tensors import individual_tensor, individual_tensors
+from sftm_app.evaluation.task_model import individual_parts, merged_parts, model_spec
+from sftm_app.evaluation.task_tensors import individual_tensor, individual_tensors, read_all
 from sftm_app.methods import get_method
 from sftm_app.planning.planner import plan_for
 from sftm_app.planning.recipe import make_recipe
@@ -34,15 +33,23 @@ MODEL_BYTES = 2_000_000_000
 
 @dataclass(frozen=True)
 class Candidate:
-    """A model to be tried on every task.
+    """A model to try on every task.
 
-    key: "base", "individual", "method:<name>" (merged in memory; parameters and weights may follow) or "folder:<path>".
-    kind: "base", "individual" or the name of the method that merged it.
+    Attributes:
+        key: tells candidates of one workspace apart.
+        title: its name on screen.
+        kind: "base", "individual" (each task's own model) or the name of the method that merged it.
+        params: the method's parameters, for a merge in memory; those left out have their defaults.
+        weights: one for each task, for a merge in memory; None for those of the workspace.
+        folder: the merged model, for a merge on disk.
     """
 
     key: str
     title: str
     kind: str
+    params: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    weights: tuple[float, ...] | None = None
+    folder: Path | None = None
 
 
 BASE = Candidate("base", "Base", "base")
@@ -52,73 +59,77 @@ INDIVIDUAL = Candidate("individual", "Individual", "individual")
 def method_candidate(
     name: str, params: Mapping[str, Any] | None = None, weights: Sequence[float] | None = None
 ) -> Candidate:
-    """A merge by this method, done in memory when first needed.
+    """A merge in memory, made when it is first needed.
 
-    Parameters that are not given have their defaults. weights: one for each task, the workspace's where not given.
+    Args:
+        name: a method's key in METHODS.
+        params: its parameters; those left out have their defaults.
+        weights: one for each task; the workspace's by default.
     """
     key, title = f"method:{name}", get_method(name).title
-    said = [f"{field} {value}" for field, value in (params or {}).items()]
-    said += [f"weights {', '.join(f'{weight:g}' for weight in weights)}"] if weights else []
-    if said:
-        settings = {"params": dict(params or {}), "weights": list(weights) if weights else None}
-        key += f":{json.dumps(settings, sort_keys=True)}"
-        title += f" ({', '.join(said)})"
-    return Candidate(key, title, name)
+    chosen, given = dict(params or {}), tuple(weights) if weights else None
+    words = [f"{label} {value}" for label, value in chosen.items()]
+    words += [f"weights {', '.join(f'{weight:g}' for weight in given)}"] if given else []
+    if words:
+        key += f":{sorted(chosen.items())}:{given}"
+        title += f" ({', '.join(words)})"
+    return Candidate(key, title, name, chosen, given)
 
 
 def folder_candidate(folder: Path, title: str, method: str) -> Candidate:
-    """A merged model on the disk."""
-    return Candidate(f"folder:{folder}", title, method)
+    """A merged model on disk. method: the name of the method that merged it."""
+    return Candidate(f"folder:{folder}", title, method, folder=folder)
 
 
 class ModelPool:
-    """Builds the models of one workspace and keeps the latest ones, so that the second try is immediate."""
+    """Builds the models of one workspace and caches the latest ones. Safe to use from several threads."""
 
     def __init__(self, found: Preflight, device: torch.device) -> None:
         self._found = found.require()
         self._device = device
         self._lock = Lock()
-        self._backbones: LRUCache[str, Mapping[str, Tensor]] = LRUCache(BACKBONE_BYTES, getsizeof=_backbone_bytes)
+        self._backbones: LRUCache[str, Mapping[str, Tensor]] = LRUCache(BACKBONE_BYTES, getsizeof=_total_bytes)
         self._models: LRUCache[tuple[str, str], EvaluationModel] = LRUCache(
             MODEL_BYTES, getsizeof=lambda model: model.n_bytes
         )
 
     @property
     def task_names(self) -> tuple[str, ...]:
+        """The tasks of the workspace, in their order."""
         return tuple(task.name for task in self._found.tasks)
 
     def family(self, task: str) -> Family:
-        """What kind of model a task is.
+        """The family of a task's model.
 
-        Raises
-            SampleError: none that can be tried.
-            InputError: no such task.
+        Raises:
+            SampleError: no family fits.
+            InputError: there is no such task.
         """
-        layout = layout_of(self._found, self._index(task))
-        return family_of(layout.class_name, layout.config)
+        spec = model_spec(self._found, self._index(task))
+        return family_of(spec.class_name, spec.config)
 
     def chats(self, task: str) -> bool:
-        """Whether a task's model has a chat template that a message can be put into. Raises as family()."""
+        """Whether a task's model has a chat template for a message. Raises as `family`."""
         source = self._found.tasks[self._index(task)].checkpoint
         return self.family(task).chats and has_chat_template((source.path, self._found.base.path))
 
     def model(self, candidate: Candidate, task: str) -> EvaluationModel:
-        """The candidate with the head of `task`, ready to be tried.
+        """A candidate with the head of a task, ready to be tried.
 
-        Raises
-            SampleError: the task cannot be tried (see family and its build).
-            InputError: no such task.
+        Raises:
+            SampleError: no family fits the task, or its model cannot be built.
+            InputError: there is no such task.
         """
         key = (candidate.key, task)
-        # One at a time: a drawing and the table may ask at once, and would build the same merge twice.
+        # One at a time: two requests at once would build the same merge twice.
         with self._lock:
             return self._models.get(key) or keep(self._models, key, self._build(candidate, task))
 
     def tensor(self, candidate: Candidate, task: str, name: str) -> Tensor:
-        """What model(candidate, task) holds for the base's tensor `name`, as it is stored.
+        """What model(candidate, task) is built from in place of the base's tensor `name`, as it is stored.
 
-        Raises
-            InputError: no such task or tensor, or the candidate lacks it.
+        Raises:
+            InputError: there is no such task or tensor, or the candidate lacks the tensor.
         """
         index = self._index(task)
         if name not in self._found.base.tensors:
@@ -137,7 +148,7 @@ class ModelPool:
         return self.task_names.index(task)
 
     def _build(self, candidate: Candidate, task: str) -> EvaluationModel:
-        # Asked first: a task that cannot be tried at all should not wait for a merge.
+        # The family first: a task that cannot be tried should not wait for a merge.
         family, index = self.family(task), self._index(task)
         if candidate.key == INDIVIDUAL.key:
             return family.build(individual_parts(self._found, index, self._device))
@@ -149,30 +160,38 @@ class ModelPool:
         return known or keep(self._backbones, candidate.key, self._load(candidate))
 
     def _load(self, candidate: Candidate) -> Mapping[str, Tensor]:
-        kind, _, value = candidate.key.partition(":")
-        if kind == "method":
-            method, _, said = value.partition(":")
-            settings = json.loads(said or "{}")
-            params, weights = settings.get("params") or {}, settings.get("weights")
-            return merge_in_memory(self._found, method, params, str(self._device), weights)
-        if kind == "base":
+        if candidate.key == BASE.key:
             return read_all(self._found.base)
-        merged = open_checkpoint(value)
+        if candidate.folder is None:
+            device = str(self._device)
+            return merge_in_memory(self._found, candidate.kind, candidate.params, device, candidate.weights)
+        merged = open_checkpoint(candidate.folder)
         if merged.adapter is None:
             return read_all(merged)
         return individual_tensors(preflight(self._found.base, [Source("merged", merged)]).require(), 0)
 
 
-def _backbone_bytes(tensors: Mapping[str, Tensor]) -> int:
+def _total_bytes(tensors: Mapping[str, Tensor]) -> int:
     return sum(tensor.nbytes for tensor in tensors.values())
 
 
 def merge_in_memory(
     found: Preflight, method: str, params: Mapping[str, Any], device: str, weights: Sequence[float] | None = None
 ) -> dict[str, Tensor]:
-    """A merge that is tried but not saved: the merged tensors under the base's names.
+    """Merge the tasks of a workspace without saving the result.
 
-    weights: of the tasks, in place of those that `found` has.
+    Args:
+        found: the workspace.
+        method: a method's key in METHODS.
+        params: its parameters; those left out have their defaults.
+        device: where to compute.
+        weights: one for each task; the workspace's by default.
+
+    Returns:
+        The merged tensors, by the base's names.
+
+    Raises:
+        InputError: the number of weights is not the number of tasks.
     """
     if weights is not None:
         if len(weights) != len(found.tasks):

@@ -1,4 +1,4 @@
-"""Every kind of model that can be tried. A new one is a file and a line here."""
+"""The table of model families. To add one, write a file here and add its FAMILY below."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sftm_app.evaluation import (
 from sftm_app.evaluation.building import model_class_of, parse_config
 from sftm_app.evaluation.family import Family
 
-# The first that fits counts: a bare encoder is what is left when no class with a head fits.
+# The first one that fits counts. The bare encoder is last, because it also fits classes with a head.
 FAMILIES: tuple[Family, ...] = (
     image_classifier.FAMILY,
     zero_shot.FAMILY,
@@ -31,12 +31,12 @@ FAMILIES: tuple[Family, ...] = (
 def family_of(class_name: str, config: Mapping[str, Any]) -> Family:
     """The family of a class of transformers with this config.json.
 
-    Raises
-        SampleError: it belongs to none.
+    Raises:
+        SampleError: no family fits.
     """
     model_class, parsed = model_class_of(class_name), parse_config(config)
     for family in FAMILIES:
         if family.fits(model_class, parsed):
             return family
     known = ", ".join(family.title for family in FAMILIES)
-    raise SampleError(f"The model class {class_name} cannot be tried here. What can be tried: {known}.")
+    raise SampleError(f"The model class {class_name} cannot be tried. Supported: {known}.")

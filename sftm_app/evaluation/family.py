@@ -1,76 +1,88 @@
-"""What a model family is: a kind of model that can be tried, built from parts, with answers that all look alike."""
+"""What a model family is: a kind of model that can be tried.
+
+A family is one file with a subclass of EvaluationModel, a build function and a constant FAMILY, plus one line in
+`families.FAMILIES`.
+"""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from sftm_app.errors import SampleError
-from sftm_app.evaluation.reading import Reading
-from sftm_app.evaluation.samples import ImageSamples
-from sftm_app.evaluation.texts import TextSamples
-
-Samples = ImageSamples | TextSamples
+from sftm_app.evaluation.passes import ForwardPass
+from sftm_app.evaluation.samples import Samples
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What one model says to one sample.
+    """What one model answers to one sample.
 
-    said: a class, a choice, a candidate, or the text that it wrote.
-    options, scores: what it chose between, and how much speaks for each; empty where it wrote freely.
-    truth: the right answer, None where it is not known; right: whether it was said.
+    Attributes:
+        text: a class, a choice, a candidate, or the text that the model wrote.
+        options: what the model chose from; empty if it wrote freely.
+        scores: one score for each option.
+        target: the correct answer, None if it is not known.
+        correct: whether `text` is the correct answer, None if that is not known.
     """
 
-    said: str
+    text: str
     options: tuple[str, ...] = ()
     scores: tuple[float, ...] = ()
-    truth: str | None = None
-    right: bool | None = None
+    target: str | None = None
+    correct: bool | None = None
 
 
-class EvaluationModel(Protocol):
-    """A model that is ready to be tried: a frozen dataclass with the field `model`."""
+@dataclass(frozen=True, eq=False)
+class EvaluationModel(ABC):
+    """A model that is ready to be tried.
 
-    @property
-    def model(self) -> Any:
-        """The model of transformers itself."""
+    Attributes:
+        model: the model of transformers.
+        tokenizer: its tokenizer; None for a model that reads no text.
+    """
 
-    @property
-    def tokenizer(self) -> Any:
-        """Its tokenizer; None where it reads no text."""
+    model: Any
+    tokenizer: Any
 
     @property
     def n_bytes(self) -> int:
-        """What it takes of memory."""
+        """The size of its parameters."""
+        return sum(parameter.nbytes for parameter in self.model.parameters())
 
+    @abstractmethod
     def answer(self, samples: Samples) -> list[Answer]:
-        """One answer a sample.
+        """One answer to each sample.
 
-        Raises
-            SampleError: the samples are not of the kind that the model reads, or lack what it needs.
+        Raises:
+            SampleError: the model cannot read these samples, or they lack something that it needs.
         """
 
-    def passes(self, samples: Samples) -> tuple[Iterator[Reading], ...]:
-        """Forward passes over the samples, for looking at layers: one iterator for each part that reads on its own.
+    @abstractmethod
+    def passes(self, samples: Samples) -> tuple[Iterator[ForwardPass], ...]:
+        """Forward passes over the samples, one iterator for each part of the model that reads on its own.
 
-        Raises
-            SampleError: as answer().
+        Raises:
+            SampleError: as `answer`.
         """
 
 
 @dataclass(frozen=True)
-class Parts:
+class ModelParts:
     """What a model is built from.
 
-    class_name, config: the class in transformers and its config.json.
-    tensors: a whole set of weights, under the names of the files of a checkpoint of that class.
-    folders: where its tokenizer and preprocessing are looked for, in this order.
+    Attributes:
+        class_name: its class in transformers.
+        config: its config.json.
+        tensors: all of its weights, by their names in the files of a checkpoint of this class.
+        folders: where to look for its tokenizer and preprocessing, in this order.
+        device: where it runs.
     """
 
     class_name: str
@@ -84,11 +96,19 @@ class Parts:
 class Family:
     """A kind of model.
 
-    title: what it is called, in the plural. hint: what to give it.
-    fits: whether a class of transformers, with its config, is of this kind.
-    scores: what Answer.scores are. choices: the name of the choices that are asked for; empty where none are.
-    picks: it always chooses and has no classes of its own, so that a labelled set offers all its targets.
-    writes: it writes word by word, which is slow. chats: its tokenizer may have a chat template.
+    Attributes:
+        name: its key.
+        title: its name in the plural.
+        reads: what its samples are.
+        hint: what to give the models.
+        fits: whether a class of transformers, with its config, belongs to the family.
+        build: makes a model from its parts. Raises SampleError if the parts do not suffice.
+        scores: what Answer.scores are.
+        choices: the label of the choices that a person may write; empty if the models take none.
+        picks: whether the models always choose and have no classes of their own. A labelled set then offers all of its
+            targets as choices.
+        writes: whether the models generate text, which is slow.
+        chats: whether the tokenizer may have a chat template.
     """
 
     name: str
@@ -96,7 +116,7 @@ class Family:
     reads: Literal["images", "text"]
     hint: str
     fits: Callable[[type, Any], bool]
-    build: Callable[[Parts], EvaluationModel]
+    build: Callable[[ModelParts], EvaluationModel]
     scores: Literal["probability", "cosine similarity"] = "probability"
     choices: str = ""
     picks: bool = False
@@ -104,48 +124,14 @@ class Family:
     chats: bool = False
 
 
-def accuracy(model: EvaluationModel, samples: Samples) -> float:
-    """The share of samples that are answered rightly, 0..1.
+def best_option(options: Sequence[str], scores: Sequence[float], target: str | None) -> Answer:
+    """The answer of a model that chooses the option with the highest score.
 
-    Raises
-        SampleError: there are none, or the right answer of one is not known.
+    Raises:
+        SampleError: the target is not one of the options.
     """
-    answers = model.answer(samples)
-    if not answers or any(answer.right is None for answer in answers):
-        raise SampleError("Accuracy needs samples whose right answers are all known.")
-    return sum(bool(answer.right) for answer in answers) / len(answers)
-
-
-def scored(options: Sequence[str], scores: Sequence[float], truth: str | None) -> Answer:
-    """The answer of a model that chooses the option of the highest score.
-
-    Raises
-        SampleError: the right answer is none of the options.
-    """
-    if truth is not None and truth not in options:
+    if target is not None and target not in options:
         shown = ", ".join(options[:8])
-        raise SampleError(f"The right answer {truth!r} is none of the answers to choose from ({shown}, ...).")
-    said = options[max(range(len(scores)), key=scores.__getitem__)]
-    return Answer(said, tuple(options), tuple(scores), truth, None if truth is None else said == truth)
-
-
-def as_images(samples: Samples) -> ImageSamples:
-    """The samples, of a model that reads images.
-
-    Raises
-        SampleError: they are texts.
-    """
-    if not isinstance(samples, ImageSamples):
-        raise SampleError("This model reads images; these samples are texts.")
-    return samples
-
-
-def as_texts(samples: Samples) -> TextSamples:
-    """The samples, of a model that reads text.
-
-    Raises
-        SampleError: they are images.
-    """
-    if not isinstance(samples, TextSamples):
-        raise SampleError("This model reads text; these samples are images.")
-    return samples
+        raise SampleError(f"The correct answer {target!r} is not one of the options ({shown}, ...).")
+    text = options[max(range(len(scores)), key=scores.__getitem__)]
+    return Answer(text, tuple(options), tuple(scores), target, None if target is None else text == target)

@@ -1,7 +1,7 @@
-"""Encoders of sentences, such as all-MiniLM: which candidate is closest to a query.
+"""Sentence encoders such as all-MiniLM, which find the candidate closest to a query.
 
-Reimers and Gurevych, "Sentence-BERT", arXiv 1908.10084: a text is the pooled last hidden state of its tokens, two texts
-are as similar as the cosine between them.
+Reimers and Gurevych, "Sentence-BERT", arXiv 1908.10084: the embedding of a text is the pooled last hidden state of its
+tokens; the similarity of two texts is the cosine of their embeddings.
 """
 
 from __future__ import annotations
@@ -10,80 +10,79 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from sftm_app.errors import SampleError
-from sftm_app.evaluation.building import build_model, load_tokenizer, parameter_bytes
-from sftm_app.evaluation.family import Answer, Family, Parts, Samples, as_texts, scored
-from sftm_app.evaluation.reading import TOKENS_READ, Reading, text_readings
-from sftm_app.evaluation.tokens import batches, cut_rows, filler, padded, window
+from sftm_app.evaluation.building import build_model, load_tokenizer
+from sftm_app.evaluation.family import Answer, Family, ModelParts, best_option
+from sftm_app.evaluation.passes import MAX_TOKENS_PER_PASS, ForwardPass
+from sftm_app.evaluation.samples import Samples, as_texts
+from sftm_app.evaluation.text_model import TextModel
+from sftm_app.evaluation.tokens import batches, max_tokens
 
 BATCH = 32
 POOLING_NAME = "1_Pooling/config.json"
 POOLINGS = ("mean", "cls", "max", "lasttoken")
-# Sentence-transformers modules that the cosine of pooled states already covers.
+# The modules of sentence-transformers that pooling and the cosine already cover.
 COVERED = ("Transformer", "Pooling", "Normalize")
+# Older folders set one flag per pooling, with these names.
+OLD_NAMES = {"mean_tokens": "mean", "cls_token": "cls", "max_tokens": "max", "lasttoken": "lasttoken"}
+Content = TypeVar("Content", dict[str, Any], list[Any])
 
 
 @dataclass(frozen=True, eq=False)
-class SentenceEncoder:
-    """An encoder with its tokenizer; pooling: one of POOLINGS; limit: tokens read of a text at most."""
+class SentenceEncoder(TextModel):
+    """A sentence encoder.
 
-    model: Any
-    tokenizer: Any
+    Attributes:
+        pooling: one of POOLINGS.
+        limit: how many tokens of a text are read at most.
+    """
+
     pooling: str
     limit: int
 
-    @property
-    def n_bytes(self) -> int:
-        return parameter_bytes(self.model)
-
     def answer(self, samples: Samples) -> list[Answer]:
-        """The candidate closest to each query: one of samples.choices, or of the input's further lines.
+        """The candidate closest to each query: one of samples.choices, or of the lines below the query.
 
-        Raises
-            SampleError: images, or a query without two candidates.
+        Raises:
+            SampleError: the samples are images, or a query has fewer than two candidates.
         """
         texts = as_texts(samples)
-        asked = [split_query(text, texts.choices) for text in texts.inputs]
-        different = tuple(dict.fromkeys(text for query, candidates in asked for text in (query, *candidates)))
-        places = {text: number for number, text in enumerate(different)}
-        embedded = self.embed(different)
+        queries = [split_query(text, texts.choices) for text in texts.inputs]
+        unique = tuple(dict.fromkeys(text for query, candidates in queries for text in (query, *candidates)))
+        embedded = dict(zip(unique, self.embed(unique), strict=True))
         answers = []
-        for (query, candidates), target in zip(asked, texts.targets, strict=True):
-            cosines = embedded[[places[candidate] for candidate in candidates]] @ embedded[places[query]]
-            answers.append(scored(candidates, cosines.tolist(), None if target is None else target.strip()))
+        for (query, candidates), target in zip(queries, texts.targets, strict=True):
+            cosines = torch.stack([embedded[candidate] for candidate in candidates]) @ embedded[query]
+            answers.append(best_option(candidates, cosines.tolist(), None if target is None else target.strip()))
         return answers
 
-    def passes(self, samples: Samples) -> tuple[Iterator[Reading], ...]:
-        """Passes over the queries, and over candidates that stand below them. Raises SampleError: images."""
+    def passes(self, samples: Samples) -> tuple[Iterator[ForwardPass], ...]:
+        """Passes over the queries, and over the candidates below them. Raises SampleError for images."""
         texts = as_texts(samples)
         lines = [(i, line) for i, text in enumerate(texts.inputs) for line in _lines(text, texts.choices)]
-        said = [line for _, line in lines]
-        rows = cut_rows(self.tokenizer, said, min(TOKENS_READ, self.limit)) if said else []
-        numbers = [number for number, _ in lines]
-        return (text_readings(rows, numbers, self.model, self.model.device, filler(self.tokenizer)),)
+        rows = self.encode([line for _, line in lines], min(MAX_TOKENS_PER_PASS, self.limit))
+        return (self.text_passes(rows, [i for i, _ in lines]),)
 
     @torch.inference_mode()
     def embed(self, texts: tuple[str, ...]) -> Tensor:
         """Unit vectors, float32 (n, hidden), on the CPU."""
         found = [torch.zeros(0, self.model.config.hidden_size)]
-        for part in batches(texts, BATCH):
-            rows = cut_rows(self.tokenizer, part, self.limit)
-            inputs = padded(rows, self.model.device, filler(self.tokenizer))
-            states = self.model(**inputs).last_hidden_state
-            pooled = pool(states, inputs["attention_mask"], self.pooling)
+        for part in batches(self.encode(texts, self.limit), BATCH):
+            inputs = self.pad(part)
+            pooled = pool(self.model(**inputs).last_hidden_state, inputs["attention_mask"], self.pooling)
             found.append((pooled / pooled.norm(dim=-1, keepdim=True)).float().cpu())
         return torch.cat(found)
 
 
 def split_query(text: str, choices: tuple[str, ...] | None) -> tuple[str, tuple[str, ...]]:
-    """A query and its candidates: the choices, or where there are none the further lines of the text.
+    """A query and its candidates: the choices, or the lines below the first one.
 
-    Raises
+    Raises:
         SampleError: there are fewer than two candidates.
     """
     if choices is not None:
@@ -91,17 +90,26 @@ def split_query(text: str, choices: tuple[str, ...] | None) -> tuple[str, tuple[
     lines = _lines(text, choices)
     candidates = tuple(dict.fromkeys(lines[1:]))
     if len(candidates) < 2:
-        raise SampleError("Write the query into the first line and at least two candidates, each into a line below.")
+        raise SampleError("Write the query in the first line and at least two candidates below it, one per line.")
     return lines[0], candidates
 
 
 def _lines(text: str, choices: tuple[str, ...] | None) -> list[str]:
-    """A text that has its choices, or its lines."""
+    """The lines of a text; all of it where the candidates are given apart."""
     return [text.strip()] if choices is not None else [line.strip() for line in text.splitlines() if line.strip()]
 
 
 def pool(states: Tensor, mask: Tensor, pooling: str) -> Tensor:
-    """One vector a text, (n, hidden), of states (n, tokens, hidden) and mask (n, tokens), one of POOLINGS."""
+    """One vector per text.
+
+    Args:
+        states: hidden states (n, tokens, hidden).
+        mask: attention mask (n, tokens), 0 for padding at the end.
+        pooling: one of POOLINGS.
+
+    Returns:
+        (n, hidden).
+    """
     if pooling == "cls":
         return states[:, 0]
     if pooling == "lasttoken":
@@ -113,48 +121,54 @@ def pool(states: Tensor, mask: Tensor, pooling: str) -> Tensor:
 
 
 def read_pooling(folder: Path) -> str:
-    """How a folder of sentence-transformers pools; the mean where it says nothing.
+    """The pooling that a folder of sentence-transformers names; "mean" if it names none.
 
-    Raises
-        SampleError: in a way that is not known here, or with further modules behind the pooling.
+    Raises:
+        SampleError: the pooling is not supported, or further modules follow it.
     """
-    modules = _read(folder / "modules.json") or []
-    others = [str(m.get("type")) for m in modules if not str(m.get("type")).endswith(COVERED)]
+    modules = _read(folder / "modules.json", [])
+    kinds = [str(module.get("type") if isinstance(module, dict) else module) for module in modules]
+    others = [kind for kind in kinds if not kind.endswith(COVERED)]
     if others:
-        raise SampleError(f"{folder}: puts {', '.join(others)} behind the encoder, which cannot be tried here.")
-    said = _read(folder / POOLING_NAME) or {}
-    # Older folders hold one flag for each way, newer ones its name.
-    old = {"mean_tokens": "mean", "cls_token": "cls", "max_tokens": "max", "lasttoken": "lasttoken"}
+        raise SampleError(f"{folder}: applies {', '.join(others)} after the encoder, which is not supported here.")
+    said = _read(folder / POOLING_NAME, {})
     flags = [key.removeprefix("pooling_mode_") for key, on in said.items() if key.startswith("pooling_mode_") and on]
-    named = said.get("pooling_mode", [old.get(flag, flag) for flag in flags] or "mean")
-    ways = named if isinstance(named, list) else [named]
-    if len(ways) != 1 or ways[0] not in POOLINGS:
-        found = ", ".join(map(str, ways))
-        raise SampleError(f"{folder / POOLING_NAME}: pools by {found}; known are {', '.join(POOLINGS)}.")
-    return str(ways[0])
+    named = said.get("pooling_mode", [OLD_NAMES.get(flag, flag) for flag in flags] or "mean")
+    poolings = named if isinstance(named, list) else [named]
+    if len(poolings) != 1 or poolings[0] not in POOLINGS:
+        found = ", ".join(map(str, poolings))
+        raise SampleError(f"{folder / POOLING_NAME}: pools by {found}; supported are {', '.join(POOLINGS)}.")
+    return str(poolings[0])
 
 
-def _read(file: Path) -> Any:
+def _read(file: Path, default: Content) -> Content:
+    """The content of a JSON file, of the type of `default`, which stands for a missing file."""
+    if not file.is_file():
+        return default
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
+        content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
-        raise SampleError(f"{file}: cannot be read as JSON. Download it again.") from None
+        content = None
+    if not isinstance(content, type(default)):
+        kind = "list" if isinstance(default, list) else "object"
+        raise SampleError(f"{file}: cannot be read as a JSON {kind}. Download it again.")
+    return content
 
 
-def build(parts: Parts) -> SentenceEncoder:
-    """A bare encoder, with the pooling of the first folder that says how.
+def build(parts: ModelParts) -> SentenceEncoder:
+    """Build an encoder, with the pooling of the first folder that names one.
 
-    Raises
-        SampleError: the weights do not cover it, it has no tokenizer, or its pooling is not known.
+    Raises:
+        SampleError: the weights do not fit the class, the tokenizer is missing, or the pooling is not supported.
     """
-    model = build_model(parts, unused=("pooler.",))
+    model = build_model(parts, optional=("pooler.",))
     tokenizer = load_tokenizer(parts.folders)
     folder = next((f for f in parts.folders if (f / POOLING_NAME).is_file()), parts.folders[-1])
-    asked = (_read(folder / "sentence_bert_config.json") or {}).get("max_seq_length")
-    limit = window(model, tokenizer)
-    return SentenceEncoder(model, tokenizer, read_pooling(folder), min(limit, asked) if asked else limit)
+    limit = max_tokens(model, tokenizer)
+    own = _read(folder / "sentence_bert_config.json", {}).get("max_seq_length")
+    if isinstance(own, int) and own > 0:
+        limit = min(limit, own)
+    return SentenceEncoder(model, tokenizer, read_pooling(folder), limit)
 
 
 def _is_text_encoder(model_class: Any, config: Any) -> bool:
@@ -167,7 +181,7 @@ FAMILY = Family(
     "sentence_encoder",
     "sentence encoders",
     "text",
-    "Write a query into the first line and candidates into the lines below; each model says which is closest.",
+    "Write a query in the first line and candidates below it, one per line; each model finds the closest.",
     _is_text_encoder,
     build,
     scores="cosine similarity",

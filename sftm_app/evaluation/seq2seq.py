@@ -1,137 +1,121 @@
-"""Encoder-decoders that rewrite a text: T5, BART and others."""
+"""Encoder-decoders, which answer a text with another: T5, BART and others."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
-from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutput
 
 from sftm_app.errors import SampleError
-from sftm_app.evaluation.building import build_model, load_tokenizer, parameter_bytes
-from sftm_app.evaluation.family import Answer, Family, Parts, Samples, as_texts
-from sftm_app.evaluation.reading import TEXTS_AT_ONCE, TOKENS_READ, Reading, TokenRows
-from sftm_app.evaluation.texts import TextSamples
-from sftm_app.evaluation.tokens import batches, filler, padded, window
+from sftm_app.evaluation.family import Answer, Family, ModelParts
+from sftm_app.evaluation.passes import MAX_TOKENS_PER_PASS, TEXTS_PER_PASS, ForwardPass, TokenBatch
+from sftm_app.evaluation.samples import Samples, TextSamples, as_texts
+from sftm_app.evaluation.tokens import batches
 from sftm_app.evaluation.writing import (
     BATCH,
-    chosen,
-    greedy_config,
-    new_tokens,
+    WritingModel,
+    build_writer,
+    choice_answers,
     refuse_long,
+    text_answers,
     token_log_likelihoods,
-    written,
 )
 
+# How much a model writes when it has to answer before a pass, because the target is not known.
 TOKENS_ANSWERED = 32
 
 
 @dataclass(frozen=True, eq=False)
-class Seq2Seq:
-    """An encoder-decoder with its tokenizer. Its generation_config is a greedy one."""
-
-    model: Any
-    tokenizer: Any
-
-    @property
-    def n_bytes(self) -> int:
-        return parameter_bytes(self.model)
+class Seq2Seq(WritingModel):
+    """An encoder-decoder."""
 
     @torch.inference_mode()
     def answer(self, samples: Samples) -> list[Answer]:
-        """What it writes for each text, or the likeliest of the choices. Raises SampleError: images, or too long."""
+        """What the model writes for each text, or the most likely choice.
+
+        Raises:
+            SampleError: the samples are images, or a text is too long.
+        """
         texts = as_texts(samples)
-        rows = self._rows(texts.inputs)
+        rows: list[list[int]] = self.tokenizer(list(texts.inputs))["input_ids"] if texts.inputs else []
+        refuse_long(rows, self.max_tokens)
         if texts.choices is None:
-            return written(self._write(rows, new_tokens(self.tokenizer, texts)), texts)
+            return text_answers(self.write(rows, self.max_new_tokens(texts)), texts)
         return self._choose(rows, texts)
 
-    def passes(self, samples: Samples) -> tuple[Iterator[Reading], ...]:
-        """Passes over the texts, the decoder reading the right answer, or the model's own where it is not known.
+    def passes(self, samples: Samples) -> tuple[Iterator[ForwardPass], ...]:
+        """Passes over the texts; the decoder reads the target, or the model's own answer if that is not known.
 
-        Raises
-            SampleError: images.
+        Raises:
+            SampleError: the samples are images.
         """
-        return (self._readings(as_texts(samples)),)
+        return (self._passes(as_texts(samples)),)
 
-    def _readings(self, texts: TextSamples) -> Iterator[Reading]:
-        limit = min(TOKENS_READ, window(self.model, self.tokenizer))
-        for numbers in batches(range(len(texts)), TEXTS_AT_ONCE):
+    def _passes(self, texts: TextSamples) -> Iterator[ForwardPass]:
+        limit = min(MAX_TOKENS_PER_PASS, self.max_tokens)
+        for numbers in batches(range(len(texts)), TEXTS_PER_PASS):
             part = texts.take(list(numbers))
-            rows = [row[:limit] or [filler(self.tokenizer)] for row in self.tokenizer(list(part.inputs))["input_ids"]]
-            own = self._write(rows, TOKENS_ANSWERED) if None in part.targets else list(part.inputs)
-            said = [mine if right is None else right for mine, right in zip(own, part.targets, strict=True)]
-            start = self.model.generation_config.decoder_start_token_id
-            # The last token of an answer is never read, and one place is left for the filling below.
-            answers = [[start, *self._target(text)[:-1][: limit - 2]] for text in said]
-            inputs, outputs = self._padded(rows), self._padded(answers)["input_ids"]
-            if outputs.shape[1] == inputs["input_ids"].shape[1]:
-                # Of two lengths, so that a layer's input tells which of the two sequences it belongs to.
-                outputs = torch.nn.functional.pad(outputs, (0, 1), value=filler(self.tokenizer))
-            read = TokenRows(rows, inputs["input_ids"].shape[1], "what the encoder reads")
-            answered = TokenRows(answers, outputs.shape[1], "what the decoder reads")
-            forward = partial(self.model, **inputs, decoder_input_ids=outputs)
-            yield Reading(numbers, forward, (read, answered))
+            rows = [row[:limit] or [self.pad_id] for row in self.tokenizer(list(part.inputs))["input_ids"]]
+            own = self.write(rows, TOKENS_ANSWERED) if None in part.targets else part.inputs
+            answers = [mine if target is None else target for mine, target in zip(own, part.targets, strict=True)]
+            # The last token of an answer is never read, and one position stays free for the padding below.
+            decoded = [[self._start, *self._target(text)[:-1][: limit - 2]] for text in answers]
+            inputs, outputs = self.pad(rows), self.pad(decoded)["input_ids"]
+            n_read = inputs["input_ids"].shape[1]
+            if outputs.shape[1] == n_read:
+                # Different lengths, so that the shape of a layer's input tells which of the two sequences it is.
+                outputs = torch.nn.functional.pad(outputs, (0, 1), value=self.pad_id)
+            sequences = (
+                TokenBatch(rows, n_read, "what the encoder reads"),
+                TokenBatch(decoded, outputs.shape[1], "what the decoder reads"),
+            )
+            yield ForwardPass(numbers, partial(self.model, **inputs, decoder_input_ids=outputs), sequences)
 
-    def _rows(self, texts: Sequence[str]) -> list[list[int]]:
-        rows: list[list[int]] = self.tokenizer(list(texts))["input_ids"] if texts else []
-        refuse_long(max(map(len, rows), default=0), window(self.model, self.tokenizer))
-        return rows
-
-    def _padded(self, rows: Sequence[list[int]]) -> dict[str, Tensor]:
-        return padded(rows, self.model.device, filler(self.tokenizer))
-
-    def _write(self, rows: list[list[int]], n_tokens: int) -> list[str]:
-        found: list[str] = []
-        for part in batches(rows, BATCH):
-            ids = self.model.generate(**self._padded(part), max_new_tokens=n_tokens)
-            found += self.tokenizer.batch_decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        return found
-
-    def _choose(self, rows: list[list[int]], samples: TextSamples) -> list[Answer]:
+    def _choose(self, rows: Sequence[list[int]], samples: TextSamples) -> list[Answer]:
         assert samples.choices is not None
-        targets = self._padded([self._target(choice) for choice in samples.choices])
+        targets = self.pad([self._target(choice) for choice in samples.choices])
         ids, mask = targets["input_ids"], targets["attention_mask"]
-        # Teacher forcing: the decoder reads each choice shifted by one, behind its start token.
-        start = torch.full_like(ids[:, :1], self.model.generation_config.decoder_start_token_id)
-        shifted = torch.cat([start, ids[:, :-1]], 1)
+        # Teacher forcing: the decoder reads the start token and then each choice without its last token.
+        decoded = torch.cat([torch.full_like(ids[:, :1], self._start), ids[:, :-1]], 1)
         encoder, n = self.model.get_encoder(), len(ids)
         found = [torch.zeros(0, n, device=self.model.device)]
-        # Every text meets every choice in one pass, so fewer texts at a time than when writing.
+        # Every text is paired with every choice in one pass.
         for part in batches(rows, max(1, BATCH // n)):
-            inputs = self._padded(part)
+            inputs = self.pad(part)
             states = encoder(**inputs).last_hidden_state.repeat_interleave(n, 0)
             logits = self.model(
                 encoder_outputs=BaseModelOutput(last_hidden_state=states),
                 attention_mask=inputs["attention_mask"].repeat_interleave(n, 0),
-                decoder_input_ids=shifted.repeat(len(part), 1),
+                decoder_input_ids=decoded.repeat(len(part), 1),
             ).logits
             per_token = token_log_likelihoods(logits, ids.repeat(len(part), 1)) * mask.repeat(len(part), 1)
             found.append(per_token.sum(1).view(len(part), n))
-        return chosen(torch.cat(found).cpu(), samples)
+        return choice_answers(torch.cat(found).cpu(), samples)
 
-    def _target(self, choice: str) -> list[int]:
-        row: list[int] = self.tokenizer(text_target=choice)["input_ids"]
+    @property
+    def _start(self) -> int:
+        start: int = self.model.generation_config.decoder_start_token_id
+        return start
+
+    def _target(self, text: str) -> list[int]:
+        row: list[int] = self.tokenizer(text_target=text)["input_ids"]
         eos = self.tokenizer.eos_token_id
         return row if eos is None or row[-1:] == [eos] else [*row, eos]
 
 
-def build(parts: Parts) -> Seq2Seq:
-    """An encoder-decoder with its tokenizer.
+def build(parts: ModelParts) -> Seq2Seq:
+    """Build an encoder-decoder.
 
-    Raises
-        SampleError: the weights do not cover it, it has no tokenizer, or no token that starts the decoder.
+    Raises:
+        SampleError: the weights do not fit the class, or the tokenizer or the decoder's start token is missing.
     """
-    model = build_model(parts)
-    tokenizer = load_tokenizer(parts.folders)
-    model.generation_config = greedy_config(model, tokenizer, parts.folders)
-    if model.generation_config.decoder_start_token_id is None:
-        raise SampleError(f"{parts.folders[0]}: names no decoder_start_token_id in config.json; add the model's own.")
-    return Seq2Seq(model, tokenizer)
+    built = build_writer(Seq2Seq, parts)
+    if built.model.generation_config.decoder_start_token_id is None:
+        raise SampleError(f"{parts.folders[0]}: its config.json lacks decoder_start_token_id. Add the model's own.")
+    return built
 
 
 FAMILY = Family(

@@ -1,4 +1,4 @@
-"""Singular features switched off or scaled in a model that is tried, without touching its files or the model itself."""
+"""Switch off or scale singular features of a built model, without touching the model or its files."""
 
 from __future__ import annotations
 
@@ -6,26 +6,34 @@ from torch import Tensor, nn
 
 from sftm_app.architecture.roles import Part
 from sftm_app.errors import SampleError
-from sftm_app.evaluation.locating import Model, locate, twin
+from sftm_app.evaluation.locating import Model, locate, share_weights
 from sftm_app.linalg.low_rank import LowRank, add_to
 
 
 def steered(model: Model, tensor: Tensor, part: Part, change: LowRank, name: str = "") -> Model:
-    """A model that differs from `model` in one linear map: W + change, (m, n). It shares all other weights with it.
+    """Add a change to one linear map of a model.
 
-    tensor: the stored tensor that holds W, as `model` was built from it, see ModelPool.tensor; name: its name, see locate.
     A parameter that is tied to others changes wherever it is used, as it would in a file.
 
-    Raises
+    Args:
+        model: the model, which stays as it is.
+        tensor: the stored tensor that holds the linear map, as the model was built from it; see `ModelPool.tensor`.
+        part: the linear map in that tensor.
+        change: (m, n), added to the linear map.
+        name: the tensor's name, see `locate`.
+
+    Returns:
+        A model that shares all other weights with `model`.
+
+    Raises:
         SampleError: the model does not hold the tensor as one parameter.
     """
     place = locate(model.model, tensor, name)
     if place is None:
         raise SampleError(
             f"This layer cannot be steered: {type(model.model).__name__} holds no parameter with the values of "
-            f"{name or 'this tensor'}. It is put together with others when the model is loaded, or left out. Choose "
-            "another layer."
+            f"{name or 'this tensor'}: it was combined with others or left out on loading. Choose another layer."
         )
     weight = place.parameter.detach().clone()
     add_to(part.of(weight), change)
-    return twin(model, {place.parameter: nn.Parameter(weight, requires_grad=False)})
+    return share_weights(model, {place.parameter: nn.Parameter(weight, requires_grad=False)})

@@ -1,4 +1,4 @@
-"""The tensors of one task's own model."""
+"""The weights of one task's own model: those of a full checkpoint, or the base's with an adapter applied."""
 
 from __future__ import annotations
 
@@ -10,35 +10,50 @@ from sftm_app.linalg.low_rank import add_to
 from sftm_app.planning.plan import COMPUTE_DTYPE
 from sftm_app.preflight.preflight import Preflight
 from sftm_app.weights.adapter_config import LoraPair
-from sftm_app.weights.checkpoint import TensorReader, open_reader
+from sftm_app.weights.checkpoint import Checkpoint
+from sftm_app.weights.reader import TensorReader, open_reader
+
+
+def read_all(checkpoint: Checkpoint) -> dict[str, Tensor]:
+    """Every tensor of a checkpoint, by its name in the files."""
+    with open_reader(checkpoint) as read:
+        return {name: read(name) for name in checkpoint.tensors}
 
 
 def individual_tensors(found: Preflight, index: int) -> dict[str, Tensor]:
-    """One task's own model: its tensors under the names in its files; for an adapter the base's with its changes.
+    """Every tensor of one task's own model.
 
-    Heads of an adapter come under the names in its files.
+    Args:
+        found: the workspace.
+        index: the task's position in it.
+
+    Returns:
+        For a full checkpoint its tensors, by the names in its files. For an adapter those of the base with the adapter
+        applied, by the names in the base's files, and the adapter's heads by the names in its own.
     """
-    task, match = found.tasks[index], found.matches[index]
-    with open_reader(task.checkpoint) as read:
-        if task.checkpoint.adapter is None:
-            return {name: read(name) for name in task.checkpoint.tensors}
-        with open_reader(found.base) as base:
-            tensors = {name: _held(found, index, name, base, read) for name in found.base.tensors}
+    task, match = found.tasks[index].checkpoint, found.matches[index]
+    if task.adapter is None:
+        return read_all(task)
+    with open_reader(found.base) as base, open_reader(task) as read:
+        tensors = {name: _task_tensor(found, index, name, base, read) for name in found.base.tensors}
         return tensors | {name: read(name) for name in match.heads}
 
 
 def individual_tensor(found: Preflight, index: int, name: str) -> Tensor:
-    """What one task's own model holds for the base's tensor `name`: its own, one with a LoRA change, or the base's."""
+    """What one task's own model holds in place of the base's tensor `name`."""
     with open_reader(found.base) as base, open_reader(found.tasks[index].checkpoint) as read:
-        return _held(found, index, name, base, read)
+        return _task_tensor(found, index, name, base, read)
 
 
-def _held(found: Preflight, index: int, name: str, base: TensorReader, read: TensorReader) -> Tensor:
+def _task_tensor(found: Preflight, index: int, name: str, base: TensorReader, read: TensorReader) -> Tensor:
     source = found.matches[index].source(name)
+    if source is None:
+        return base(name)
     if not isinstance(source, LoraPair):
-        return base(name) if source is None else read(source)
+        return read(source)
+    # A LoRA pair changes the whole linear map, so its first part tells how the tensor stores it.
     parts = assign(found.base.tensors[name], found.architecture.owners.get(name)).parts
     part = parts[0] if parts else Part(transposed=source.transposed)
-    changed = base(name).to(COMPUTE_DTYPE, copy=True)
-    add_to(part.of(changed), read_pair(read, source))
-    return changed
+    tensor = base(name).to(COMPUTE_DTYPE, copy=True)
+    add_to(part.of(tensor), read_pair(read, source))
+    return tensor

@@ -1,12 +1,12 @@
-"""Texts as rows of token numbers, and rows as batches."""
+"""Texts as rows of token ids, and tokens as text."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import takewhile
 from typing import Any, TypeVar
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 MAX_TOKENS = 4096
 Item = TypeVar("Item")
@@ -18,37 +18,41 @@ def batches(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
         yield items[start : start + size]
 
 
-def window(model: Any, tokenizer: Any) -> int:
-    """How many tokens a model reads at most; MAX_TOKENS where nothing limits it sooner."""
+def n_shared(left: Sequence[object], right: Sequence[object]) -> int:
+    """How many items two sequences share at their beginning."""
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(left, right, strict=False)))
+
+
+def max_tokens(model: Any, tokenizer: Any) -> int:
+    """How many tokens a model reads at most; never more than MAX_TOKENS."""
     limits = [MAX_TOKENS, tokenizer.model_max_length]
     positions = getattr(model.config, "max_position_embeddings", None)
     if isinstance(positions, int) and positions > 0:
         limits.append(positions)
     for name, module in model.named_modules():
-        # RoBERTa counts positions from behind its padding token, so its table is longer than what it reads.
+        # RoBERTa's positions start behind its padding index, so its table is longer than the text that it reads.
         if name.endswith("position_embeddings") and isinstance(module, nn.Embedding) and module.padding_idx is not None:
             limits.append(module.num_embeddings - module.padding_idx - 1)
     return int(min(limits))
 
 
-def cut_rows(tokenizer: Any, texts: Sequence[str], limit: int) -> list[list[int]]:
-    """Each text's tokens with the special ones; a text longer than `limit` tokens is cut at its end."""
-    rows: list[list[int]] = tokenizer(list(texts), truncation=True, max_length=limit)["input_ids"]
-    return rows
+def token_texts(tokenizer: Any, ids: Sequence[int]) -> list[str]:
+    """What each token adds to the text.
 
-
-def padded(rows: Sequence[Sequence[int]], device: torch.device, fill: int = 0, left: bool = False) -> dict[str, Tensor]:
-    """`input_ids` and `attention_mask`, int64 (rows, longest row), filled up at the end or, for writing, in front."""
-    longest = max(len(row) for row in rows)
-    ids = torch.full((len(rows), longest), fill)
-    mask = torch.zeros(len(rows), longest, dtype=torch.int64)
-    for number, row in enumerate(rows):
-        place = slice(longest - len(row), longest) if left else slice(0, len(row))
-        ids[number, place] = torch.tensor(row)
-        mask[number, place] = 1
-    return {"input_ids": ids.to(device), "attention_mask": mask.to(device)}
-
-
-def filler(tokenizer: Any) -> int:
-    """The token that fills rows up; what it is does not matter where it is masked."""
-    return int(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id or 0)
+    A special token is given by its name. A token that holds only part of a character gives ""; the token that completes
+    the character gives the whole of it.
+    """
+    special = set(tokenizer.all_special_ids)
+    found: list[str] = []
+    plain: list[int] = []
+    shown = ""
+    for token in ids:
+        if token in special:
+            found.append(str(tokenizer.convert_ids_to_tokens(token)))
+            continue
+        plain.append(token)
+        text = str(tokenizer.decode(plain, clean_up_tokenization_spaces=False))
+        complete = not text.endswith("\ufffd")
+        found.append(text[len(shown) :] if complete else "")
+        shown = text if complete else shown
+    return found

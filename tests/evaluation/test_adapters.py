@@ -19,7 +19,7 @@ from transformers import (
 )
 
 from sftm_app.evaluation.candidates import BASE, INDIVIDUAL, ModelPool, folder_candidate, method_candidate
-from sftm_app.evaluation.texts import TextSamples
+from sftm_app.evaluation.samples import TextSamples
 from sftm_app.planning.planner import check_recipe
 from sftm_app.planning.recipe import make_recipe
 
@@ -38,7 +38,7 @@ def save_adapter(base: Any, folder: Path, seed: int, **config: Any) -> None:
     model.save_pretrained(folder)
 
 
-def arena_of(models: Path) -> ModelPool:
+def pool_of(models: Path) -> ModelPool:
     return ModelPool(
         check_recipe(make_recipe(models / "base", [models / n for n in "ab"], device="cpu")), torch.device("cpu")
     )
@@ -67,7 +67,7 @@ def chances(model: Any, tokenizer: Any, text: str) -> list[float]:
 
 
 def test_an_adapter_writes_as_in_peft(writers: Path) -> None:
-    model_pool = arena_of(writers)
+    model_pool = pool_of(writers)
     assert model_pool.family("a").name == "causal_lm"
     tokenizer = AutoTokenizer.from_pretrained(writers / "base")
     samples = TextSamples(TEXTS, (None, None), CHOICES)
@@ -82,7 +82,7 @@ def test_an_adapter_writes_as_in_peft(writers: Path) -> None:
 
 def test_a_merge_of_adapters_and_one_on_the_disk(writers: Path) -> None:
     """Their average, made by PEFT from the two; and an adapter's folder as if a run had made it."""
-    model_pool = arena_of(writers)
+    model_pool = pool_of(writers)
     model = PeftModel.from_pretrained(GPT2LMHeadModel.from_pretrained(writers / "base"), writers / "a", "a")
     model.load_adapter(writers / "b", "b")
     model.add_weighted_adapter(["a", "b"], [0.5, 0.5], "ab", "cat")
@@ -109,7 +109,7 @@ def test_an_adapter_with_a_head_of_its_own(tmp_path: Path) -> None:
     for name, n_labels in (("a", 3), ("b", 4)):
         base = BertForSequenceClassification.from_pretrained(tmp_path / "base", num_labels=n_labels)
         save_adapter(base, tmp_path / name, n_labels, task_type="SEQ_CLS", target_modules=["query", "value"])
-    model_pool = arena_of(tmp_path)
+    model_pool = pool_of(tmp_path)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "base")
     for name, n_labels in (("a", 3), ("b", 4)):
         assert model_pool.family(name).name == "text_classifier"

@@ -23,7 +23,7 @@ from sftm_app.evaluation.directions import (
     write_meaning,
 )
 from sftm_app.evaluation.excitation import EXPERT, NOT_FOUND
-from sftm_app.evaluation.stream import gain_of, stream_of
+from sftm_app.evaluation.residual_stream import gain_of, stream_of
 
 # By the ends of the names of modules: what reads the stream through a norm, what reads it as it is, what writes to it.
 LLAMA = ("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj")
@@ -63,7 +63,7 @@ def test_which_layers_read_and_write_the_stream(name: str) -> None:
         assert stream.reads == ends(path, normed + plain), path
         assert (stream.read_gain is not None) == ends(path, normed), path
         assert stream.writes == ends(path, writers), path
-        assert stream.to_words == ends(path, ("lm_head",)), path
+        assert stream.is_head == ends(path, ("lm_head",)), path
         assert len(stream.write_gains) == (name in ("gemma2", "olmo2") and stream.writes), path
         speaks = hasattr(model.model, "lm_head") and "encoder." not in path
         assert (stream.head is not None) == (stream.writes and speaks), path
@@ -121,7 +121,7 @@ def test_what_gpt2_reads_goes_back_through_its_layer_norm() -> None:
         back = norm.weight * v
         found = read_meaning(lenses, v)
         check(found, scores_of(table, back - back.mean()), model.tokenizer)
-        assert found.how == "Compared with the input embedding's token vectors, through the norm in front of the layer."
+        assert found.how == "Compared with the token vectors of the input embedding, through the norm in front of the layer."
         assert write_meaning(lenses, direction(48)) == Meaning(None, None, f"The write direction {ELSEWHERE}")
 
 
@@ -131,7 +131,7 @@ def test_what_gpt2_writes_is_what_it_makes_the_model_say() -> None:
     lenses = token_lenses(model, place_of(model, "transformer.h.0.mlp.c_proj"), Part(transposed=True))
     found = write_meaning(lenses, u)
     check(found, scores_of(model.model.lm_head.weight, (u - u.mean()) * last.weight), model.tokenizer)
-    assert found.how == "Compared with the output embedding's token vectors, through the last norm."
+    assert found.how == "Compared with the token vectors of the output embedding, through the last norm."
     assert read_meaning(lenses, direction(64)) == Meaning(None, None, f"The read direction {ELSEWHERE}")
 
 
@@ -172,7 +172,7 @@ def test_in_bert_the_stream_is_what_the_norms_give() -> None:
     lenses = token_lenses(model, place_of(model, "bert.encoder.layer.1.attention.self.key"), Part())
     found = read_meaning(lenses, v)
     check(found, scores_of(table, v), model.tokenizer)
-    assert found.how == "Compared with the input embedding's token vectors."
+    assert found.how == "Compared with the token vectors of the input embedding."
     lenses = token_lenses(model, place_of(model, "bert.encoder.layer.1.output.dense"), Part())
     check(write_meaning(lenses, v), scores_of(table, v), model.tokenizer)
 

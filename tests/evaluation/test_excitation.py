@@ -15,9 +15,9 @@ from transformers import PreTrainedTokenizerFast
 from sftm_app.architecture.roles import Part
 from sftm_app.errors import SampleError
 from sftm_app.evaluation.excitation import EXPERT, MEANS, NOT_FOUND, NOT_RUN, NOT_TOLD, Excitations, excitations
-from sftm_app.evaluation.reading import NO_SAMPLE, TEXTS_AT_ONCE, pieces
-from sftm_app.evaluation.samples import ImageSamples
-from sftm_app.evaluation.texts import TextSamples
+from sftm_app.evaluation.passes import NO_SAMPLE, TEXTS_PER_PASS
+from sftm_app.evaluation.samples import ImageSamples, TextSamples
+from sftm_app.evaluation.tokens import token_texts
 
 TEXTS = ("the cat sat on the mat", "a big red bird flew", "dog", "the small dog ran under a blue sky and sat")
 IMAGES = np.random.default_rng(0).integers(0, 256, (70, 8, 8)).astype(np.uint8)
@@ -179,7 +179,7 @@ def test_a_layer_that_is_called_again_shows_its_strongest_call() -> None:
     path = "encoder.albert_layer_groups.0.albert_layers.0.ffn"
     v, texts = direction(16), TEXTS * 8
     found = asked(model, path, texts_of(*texts), v, n=99)
-    assert len(found.strongest) == len(texts) > TEXTS_AT_ONCE
+    assert len(found.strongest) == len(texts) > TEXTS_PER_PASS
     for shown in found.strongest:
         ids = torch.tensor([model.tokenizer(texts[shown.sample])["input_ids"]])
         calls = inputs_of(model.model.get_submodule(path), lambda ids=ids: model.model(input_ids=ids))
@@ -195,7 +195,7 @@ def test_a_pass_ends_at_the_layer(monkeypatch: pytest.MonkeyPatch) -> None:
     forward = nn.Linear.forward
     monkeypatch.setattr(nn.Linear, "forward", lambda self, x: n_heads.append(len(x)) or forward(self, x))
     found = asked(model, "transformer.h.1.mlp.c_fc", texts_of(*TEXTS * 12), v, n=99)
-    assert len(found.strongest) == 48 and n_heads == [TEXTS_AT_ONCE]
+    assert len(found.strongest) == 48 and n_heads == [TEXTS_PER_PASS]
 
 
 def test_a_causal_model_reads_the_right_answer_behind_the_text() -> None:
@@ -231,7 +231,7 @@ def test_encoder_and_decoder_are_told_apart(name: str, target: str | None) -> No
     text, v = "the cat sat on", direction(16)
     samples = TextSamples((text, "dog"), (target, target))
     tokenizer, start = model.tokenizer, model.model.generation_config.decoder_start_token_id
-    said = target if target is not None else model.answer(texts_of(text))[0].said
+    said = target if target is not None else model.answer(texts_of(text))[0].text
     answer = tokenizer(text_target=said)["input_ids"]
     ids = [tokenizer(text)["input_ids"], [start, *answer[:-1]]]
     if target is None:
@@ -346,10 +346,10 @@ def bytes_tokenizer() -> Any:
 def test_pieces_put_together_are_the_text(text: str) -> None:
     tokenizer = bytes_tokenizer()
     ids = tokenizer(text)["input_ids"]
-    found = pieces(tokenizer, ids)
+    found = token_texts(tokenizer, ids)
     assert len(found) == len(ids) == len(text.encode()) and "".join(found) == text
 
 
 def test_special_tokens_are_pieces_of_their_own() -> None:
     tokenizer = tokenizer_of("<s> $A </s>")
-    assert pieces(tokenizer, tokenizer("the cat")["input_ids"]) == ["<s>", "the", " cat", "</s>"]
+    assert token_texts(tokenizer, tokenizer("the cat")["input_ids"]) == ["<s>", "the", " cat", "</s>"]

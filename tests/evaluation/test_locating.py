@@ -16,13 +16,13 @@ from transformers import BertConfig, BertForSequenceClassification, GPT2Config, 
 from sftm_app.architecture.roles import Role, assign
 from sftm_app.errors import InputError
 from sftm_app.evaluation.candidates import BASE, INDIVIDUAL, ModelPool, method_candidate
-from sftm_app.evaluation.locating import locate, twin
-from sftm_app.evaluation.texts import TextSamples
+from sftm_app.evaluation.locating import locate, share_weights
+from sftm_app.evaluation.samples import TextSamples
 from sftm_app.planning.planner import check_recipe
 from sftm_app.planning.recipe import make_recipe
 
 
-def arena_of(models: Path, tasks: str) -> ModelPool:
+def pool_of(models: Path, tasks: str) -> ModelPool:
     recipe = make_recipe(models / "base", [models / name for name in tasks], device="cpu")
     return ModelPool(check_recipe(recipe), torch.device("cpu"))
 
@@ -40,7 +40,7 @@ def test_every_linear_map_of_a_vision_transformer_is_found(tiny_models: Path, tm
     for seed, name in enumerate("ab", start=1):
         save_task(tmp_path / name, tmp_path / "base", seed, 3, torch.float16)
         ViTImageProcessor(size={"height": 8, "width": 8}).save_pretrained(tmp_path / name)
-    model_pool = arena_of(tmp_path, "ab")
+    model_pool = pool_of(tmp_path, "ab")
     names = linear_maps(model_pool)
     assert len(names) == 13, "a patch embedding, and six maps in each of two blocks"
     for candidate in (BASE, INDIVIDUAL, method_candidate("average")):
@@ -74,7 +74,7 @@ def test_what_an_adapter_changed_is_found(tmp_path: Path) -> None:
                 if parameter.requires_grad:
                     parameter.copy_(torch.randn_like(parameter))
         model.save_pretrained(tmp_path / name)
-    model_pool = arena_of(tmp_path, "ab")
+    model_pool = pool_of(tmp_path, "ab")
     for candidate in (INDIVIDUAL, method_candidate("average")):
         built = model_pool.model(candidate, "a").model
         for name in linear_maps(model_pool):
@@ -92,7 +92,7 @@ def test_a_base_that_is_stored_without_its_prefix(tmp_path: Path) -> None:
     base = BertForSequenceClassification(BertConfig(vocab_size=VOCABULARY, **sizes)).bert
     save_set(tmp_path, base, BertForSequenceClassification)
     save_tokenizer(tmp_path / "base")
-    model_pool = arena_of(tmp_path, "ab")
+    model_pool = pool_of(tmp_path, "ab")
     name = "encoder.layer.1.output.dense.weight"
     place = locate(model_pool.model(INDIVIDUAL, "a").model, model_pool.tensor(INDIVIDUAL, "a", name), name)
     assert place is not None and place.name == f"bert.{name}"
@@ -122,7 +122,7 @@ def test_what_no_parameter_holds_is_not_found() -> None:
 
 def test_a_twin_shares_weights_but_no_modules() -> None:
     model = language("gpt2")
-    own = twin(model)
+    own = share_weights(model)
     assert own.tokenizer is model.tokenizer and own.model is not model.model
     for (name, ours), (other, theirs) in zip(
         own.model.named_parameters(remove_duplicate=False),
@@ -135,6 +135,6 @@ def test_a_twin_shares_weights_but_no_modules() -> None:
     samples = TextSamples(("the cat sat",), (None,))
     assert own.answer(samples) == model.answer(samples)
     new = nn.Parameter(torch.outer(direction(27), direction(16)))
-    swapped = twin(model, {model.model.transformer.wte.weight: new}).model
+    swapped = share_weights(model, {model.model.transformer.wte.weight: new}).model
     assert swapped.lm_head.weight is new and swapped.transformer.wte.weight is new, "a tied one in both places"
     assert model.model.lm_head.weight is model.model.transformer.wte.weight is not new

@@ -11,10 +11,8 @@ from tiny_models import clip, direction, language, vit
 
 from sftm_app.architecture.roles import Part
 from sftm_app.errors import SampleError
-from sftm_app.evaluation.family import Samples
-from sftm_app.evaluation.samples import ImageSamples
+from sftm_app.evaluation.samples import ImageSamples, Samples, TextSamples
 from sftm_app.evaluation.steering import steered
-from sftm_app.evaluation.texts import TextSamples
 from sftm_app.linalg.low_rank import LowRank
 
 TEXTS = TextSamples(("the cat sat on", "a big red"), (None, None), (" mat", " sky"))

@@ -24,11 +24,10 @@ from transformers import (
 )
 
 from sftm_app.errors import SampleError
+from sftm_app.evaluation.accuracy import accuracy
 from sftm_app.evaluation.candidates import BASE, INDIVIDUAL, ModelPool, method_candidate
-from sftm_app.evaluation.family import accuracy
-from sftm_app.evaluation.samples import ImageSamples
+from sftm_app.evaluation.samples import ImageSamples, TextSamples
 from sftm_app.evaluation.sentence_encoder import SentenceEncoder, pool, read_pooling
-from sftm_app.evaluation.texts import TextSamples
 from sftm_app.output.save import save
 from sftm_app.planning.planner import check_recipe, make_plan
 from sftm_app.planning.recipe import make_recipe
@@ -39,7 +38,7 @@ SMALL = {"vocab_size": VOCABULARY, "hidden_size": 16, "num_hidden_layers": 2, "n
 SMALL |= {"intermediate_size": 24, "max_position_embeddings": 32}
 
 
-def arena_of(models: Path) -> ModelPool:
+def pool_of(models: Path) -> ModelPool:
     tasks = sorted(path for path in models.iterdir() if path.name != "base")
     return ModelPool(check_recipe(make_recipe(models / "base", tasks, device="cpu")), CPU)
 
@@ -79,7 +78,7 @@ def probabilities_of(model: Any, folder: Path, text: str) -> torch.Tensor:
 @pytest.mark.parametrize("name", ["bert", "roberta", "gpt2"])
 def test_a_text_classifier_says_what_transformers_says(classifiers: dict[str, Path], name: str) -> None:
     models = classifiers[name]
-    model_pool = arena_of(models)
+    model_pool = pool_of(models)
     assert model_pool.family("a").name == "text_classifier"
     own = {"gpt2": GPT2ForSequenceClassification, "bert": BertForSequenceClassification}
     model = own.get(name, RobertaForSequenceClassification).from_pretrained(models / "b")
@@ -88,7 +87,7 @@ def test_a_text_classifier_says_what_transformers_says(classifiers: dict[str, Pa
         wanted = probabilities_of(model, models / "base", text)
         assert answer.scores == pytest.approx(wanted.tolist(), abs=1e-5)
         assert answer.options == tuple(labels_of("b").values())
-        assert answer.said == answer.options[int(wanted.argmax())] and answer.right is None
+        assert answer.text == answer.options[int(wanted.argmax())] and answer.correct is None
 
 
 def test_a_merge_has_the_merged_backbone_and_the_tasks_head(classifiers: dict[str, Path], tmp_path: Path) -> None:
@@ -97,22 +96,22 @@ def test_a_merge_has_the_merged_backbone_and_the_tasks_head(classifiers: dict[st
         pass
     model = BertForSequenceClassification.from_pretrained(models / "b")
     model.bert.load_state_dict(BertModel.from_pretrained(tmp_path / "out").state_dict())
-    found = arena_of(models).model(method_candidate("average"), "b").answer(TextSamples(TEXTS[:1], (None,)))[0]
+    found = pool_of(models).model(method_candidate("average"), "b").answer(TextSamples(TEXTS[:1], (None,)))[0]
     assert found.scores == pytest.approx(probabilities_of(model, models / "base", TEXTS[0]).tolist(), abs=1e-5)
     model.bert.load_state_dict(BertModel.from_pretrained(models / "base").state_dict())
-    found = arena_of(models).model(BASE, "b").answer(TextSamples(TEXTS[:1], (None,)))[0]
+    found = pool_of(models).model(BASE, "b").answer(TextSamples(TEXTS[:1], (None,)))[0]
     assert found.scores == pytest.approx(probabilities_of(model, models / "base", TEXTS[0]).tolist(), abs=1e-5)
 
 
 def test_the_right_class_is_known_by_its_name_or_number(classifiers: dict[str, Path]) -> None:
-    model = arena_of(classifiers["bert"]).model(INDIVIDUAL, "a")
-    said = [answer.said for answer in model.answer(TextSamples(TEXTS, (None,) * 4))]
+    model = pool_of(classifiers["bert"]).model(INDIVIDUAL, "a")
+    said = [answer.text for answer in model.answer(TextSamples(TEXTS, (None,) * 4))]
     numbers = [str(list(labels_of("a").values()).index(name)) for name in said]
     assert accuracy(model, TextSamples(TEXTS, (said[0], numbers[1], said[2], numbers[3]))) == 1
     other = next(label for label in labels_of("a").values() if label != said[0])
     assert accuracy(model, TextSamples(TEXTS, (other, *said[1:]))) == 0.75
     for unknown in ("label 9", "3", "²"):
-        with pytest.raises(SampleError, match="is none of the answers to choose from"):
+        with pytest.raises(SampleError, match="is not one of the options"):
             model.answer(TextSamples(TEXTS[:1], (unknown,)))
     with pytest.raises(SampleError, match="reads text; these samples are images"):
         model.answer(ImageSamples(torch.zeros(1, 8, 8).numpy().astype("uint8"), torch.zeros(1).long().numpy()))
@@ -120,7 +119,7 @@ def test_the_right_class_is_known_by_its_name_or_number(classifiers: dict[str, P
 
 @pytest.mark.parametrize(("name", "reads"), [("bert", 32), ("roberta", 30), ("gpt2", 32)])
 def test_a_long_text_is_cut_where_the_model_ends(classifiers: dict[str, Path], name: str, reads: int) -> None:
-    model = arena_of(classifiers[name]).model(INDIVIDUAL, "a")
+    model = pool_of(classifiers[name]).model(INDIVIDUAL, "a")
     words = reads - (0 if name == "gpt2" else 2)
     whole, cut = model.answer(TextSamples(("cat " * 500, "cat " * words), (None, None)))
     assert whole.scores == pytest.approx(cut.scores, abs=1e-6)
@@ -133,7 +132,7 @@ def test_what_is_no_choice_of_one_class_is_refused(classifiers: dict[str, Path],
     models = Path(shutil.copytree(classifiers["bert"], tmp_path / "copy"))
     change_config(models / "a", **change)
     with pytest.raises(SampleError, match="does not choose one of several classes"):
-        arena_of(models).model(INDIVIDUAL, "a")
+        pool_of(models).model(INDIVIDUAL, "a")
 
 
 def test_a_missing_tokenizer_and_a_broken_one(classifiers: dict[str, Path], tmp_path: Path) -> None:
@@ -142,10 +141,10 @@ def test_a_missing_tokenizer_and_a_broken_one(classifiers: dict[str, Path], tmp_
     models = Path(shutil.copytree(classifiers["bert"], tmp_path / "copy"))
     (models / "base" / "tokenizer.json").write_text("{")
     with pytest.raises(SampleError, match="its tokenizer cannot be used"):
-        arena_of(models).model(INDIVIDUAL, "a")
+        pool_of(models).model(INDIVIDUAL, "a")
     (models / "base" / "tokenizer.json").unlink()
     with pytest.raises(SampleError, match="has no tokenizer, and neither has the base"):
-        arena_of(models).model(INDIVIDUAL, "a")
+        pool_of(models).model(INDIVIDUAL, "a")
 
 
 # Sentence encoders
@@ -171,23 +170,23 @@ def cosine_of(model: Any, folder: Path, left: str, right: str) -> float:
 
 
 def test_a_sentence_encoder_finds_the_closest_candidate(encoders: Path) -> None:
-    model_pool = arena_of(encoders)
+    model_pool = pool_of(encoders)
     assert model_pool.family("a").name == "sentence_encoder" and model_pool.family("a").scores == "cosine similarity"
     model = BertModel.from_pretrained(encoders / "a").eval()
     query, *candidates = TEXTS
     wanted = [cosine_of(model, encoders / "base", query, candidate) for candidate in candidates]
     (answer,) = model_pool.model(INDIVIDUAL, "a").answer(TextSamples(("\n".join(TEXTS),), (None,)))
     assert answer.scores == pytest.approx(wanted, abs=1e-5)
-    assert answer.options == tuple(candidates) and answer.said == candidates[wanted.index(max(wanted))]
+    assert answer.options == tuple(candidates) and answer.text == candidates[wanted.index(max(wanted))]
     (chosen,) = model_pool.model(INDIVIDUAL, "a").answer(TextSamples((query,), (candidates[1],), tuple(candidates)))
-    assert chosen.scores == pytest.approx(wanted, abs=1e-5) and chosen.truth == candidates[1]
-    assert chosen.right == (wanted[1] == max(wanted))
+    assert chosen.scores == pytest.approx(wanted, abs=1e-5) and chosen.target == candidates[1]
+    assert chosen.correct == (wanted[1] == max(wanted))
 
 
 @pytest.mark.parametrize("text", ["", "only a query", "a query\nand one candidate", "a query\nthe same\nthe same"])
 def test_a_query_needs_two_candidates(encoders: Path, text: str) -> None:
     with pytest.raises(SampleError, match="at least two candidates"):
-        arena_of(encoders).model(BASE, "a").answer(TextSamples((text,), (None,)))
+        pool_of(encoders).model(BASE, "a").answer(TextSamples((text,), (None,)))
 
 
 def test_pooling() -> None:
@@ -222,10 +221,10 @@ def test_pooling_that_is_not_known_is_refused(tmp_path: Path) -> None:
         with pytest.raises(SampleError, match="pools by"):
             read_pooling(tmp_path)
     file.write_text("{")
-    with pytest.raises(SampleError, match="cannot be read as JSON"):
+    with pytest.raises(SampleError, match="cannot be read as a JSON object"):
         read_pooling(tmp_path)
     (tmp_path / "modules.json").write_text('[{"type": "sentence_transformers.models.Dense"}]')
-    with pytest.raises(SampleError, match=r"puts sentence_transformers.models.Dense behind the encoder"):
+    with pytest.raises(SampleError, match=r"applies sentence_transformers.models.Dense after the encoder"):
         read_pooling(tmp_path)
 
 
@@ -236,7 +235,7 @@ def test_a_folders_own_pooling_and_length_are_used(encoders: Path, tmp_path: Pat
     (models / "base" / "1_Pooling").mkdir()
     (models / "base" / "1_Pooling" / "config.json").write_text('{"pooling_mode_cls_token": true}')
     (models / "base" / "sentence_bert_config.json").write_text('{"max_seq_length": 5}')
-    model = arena_of(models).model(INDIVIDUAL, "a")
+    model = pool_of(models).model(INDIVIDUAL, "a")
     assert isinstance(model, SentenceEncoder) and (model.pooling, model.limit) == ("cls", 5)
     tokens = AutoTokenizer.from_pretrained(models / "base")("a big red", return_tensors="pt")["input_ids"]
     with torch.no_grad():
@@ -249,11 +248,11 @@ def test_a_file_without_a_config_is_the_bases_model(encoders: Path, tmp_path: Pa
     import shutil
 
     models = Path(shutil.copytree(encoders, tmp_path / "copy"))
-    wanted = arena_of(models).model(INDIVIDUAL, "b").answer(TextSamples(("\n".join(TEXTS),), (None,)))
+    wanted = pool_of(models).model(INDIVIDUAL, "b").answer(TextSamples(("\n".join(TEXTS),), (None,)))
     (models / "b" / "config.json").unlink()
-    model_pool = arena_of(models)
+    model_pool = pool_of(models)
     assert model_pool.family("b").name == "sentence_encoder"
     assert model_pool.model(INDIVIDUAL, "b").answer(TextSamples(("\n".join(TEXTS),), (None,))) == wanted
     change_weights(models / "b" / "model.safetensors", lambda t: t.update({"classifier.weight": torch.zeros(3, 16)}))
     with pytest.raises(SampleError, match=r"has no config\.json that says what model it is"):
-        arena_of(models).family("b")
+        pool_of(models).family("b")

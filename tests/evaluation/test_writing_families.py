@@ -21,9 +21,9 @@ from transformers import (
 )
 
 from sftm_app.errors import SampleError
+from sftm_app.evaluation.accuracy import accuracy
 from sftm_app.evaluation.candidates import BASE, INDIVIDUAL, ModelPool, method_candidate
-from sftm_app.evaluation.family import accuracy
-from sftm_app.evaluation.texts import TextSamples
+from sftm_app.evaluation.samples import TextSamples
 from sftm_app.evaluation.writing import MAX_NEW_TOKENS
 from sftm_app.planning.planner import check_recipe
 from sftm_app.planning.recipe import make_recipe
@@ -65,7 +65,7 @@ def sets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {name: root / name for name in CLASSES}
 
 
-def arena_of(models: Path) -> ModelPool:
+def pool_of(models: Path) -> ModelPool:
     return ModelPool(check_recipe(make_recipe(models / "base", [models / "a", models / "b"], device="cpu")), CPU)
 
 
@@ -96,15 +96,15 @@ def log_likelihood(model: Any, prompt: list[int], choice: list[int]) -> float:
 @pytest.mark.parametrize("task", ["a", "b"])
 def test_greedy_writing(sets: dict[str, Path], name: str, task: str) -> None:
     models = sets[name]
-    model_pool = arena_of(models)
+    model_pool = pool_of(models)
     assert model_pool.family(task).name == ("seq2seq" if name in ("t5", "bart") else "causal_lm")
     model = CLASSES[name].from_pretrained(models / task).eval()
     tokenizer = AutoTokenizer.from_pretrained(models / "base")
     answers = model_pool.model(INDIVIDUAL, task).answer(TextSamples(TEXTS, (None,) * 4))
     for text, answer in zip(TEXTS, answers, strict=True):
         wanted = greedy(model, tokenizer(text)["input_ids"], MAX_NEW_TOKENS)
-        assert answer.said == tokenizer.decode(wanted, skip_special_tokens=True)
-        assert (answer.options, answer.right) == ((), None)
+        assert answer.text == tokenizer.decode(wanted, skip_special_tokens=True)
+        assert (answer.options, answer.correct) == ((), None)
 
 
 @pytest.mark.parametrize("name", list(CLASSES))
@@ -112,7 +112,7 @@ def test_the_likeliest_choice(sets: dict[str, Path], name: str) -> None:
     models = sets[name]
     model = CLASSES[name].from_pretrained(models / "b").eval()
     tokenizer = AutoTokenizer.from_pretrained(models / "base")
-    answers = arena_of(models).model(INDIVIDUAL, "b").answer(TextSamples(TEXTS, CHOICES, CHOICES))
+    answers = pool_of(models).model(INDIVIDUAL, "b").answer(TextSamples(TEXTS, CHOICES, CHOICES))
     for text, answer, target in zip(TEXTS, answers, CHOICES, strict=True):
         prompt = tokenizer(text)["input_ids"]
         if model.config.is_encoder_decoder:
@@ -121,19 +121,19 @@ def test_the_likeliest_choice(sets: dict[str, Path], name: str) -> None:
             rows = [tokenizer(choice, add_special_tokens=False)["input_ids"] for choice in CHOICES]
         wanted = torch.tensor([log_likelihood(model, prompt, row) for row in rows]).softmax(-1)
         assert answer.scores == pytest.approx(wanted.tolist(), abs=1e-4)
-        assert answer.said == CHOICES[int(wanted.argmax())] and answer.truth == target
-        assert answer.right == (answer.said == target)
+        assert answer.text == CHOICES[int(wanted.argmax())] and answer.target == target
+        assert answer.correct == (answer.text == target)
 
 
 @pytest.mark.parametrize("name", list(CLASSES))
 def test_what_is_written_is_right_when_it_equals_the_target(sets: dict[str, Path], name: str) -> None:
-    model = arena_of(sets[name]).model(BASE, "a")
-    said = [answer.said for answer in model.answer(TextSamples(TEXTS, (None,) * 4))]
+    model = pool_of(sets[name]).model(BASE, "a")
+    said = [answer.text for answer in model.answer(TextSamples(TEXTS, (None,) * 4))]
     # What is longer than any target is cut short, and wrong all the same.
     targets = (f" {said[0]}\n", "the cat", said[2], "the cat")
     wanted = [said[i].strip() == targets[i].strip() for i in range(4)]
     assert wanted[0] and wanted[2]
-    assert [answer.right for answer in model.answer(TextSamples(TEXTS, targets))] == wanted
+    assert [answer.correct for answer in model.answer(TextSamples(TEXTS, targets))] == wanted
     assert accuracy(model, TextSamples(TEXTS, targets)) == sum(wanted) / 4
 
 
@@ -146,14 +146,14 @@ def test_a_merge_writes_too(sets: dict[str, Path]) -> None:
         for name, parameter in left.named_parameters():
             parameter.copy_((parameter + other[name]) / 2)
     tokenizer = AutoTokenizer.from_pretrained(models / "base")
-    (found,) = arena_of(models).model(method_candidate("average"), "a").answer(TextSamples(TEXTS[:1], (None,)))
+    (found,) = pool_of(models).model(method_candidate("average"), "a").answer(TextSamples(TEXTS[:1], (None,)))
     wanted = greedy(left.eval(), tokenizer(TEXTS[0])["input_ids"], MAX_NEW_TOKENS)
-    assert found.said == tokenizer.decode(wanted, skip_special_tokens=True)
+    assert found.text == tokenizer.decode(wanted, skip_special_tokens=True)
 
 
 @pytest.mark.parametrize("name", list(CLASSES))
 def test_a_text_that_is_too_long_is_refused(sets: dict[str, Path], name: str) -> None:
-    model = arena_of(sets[name]).model(BASE, "a")
+    model = pool_of(sets[name]).model(BASE, "a")
     for choices in (None, CHOICES):
         with pytest.raises(SampleError, match=r"tokens long; this model reads at most"):
             model.answer(TextSamples(("cat " * 5000,), (None,), choices))
@@ -161,11 +161,11 @@ def test_a_text_that_is_too_long_is_refused(sets: dict[str, Path], name: str) ->
 
 @pytest.mark.parametrize("name", ["gpt2", "llama"])
 def test_a_text_that_nearly_fills_the_window_is_continued_to_its_end(sets: dict[str, Path], name: str) -> None:
-    model = arena_of(sets[name]).model(BASE, "a")
+    model = pool_of(sets[name]).model(BASE, "a")
     tokenizer = AutoTokenizer.from_pretrained(sets[name] / "base")
     words = 125 - len(tokenizer("")["input_ids"])
     (answer,) = model.answer(TextSamples(("cat " * words,), (None,)))
-    assert 1 <= len(answer.said.split()) <= 3
+    assert 1 <= len(answer.text.split()) <= 3
     with pytest.raises(SampleError, match="is 128 tokens long; this model reads at most 127"):
         model.answer(TextSamples(("cat " * (words + 3),), (None,)))
 
@@ -176,9 +176,9 @@ def test_an_empty_beginning_can_be_continued(sets: dict[str, Path], name: str) -
     own = GPT2LMHeadModel if name == "gpt2" else LlamaForCausalLM
     model = own.from_pretrained(models / "a").eval()
     tokenizer = AutoTokenizer.from_pretrained(models / "base")
-    tried = arena_of(models).model(INDIVIDUAL, "a")
+    tried = pool_of(models).model(INDIVIDUAL, "a")
     wanted = greedy(model, [IDS["bos_token_id"]], MAX_NEW_TOKENS)
-    assert tried.answer(TextSamples(("",), (None,)))[0].said == tokenizer.decode(wanted, skip_special_tokens=True)
+    assert tried.answer(TextSamples(("",), (None,)))[0].text == tokenizer.decode(wanted, skip_special_tokens=True)
     rows = [tokenizer(choice, add_special_tokens=False)["input_ids"] for choice in CHOICES]
     chances = torch.tensor([log_likelihood(model, [IDS["bos_token_id"]], row) for row in rows]).softmax(-1)
     assert tried.answer(TextSamples(("",), (None,), CHOICES))[0].scores == pytest.approx(chances.tolist(), abs=1e-4)
@@ -189,11 +189,11 @@ def test_a_chat_template_is_put_around_the_message(sets: dict[str, Path], tmp_pa
 
     models = Path(shutil.copytree(sets["llama"], tmp_path / "copy"))
     with pytest.raises(SampleError, match="has no chat template"):
-        arena_of(models).model(BASE, "a").answer(TextSamples(("dog",), (None,), chat=True))
+        pool_of(models).model(BASE, "a").answer(TextSamples(("dog",), (None,), chat=True))
     template = "{% for m in messages %}<s>red {{ m['content'] }}{% endfor %}"
     template += "{% if add_generation_prompt %} blue{% endif %}"
     save_tokenizer(models / "base", TEMPLATES["llama"], chat_template=template)
-    tried = arena_of(models).model(BASE, "a")
+    tried = pool_of(models).model(BASE, "a")
     # The template writes <s> itself; without one the tokenizer does.
     for choices in (None, CHOICES):
         (chat,) = tried.answer(TextSamples(("dog",), (None,), choices, chat=True))
@@ -206,17 +206,17 @@ def test_settings_of_generation_do_not_count_but_special_tokens_do(sets: dict[st
     import shutil
 
     models = Path(shutil.copytree(sets["gpt2"], tmp_path / "copy"))
-    tried = arena_of(models).model(INDIVIDUAL, "a")
+    tried = pool_of(models).model(INDIVIDUAL, "a")
     plain = tried.answer(TextSamples(TEXTS, (None,) * 4))
     file = models / "a" / "generation_config.json"
     said = json.loads(file.read_text())
     file.write_text(json.dumps(said | {"do_sample": True, "num_beams": 3, "repetition_penalty": 5.0, "max_length": 4}))
-    assert arena_of(models).model(INDIVIDUAL, "a").answer(TextSamples(TEXTS, (None,) * 4)) == plain
+    assert pool_of(models).model(INDIVIDUAL, "a").answer(TextSamples(TEXTS, (None,) * 4)) == plain
     tokenizer = AutoTokenizer.from_pretrained(models / "base")
-    first = tokenizer(plain[0].said)["input_ids"][0]
+    first = tokenizer(plain[0].text)["input_ids"][0]
     file.write_text(json.dumps(said | {"eos_token_id": [2, first]}))
-    (stopped,) = arena_of(models).model(INDIVIDUAL, "a").answer(TextSamples(TEXTS[:1], (None,)))
-    assert stopped.said == tokenizer.decode([first])
+    (stopped,) = pool_of(models).model(INDIVIDUAL, "a").answer(TextSamples(TEXTS[:1], (None,)))
+    assert stopped.text == tokenizer.decode([first])
     file.write_text("{")
     with pytest.raises(SampleError, match=r"its generation_config\.json cannot be used"):
-        arena_of(models).model(INDIVIDUAL, "a")
+        pool_of(models).model(INDIVIDUAL, "a")

@@ -22,10 +22,9 @@ from transformers import (
 
 from sftm_app.architecture.architecture import read_architecture
 from sftm_app.errors import SampleError
+from sftm_app.evaluation.accuracy import accuracy
 from sftm_app.evaluation.candidates import BASE, INDIVIDUAL, ModelPool, method_candidate
-from sftm_app.evaluation.family import accuracy
-from sftm_app.evaluation.samples import ImageSamples
-from sftm_app.evaluation.texts import TextSamples
+from sftm_app.evaluation.samples import ImageSamples, TextSamples
 from sftm_app.evaluation.zero_shot import TEMPLATES, ZeroShot
 from sftm_app.planning.planner import check_recipe
 from sftm_app.planning.recipe import make_recipe
@@ -69,7 +68,7 @@ def images() -> np.ndarray:
 CPU = torch.device("cpu")
 
 
-def arena_of(models: Path, *tasks: str) -> ModelPool:
+def pool_of(models: Path, *tasks: str) -> ModelPool:
     return ModelPool(check_recipe(make_recipe(models / "base", [models / name for name in tasks], device="cpu")), CPU)
 
 
@@ -93,20 +92,20 @@ def by_hand(model: CLIPModel, models: Path, images: np.ndarray, names: tuple[str
 
 
 def test_the_head_is_made_from_names(models: Path, images: np.ndarray) -> None:
-    model_pool = arena_of(models, "a", "b")
+    model_pool = pool_of(models, "a", "b")
     assert model_pool.family("a").name == "zero_shot" and model_pool.family("a").choices == "Class names"
     tried = model_pool.model(INDIVIDUAL, "b")
     wanted = by_hand(CLIPModel.from_pretrained(models / "b").eval(), models, images)
     answers = tried.answer(ImageSamples(images, np.full(5, -1), NAMES))
     np.testing.assert_allclose([answer.scores for answer in answers], wanted, atol=1e-5)
-    assert [answer.said for answer in answers] == [NAMES[i] for i in wanted.argmax(1)]
-    assert all(answer.truth is None and answer.right is None for answer in answers)
+    assert [answer.text for answer in answers] == [NAMES[i] for i in wanted.argmax(1)]
+    assert all(answer.target is None and answer.correct is None for answer in answers)
     assert accuracy(tried, ImageSamples(images, wanted.argmax(1), NAMES)) == 1
     assert accuracy(tried, ImageSamples(images, (wanted.argmax(1) + 1) % 3, NAMES)) == 0
 
 
 def test_other_names_make_another_head_and_the_same_ones_none(models: Path, images: np.ndarray) -> None:
-    tried = arena_of(models, "a").model(INDIVIDUAL, "a")
+    tried = pool_of(models, "a").model(INDIVIDUAL, "a")
     assert isinstance(tried, ZeroShot)
     assert tried.head(NAMES) is tried.head(NAMES)
     assert tried.head(NAMES[::-1]).tolist() == tried.head(NAMES).flip(0).tolist()
@@ -124,7 +123,7 @@ def test_a_merge_of_whole_models(models: Path, images: np.ndarray) -> None:
         for name, parameter in left.named_parameters():
             parameter.copy_((parameter + other[name]) / 2)
     answers = (
-        arena_of(models, "a", "b")
+        pool_of(models, "a", "b")
         .model(method_candidate("average"), "a")
         .answer(ImageSamples(images, np.full(5, -1), NAMES))
     )
@@ -152,7 +151,7 @@ def test_a_vision_tower_alone_takes_the_bases_text_tower(
             tensors[prefix + name.removeprefix("vision_model.")] = tensors.pop(name)
 
     change_weights(tmp_path / "tower" / "model.safetensors", rename)
-    model_pool = arena_of(tmp_path, "tower")
+    model_pool = pool_of(tmp_path, "tower")
     assert model_pool.family("tower").name == "zero_shot"
     model = CLIPModel.from_pretrained(models / "base").eval()
     samples = ImageSamples(images, np.full(5, -1), NAMES)

@@ -82,14 +82,14 @@ def vit(**changes: Any) -> ImageClassifier:
     """Of gray images of 8 x 8 pixels, which it cuts into 2 x 2 patches."""
     torch.manual_seed(0)
     model = shaken(hf.ViTForImageClassification(tiny_config(num_labels=3, **changes)))
-    return ImageClassifier(model, processor(1), ("a", "b", "c"), 1)
+    return ImageClassifier(model, None, processor(1), 1, ("a", "b", "c"))
 
 
 def resnet() -> ImageClassifier:
     torch.manual_seed(0)
     sizes = {"embedding_size": 4, "hidden_sizes": [4, 6], "depths": [1, 1], "layer_type": "basic"}
     model = shaken(hf.ResNetForImageClassification(hf.ResNetConfig(num_channels=1, num_labels=3, **sizes)))
-    return ImageClassifier(model, processor(1), ("a", "b", "c"), 1)
+    return ImageClassifier(model, None, processor(1), 1, ("a", "b", "c"))
 
 
 def processor(channels: int) -> Any:
@@ -102,7 +102,7 @@ def clip() -> ZeroShot:
     text = hf.CLIPTextConfig(**(TEXT | {"max_position_embeddings": 12}))
     vision = hf.CLIPVisionConfig(**SIZES, image_size=8, patch_size=4)
     config = hf.CLIPConfig(text_config=text.to_dict(), vision_config=vision.to_dict(), projection_dim=8)
-    return ZeroShot(shaken(hf.CLIPModel(config)), processor(3), tokenizer_of("<s> $A </s>"), ())
+    return ZeroShot(shaken(hf.CLIPModel(config)), tokenizer_of("<s> $A </s>"), processor(3), 3, ())
 
 
 def place_of(model: EvaluationModel, path: str, name: str = "weight") -> Place:

@@ -9,8 +9,9 @@ import pytest
 from PIL import Image
 
 from sftm_app.errors import SampleError
-from sftm_app.evaluation import samples as samples_module
-from sftm_app.evaluation.samples import GLYPH_SIDE, ImageSamples, centre_glyph, load_image, load_labelled_folder
+from sftm_app.evaluation import image_files
+from sftm_app.evaluation.image_files import GLYPH_SIDE, centre_glyph, load_image, load_labelled_folder
+from sftm_app.evaluation.samples import ImageSamples
 
 
 def drawing(side: int = 280) -> np.ndarray:
@@ -117,7 +118,7 @@ def test_a_name_counts_before_a_number(tmp_path: Path) -> None:
 
 
 def test_labelled_folders_that_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(SampleError, match="no such folder"):
+    with pytest.raises(SampleError, match="does not exist"):
         load_labelled_folder(tmp_path / "none", LABELS, 1)
     with pytest.raises(SampleError, match="holds no images"):
         load_labelled_folder(tmp_path, LABELS, 1)
@@ -136,7 +137,7 @@ def test_a_class_folder_that_may_not_be_read(as_ordinary_user: Path) -> None:
 @pytest.mark.parametrize("content", [b"", b"hello", b"\x89PNG\r\n\x1a\n" + b"\0" * 40])
 def test_files_that_are_no_images(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "x.png").write_bytes(content)
-    with pytest.raises(SampleError, match=r"x.png: is not an image"):
+    with pytest.raises(SampleError, match=r"x.png: cannot be read as an image"):
         load_image(tmp_path / "x.png", 1)
 
 
@@ -180,7 +181,7 @@ def test_a_limit_keeps_every_class_and_opens_no_more_files(tmp_path: Path, monke
         opened.append(path)
         return load_image(path, channels)
 
-    monkeypatch.setattr(samples_module, "load_image", count)
+    monkeypatch.setattr(image_files, "load_image", count)
     samples = load_labelled_folder(tmp_path, LABELS, 1, limit=7)
     assert np.bincount(samples.labels).tolist() == [2, 2, 3]
     assert len(opened) == 7

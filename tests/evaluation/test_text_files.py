@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from sftm_app.errors import CheckpointError, SampleError
-from sftm_app.evaluation import texts as texts_module
+from sftm_app.evaluation import text_files
 from sftm_app.evaluation.packs import load_samples, open_pack
-from sftm_app.evaluation.texts import TextSamples, load_texts
+from sftm_app.evaluation.samples import TextSamples
+from sftm_app.evaluation.text_files import load_texts
 
 
 def written(path: Path, content: str | bytes) -> Path:
@@ -51,30 +52,38 @@ def test_choices(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "sentence"),
     [
-        ("x.txt", "a", "is no file of labelled texts"),
-        ("x.json", "[1]", "should be a table"),
-        ("x.json", "{", "is not valid JSON"),
-        ("x.json", "[" * 100_000, "is not valid JSON"),
-        ("x.json", '{"inputs": []}', "should be a table"),
-        ("x.json", '{"inputs": "ab", "targets": "cd"}', "should be a table"),
+        ("x.txt", "a", "is not a file of labelled texts"),
+        ("x.json", "[1]", "should be an object, found"),
+        ("x.json", "{", "Invalid JSON"),
+        ("x.json", "[" * 100_000, "Invalid JSON: recursion limit"),
+        ("x.json", '{"inputs": []}', "targets: Field required"),
+        ("x.json", '{"inputs": "ab", "targets": "cd"}', "inputs: Input should be a valid array, found 'ab'"),
         ("x.json", '{"inputs": [], "targets": []}', "holds no texts"),
         ("x.json", '{"inputs": ["a"], "targets": ["b", "c"]}', "1 inputs and 2 targets"),
-        ("x.json", '{"inputs": ["a"], "targets": [3]}', "target 1 is 3; it should be a text"),
-        ("x.json", '{"inputs": [null], "targets": ["b"]}', "input 1 is None"),
-        ("x.json", '{"inputs": ["a"], "targets": ["b"], "choices": "bc"}', "`choices` is 'bc'"),
+        ("x.json", '{"inputs": ["a"], "targets": [3]}', "targets 1: Input should be a valid string, found 3"),
+        ("x.json", '{"inputs": [null], "targets": ["b"]}', "inputs 1: Input should be a valid string, found None"),
+        (
+            "x.json",
+            '{"inputs": ["a"], "targets": ["b"], "choices": "bc"}',
+            "choices: Input should be a valid array",
+        ),
         ("x.json", '{"inputs": ["a"], "targets": ["b"], "choices": ["b"]}', "2 to 1000 different texts"),
         ("x.json", '{"inputs": ["a"], "targets": ["b"], "choices": ["b", "b"]}', "2 to 1000 different texts"),
-        ("x.json", '{"inputs": ["a"], "targets": ["b"], "choices": ["b", 1]}', "choice 2 is 1"),
+        (
+            "x.json",
+            '{"inputs": ["a"], "targets": ["b"], "choices": ["b", 1]}',
+            "choices 2: Input should be a valid string",
+        ),
         ("x.json", '{"inputs": ["a"], "targets": ["b"], "choices": ["b ", "c"]}', "target 1 is 'b', which is none"),
-        ("x.jsonl", '{"input": "a", "target": "b"}\n{"input": "a"}', "line 2 should be a table"),
-        ("x.jsonl", '{"input": "a", "target": "b"}\n{"in', "line 2 is not valid JSON"),
+        ("x.jsonl", '{"input": "a", "target": "b"}\n{"input": "a"}', "line 2: target: Field required"),
+        ("x.jsonl", '{"input": "a", "target": "b"}\n{"in', "line 2: Invalid JSON"),
         ("x.jsonl", "\n", "holds no texts"),
         ("x.csv", "a,b\n1,2\n", "needs the columns text and label in its first line; it has a, b"),
         ("x.csv", "", "needs the columns text and label in its first line; it has none"),
         ("x.csv", "text,label\n", "holds no texts"),
         ("x.csv", "text,label\nonly\n", "line 2 has fewer columns"),
-        ("x.csv", 'text,label\n"open,b\n', "is not sound"),
-        ("x.csv", "text,label\n" + "a" * 200_000 + ",b\n", "is not sound"),
+        ("x.csv", 'text,label\n"open,b\n', "is damaged"),
+        ("x.csv", "text,label\n" + "a" * 200_000 + ",b\n", "is damaged"),
         ("x.csv", b"text,label\n\xff,b\n", "is not UTF-8 text"),
         ("x.csv", b"\0" * 50, "needs the columns"),
     ],
@@ -106,7 +115,7 @@ def test_what_is_no_regular_file_of_a_fair_size(tmp_path: Path, monkeypatch: pyt
     for name in ("folder.csv", "pipe.csv"):
         with pytest.raises(SampleError):
             load_texts(tmp_path / name)
-    monkeypatch.setattr(texts_module, "MAX_FILE_BYTES", 10)
+    monkeypatch.setattr(text_files, "MAX_FILE_BYTES", 10)
     with pytest.raises(SampleError, match="larger than 10 bytes"):
         load_texts(written(tmp_path / "x.csv", "text,label\na,b\nc,d\n"))
 
@@ -138,9 +147,9 @@ def test_a_pack_of_texts(tmp_path: Path) -> None:
 
 
 def test_packs_that_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(SampleError, match="is of the kind 'sound'; known are images and text"):
+    with pytest.raises(SampleError, match="kind: Input should be 'images' or 'text'"):
         open_pack(save_pack(tmp_path, kind="sound"))
-    with pytest.raises(SampleError, match="is incomplete"):
+    with pytest.raises(SampleError, match="image is missing"):
         open_pack(save_pack(tmp_path, kind="images"))
     with pytest.raises(CheckpointError):
         open_pack(tmp_path / "none")
