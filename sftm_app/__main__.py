@@ -1,5 +1,5 @@
 """python -m sftm_app"""
 
-from sftm_app.cli import run
+from sftm_app.cli import main
 
-run()
+main()

@@ -16,9 +16,11 @@ from sftm_app.output.progress import Progress
 from sftm_app.output.ray_executor import RayExecutor
 from sftm_app.output.report import Report
 from sftm_app.output.save import save
-from sftm_app.planning.planner import check_recipe, make_plan
+from sftm_app.pipeline import prepare
+from sftm_app.planning.planner import open_inputs
 from sftm_app.planning.recipe import Recipe, TaskEntry, absolute, make_recipe
 from sftm_app.preflight.preflight import Preflight
+from sftm_app.session import Session, open_session
 
 if TYPE_CHECKING:
     from sftm_app.inspection.survey import Survey
@@ -40,6 +42,7 @@ def merge(
     roles: Mapping[str, str] | None = None,
     split_fused: bool = False,
     memory: str | None = None,
+    measure: str = "auto",
     kind: str = "model",
     adapter_rank: int | float | None = None,
     adapter_energy: float | None = None,
@@ -48,62 +51,74 @@ def merge(
     executor: str = "local",
     address: str | None = None,
     workers: int | None = None,
+    session: Session | None = None,
     **params: Any,
 ) -> Report:
     """Merge task checkpoints into their base and write the folder `output`, which `from_pretrained` loads.
 
-    tasks: checkpoint folders; or entries {"path": ..., "name": ..., "weight": ...}; or a mapping name -> folder.
-    method: "sftm" (params variant, rank, scaling), "average" or "task_arithmetic" (scaling).
-    device: "auto", "cpu", "cuda" or "mps". dtype: the type written, None for the base's.
-    roles: what tensors are, by patterns of their names, where a guess or the architecture says otherwise.
-    kind: "model", or "adapter" for one LoRA adapter, which PEFT loads, cut to adapter_rank and adapter_energy (see
-    extract).
-    split_fused: merge query, key and value (or gate and up) one by one where one matrix holds them.
-    memory: a size such as "4GB", beyond which the merge is not begun; of a GPU, beyond which a layer goes to the CPU.
-    progress: called after each tensor and once before the last step.
-    resume: where a killed merge left its finished tensors: True goes on with them (with the same result as if it had
-    never been stopped), False throws them away, None refuses. Where there are none all three are the same.
-    executor: "local" merges in this process, "ray" by the workers of a Ray cluster, with the same result: of the one at
-    `address` ("auto" or HOST:PORT), or of one with `workers` processes that is started here for this merge.
+    Args:
+        base: the checkpoint that the tasks were fine-tuned from.
+        tasks: checkpoint folders; or entries {"path": ..., "name": ..., "weight": ...}; or a mapping name -> folder.
+        output: a folder that does not exist yet.
+        method: a merge method, such as "sftm"; `sftm_app.methods.METHODS` has them all.
+        device: "auto", "cpu", "cuda" or "mps".
+        dtype: the dtype written, or None for the base's.
+        max_shard_size: the largest size of a weight file.
+        roles: what tensors are, by patterns of their names, where the architecture or a guess says otherwise.
+        split_fused: merge query, key and value (or gate and up) one by one where one matrix holds them.
+        memory: a size such as "4GB": a merge that needs more does not begin; on a GPU, layers that need more go to the
+            CPU.
+        measure: "all", "none" or "auto" layers: of which to measure what each task keeps.
+        kind: "model", or "adapter" for one LoRA adapter, which PEFT loads.
+        adapter_rank, adapter_energy: what an adapter keeps; see `extract`.
+        progress: called after each tensor and once before the last step.
+        resume: if a killed merge left finished tensors, True continues it (with the same result as if it had never been
+            stopped), False throws them away, None refuses. If there are none, all three are the same.
+        executor: "local" merges in this process, "ray" by the workers of a Ray cluster, with the same result.
+        address, workers: of the Ray cluster: "auto" or HOST:PORT; or how many processes to start here for this merge.
+        session: what this process may use; by default what the environment says.
+        **params: parameters of the method.
 
-    Raises
-        InputError: inputs, parameters or output cannot be used, or what was left there was made from something else;
-            nothing was computed or written.
-        NumericalError, ResourceError: the merge failed on the way; nothing is left behind.
+    Raises:
+        InputError: inputs, parameters or output cannot be used, or what was left there was made from something else.
+            Nothing was computed or written.
+        NumericalError, ResourceError: the merge failed. Nothing is left behind.
     """
     target: dict[str, Any] = {"path": str(output), "dtype": dtype, "max_shard_size": max_shard_size, "kind": kind}
     target |= {"rank": adapter_rank, "energy": adapter_energy}
-    recipe = make_recipe(base, _listed(tasks), method, params, target, device, roles, split_fused, memory)
-    # The recipe is saved beside the model, where relative paths would mean something else.
+    recipe = make_recipe(base, _listed(tasks), method, params, target, device, roles, split_fused, memory, measure)
     by = get_executor(executor, address, workers)
-    return merge_recipe(absolute(recipe, Path.cwd()), Path(os.path.expanduser(output)), progress, resume, by)
+    # The recipe is saved next to the model, where relative paths would mean something else.
+    recipe = absolute(recipe, Path.cwd())
+    return merge_recipe(recipe, Path(os.path.expanduser(output)), session or open_session(), progress, resume, by)
 
 
 def get_executor(name: str, address: str | None = None, workers: int | None = None) -> Executor:
-    """Who is to merge, by the name and options of merge(). Starts nothing.
+    """Who is to merge, by the name and options of `merge`. Starts nothing.
 
-    Raises
-        RecipeError: no such executor, or options that do not go together.
+    Raises:
+        RecipeError: there is no such executor, or the options do not go together.
     """
     refuse_unknown([name], EXECUTORS, "executor")
     if name != RayExecutor.name and (address or workers):
         raise RecipeError(f"An address and a number of workers are for the executor {RayExecutor.name}. Choose that.")
     if address and workers:
-        raise RecipeError("A running cluster has the workers that it has. Leave out the address or their number.")
+        raise RecipeError("A running cluster has its own workers. Leave out the address or the number of workers.")
     if workers is not None and workers < 1:
-        raise RecipeError(f"workers: {workers} is no number of processes. Give 1 or more.")
+        raise RecipeError(f"workers: {workers} is not a number of processes. Give 1 or more.")
     return LocalExecutor() if name == LocalExecutor.name else RayExecutor(address, workers)
 
 
 def merge_recipe(
     recipe: Recipe,
     output: Path,
+    session: Session,
     progress: Callable[[Progress], None] | None = None,
     resume: bool | None = None,
     executor: Executor | None = None,
 ) -> Report:
-    """Carry out a recipe into `output`; executor: by default this process. What it raises as for merge()."""
-    steps = save(make_plan(recipe), output, resume, executor)
+    """Carry out a recipe into `output`. Arguments and errors as for `merge`."""
+    steps = save(prepare(recipe, session), session, output, resume, executor)
     try:
         while True:
             step = next(steps)
@@ -126,61 +141,92 @@ def extract(
     *,
     dtype: str | None = None,
     progress: Callable[[Progress], None] | None = None,
+    session: Session | None = None,
 ) -> Report:
-    """Write what one fine-tune changed as a LoRA adapter of its base. What that loses stands in the report's warnings.
+    """Write what one fine-tune changed as a LoRA adapter of its base. The report's warnings say what that loses.
 
-    rank: at most that many features a layer (a whole number), or that fraction of each layer's full rank (0..1).
-    energy: no more features than hold that share (0..1) of the layer's squared change. A full checkpoint needs one of
-    the two; see extraction_costs. Raises as merge().
+    Args:
+        base, task, output, device, dtype, progress, session: as for `merge`.
+        rank: features per layer at most: a count, or a fraction of each layer's full rank (0..1).
+        energy: keep no more features than hold that share (0..1) of each layer's squared change. A full checkpoint
+            needs `rank` or `energy`; see `extraction_costs`.
+
+    Raises:
+        InputError, NumericalError, ResourceError: as for `merge`.
     """
+    # With one task every method gives the task itself; the plain average does so without a system to solve.
     settings: dict[str, Any] = {"dtype": dtype, "adapter_rank": rank, "adapter_energy": energy, "progress": progress}
-    return merge(base, [task], output, "average", device, kind="adapter", **settings)
+    return merge(base, [task], output, "average", device, kind="adapter", measure="none", session=session, **settings)
 
 
 def extraction_costs(
-    base: str | Path, task: str | Path, device: str = "auto", progress: Callable[[Progress], None] | None = None
+    base: str | Path,
+    task: str | Path,
+    device: str = "auto",
+    progress: Callable[[Progress], None] | None = None,
+    session: Session | None = None,
 ) -> tuple[RankCost, ...]:
     """What a fine-tune costs as an adapter: energy kept and size at ranks 1, 2, 4, ... Writes nothing.
 
-    Raises
-        InputError: base and task do not fit, or no linear layer changes.
+    Raises:
+        InputError: base and task do not fit together, or no linear layer changes.
     """
+    session = session or open_session()
     # Energy 1 asks for every feature, which a full checkpoint is otherwise refused.
-    recipe = make_recipe(base, _listed([task]), "average", None, {"kind": "adapter", "energy": 1.0}, device)
-    return rank_costs(make_plan(recipe), progress)
+    target = {"kind": "adapter", "energy": 1.0}
+    recipe = make_recipe(base, _listed([task]), "average", None, target, device, measure="none")
+    return rank_costs(prepare(recipe, session), session, progress)
 
 
-def check(base: str | Path, tasks: Tasks, roles: Mapping[str, str] | None = None) -> Preflight:
-    """Compare base and tasks by their headers. The result's `problems` say why they cannot be merged, `notes` the rest.
+def check(
+    base: str | Path, tasks: Tasks, roles: Mapping[str, str] | None = None, session: Session | None = None
+) -> Preflight:
+    """Compare base and tasks by their headers.
 
-    Raises
+    Returns:
+        The comparison. Its `problems` say why they cannot be merged, its `notes` what else is worth knowing.
+
+    Raises:
         CheckpointError: a folder cannot be opened at all.
     """
-    return check_recipe(make_recipe(base, _listed(tasks), roles=roles))
+    return open_inputs(make_recipe(base, _listed(tasks), roles=roles), session or open_session())
 
 
-def inspect(base: str | Path, tasks: Tasks, layer: str | None = None, method: str = "sftm", **params: Any) -> Survey:
-    """Look into one layer (`layer`) or all of them, and predict what a merge would keep; merges and writes nothing.
+def inspect(
+    base: str | Path,
+    tasks: Tasks,
+    layer: str | None = None,
+    method: str = "sftm",
+    session: Session | None = None,
+    **params: Any,
+) -> Survey:
+    """Look into one layer, or all of them, and predict what a merge would keep. Merges and writes nothing.
 
-    Per layer: measures overall and per task, spectra with clusters of equal gains, overlaps, principal angles,
-    warnings, and the errors of a merge by `method` with `params` and the tasks' weights (both as in merge). The
-    result's to_dict and to_json give plain values.
+    Args:
+        base, tasks: as for `merge`.
+        layer: a layer's name, or None for all.
+        method, params: of the merge to predict, with the tasks' weights.
+        session: as for `merge`.
 
-    Raises
-        InputError: base and tasks do not fit, a method or parameter is unknown, or there is no such layer.
+    Returns:
+        Per layer: measures overall and per task, spectra with clusters of equal gains, overlaps, principal angles,
+        warnings, and the errors of the merge. Its to_dict and to_json give plain values.
+
+    Raises:
+        InputError: base and tasks do not fit together, a method or parameter is unknown, or there is no such layer.
         NumericalError: an input holds NaN or Inf.
     """
-    return inspect_recipe(make_recipe(base, _listed(tasks), method, params), layer)
+    return inspect_recipe(make_recipe(base, _listed(tasks), method, params), session or open_session(), layer)
 
 
-def inspect_recipe(recipe: Recipe, layer: str | None = None) -> Survey:
-    """The same by a recipe: its method, params, weights, roles and split_fused. Raises as inspect()."""
-    from sftm_app.inspection.survey import survey  # which a merge can do without
+def inspect_recipe(recipe: Recipe, session: Session, layer: str | None = None) -> Survey:
+    """The same by a recipe: its method, params, weights, roles and split_fused. Raises as `inspect`."""
+    from sftm_app.inspection.survey import survey  # a merge starts faster without it
     from sftm_app.methods.settings import MergeSettings
 
-    found = check_recipe(recipe).require()
+    found = open_inputs(recipe, session).require()
     settings = MergeSettings(recipe.method, recipe.params, tuple(task.weight for task in recipe.tasks))
-    return survey(found, layer, settings, recipe.split_fused)
+    return survey(found, layer, settings, recipe.split_fused, session.cache, session.n_threads)
 
 
 def _listed(tasks: Tasks) -> Any:

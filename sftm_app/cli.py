@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import atexit
 import dataclasses
 import gc
 import importlib
 import os
 import signal
 import sys
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,51 +17,28 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from sftm_app.cli_options import build_parser
 from sftm_app.errors import InputError, OutputError, RecipeError, SFTMError
-from sftm_app.units import format_bytes
+from sftm_app.units import format_bytes, format_duration
 
+# torch takes seconds to import, and `sftm --help` does not need it: commands import what they need.
 if TYPE_CHECKING:
     from sftm_app.output.progress import Progress
     from sftm_app.planning.recipe import Recipe
     from sftm_app.weights.checkpoint import Checkpoint
 
 
-def run() -> NoReturn:
-    """main(), as a process of its own."""
-    try:
-        main()
-    except SystemExit as end:
-        _end_at_once(end.code)
-        raise
-
-
-def _end_at_once(code: object) -> None:
-    """End the process without taking torch's modules apart object by object, which takes as long as half a second.
-    Returns where that is not for us: something still runs, or the code is no number."""
-    if not isinstance(code, int) or any(not other.daemon for other in threading.enumerate()[1:]):
-        return
-    atexit._run_exitfuncs()
-    try:
-        for stream in (sys.stdout, sys.stderr):
-            if stream is not None:  # as it is where there was none to begin with
-                stream.flush()
-    except (OSError, ValueError):
-        return
-    os._exit(code)
-
-
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Parse the arguments, run the command, exit with its code. Errors end as one sentence on stderr."""
-    # Until a command is under way nothing has to be cleaned up, and a KeyboardInterrupt could get lost: some library's
-    # import swallows it.
+    """Parse the arguments, run the command, and exit with its code. Errors end as one sentence on stderr."""
+    # Until a command runs there is nothing to clean up, and a KeyboardInterrupt could get lost: some library's import
+    # swallows it.
     signal.signal(signal.SIGINT, _leave)
     options = build_parser().parse_args(arguments)
     # Nothing here needs a model hub; a name that looks like one must never be fetched by accident.
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    # torch asks Linux for large pages then: long thin matrices are merged in half the time.
+    # torch then asks Linux for large pages: long thin matrices are merged in half the time.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-    # By the environment they reach the processes that carry out runs, too.
+    # Through the environment they also reach the processes that carry out runs.
     for name in ("cache_dir", "cache_gb"):
         if getattr(options, name, None) is not None:
             os.environ[f"SFTM_{name.upper()}"] = getattr(options, name)
@@ -84,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 
 def _import_engine() -> None:
-    """Import what every command needs. Nothing of it is garbage, and looking for some takes a fifth of that time."""
+    """Import what every command needs, without looking for garbage: there is none, and looking takes a fifth of it."""
     if "torch" in sys.modules:
         return
     gc.disable()
@@ -99,9 +74,10 @@ def _leave(signal_number: int, frame: FrameType | None) -> NoReturn:
 
 
 def _interruptible() -> Callable[[], None]:
-    """From here on Ctrl-C is a KeyboardInterrupt again, which lets a merge remove what it began to write.
+    """Make Ctrl-C a KeyboardInterrupt again, so that a merge removes what it began to write.
 
-    Call what is returned now and then: it raises one that a library swallowed once more.
+    Returns:
+        A function to call now and then: it raises a KeyboardInterrupt that a library swallowed.
     """
     asked: list[int] = []
 
@@ -118,9 +94,9 @@ def _interruptible() -> Callable[[], None]:
 
 
 def _cache(options: argparse.Namespace) -> None:
-    from sftm_app.engine.cache import look_into
+    from sftm_app.session import describe_cache, open_session
 
-    print(look_into(options.clear))
+    print(describe_cache(open_session(), options.clear))
 
 
 def _load(path: Path) -> Recipe:
@@ -131,6 +107,7 @@ def _load(path: Path) -> Recipe:
 
 def _merge(options: argparse.Namespace) -> None:
     from sftm_app.api import get_executor, merge_recipe
+    from sftm_app.session import open_session
 
     executor = get_executor(options.executor, options.address, options.workers)
     check = _interruptible()
@@ -139,14 +116,14 @@ def _merge(options: argparse.Namespace) -> None:
     if output is None:
         raise OutputError("The recipe names no output.path. Give --output FOLDER, or add `output: {path: ...}` to it.")
     with _progress_bar(check, options.quiet) as show:
-        report = merge_recipe(recipe, output, show, options.resume, executor)
+        report = merge_recipe(recipe, output, open_session(), show, options.resume, executor)
+    machine = report.machine
     print(f"Merged {len(report.inputs) - 1} tasks with {report.method} in {report.time}: {output}")
-    many = report.machine["workers"] > 1
-    print(f"  {report.memory}{' in each process' if many else ''}")
-    if executor.name != "local":
-        print(f"  Merged by {report.machine['workers']} worker{'s' if many else ''} of a Ray cluster.")
-    if kept := report.machine.get("resumed_after_tensors"):
-        print(f"  Resumed: {kept} tensors were there already.")
+    print(f"  {report.memory}{' in each process' if machine.workers > 1 else ''}")
+    if machine.executor != "local":
+        print(f"  Merged by {machine.workers} worker{'s' if machine.workers > 1 else ''} of a Ray cluster.")
+    if machine.resumed_after_tensors:
+        print(f"  Resumed: {machine.resumed_after_tensors} tensors were finished already.")
     for task, error in report.readout_errors.items():
         mapping = report.mapping_errors[task]
         print(f"  {task}: readout error {error:.2g}, mapping error {mapping:.2g} (medians over layers)")
@@ -156,10 +133,8 @@ def _merge(options: argparse.Namespace) -> None:
 
 @contextmanager
 def _progress_bar(check: Callable[[], None], quiet: bool) -> Iterator[Callable[[Progress], None]]:
-    """What to call with each step. The bar is drawn with the first tensor: a sentence about inputs stands alone."""
+    """Give a function to call with each step. The first tensor draws the bar, so errors about inputs come before it."""
     from tqdm import tqdm
-
-    from sftm_app.units import format_duration
 
     bars: list[Any] = []
 
@@ -168,9 +143,8 @@ def _progress_bar(check: Callable[[], None], quiet: bool) -> Iterator[Callable[[
         if not bars:
             shape = "{l_bar}{bar}| {elapsed}{postfix}"
             bars.append(tqdm(total=100, bar_format=shape, disable=quiet))
-        # The bar's own time left is what the tensors so far took, which says nothing at first.
-        left = "" if step.remaining_s is None else f"{format_duration(step.remaining_s)} left, "
-        bars[0].set_postfix_str(left + step.name, refresh=False)
+        # The bar's own estimate follows the first tensors, which say little about the others.
+        bars[0].set_postfix_str(f"{format_duration(step.remaining_s)} left, {step.name}", refresh=False)
         bars[0].update(round(100 * step.fraction) - bars[0].n)
 
     try:
@@ -192,7 +166,9 @@ def _extract(options: argparse.Namespace) -> None:
         print(" rank  change kept  worst layer   size")
         for cost in costs:
             print(f"{cost.rank:5d}  {cost.energy:11.1%}  {cost.worst_energy:11.1%}  {format_bytes(cost.n_bytes):>9}")
-        print(f"{1 - costs[0].carried:.1%} of the whole change is outside the layers that an adapter carries.")
+        print(
+            f"{max(0.0, 1 - costs[0].carried):.1%} of the whole change is outside the layers that an adapter carries."
+        )
         return
     if options.output is None:
         raise OutputError("Give --output FOLDER for the adapter, or --table to see what each rank would cost.")
@@ -221,14 +197,14 @@ def _with_changes(recipe: Recipe, options: argparse.Namespace) -> Recipe:
         params[name.strip()] = _value(value.strip())
     method = options.method or recipe.method
     made = make_params(get_method(method).params, params, f"params of {method}")
-    if options.memory is not None:
+    if getattr(options, "memory", None) is not None:
         parse_size(options.memory, "--memory")
-    memory, device = options.memory or recipe.memory, options.device or recipe.device
-    return dataclasses.replace(recipe, method=method, params=made, device=device, memory=memory)
+    changes = {name: getattr(options, name, None) or getattr(recipe, name) for name in ("device", "memory", "measure")}
+    return dataclasses.replace(recipe, method=method, params=made, **changes)
 
 
 def _value(text: str) -> str | float:
-    """A number if it reads as one; ranks and words stay text, their control knows them."""
+    """A number if it reads as one; ranks and words stay text, which their control understands."""
     try:
         return float(text) if "." in text or "e" in text.lower() else int(text)
     except ValueError:
@@ -236,31 +212,30 @@ def _value(text: str) -> str | float:
 
 
 def _check(options: argparse.Namespace) -> None:
+    from sftm_app.pipeline import prepare
     from sftm_app.planning.budget import check_budget
-    from sftm_app.planning.cost import estimate
-    from sftm_app.planning.planner import check_recipe, plan_for
-    from sftm_app.preflight.preflight import refuse_unchanged
+    from sftm_app.session import open_session
     from sftm_app.weights.hub_names import short_name
 
-    recipe = _with_changes(_load(options.recipe), options)
-    found = check_recipe(recipe).require()
-    refuse_unchanged(found)
+    session = open_session()
+    plan = prepare(_with_changes(_load(options.recipe), options), session)
+    found = plan.preflight
     for note in found.notes:
         print(note)
     print(f"{len(found.tasks)} tasks fit the base {short_name(found.base.path)} ({_kind(found.base)}).")
-    plan = plan_for(recipe, found)
-    print(*estimate(plan).sentences(), sep="\n")
-    check_budget(plan)
+    print(*plan.cost.sentences(), sep="\n")
+    check_budget(plan, session.n_threads)
 
 
 def _kind(base: Checkpoint) -> str:
-    return "no config.json, so roles are guessed" if base.bare else base.architecture
+    return "roles guessed, as there is no config.json" if base.bare else base.architecture
 
 
 def _inspect(options: argparse.Namespace) -> None:
     from sftm_app.api import inspect_recipe
+    from sftm_app.session import open_session
 
-    result = inspect_recipe(_load(options.recipe), options.layer)
+    result = inspect_recipe(_with_changes(_load(options.recipe), options), open_session(), options.layer)
     if options.json:
         print(result.to_json())
         return

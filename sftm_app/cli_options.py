@@ -8,32 +8,39 @@ from pathlib import Path
 from sftm_app import __version__
 from sftm_app.devices import DEVICES
 
-# As in api, which needs torch.
+# As in api and planning.recipe, which need torch.
 EXECUTORS = ("local", "ray")
+MEASURE = ("auto", "all", "none")
 
 
 def build_parser() -> argparse.ArgumentParser:
     """All commands and options; `command` is the name of the one that was given. Needs no torch."""
-    parser = argparse.ArgumentParser(prog="sftm", description="Merge fine-tuned models by superposing their features.")
+    parser = argparse.ArgumentParser(prog="sftm", description="Merge fine-tuned models.")
     parser.add_argument("--version", action="version", version=f"SFTM Studio {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    merge = commands.add_parser("merge", help="merge by a recipe", description="Merge by a recipe and write the model.")
+    merge = commands.add_parser(
+        "merge", help="merge by a recipe", description="Merge by a recipe and write the merged model."
+    )
+    _add_recipe(merge)
+    _add_method_options(merge)
     _add_plan_options(merge)
     merge.add_argument("--output", type=Path, help="output folder (default: the recipe's output.path)")
     merge.add_argument(
         "--resume",
         action=argparse.BooleanOptionalAction,
-        help="go on with what a killed merge left, or throw it away and merge anew",
+        help="continue a merge that was killed, or throw away what it left and start again",
     )
     merge.add_argument(
         "--executor",
         choices=EXECUTORS,
         default=EXECUTORS[0],
-        help="who merges: this process (default), or the workers of a Ray cluster, with the same result",
+        help="who merges: this process (default), or the workers of a Ray cluster; the result is the same",
     )
     merge.add_argument(
-        "--address", metavar="HOST:PORT", help="Ray cluster to join, or auto (default: one is started for this merge)"
+        "--address",
+        metavar="HOST:PORT",
+        help="Ray cluster to join, or auto (default: start one for this merge)",
     )
     merge.add_argument(
         "--workers",
@@ -48,9 +55,11 @@ def build_parser() -> argparse.ArgumentParser:
     check = commands.add_parser(
         "check",
         help="compare base and tasks, and say what merging them takes",
-        description="Compare base and tasks by headers, and say what the merge would take. Refuses inputs, settings "
-        "and memory as merge does.",
+        description="Compare base and tasks by their headers, and say what the merge would take. Refuses the same "
+        "inputs, settings and memory as merge.",
     )
+    _add_recipe(check)
+    _add_method_options(check)
     _add_plan_options(check)
     _add_cache_options(check)
     check.set_defaults(command="check")
@@ -58,11 +67,12 @@ def build_parser() -> argparse.ArgumentParser:
     inspect = commands.add_parser(
         "inspect",
         help="measure every layer",
-        description="Measures of every layer, and how many things in it deserve a look. --layer tells what they are, "
-        "--json holds everything: measures overall and per task, spectra and clusters, overlaps, principal angles, "
-        "warnings, and what the recipe's method would keep of every task.",
+        description="Print measures of every layer, and how many warnings it has. --layer prints the warnings, and "
+        "--json everything: measures overall and per task, spectra and clusters, overlaps, principal angles, warnings, "
+        "and what the method would keep of every task.",
     )
-    inspect.add_argument("recipe", type=Path, help="a YAML recipe")
+    _add_recipe(inspect)
+    _add_method_options(inspect)
     inspect.add_argument("--layer", help="one layer in detail, by the tensor's name")
     inspect.add_argument("--json", action="store_true", help="everything as one JSON document")
     _add_cache_options(inspect)
@@ -77,10 +87,10 @@ def build_parser() -> argparse.ArgumentParser:
     extract.add_argument("--base", required=True, help="folder of the model that was fine-tuned")
     extract.add_argument("--task", required=True, help="folder of the fine-tune")
     extract.add_argument("--output", type=Path, help="output folder")
-    extract.add_argument("--rank", help="features a layer at most: a count such as 16, or a share such as 25%%")
+    extract.add_argument("--rank", help="features per layer at most: a count such as 16, or a share such as 25%%")
     extract.add_argument("--energy", type=float, help="share of each layer's squared change to keep, such as 0.9")
     extract.add_argument("--table", action="store_true", help="only print what each rank would cost")
-    extract.add_argument("--dtype", help="type of the adapter's numbers: float32, float16 or bfloat16")
+    extract.add_argument("--dtype", help="dtype of the adapter: float32, float16 or bfloat16")
     extract.add_argument("--device", choices=DEVICES, default="auto", help="where to compute (default: auto)")
     extract.add_argument("--quiet", action="store_true", help="no progress bar")
     extract.set_defaults(command="extract")
@@ -89,28 +99,28 @@ def build_parser() -> argparse.ArgumentParser:
         "fetch",
         help="download models from the Hugging Face hub",
         description="Look at models on the hub, compare them by their headers, and download them into the hub's cache. "
-        "Prints their folders: base first, then tasks. This is the one command that contacts the hub.",
+        "Prints their folders: base first, then tasks. This is the only command that contacts the hub.",
     )
-    fetch.add_argument("models", nargs="*", metavar="MODEL", help="org/name, org/name@revision, or a folder here")
+    fetch.add_argument("models", nargs="*", metavar="MODEL", help="org/name, org/name@revision, or a local folder")
     fetch.add_argument("--base", help="the model that the others were fine-tuned from: they are compared with it first")
-    fetch.add_argument("--preset", help="a well-known set: base and tasks by one name (a wrong one lists them all)")
+    fetch.add_argument("--preset", help="a well-known set of base and tasks by one name (a wrong name lists them all)")
     fetch.add_argument("--recipe", type=Path, metavar="FILE", help="write a recipe for base and tasks")
-    fetch.add_argument("--look", action="store_true", help="only say what would be downloaded, and compare")
-    fetch.add_argument("--quiet", action="store_true", help="no progress bar, print nothing but the folders")
+    fetch.add_argument("--look", action="store_true", help="only compare, and say what would be downloaded")
+    fetch.add_argument("--quiet", action="store_true", help="no progress bar; print only the folders")
     fetch.set_defaults(command="fetch")
 
     cache = commands.add_parser(
         "cache",
-        help="what is kept of earlier factorisations",
-        description="Factors of task matrices are kept on disk, so that the next merge or look at the same layers need "
-        "not compute them. Prints where, how many and how large; --clear removes them.",
+        help="what is cached",
+        description="Features, merged layers and hashes are cached on disk, so that the next merge or look at the same "
+        "files is quick. Prints where, how many and how large; --clear removes them.",
     )
     cache.add_argument("--clear", action="store_true", help="remove all of them")
     _add_cache_options(cache)
     cache.set_defaults(command="cache")
 
     ui = commands.add_parser(
-        "ui", help="open the app in the browser", description="Start the app and open the browser."
+        "ui", help="open the app in the browser", description="Start the app and open it in the browser."
     )
     add_ui_options(ui)
     ui.set_defaults(command="ui")
@@ -118,27 +128,25 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def add_ui_options(parser: argparse.ArgumentParser) -> None:
-    """The options of the app itself."""
+    """Add the options of the app itself."""
     parser.add_argument("--port", type=int, help="port on 127.0.0.1 (default: the first free one from 7860)")
     parser.add_argument("--device", choices=DEVICES, default="auto", help="where to compute (default: auto)")
     parser.add_argument(
         "--models-dir",
         type=Path,
-        help="folder to pick checkpoints from (default: ./models if it exists, else your home folder)",
+        help="folder to pick checkpoints from (default: ./models if it exists, otherwise your home folder)",
     )
     parser.add_argument("--output-dir", type=Path, help="folder for runs and saved models (default: ./sftm-output)")
     parser.add_argument("--no-browser", action="store_true", help="do not open a browser")
     _add_cache_options(parser)
 
 
-def _add_plan_options(parser: argparse.ArgumentParser) -> None:
-    """A recipe, and what may be other than it says."""
-    parser.add_argument("recipe", type=Path, help="a YAML recipe, as the app's Merge tab downloads it")
-    parser.add_argument("--device", choices=DEVICES, help="where to compute (default: the recipe's)")
-    parser.add_argument(
-        "--memory", metavar="SIZE", help="the most that the merge may take, such as 4GB (default: the recipe's)"
-    )
-    parser.add_argument("--method", help="another method than the recipe's: sftm, average, task_arithmetic")
+def _add_recipe(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("recipe", type=Path, help="a YAML recipe, such as the Merge tab downloads")
+
+
+def _add_method_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--method", help="another method than the recipe's (a wrong name shows the nearest one)")
     parser.add_argument(
         "--set",
         action="append",
@@ -148,10 +156,24 @@ def _add_plan_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_cache_options(parser: argparse.ArgumentParser) -> None:
+def _add_plan_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", choices=DEVICES, help="where to compute (default: the recipe's)")
     parser.add_argument(
-        "--cache-dir", metavar="DIR", help="where factors are kept (default: SFTM_CACHE_DIR, else the user's cache)"
+        "--memory", metavar="SIZE", help="the most memory that the merge may take, such as 4GB (default: the recipe's)"
     )
     parser.add_argument(
-        "--cache-gb", metavar="N", help="gigabytes of factors kept at most, 0 for none (default: SFTM_CACHE_GB or 10)"
+        "--measure",
+        choices=MEASURE,
+        help="of which layers to measure what each task keeps; auto: where it is quick (default: the recipe's)",
+    )
+
+
+def _add_cache_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--cache-dir", metavar="DIR", help="folder of the cache (default: SFTM_CACHE_DIR, otherwise the user's cache)"
+    )
+    parser.add_argument(
+        "--cache-gb",
+        metavar="N",
+        help="the cache holds at most N gigabytes, 0 for none (default: SFTM_CACHE_GB or 10)",
     )

@@ -32,12 +32,14 @@ def work(folder: RunFolder) -> None:
 
 def _merge(folder: RunFolder) -> None:
     from sftm_app.output.save import save
-    from sftm_app.planning.planner import make_plan
+    from sftm_app.pipeline import prepare
+    from sftm_app.session import open_session
 
     if folder.cancel_flag.exists():
         raise Cancelled("Cancelled.")
     # What lies in a run's own folder can only be what an earlier worker of the same run left.
-    steps = save(make_plan(folder.recipe()), folder.model, resume=True)
+    session = open_session()
+    steps = save(prepare(folder.recipe(), session), session, folder.model, resume=True)
     while True:
         if folder.cancel_flag.exists():
             steps.close()

@@ -1,19 +1,28 @@
-"""The table of merge methods. Adding one is a file here and a line below."""
+"""The table of merge methods. To add one, write a file here and add a line below."""
 
 from __future__ import annotations
 
-from sftm_app.methods import average, sftm, task_arithmetic
+from sftm_app.methods import average, sftm, slerp, task_arithmetic, ties
 from sftm_app.methods.base import Method
 from sftm_app.methods.params import refuse_unknown
 
-METHODS: dict[str, Method] = {method.name: method for method in (sftm.METHOD, average.METHOD, task_arithmetic.METHOD)}
+METHODS: dict[str, Method] = {
+    method.name: method
+    for method in (
+        sftm.METHOD,
+        average.METHOD,
+        task_arithmetic.METHOD,
+        ties.METHOD,
+        slerp.METHOD,
+    )
+}
 
 
 def get_method(name: str) -> Method:
     """The method of this name.
 
-    Raises
-        RecipeError: no such method; the nearest known name is given.
+    Raises:
+        RecipeError: there is no such method; the nearest known name is given.
     """
     refuse_unknown([name], METHODS, "method")
     return METHODS[name]

@@ -7,13 +7,23 @@ Wortsman et al., "Model soups", ICML 2022, arXiv 2203.05482. With equal weights:
 
 from __future__ import annotations
 
-from sftm_app.methods.base import Layer, Merged, Method, weighted_average
+from collections.abc import Sequence
+
+from sftm_app.linalg.factors import Factors
+from sftm_app.linalg.low_rank import Delta
+from sftm_app.methods.base import Combination, Layer, Method, weighted_average
 from sftm_app.methods.params import NoParams
 
 
-def merge_matrix(layer: Layer, params: NoParams) -> Merged:
-    """The weighted average of the task matrices."""
-    return Merged(weighted_average(layer.changes, layer.weights, layer.idle_weight))
+def merge(layer: Layer, params: NoParams) -> Delta:
+    """Average the task matrices with the tasks' weights."""
+    return weighted_average(layer)
+
+
+def predict(factors: Sequence[Factors], weights: Sequence[float], idle_weight: float, params: NoParams) -> Combination:
+    """Name the average as a combination of all features."""
+    total = sum(weights) + idle_weight
+    return Combination(1.0, tuple(weights), tuple(f.rank for f in factors), share=1.0 / total)
 
 
 METHOD = Method(
@@ -22,8 +32,8 @@ METHOD = Method(
     summary="The mean of the fine-tuned weights. Safe, and usually far below the individual models.",
     reference="Wortsman et al., Model soups, ICML 2022, arXiv 2203.05482",
     params=NoParams,
-    merge_matrix=merge_matrix,
-    matrix_rule="average",
-    rules={"embedding": "average", "bias": "average", "norm": "average"},
-    scaling=lambda params: 1.0,
+    merge=merge,
+    elementwise=True,
+    roles={"embedding": "average", "bias": "average", "norm": "average"},
+    predict=predict,
 )

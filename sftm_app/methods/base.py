@@ -1,24 +1,46 @@
-"""What a merge method is. A method file imports this, linalg and params, nothing else."""
+"""The contract of a merge method: what it is given, what it returns, and what it says of itself.
+
+A method is a file in this folder and a line in `sftm_app.methods.METHODS`. Its file imports this file, `params` and
+linalg, nothing else. Nothing outside the file compares the method's name: the engine, the planner, Inspect and the
+report use the fields below.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 from torch import Tensor
 
+from sftm_app.errors import RecipeError
+from sftm_app.linalg.conflicts import Conflict
 from sftm_app.linalg.factors import Factors, Rank
 from sftm_app.linalg.low_rank import Delta, weighted_sum
+from sftm_app.linalg.workspace import LayerSize, sum_bytes
 
-__all__ = ["Features", "Layer", "Merged", "Method", "Rank", "weighted_average"]
+__all__ = [
+    "Combination",
+    "Features",
+    "Layer",
+    "LayerSize",
+    "Merged",
+    "Method",
+    "Rank",
+    "SolveFigures",
+    "refuse_task_count",
+    "weighted_average",
+]
 
 
 @dataclass(frozen=True, eq=False)
 class Features:
-    """The leading features of a task: all, or at least those that a rank keeps.
+    """The leading singular features of one task matrix.
 
-    lost: the sum of the squares of the other gains.
+    Attributes:
+        factors: all features, or at least those that the rank keeps.
+        lost: the sum of squares of the gains that `factors` leaves out.
     """
 
     factors: Factors
@@ -26,67 +48,127 @@ class Features:
 
 
 @dataclass(frozen=True, eq=False)
-class CachedLayer:
-    """What a method works out of a layer before its scaling: tensors, and values of JSON. found: by a merge before."""
-
-    tensors: dict[str, Tensor]
-    values: dict[str, Any]
-    found: bool = False
-
-
-def _make(make: Callable[[], CachedLayer], made_of: Sequence[Factors] | None = None) -> CachedLayer:
-    return make()
-
-
-class LayerCache(Protocol):
-    """Gives what an earlier merge kept of the same layer by the same method and params, whatever its scaling, or what
-    `make` makes. made_of: factors, given where it follows from them and not from the tasks' weights; it is kept for all
-    weights then, and for factors that were made in the same way (one matrix can have others, see features_of)."""
-
-    def __call__(self, make: Callable[[], CachedLayer], made_of: Sequence[Factors] | None = None) -> CachedLayer: ...
-
-
-@dataclass(frozen=True)
 class Layer:
-    """What a method sees of one layer.
+    """One layer as a method sees it: a linear map (m, n), or a tensor of another role in its own shape.
 
-    changes: the T task matrices D_t, each (m, n), dense or low-rank, in the compute dtype, on the compute device.
-    weights: T positive factors.
-    idle_weight: the sum of the factors of adapters that leave this layer as it is: tasks whose change is zero.
-    factorise: gives the full-rank Factors of task t; the caller may keep them in a cache.
-    leading: gives the Features of every task that are needed for a rank, where that costs less.
-    keep: what an earlier merge kept, see Keep.
+    Everything is in the compute dtype on the compute device. An elementwise method may be given a piece of a tensor.
+
+    Attributes:
+        task_matrices: the T task matrices D_t, dense or low-rank. Each is read when it is asked for, and never kept.
+        weights: T positive task weights.
+        idle_weight: the summed weights of adapters that leave this layer as it is: tasks whose task matrix is zero.
+        n_threads: how many threads may compute at once.
+        read_base: see `base`.
+        factorise: see `features`.
     """
 
-    changes: Sequence[Delta]
+    task_matrices: Sequence[Delta]
     weights: Sequence[float]
-    factorise: Callable[[int], Factors]
+    read_base: Callable[[], Tensor]
+    factorise: Callable[[], Sequence[Features]]
     idle_weight: float = 0.0
-    leading: Callable[[Rank], list[Features]] | None = None
-    keep: LayerCache = _make
+    n_threads: int = 1
 
-    def features(self, rank: Rank) -> list[Features]:
-        """Of every task, at least those that `rank` keeps."""
-        if self.leading is not None:
-            return self.leading(rank)
-        return [Features(self.factorise(task)) for task in range(len(self.changes))]
+    def base(self) -> Tensor:
+        """The base's weight W_0, in the shape of the task matrices. Do not change it."""
+        return self.read_base()
+
+    def features(self) -> Sequence[Features]:
+        """Every task's features, at least those that `Method.features` asks for. Factorised on the first call."""
+        return self._features
+
+    @cached_property
+    def _features(self) -> Sequence[Features]:
+        return self.factorise()
 
 
 @dataclass(frozen=True)
+class SolveFigures:
+    """How a method solved a linear system for one layer, for the report.
+
+    Attributes:
+        solver: the solver that gave the result; see `linalg.solvers.Outcome`.
+        n_features: the number of unknowns.
+        residual: relative residual of the system.
+        condition: estimated condition of the system.
+        iterations: of the iterative solver.
+        n_dropped: directions left out because the tasks do not determine them.
+        conflicts: pairs of tasks that oppose each other.
+    """
+
+    solver: str
+    n_features: int
+    residual: float
+    condition: float
+    iterations: int
+    n_dropped: int
+    conflicts: tuple[Conflict, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
 class Merged:
-    """One layer's merged change, (m, n), added to the base's weight; and figures for the report (JSON values)."""
+    """What is added to the base's weight, and how a system was solved for it, if one was."""
 
     delta: Delta
-    figures: dict[str, Any] = field(default_factory=dict)
+    solve: SolveFigures | None = None
+
+
+@dataclass(frozen=True)
+class Combination:
+    """A delta in the span of the features, named without forming it.
+
+    D = factor * share * sum_t w_t D_t, or with a variant D = factor * superpose(variant, counts, weights).
+
+    Attributes:
+        factor: what only scales the result, so that another value needs no new solve.
+        weights: one per task that holds the layer.
+        counts: leading features used, per task.
+        variant: of the superposition to solve; None where the coefficients are known.
+        share: a factor on the known coefficients.
+        reports_conflicts: whether opposed tasks are a conflict. (For a plain sum they are not.)
+    """
+
+    factor: float
+    weights: tuple[float, ...]
+    counts: tuple[int, ...]
+    variant: str | None = None
+    share: float = 1.0
+    reports_conflicts: bool = False
+
+
+# predict(factors, weights, idle_weight, params) -> Combination
+Predict = Callable[[Sequence[Factors], Sequence[float], float, Any], Combination]
+
+
+def _sum_workspace(size: LayerSize, params: Any) -> int:
+    return sum_bytes(size)
+
+
+def _sum_operations(size: LayerSize, params: Any) -> float:
+    return float(size.m * size.n * len(size.features))
 
 
 @dataclass(frozen=True)
 class Method:
-    """A merge method: its words, its parameters, and what it does with each role (DESIGN section 2).
+    """A merge method: its words, its parameters, its function, and what that function needs.
 
-    merge_matrix merges the weights of linear maps. The rules of the other roles are "sum" (scaling times the weighted
-    sum of the changes: task arithmetic) or "average" (their weighted average); `scaling` gives that factor from the
-    params.
+    Attributes:
+        name: the word in recipes, commands and links.
+        title, summary, reference: for the screen and the README.
+        params: the frozen Params dataclass. A field named `scaling` multiplies the delta: the delta of any method is
+            proportional to it, so the engine can cache a layer at scaling 1.
+        merge: (layer, params) -> the delta, or Merged where there are figures to report.
+        elementwise: each entry of the delta depends on the same entry of the task matrices alone, so the engine may
+            hand over pieces of a tensor. Other methods always get whole tensors.
+        roles: for "embedding", "bias" and "norm" what happens to tensors of that role: "sum" (scaling times the
+            weighted sum: task arithmetic), "average", or "method" (`merge` itself, on the tensor in its own shape).
+        workspace: (size, params) -> bytes that `merge` holds at most, read task matrices, features and result
+            included, the base's tensor not.
+        operations: (size, params) -> floating-point operations of `merge`, without factorising.
+        features: params -> the rank of the features that `merge` asks for; None where it asks for none.
+        predict: for methods whose delta lies in the span of the features: names the delta, so that what-if answers
+            without forming it.
+        n_tasks: the only number of tasks that it merges, or None for any.
     """
 
     name: str
@@ -94,13 +176,37 @@ class Method:
     summary: str
     reference: str
     params: type[Any]
-    merge_matrix: Callable[[Layer, Any], Merged]
-    matrix_rule: str
-    rules: Mapping[str, str]
-    scaling: Callable[[Any], float]
+    merge: Callable[[Layer, Any], Delta | Merged]
+    elementwise: bool
+    roles: Mapping[str, str]
+    workspace: Callable[[LayerSize, Any], int] = _sum_workspace
+    operations: Callable[[LayerSize, Any], float] = _sum_operations
+    features: Callable[[Any], Rank] | None = None
+    predict: Predict | None = None
+    n_tasks: int | None = None
 
 
-def weighted_average(changes: Sequence[Delta], weights: Sequence[float], idle_weight: float = 0.0) -> Delta:
-    """sum_t w_t D_t / sum_t w_t; all of one shape. idle_weight: the factors of tasks whose D_t is zero."""
-    total = sum(weights) + idle_weight
-    return weighted_sum(changes, [weight / total for weight in weights])
+def weighted_average(layer: Layer) -> Delta:
+    """sum_t w_t D_t / sum_t w_t, where adapters that leave the layer as it is count as D_t = 0.
+
+    Args:
+        layer: task matrices of one shape.
+
+    Returns:
+        The average: low-rank where all task matrices are, otherwise dense.
+    """
+    total = sum(layer.weights) + layer.idle_weight
+    return weighted_sum(layer.task_matrices, [weight / total for weight in layer.weights])
+
+
+def refuse_task_count(method: Method, n_tasks: int) -> None:
+    """Refuse a number of tasks that a method does not merge.
+
+    Raises:
+        RecipeError: the method merges exactly so many tasks, and another number is given.
+    """
+    if method.n_tasks is not None and n_tasks != method.n_tasks:
+        raise RecipeError(
+            f"{method.title} merges exactly {method.n_tasks} tasks, but there are {n_tasks}. Choose another method, or "
+            f"{method.n_tasks} tasks."
+        )

@@ -1,4 +1,4 @@
-"""Task arithmetic: add up the task vectors, scaled.
+"""Task arithmetic: the scaled sum of the task vectors.
 
     W* = W_0 + scaling * sum_t w_t D_t
 
@@ -7,10 +7,12 @@ Ilharco et al., "Editing models with task arithmetic", ICLR 2023, arXiv 2212.040
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sftm_app.linalg.low_rank import weighted_sum
-from sftm_app.methods.base import Layer, Merged, Method
+from sftm_app.linalg.factors import Factors
+from sftm_app.linalg.low_rank import Delta, weighted_sum
+from sftm_app.methods.base import Combination, Layer, Method
 from sftm_app.methods.params import number
 
 
@@ -21,25 +23,32 @@ class TaskArithmeticParams:
     scaling: float = number(
         0.3,
         "Scaling",
-        "How strongly the summed changes are added. The best value depends on the tasks; 0.3 is the usual start.",
+        "How strongly the sum of the task vectors is added. The best value depends on the tasks; 0.3 is a common start.",
         minimum=0.0,
         maximum=2.0,
     )
 
 
-def merge_matrix(layer: Layer, params: TaskArithmeticParams) -> Merged:
-    """The scaled sum of the task matrices."""
-    return Merged(weighted_sum(layer.changes, [params.scaling * weight for weight in layer.weights]))
+def merge(layer: Layer, params: TaskArithmeticParams) -> Delta:
+    """Add up the task matrices, scaled."""
+    return weighted_sum(layer.task_matrices, [params.scaling * weight for weight in layer.weights])
+
+
+def predict(
+    factors: Sequence[Factors], weights: Sequence[float], idle_weight: float, params: TaskArithmeticParams
+) -> Combination:
+    """Name the sum as a combination of all features."""
+    return Combination(params.scaling, tuple(weights), tuple(f.rank for f in factors))
 
 
 METHOD = Method(
     name="task_arithmetic",
     title="Task arithmetic",
-    summary="The sum of all changes times one scaling, which has to be found by trying.",
+    summary="The sum of all task vectors times one scaling. Find the scaling by trying.",
     reference="Ilharco et al., Editing models with task arithmetic, ICLR 2023, arXiv 2212.04089",
     params=TaskArithmeticParams,
-    merge_matrix=merge_matrix,
-    matrix_rule="sum",
-    rules={"embedding": "sum", "bias": "sum", "norm": "sum"},
-    scaling=lambda params: params.scaling,
+    merge=merge,
+    elementwise=True,
+    roles={"embedding": "sum", "bias": "sum", "norm": "sum"},
+    predict=predict,
 )

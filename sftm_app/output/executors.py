@@ -8,18 +8,23 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
-from sftm_app.engine.cache import open_store
 from sftm_app.engine.records import TensorRecord
 from sftm_app.engine.run import run
 from sftm_app.planning.plan import Plan, PlanEntry
+from sftm_app.session import Session
 from sftm_app.weights.writer import WeightsWriter
 
 
 @dataclass(frozen=True)
 class WrittenTensor:
-    """One tensor of the output whose bytes are in their place.
+    """One tensor of the output that is written.
 
-    worker: the process that made it, by any name. peak_bytes: the memory that another process took for it at most.
+    Attributes:
+        entry: the plan's entry.
+        checksum: of its bytes.
+        records: its lines of the report.
+        worker: the process that merged it, by any name.
+        peak_bytes: the memory that another process took for it at most.
     """
 
     entry: PlanEntry
@@ -29,7 +34,7 @@ class WrittenTensor:
     peak_bytes: int = 0
 
 
-# Merges entries of a plan, each once and in any order, and has `writer` know their bytes in their place.
+# Merges entries of a plan, each once and in any order, and writes them by the writer.
 WriteEntries = Callable[[Sequence[PlanEntry], WeightsWriter], Generator[WrittenTensor, None, None]]
 
 
@@ -37,9 +42,11 @@ class Executor(Protocol):
     """Who merges the tensors of a plan. What it needs is ready before anything is written, and gone after the merge."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """The word for it in commands and reports."""
 
-    def ready(self, plan: Plan) -> AbstractContextManager[WriteEntries]: ...
+    def ready(self, plan: Plan, session: Session) -> AbstractContextManager[WriteEntries]:
+        """Get ready to merge a plan."""
 
 
 class LocalExecutor:
@@ -48,16 +55,16 @@ class LocalExecutor:
     name = "local"
 
     @contextmanager
-    def ready(self, plan: Plan) -> Iterator[WriteEntries]:
+    def ready(self, plan: Plan, session: Session) -> Iterator[WriteEntries]:
         """Nothing is needed."""
-        yield lambda entries, writer: _place_here(plan, entries, writer)
+        yield lambda entries, writer: _write_entries(plan, session, entries, writer)
 
 
-def _place_here(
-    plan: Plan, entries: Sequence[PlanEntry], writer: WeightsWriter
+def _write_entries(
+    plan: Plan, session: Session, entries: Sequence[PlanEntry], writer: WeightsWriter
 ) -> Generator[WrittenTensor, None, None]:
-    for merged in run(dataclasses.replace(plan, entries=tuple(entries)), open_store()):
+    for merged in run(dataclasses.replace(plan, entries=tuple(entries)), session):
         entry, records = merged.entry, merged.records
         checksum = writer.write(entry.name, merged.tensor)
-        del merged  # its tensor would be held while the next one is made
+        del merged  # so that its tensor is not held while the next one is made
         yield WrittenTensor(entry, checksum, records, LocalExecutor.name)

@@ -1,7 +1,7 @@
-"""What a killed run leaves to the next one: which tensors are whole, and what they were made from.
+"""What a killed run leaves for the next one: which tensors are finished, and what they were made from.
 
 `progress.jsonl` lies in the partial output. Its first line says what the run was made from, each other line that one
-tensor's bytes are in their place. A line counts once those bytes have the checksum that it names.
+tensor is written. A line counts if the tensor's bytes have the checksum that it names.
 """
 
 from __future__ import annotations
@@ -20,27 +20,53 @@ from typing import IO, Any
 import torch
 
 from sftm_app import __version__
-from sftm_app.engine.records import TensorRecord
+from sftm_app.engine.records import TensorRecord, read_record
 from sftm_app.errors import OutputError
 from sftm_app.planning.plan import Plan
 from sftm_app.planning.recipe import recipe_to_dict
-from sftm_app.weights.partial import PROGRESS_NAME, partial_of, refuse_taken
-from sftm_app.weights.writer import WeightsWriter, sync_folder
+from sftm_app.session import Session
+from sftm_app.weights.partial import PROGRESS_NAME, partial_of, refuse_in_use, sync_folder
+from sftm_app.weights.writer import WeightsWriter
 
-# Killing a process loses nothing that it wrote; only a power cut does, and this much of the work at most.
+# A killed process loses nothing that it wrote; only a power cut does, and at most this much work.
 SYNC_S = 10.0
 _MAX_NAMED = 3
 
 
 @dataclass(frozen=True)
 class Finished:
-    """One tensor that stands in the output, and what the run had taken until then (`peak_bytes` of memory)."""
+    """One tensor that is in the output, and what the run had taken until then."""
 
     name: str
     checksum: int
     records: tuple[TensorRecord, ...]
     elapsed_s: float
     peak_bytes: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {**vars(self), "records": [record.to_dict() for record in self.records]}
+
+
+@dataclass(frozen=True)
+class MadeBy:
+    """What the bytes of a result depend on in this process and its machine."""
+
+    app: str
+    torch: str
+    device: str
+    processor: str
+    n_threads: int
+
+    def facts(self) -> dict[str, Any]:
+        """The same under the words that a sentence uses."""
+        return {
+            "SFTM Studio": self.app,
+            "torch": self.torch,
+            "the device": self.device,
+            "the processor": self.processor,
+            "the number of threads": self.n_threads,
+        }
 
 
 @dataclass(frozen=True)
@@ -54,14 +80,14 @@ class Unfinished:
 
 
 def has_progress(output: Path) -> bool:
-    """Whether something that can be gone on with lies where `output` is made. Quick; nothing is verified."""
+    """Whether a run that can be resumed lies where `output` is made. Quick; nothing is verified."""
     with contextlib.suppress(OSError), open(partial_of(output) / PROGRESS_NAME, "rb") as file:
         return bool(file.readline()) and file.readline().endswith(b"\n")
     return False
 
 
 def read_unfinished(output: Path) -> Unfinished | None:
-    """What a stopped run left where `output` is made; None when there is nothing worth going on with."""
+    """What a stopped run left where `output` is made, or None if there is nothing to resume."""
     path = partial_of(output) / PROGRESS_NAME
     lines: list[Any] = []
     with contextlib.suppress(OSError):
@@ -71,7 +97,7 @@ def read_unfinished(output: Path) -> Unfinished | None:
     finished: dict[str, Finished] = {}
     for values in lines[1:]:
         with contextlib.suppress(KeyError, TypeError):
-            records = tuple(TensorRecord(**one | {"shape": tuple(one["shape"])}) for one in values["records"])
+            records = tuple(read_record(one) for one in values["records"])
             finished[values["name"]] = Finished(**values | {"records": records})
     with contextlib.suppress(KeyError, TypeError):
         if finished:
@@ -79,59 +105,57 @@ def read_unfinished(output: Path) -> Unfinished | None:
     return None
 
 
-def to_resume(plan: Plan, output: Path, resume: bool | None) -> Unfinished | None:
-    """What save() is to go on with.
+def to_resume(plan: Plan, session: Session, output: Path, resume: bool | None) -> Unfinished | None:
+    """What `save` is to continue.
 
-    resume: True goes on with what a stopped run left (and begins anew where there is nothing), False throws it away,
-    None leaves the choice to the person.
+    Args:
+        plan, session, output: of the run that begins.
+        resume: True continues what a stopped run left (and starts from the beginning if there is nothing), False throws
+            it away, None leaves the choice to the person.
 
-    Raises
+    Raises:
         OutputError: it was made from something else, another run is writing it, or the choice is the person's.
     """
     left = None if resume is False else read_unfinished(output)
     if left is None:
         return None
-    refuse_taken(left.partial)
+    refuse_in_use(left.partial)
     if resume is None:
         raise OutputError(
             f"{left.partial}: holds {len(left.finished)} of {left.total} tensors of a merge that was stopped. "
-            "Add --resume to go on with them, or --no-resume to begin anew (in Python: resume=True or False)."
+            "Add --resume to continue it, or --no-resume to start again (in Python: resume=True or False)."
         )
-    before, now = _flat(left.made_from), _flat(made_from(plan))
+    before, now = _flat(left.made_from), _flat(made_from(plan, session))
     changes = [_change(key, before, now) for key in {**before, **now} if before.get(key) != now.get(key)]
     if changes:
         more = f", and {len(changes) - _MAX_NAMED} more" if len(changes) > _MAX_NAMED else ""
         raise OutputError(
-            f"{left.partial}: cannot be resumed, for the rest would not fit what is there: "
-            f"{', '.join(changes[:_MAX_NAMED])}{more}. Put that back as it was, or merge anew (--no-resume)."
+            f"{left.partial}: cannot be resumed, because the other tensors would not fit the finished ones: "
+            f"{', '.join(changes[:_MAX_NAMED])}{more}. Undo that, or start again (--no-resume)."
         )
     return left
 
 
-def made_by(device: torch.device) -> dict[str, Any]:
-    """What of this process and its machine the bytes of a result depend on, as plain values of JSON."""
-    return {
-        "SFTM Studio": __version__,
-        "torch": torch.__version__,
-        "the device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
-        "the processor": torch.backends.cpu.get_cpu_capability(),
-        "the number of threads": torch.get_num_threads(),
-    }
+def made_by(device: torch.device, n_threads: int) -> MadeBy:
+    """What the bytes of a result depend on here."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
+    processor = torch.backends.cpu.get_cpu_capability()
+    return MadeBy(__version__, torch.__version__, name, processor, n_threads)
 
 
-def made_from(plan: Plan) -> dict[str, Any]:
-    """All that the bytes of the output depend on, as plain values of JSON."""
+def made_from(plan: Plan, session: Session) -> dict[str, Any]:
+    """Everything that the bytes of the output depend on, as plain JSON values."""
     recipe = recipe_to_dict(plan.recipe)
-    # Where it goes and what it may take change nothing, and of the device only what it came to.
+    # Where the output goes, what it may take and what is measured change nothing, and of the device only its kind.
     recipe["output"].pop("path")
-    recipe.pop("device")
-    recipe.pop("memory", None)
+    for name in ("device", "memory", "measure"):
+        recipe.pop(name)
     found = plan.preflight
     stamps = {str(path): stamp for checkpoint in found.checkpoints for path, stamp in checkpoint.stamps.items()}
     places = [(entry.output, entry.role, entry.rule, entry.sources, entry.parts) for entry in plan.entries]
     order = [output.name for output in plan.outputs]
     made: dict[str, Any] = {
-        **made_by(plan.device),
+        **made_by(plan.device, session.n_threads).facts(),
         "the recipe": recipe,
         "the input": {path: dataclasses.astuple(stamp) for path, stamp in stamps.items()},
         "the plan": hashlib.sha256(repr((places, order)).encode()).hexdigest(),
@@ -141,7 +165,7 @@ def made_from(plan: Plan) -> dict[str, Any]:
 
 
 def _flat(value: Any, name: str = "") -> dict[str, Any]:
-    """Nested tables and lists of tables as one table, each value under the way to it."""
+    """Nested tables, and lists of tables, as one table; a key is the path to its value."""
     pairs: Iterable[tuple[Any, Any]]
     rows: dict[str, Any] = {}
     if isinstance(value, Mapping):
@@ -150,8 +174,8 @@ def _flat(value: Any, name: str = "") -> dict[str, Any]:
         pairs = enumerate(value, start=1)
     else:
         return {name: value}
-    for way, each in pairs:
-        rows |= _flat(each, f"{name}: {way}" if name else str(way))
+    for key, inner in pairs:
+        rows |= _flat(inner, f"{name}: {key}" if name else str(key))
     return rows
 
 
@@ -162,7 +186,7 @@ def _change(key: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
 
 
 class ProgressFile:
-    """Says on the disk which tensors are whole. Use it through progress_file()."""
+    """Notes on disk which tensors are finished. Open it with `progress_file`."""
 
     def __init__(self, file: IO[bytes], writer: WeightsWriter) -> None:
         self._file = file
@@ -170,8 +194,8 @@ class ProgressFile:
         self._synced = time.monotonic()
 
     def add(self, finished: Finished) -> None:
-        """Note that a tensor's bytes are in their place: `writer` has them already. Raises OSError."""
-        self._file.write(_line(dataclasses.asdict(finished)))
+        """Note that a tensor is written. Raises OSError."""
+        self._file.write(_line(finished.to_dict()))
         if time.monotonic() - self._synced > SYNC_S:
             self._writer.sync()
             os.fsync(self._file.fileno())
@@ -179,16 +203,18 @@ class ProgressFile:
 
 
 @contextlib.contextmanager
-def progress_file(partial: Path, plan: Plan, writer: WeightsWriter, kept: Iterable[Finished]) -> Iterator[ProgressFile]:
-    """The progress file of a run in `partial`, which begins with `kept`. An older one is replaced at one stroke.
+def progress_file(
+    partial: Path, plan: Plan, session: Session, writer: WeightsWriter, kept: Iterable[Finished]
+) -> Iterator[ProgressFile]:
+    """Open the progress file of a run in `partial`, starting with the tensors in `kept`. It replaces an older one.
 
-    Raises
+    Raises:
         OSError: it cannot be written.
     """
     path, fresh = partial / PROGRESS_NAME, partial / f"{PROGRESS_NAME}.new"
     with open(fresh, "xb", buffering=0) as file:
-        lines = [_line({"made_from": made_from(plan), "total": len(plan.entries)})]
-        file.write(b"".join(lines + [_line(dataclasses.asdict(one)) for one in kept]))
+        lines = [_line({"made_from": made_from(plan, session), "total": len(plan.entries)})]
+        file.write(b"".join(lines + [_line(one.to_dict()) for one in kept]))
         os.fsync(file.fileno())
         fresh.replace(path)
         sync_folder(partial)

@@ -1,42 +1,39 @@
-"""A budget of memory: whether a merge keeps to it, and with which ranks it would.
-
-Without one, a merge is only compared with what is free now: a system may make room in ways that nobody can foresee.
-"""
+"""Whether a merge keeps to a memory budget, and with which ranks it would."""
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
+from collections.abc import Sequence
+from dataclasses import replace
 
 import psutil
 
 from sftm_app.errors import ResourceError
 from sftm_app.linalg.superposition import AUTO_DIRECT_MAX, STORED_MAX
-from sftm_app.linalg.system import AT_ONCE_ELEMENTS
-from sftm_app.planning.memory import peak_bytes
-from sftm_app.planning.plan import Plan
-from sftm_app.planning.recipe import parse_size
+from sftm_app.linalg.system import ONE_GEMM_ELEMENTS
+from sftm_app.planning.memory import MemoryModel, peak_bytes
+from sftm_app.planning.plan import Plan, PlanEntry
 from sftm_app.units import format_bytes, format_distinct
 
 
-def fitting_rank(plan: Plan, n_bytes: int) -> int:
+def fitting_rank(entries: Sequence[PlanEntry], model: MemoryModel, n_bytes: int) -> int:
     """The highest rank, as a count of features, with which the merge is expected to take at most `n_bytes`.
 
-    The shorter side of the largest layer when all features fit; 0 when no rank does, or the method has none.
+    Returns:
+        The shorter side of the largest layer if all features fit; 0 if no rank does, or the method has none.
     """
-    if all(item.name != "rank" for item in fields(plan.recipe.params)):
+    if not hasattr(model.params, "rank"):
         return 0
 
     def fits_exactly(rank: int) -> bool:
-        params = replace(plan.recipe.params, rank=rank)
-        return peak_bytes(plan.entries, plan.preflight, params, plan.recipe.output, plan.device) <= n_bytes
+        return peak_bytes(entries, replace(model, params=replace(model.params, rank=rank))) <= n_bytes
 
-    shapes = [part.shape_in(entry.output.shape) for entry in plan.entries for part in entry.parts]
+    shapes = [part.shape_in(entry.output.shape) for entry in entries for part in entry.parts]
     sides = [min(shape) for shape in shapes]
-    # Beyond these ranks a layer is solved or measured in another way, which may take less: these have to fit as well.
+    # Beyond these ranks a layer is solved or measured in another way, which may take less: these must fit as well.
     highest_cuts = {side - 1 for side in sides}
-    at_once = {AT_ONCE_ELEMENTS // max(sum(shape), 1) for shape in shapes}
-    limits = {AUTO_DIRECT_MAX, STORED_MAX, *highest_cuts, *at_once}
-    edges = ({limit // len(plan.preflight.tasks) for limit in limits} | highest_cuts) - {0}
+    one_gemm = {ONE_GEMM_ELEMENTS // max(sum(shape), 1) for shape in shapes}
+    limits = {AUTO_DIRECT_MAX, STORED_MAX, *highest_cuts, *one_gemm}
+    edges = ({limit // len(model.found.tasks) for limit in limits} | highest_cuts) - {0}
 
     def fits(rank: int) -> bool:
         return fits_exactly(rank) and all(fits_exactly(edge) for edge in edges if edge < rank)
@@ -50,46 +47,54 @@ def fitting_rank(plan: Plan, n_bytes: int) -> int:
     return low
 
 
-def budget_note(plan: Plan) -> str | None:
-    """A sentence on what fits into the recipe's budget, or on a merge that takes more than is free; else None."""
-    given = plan.recipe.memory
-    if plan.device.type == "cuda":
-        return None  # what does not fit there goes to the CPU, see placing
-    limit = parse_size(given) if given else psutil.virtual_memory().available
-    if given and plan.peak_bytes <= limit:
-        best = fitting_rank(plan, limit)
-        return f"That keeps to the budget of {given}{f', as ranks up to {best} do' if best else ''}."
-    if plan.peak_bytes <= limit:
-        return None
-    than = f"the budget of {given}" if given else f"the {format_bytes(limit)} that are free"
-    return f"That is more than {than}. {_way(plan, limit)}"
+def budget_note(entries: Sequence[PlanEntry], model: MemoryModel, needed: int, memory_bytes: int | None) -> str | None:
+    """A sentence on the budget, or on a merge that takes more than is free; None if there is nothing to say.
+
+    Args:
+        entries, model: the merge.
+        needed: its peak in bytes.
+        memory_bytes: the budget, or None.
+    """
+    if model.device.type == "cuda":
+        return None  # layers that do not fit there go to the CPU, see engine.placing
+    limit = memory_bytes or psutil.virtual_memory().available
+    if needed <= limit:
+        best = fitting_rank(entries, model, limit) if memory_bytes else 0
+        fits = f"The merge fits the budget of {format_bytes(limit)}"
+        return f"{fits}{f'; ranks up to {best} do' if best else ''}." if memory_bytes else None
+    than = f"the budget of {format_bytes(limit)}" if memory_bytes else f"the {format_bytes(limit)} that are free"
+    return f"The merge needs more than {than}. {_remedy(entries, model, limit)}"
 
 
 def is_over_budget(plan: Plan) -> bool:
-    """Whether a merge is expected to take more memory than the recipe allows. (On a GPU the layers that need more are
-    computed on the CPU instead.)"""
-    given = plan.recipe.memory
-    return given is not None and plan.device.type != "cuda" and plan.peak_bytes > parse_size(given)
+    """Whether a merge needs more memory than it may take. (On a GPU the layers that do are computed on the CPU.)"""
+    return plan.memory_bytes is not None and plan.device.type != "cuda" and plan.peak_bytes > plan.memory_bytes
 
 
-def check_budget(plan: Plan) -> None:
+def check_budget(plan: Plan, n_threads: int) -> None:
     """Refuse a merge that is over its budget.
 
-    Raises
+    Raises:
         ResourceError: with the ranks that would fit.
     """
-    given = plan.recipe.memory
-    if given and is_over_budget(plan):
-        limit = parse_size(given)
-        needed, allowed = format_distinct(plan.peak_bytes, limit)
+    if plan.memory_bytes is not None and is_over_budget(plan):
+        needed, allowed = format_distinct(plan.peak_bytes, plan.memory_bytes)
+        model = memory_model(plan, n_threads)
         raise ResourceError(
-            f"This merge may need {needed} of memory, and its budget (`memory`) is {allowed}. {_way(plan, limit)}"
+            f"This merge may need {needed} of memory, and its budget (`memory`) is {allowed}. "
+            f"{_remedy(plan.entries, model, plan.memory_bytes)}"
         )
 
 
-def _way(plan: Plan, limit: int) -> str:
-    best = fitting_rank(plan, limit)
+def memory_model(plan: Plan, n_threads: int) -> MemoryModel:
+    """The memory model of a plan."""
+    recipe = plan.recipe
+    return MemoryModel(plan.method, recipe.params, plan.preflight, recipe.output, plan.device, n_threads)
+
+
+def _remedy(entries: Sequence[PlanEntry], model: MemoryModel, limit: int) -> str:
+    best = fitting_rank(entries, model, limit)
     if best:
-        return f"Ranks up to {best} fit: set the rank to that or less, or allow more memory."
-    has_rank = any(item.name == "rank" for item in fields(plan.recipe.params))
+        return f"Ranks up to {best} fit: lower the rank, or allow more memory."
+    has_rank = hasattr(model.params, "rank")
     return "No rank fits: allow more memory, or merge fewer tasks." if has_rank else "Allow more memory."

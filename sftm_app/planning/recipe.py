@@ -31,6 +31,7 @@ DTYPES = {
     "float8_e5m2": torch.float8_e5m2,
 }
 KINDS = ("model", "adapter")
+MEASURE = ("auto", "all", "none")
 MAX_RECIPE_BYTES = 1024 * 1024
 MAX_BRACKETS = 1000
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(B|KB|MB|GB|TB)", re.IGNORECASE)
@@ -69,6 +70,8 @@ class Recipe:
     roles: (pattern of tensor names, word of ROLE_KINDS), over what the architecture says; a later one wins.
     split_fused: matrices that hold several linear maps, such as query, key and value, are merged map by map.
     memory: a size such as "4GB", beyond which the merge is not begun; changes nothing of its result.
+    measure: of which layers to measure what each task keeps: "all", "none", or "auto" (those where it is quick, or where
+    the method computes features anyway); changes nothing of the merged model.
     """
 
     base: str
@@ -80,6 +83,7 @@ class Recipe:
     roles: tuple[tuple[str, str], ...] = ()
     split_fused: bool = False
     memory: str | None = None
+    measure: str = "auto"
 
 
 def make_recipe(
@@ -92,6 +96,7 @@ def make_recipe(
     roles: Mapping[str, str] | None = None,
     split_fused: bool = False,
     memory: str | None = None,
+    measure: str = "auto",
 ) -> Recipe:
     """Check every field and build a Recipe. A task is a path, or a mapping with path, name and weight.
 
@@ -111,11 +116,13 @@ def make_recipe(
         raise RecipeError(f"split_fused: {split_fused!r} is neither true nor false.")
     if memory is not None:
         parse_size(memory, "memory")
+    if measure not in MEASURE:
+        raise RecipeError(f"measure: {measure!r} is not one of {', '.join(MEASURE)}.")
     found = get_method(method)
     checked = make_params(found.params, _mapping(params, "params"), f"params of {method}")
     out = _make_output(_mapping(output, "output"))
     by_pattern = _make_roles(_mapping(roles, "roles"))
-    return Recipe(str(base), _name_tasks(tasks), method, checked, out, device, by_pattern, split_fused, memory)
+    return Recipe(str(base), _name_tasks(tasks), method, checked, out, device, by_pattern, split_fused, memory, measure)
 
 
 def _make_roles(roles: Mapping[Any, Any]) -> tuple[tuple[str, str], ...]:
@@ -219,6 +226,7 @@ def recipe_to_dict(recipe: Recipe) -> dict[str, Any]:
         "roles": dict(recipe.roles),
         "split_fused": recipe.split_fused,
         "memory": recipe.memory,
+        "measure": recipe.measure,
     }
 
 

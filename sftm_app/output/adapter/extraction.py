@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from sftm_app.errors import InputError
+from sftm_app.linalg.factors import cumulative_energy
 from sftm_app.linalg.low_rank import LowRank
-from sftm_app.output.adapter.changes import shares, tensor_deltas
+from sftm_app.output.adapter.changes import tensor_deltas
 from sftm_app.output.adapter.files import adapter_dtype
 from sftm_app.output.adapter.layout import lay_out
 from sftm_app.output.progress import Clock, Progress
 from sftm_app.planning.plan import Plan
+from sftm_app.session import Session
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,9 @@ class RankCost:
     carried: float
 
 
-def rank_costs(plan: Plan, progress: Callable[[Progress], None] | None = None) -> tuple[RankCost, ...]:
+def rank_costs(
+    plan: Plan, session: Session, progress: Callable[[Progress], None] | None = None
+) -> tuple[RankCost, ...]:
     """The cost at ranks 1, 2, 4, ... up to the highest that any layer has. Nothing is written.
 
     progress: called after each tensor.
@@ -42,13 +46,13 @@ def rank_costs(plan: Plan, progress: Callable[[Progress], None] | None = None) -
     layers: dict[str, tuple[Tensor, float, int]] = {}  # name -> shares by rank, squared change, elements a rank takes
     squares: list[float] = []
     fixed = 0
-    for found in tensor_deltas(plan):
+    for found in tensor_deltas(plan, session):
         carrier, shape = carriers[found.entry.name], found.entry.output.shape
         squares.append(found.square)
-        if found.square and found.change is not None:
-            if carrier.way == "pair" or (carrier.way == "table" and isinstance(found.change, LowRank)):
-                thin = sum(found.change.shape) * len(carrier.paths)
-                layers[found.entry.name] = (shares(found.features.S), found.square, thin)
+        if found.square and found.delta is not None:
+            if carrier.way == "pair" or (carrier.way == "table" and isinstance(found.delta, LowRank)):
+                thin = sum(found.delta.shape) * len(carrier.paths)
+                layers[found.entry.name] = (cumulative_energy(found.features.S)[1:], found.square, thin)
             elif carrier.module or carrier.way == "bias":
                 fixed += math.prod(shape)
         entry = found.entry

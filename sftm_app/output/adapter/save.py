@@ -12,9 +12,9 @@ from torch import Tensor
 
 from sftm_app.engine.records import TensorRecord
 from sftm_app.errors import InputError, NumericalError
-from sftm_app.linalg.factors import Factors
+from sftm_app.linalg.factors import Factors, cumulative_energy
 from sftm_app.linalg.low_rank import LowRank, dense
-from sftm_app.output.adapter.changes import TensorDelta, n_features, shares, tensor_deltas
+from sftm_app.output.adapter.changes import TensorDelta, n_features, tensor_deltas
 from sftm_app.output.adapter.files import adapter_dtype, write_adapter_config
 from sftm_app.output.adapter.layout import Carrier, is_table, lay_out, peft_name
 from sftm_app.output.meter import MemoryMeter
@@ -22,9 +22,11 @@ from sftm_app.output.progress import Clock, Progress
 from sftm_app.output.report import Report, hashing, make_report
 from sftm_app.output.side_files import write_documents, write_heads
 from sftm_app.planning.plan import COMPUTE_DTYPE, Plan, PlanEntry
-from sftm_app.weights.checkpoint import open_reader
+from sftm_app.session import Session
 from sftm_app.weights.file_names import ADAPTER_WEIGHTS_NAME
-from sftm_app.weights.writer import output_folder, write_tensors
+from sftm_app.weights.partial import output_folder
+from sftm_app.weights.reader import open_reader
+from sftm_app.weights.writer import write_tensors
 
 _MAX_NAMED = 5
 
@@ -51,7 +53,7 @@ class _Gathered:
     elsewhere: float = 0.0
 
 
-def save_adapter(plan: Plan, output: Path, meter: MemoryMeter) -> Generator[Progress, None, Report]:
+def save_adapter(plan: Plan, session: Session, output: Path, meter: MemoryMeter) -> Generator[Progress, None, Report]:
     """Merge into the adapter folder `output`, yielding after each tensor and before the last step; see save().
 
     Changes of linear layers become factors B = U sqrt(S), A = sqrt(S) V^T of scaling 1, cut to the recipe's rank and
@@ -65,9 +67,9 @@ def save_adapter(plan: Plan, output: Path, meter: MemoryMeter) -> Generator[Prog
     clock = Clock(plan)
     carriers = lay_out(plan)
     made = _Gathered()
-    with output_folder(output) as partial, hashing(plan) as hashed:
+    with output_folder(output) as partial, hashing(plan, session) as hashed:
         write_heads(plan, partial)
-        for found in tensor_deltas(plan):
+        for found in tensor_deltas(plan, session):
             _take(plan, found, carriers[found.entry.name], made)
             entry = found.entry
             del found
@@ -81,7 +83,7 @@ def save_adapter(plan: Plan, output: Path, meter: MemoryMeter) -> Generator[Prog
         _add_whole(plan, carriers, made)
         write_tensors(partial / ADAPTER_WEIGHTS_NAME, made.tensors, {})
         write_adapter_config(plan, partial, made.ranks, tuple(made.modules), bool(made.biases))
-        report = make_report(plan, made.records, clock.elapsed_s, meter.look(), hashed)
+        report = make_report(plan, session, made.records, clock.elapsed_s, meter.look(), hashed)
         n_bytes = sum(tensor.nbytes for tensor in made.tensors.values())
         said = (*report.warnings, *_losses(made))
         report = dataclasses.replace(report, warnings=said, output_bytes=n_bytes)
@@ -92,28 +94,28 @@ def save_adapter(plan: Plan, output: Path, meter: MemoryMeter) -> Generator[Prog
 def _take(plan: Plan, found: TensorDelta, carrier: Carrier, made: _Gathered) -> None:
     """Put one tensor's change where its carrier says."""
     records = list(found.records)
-    as_pair = carrier.way == "pair" or (carrier.way == "table" and isinstance(found.change, LowRank))
+    as_pair = carrier.way == "pair" or (carrier.way == "table" and isinstance(found.delta, LowRank))
     if found.square == 0.0:
         pass
-    elif as_pair and found.change is not None:
+    elif as_pair and found.delta is not None:
         whole = found.features
         kept = n_features(whole, plan.recipe.output.rank, plan.recipe.output.energy)
-        share = float(shares(whole.S)[kept - 1])
+        share = float(cumulative_energy(whole.S)[kept])
         made.kept += share * found.square
         made.total += found.square
         made.worst = min(made.worst, (share, found.entry.name))
         made.tensors |= _pair(plan, found.entry, carrier, whole.cut(kept))
         made.tied += [found.entry.name] if len(carrier.paths) > 1 else []
         made.ranks |= dict.fromkeys((path.rpartition(".")[0] for path in carrier.paths), kept)
-        figures = records[-1].figures | {"adapter_rank": kept, "energy_kept": share}
+        figures = dataclasses.replace(records[-1].figures, adapter_rank=kept, energy_kept=share)
         records[-1] = dataclasses.replace(records[-1], figures=figures)
-    elif (carrier.module or carrier.way == "bias") and found.change is not None:
+    elif (carrier.module or carrier.way == "bias") and found.delta is not None:
         made.elsewhere += found.square
-        made.changes[found.entry.name] = dense(found.change)
+        made.changes[found.entry.name] = dense(found.delta)
         made.modules |= {carrier.module: None} if carrier.module else {}
     else:
         made.left_out[found.entry.name] = found.square
-        figures = records[-1].figures | {"left_out": True}
+        figures = dataclasses.replace(records[-1].figures, left_out=True)
         records[-1] = dataclasses.replace(records[-1], figures=figures)
     made.records.extend(records)
 

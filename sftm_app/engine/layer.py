@@ -1,0 +1,168 @@
+"""Merge one layer by its rule, for any method: cache it, scale it, and measure what it keeps of each task."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from sftm_app.architecture.roles import Part
+from sftm_app.engine.cache import CachedLayer, Measured, find_layer, put_layer
+from sftm_app.engine.features import features_of
+from sftm_app.engine.records import Figures
+from sftm_app.engine.task_matrices import TaskMatrices
+from sftm_app.linalg.low_rank import Delta, LowRank, weighted_sum
+from sftm_app.linalg.parallel import single_threaded
+from sftm_app.linalg.preservation import errors, measure
+from sftm_app.linalg.system import fits_one_gemm, superposed
+from sftm_app.methods.base import Features, Layer, Merged, weighted_average
+from sftm_app.planning.keys import at_scaling_1, factor_key, layer_key, matrix_key, scaling_of
+from sftm_app.planning.memory import tasks_at_once
+from sftm_app.planning.plan import Plan, PlanEntry
+from sftm_app.session import Session
+from sftm_app.weights.adapter_config import LoraPair
+
+
+@dataclass(frozen=True, eq=False)
+class MergedLayer:
+    """What is added to the base for one layer, (m, n) or of the tensor's own shape, and its figures."""
+
+    delta: Delta
+    figures: Figures
+
+
+def merge_layer(
+    plan: Plan,
+    entry: PlanEntry,
+    part: Part | None,
+    matrices: TaskMatrices,
+    read_base: Callable[[], Tensor],
+    device: torch.device,
+    session: Session,
+) -> MergedLayer:
+    """Merge one linear map, or one tensor in its own shape, by the entry's rule.
+
+    Args:
+        plan, entry, part: what to merge.
+        matrices: the task matrices of the tasks that hold it.
+        read_base: gives the base's weight, for methods that ask for it.
+        device: where to compute.
+        session: its cache, and its threads.
+    """
+    layer = make_layer(plan, entry, part, matrices, read_base, device, session)
+    with _threads_for(entry, part, session.n_threads):
+        if entry.rule == "method" and not entry.elementwise:
+            return _merge_whole(plan, entry, part, layer, device, session)
+        delta = merge_elements(plan, entry, layer)
+        measured = _measure(layer, delta) if entry.measured else None
+        return MergedLayer(delta, _figures(measured, 1.0))
+
+
+def merge_elements(plan: Plan, entry: PlanEntry, layer: Layer) -> Delta:
+    """The delta of an elementwise rule, scaling included; also of a piece of a tensor."""
+    params = plan.recipe.params
+    if entry.rule == "method":
+        return as_merged(plan.method.merge(layer, params)).delta
+    if entry.rule == "average":
+        return weighted_average(layer)
+    scaling = scaling_of(params)
+    return weighted_sum(layer.task_matrices, [scaling * weight for weight in layer.weights])
+
+
+def make_layer(
+    plan: Plan,
+    entry: PlanEntry,
+    part: Part | None,
+    matrices: TaskMatrices,
+    read_base: Callable[[], Tensor],
+    device: torch.device,
+    session: Session,
+) -> Layer:
+    """The layer as a method sees it. Arguments as for `merge_layer`."""
+    tasks = plan.tasks_of(entry)
+    method = plan.method
+    rank = method.features(plan.recipe.params) if method.features else None
+
+    def factorise() -> list[Features]:
+        assert part is not None, "only linear maps have features"
+        shape = part.shape_in(entry.output.shape)
+        keys = [
+            factor_key(matrix_key(plan.preflight, entry.name, part, index), shape, rank, device)
+            for index in tasks.present
+        ]
+        n_at_once = tasks_at_once(device, session.n_threads)
+        return features_of(matrices, keys, rank, session.cache, n_at_once, session.n_threads)
+
+    return Layer(matrices, tasks.weights, read_base, factorise, tasks.idle_weight, session.n_threads)
+
+
+def as_merged(result: Delta | Merged) -> Merged:
+    """What a method returned, as Merged."""
+    return result if isinstance(result, Merged) else Merged(result)
+
+
+def _merge_whole(
+    plan: Plan, entry: PlanEntry, part: Part | None, layer: Layer, device: torch.device, session: Session
+) -> MergedLayer:
+    """Merge by a method that needs the whole tensor, at scaling 1, and scale the result: another scaling is quick."""
+    key = layer_key(plan, entry, part, device)
+    made = find_layer(session.cache, key)
+    if made is None:
+        made = _compute(plan, entry, layer)
+        put_layer(session.cache, key, made)
+    scaling = scaling_of(plan.recipe.params)
+    delta = made.delta * scaling if isinstance(made.delta, LowRank) else made.delta.to(device).mul_(scaling)
+    figures = _figures(made.measured, scaling)
+    figures = replace(figures, ranks=made.ranks, factorised_by=made.factorised_by, cached=made.found)
+    if made.solve:
+        figures = replace(figures, **vars(made.solve))
+    return MergedLayer(delta, figures)
+
+
+def _compute(plan: Plan, entry: PlanEntry, layer: Layer) -> CachedLayer:
+    method, params = plan.method, at_scaling_1(plan.recipe.params)
+    merged = as_merged(method.merge(layer, params))
+    measured = _measure(layer, merged.delta) if entry.measured else None
+    if method.features is None:
+        return CachedLayer(merged.delta, merged.solve, measured=measured)
+    cut = [item.factors.cut(method.features(params)) for item in layer.features()]
+    ranks, how = tuple(f.rank for f in cut), tuple(f.how for f in cut)
+    return CachedLayer(merged.delta, merged.solve, ranks, how, measured)
+
+
+def _measure(layer: Layer, delta: Delta) -> Measured:
+    """What a delta, and the plain average of the same features, keep of each task."""
+    features = layer.features()
+    factors, lost = [item.factors for item in features], [item.lost for item in features]
+    total = sum(layer.weights) + layer.idle_weight
+    shares = [f.S * (weight / total) for f, weight in zip(factors, layer.weights, strict=True)]
+    average = errors(measure(superposed(factors, shares), factors, lost))
+    errors_on = "features kept" if any(lost) else "all features"
+    return Measured(tuple(measure(delta, factors, lost)), average, errors_on)
+
+
+def _figures(measured: Measured | None, scaling: float) -> Figures:
+    if measured is None:
+        return Figures()
+    found = errors(measured.kept, scaling)
+    return Figures(
+        readout_errors=tuple(found.readout),
+        mapping_errors=tuple(found.mapping),
+        average_readout_errors=tuple(measured.average.readout),
+        average_mapping_errors=tuple(measured.average.mapping),
+        errors_on=measured.errors_on,
+    )
+
+
+@contextmanager
+def _threads_for(entry: PlanEntry, part: Part | None, n_threads: int) -> Iterator[None]:
+    """One thread for a few small LoRA pairs: every product takes less time than waking another thread."""
+    thin = sum(source.rank for source in entry.sources if isinstance(source, LoraPair))
+    if part is None or entry.n_dense or not fits_one_gemm(*part.shape_in(entry.output.shape), thin):
+        yield
+        return
+    with single_threaded(n_threads):
+        yield
