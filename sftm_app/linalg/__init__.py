@@ -7,7 +7,7 @@ superposition   Factors of all tasks -> coefficients -> D*
 system          its linear system as an operator;  solvers: two ways to solve it
 conflicts       tasks that oppose each other
 preservation    readout and mapping error of any delta
-overlap         what tasks share: overlaps, angles, clusters of gains, effective rank
+overlap         what tasks have in common: overlaps, angles, clusters of gains, effective rank
 feature_gram    A of all features, stored, for solves in milliseconds;  preconditioner: what makes them quick
 workspace       bytes that all of this takes, from shapes and ranks alone
 parallel        items in parallel, one thread each

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from sftm_app.linalg.factors import Factors
+from sftm_app.linalg.system import block
 from sftm_app.linalg.tolerance import CONFLICT_ERROR, conflict_cosine
 
 
@@ -58,8 +59,7 @@ def find_conflicts(
 
 def inner_product(first: Factors, a: Tensor, second: Factors, b: Tensor) -> float:
     """<D(a), D(b)> of two matrices with the features of `first` and `second` at the gains a (r,) and b (s,)."""
-    block = (first.U.T @ second.U).mul_(first.Vh @ second.Vh.T)
-    return float(a.double() @ (block.double() @ b.double()))
+    return float(a.double() @ (block(first, second).double() @ b.double()))
 
 
 def length(values: Tensor) -> float:

@@ -1,4 +1,4 @@
-"""Factors: the singular features of one matrix, and the one rule that says how many of them a rank keeps."""
+"""Factors: the singular features of one task matrix. And the rule that says how many of them a rank keeps."""
 
 from __future__ import annotations
 
@@ -14,18 +14,21 @@ from sftm_app.errors import InputError, RecipeError
 # None = all features, a count, a fraction of the full rank, or a share of the energy as text: see n_kept.
 Rank = int | float | str | None
 
-
 _ENERGY = re.compile(r"(\d+(?:\.\d+)?)% energy")
 
 
 @dataclass(frozen=True, eq=False)
 class Factors:
-    """Singular features of an (m, n) matrix: U (m, r), S (r,) descending and positive, Vh (r, n); r may be 0.
+    """Singular features of an (m, n) matrix, D = U diag(S) Vh.
 
-    Column k of U is the write direction, row k of Vh the read direction. Signs are fixed: the entry of largest
-    magnitude of each write direction is positive. Inside a cluster of equal gains only the span of the vectors is
-    determined.
-    `how` names the method that succeeded (see the module's docstring).
+    Signs are fixed: the entry of largest magnitude of each write direction is positive. Inside a cluster of equal gains
+    only the span of the directions is determined.
+
+    Attributes:
+        U: (m, r), write directions as columns; r may be 0.
+        S: (r,), gains, positive and descending.
+        Vh: (r, n), read directions as rows.
+        how: the method that computed them; see `svd`.
     """
 
     U: Tensor
@@ -35,20 +38,24 @@ class Factors:
 
     @property
     def rank(self) -> int:
+        """How many features there are, r."""
         return int(self.S.numel())
 
     @property
     def shape(self) -> tuple[int, int]:
+        """(m, n) of the matrix."""
         return int(self.U.shape[0]), int(self.Vh.shape[1])
 
     def cut(self, rank: Rank) -> Factors:
-        """The first features only, by the rank rule of n_kept; views, not copies.
+        """Keep the leading features that a rank rule keeps (see n_kept), as views rather than copies.
 
-        A share of energy keeps the fewest leading gains that hold it: of the energy of these Factors, which therefore
-        should be at full rank.
+        A share of energy refers to the energy of these Factors, so they should be at full rank.
         """
-        r = n_leading(rank, self.S, *self.shape)
-        return Factors(self.U[:, :r], self.S[:r], self.Vh[:r], self.how)
+        return self.leading(n_leading(rank, self.S, *self.shape))
+
+    def leading(self, count: int) -> Factors:
+        """Keep the first `count` features, as views; 0 keeps none."""
+        return Factors(self.U[:, :count], self.S[:count], self.Vh[:count], self.how)
 
     def matrix(self) -> Tensor:
         """U diag(S) Vh, (m, n)."""
@@ -56,11 +63,18 @@ class Factors:
 
 
 def n_kept(rank: Rank, m: int, n: int) -> int:
-    """How many features a rank rule keeps of an (m, n) matrix, at most min(m, n).
+    """Count the features that a rank rule keeps of an (m, n) matrix.
 
-    `rank`: None = all, an int >= 1 = that many, a float strictly between 0 and 1 = that fraction of min(m, n), rounded,
-    at least one. Text such as "90% energy" = as many as hold that share of sum s^2, which depends on the matrix: here
-    the most that this can be, min(m, n). Raises RecipeError for anything else, a bool or 1.0 included.
+    Args:
+        rank: None for all, an int >= 1 for that many, a float strictly between 0 and 1 for that fraction of min(m, n)
+            (rounded, at least one), or text such as "90% energy" for as many as hold that share of sum s^2.
+        m, n: the shape of the matrix.
+
+    Returns:
+        At most min(m, n). For a share of energy, which depends on the matrix, that upper bound.
+
+    Raises:
+        RecipeError: any other rank, including a bool and 1.0.
     """
     full = min(m, n)
     if rank is None:
@@ -76,14 +90,15 @@ def n_kept(rank: Rank, m: int, n: int) -> int:
 
 
 def n_leading(rank: Rank, S: Tensor, m: int, n: int) -> int:
-    """How many of the gains S of an (m, n) matrix a rank rule keeps."""
+    """Count the features that a rank rule keeps of an (m, n) matrix with the gains S (r,)."""
     return rank_for_energy(S, energy_share(rank)) if isinstance(rank, str) else min(n_kept(rank, m, n), S.numel())
 
 
 def energy_share(rank: str) -> float:
-    """The share of energy, strictly between 0 and 1, that a rank such as "90% energy" stands for.
+    """Read the share of energy, strictly between 0 and 1, from a rank such as "90% energy".
 
-    Raises RecipeError for any other text.
+    Raises:
+        RecipeError: any other text.
     """
     found = _ENERGY.fullmatch(rank)
     share = float(found[1]) / 100 if found else 0.0
@@ -100,26 +115,45 @@ def _no_rank(rank: object) -> str:
 
 
 def power_of_two(largest: float) -> float:
-    """A power of two near `largest`, to scale by without changing a digit; it and its inverse fit in float32."""
+    """A power of two near `largest`: dividing by it changes no digit. It and its inverse fit in float32."""
     return 2.0 ** min(max(math.frexp(largest)[1], -125), 125)
 
 
 def cumulative_energy(S: Tensor) -> Tensor:
-    """Share of sum s^2 in the first k gains, k = 1..r: (r,), float64, non-decreasing, last entry exactly 1.
+    """The share of the energy sum s^2 in the first k gains.
 
-    Gains that are all zero count as complete from the start.
+    Args:
+        S: (r,), descending.
+
+    Returns:
+        (r + 1,) float64 for k = 0..r: non-decreasing, from 0 to exactly 1. Gains that are all zero hold everything from
+        k = 1 on.
     """
     s = S.to(torch.float64)
-    if s.numel() == 0 or not float(s.max()) > 0.0:
-        return torch.ones_like(s)
-    total = torch.cumsum((s / s.max()) ** 2, 0)
-    return total / total[-1]
+    shares = torch.ones(s.numel() + 1, dtype=s.dtype, device=s.device)
+    if s.numel():
+        shares[0] = 0.0
+        if float(s.max()) > 0.0:
+            total = torch.cumsum((s / s.max()) ** 2, 0)
+            shares[1:] = total / total[-1]
+    return shares
 
 
 def rank_for_energy(S: Tensor, fraction: float) -> int:
-    """Fewest leading gains that hold at least `fraction` (0 < fraction <= 1) of the energy sum s^2; 0 for no gain."""
+    """Count the fewest leading gains that hold at least a share of the energy sum s^2.
+
+    Args:
+        S: (r,), descending.
+        fraction: the share, above 0 and at most 1.
+
+    Returns:
+        0..r; 0 without gains.
+
+    Raises:
+        InputError: the share is out of range.
+    """
     if not 0.0 < fraction <= 1.0:
-        raise InputError(f"The share of energy must lie above 0 and at most at 1, but {fraction!r} was given.")
+        raise InputError(f"The share of energy must be above 0 and at most 1, but {fraction!r} was given.")
     if S.numel() == 0 or not float(S.max()) > 0.0:
         return 0
-    return int((cumulative_energy(S) < fraction).sum()) + 1
+    return int((cumulative_energy(S) < fraction).sum())

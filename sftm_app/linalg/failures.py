@@ -1,4 +1,4 @@
-"""What a computation failed of, where libraries say so in words only."""
+"""What an error of a numerical library means, where only its text tells."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import torch
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """torch reports a lack of memory on the CPU, and inside the libraries of a GPU, as a plain RuntimeError."""
-    said = ("can't allocate memory", "not enough memory", "ALLOC_FAILED", "CUDA error: out of memory")
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(words in str(error) for words in said)
+    """Whether memory ran out. On the CPU, and inside GPU libraries, torch reports this as a plain RuntimeError."""
+    texts = ("can't allocate memory", "not enough memory", "ALLOC_FAILED", "CUDA error: out of memory")
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(text in str(error) for text in texts)
 
 
 def has_not_converged(error: RuntimeError, device: torch.device) -> bool:
-    """Whether another method may do better. The libraries of a GPU do not always say so by the type of the error."""
+    """Whether another method may succeed. The type of the error does not always say so on a GPU."""
     return isinstance(error, torch.linalg.LinAlgError) or (  # type: ignore[attr-defined]
         device.type == "cuda" and not is_out_of_memory(error)
     )

@@ -1,4 +1,4 @@
-"""Measures of singular features and of what tasks share. None of them needs data."""
+"""What the features of tasks have in common, and how gains are spread. None of these measures needs data."""
 
 from __future__ import annotations
 
@@ -11,39 +11,37 @@ from torch import Tensor
 
 from sftm_app.errors import InputError
 from sftm_app.linalg.factors import Factors
-from sftm_app.linalg.system import gram
 
-# Gains are "nearly equal" when they lie within this share of the largest of them ...
+# Gains are nearly equal if they lie within this share of the largest of them ...
 CLUSTER_SPREAD = 0.01
-# ... and stand this many times further from the next gains than from each other. A disturbance E of the matrix, be it
-# rounding to the stored type or a few more steps of training, turns vectors by about ||E|| / gap (Davis and Kahan,
-# 1970; Wedin, 1972): the span of such a run is that many times better determined than the vectors inside, so it is the
-# span that should be looked at. Where gains lie equally close all along, as in the tail that noise makes, no span is
-# better off than its vectors, and nothing is marked: of a random matrix one or two pairs in a hundred gains are.
+# ... and are this many times further from the next gains than from each other. A perturbation E of the matrix, be it
+# rounding to the stored dtype or a few more steps of training, turns directions by about ||E|| / gap (Davis and Kahan,
+# 1970; Wedin, 1972): the span of such a run is that many times better determined than the directions inside it. Where
+# gains are equally close throughout, as in the tail that noise makes, no span is better off than its directions, and
+# nothing is marked: of a random matrix, one or two pairs in a hundred gains are.
 CLUSTER_ISOLATION = 10.0
 
 
-def overlap(A: Tensor, B: Tensor) -> Tensor:
-    """|A^T B|, (r_a, r_b), in [0, 1]: absolute cosines between the unit columns of A (d, r_a) and of B (d, r_b).
-
-    Pass U of two tasks for write overlap, Vh.T for read overlap.
-    """
-    return (A.T @ B).abs().clamp(max=1.0)
-
-
 def energy_overlap(directions: Sequence[Tensor], gains: Sequence[Tensor]) -> Tensor:
-    """How alike T tasks use a space, (T, T), in [0, 1]: the cosine <P_i, P_j> / (||P_i|| ||P_j||) of their projectors
-    P_t = X_t diag(p_t) X_t^T, weighted by each feature's share of energy p = s^2 / sum s^2.
+    """Measure how similarly tasks use a space.
 
-    directions: X_t (d, r_t) with orthonormal columns; gains: s_t (r_t,). Pass Vh.T for read overlap, U for write
-    overlap. 1 means the same directions with the same shares, 0 none in common; a task without gains has 0 throughout.
+    The cosine <P_i, P_j> / (||P_i|| ||P_j||) of their projectors P_t = X_t diag(p_t) X_t^T, weighted by each feature's
+    share of energy p = s^2 / sum s^2.
+
+    Args:
+        directions: X_t (d, r_t) with orthonormal columns: Vh.T for read overlap, U for write overlap.
+        gains: s_t (r_t,).
+
+    Returns:
+        (T, T) in [0, 1]: 1 for the same directions with the same shares, 0 for none in common. A task without gains has
+        0 throughout.
     """
     count = len(directions)
     shares = [_unit(s) for s in gains]
     weighted = [X * share for X, share in zip(directions, shares, strict=True)]
     norms = [float(torch.linalg.vector_norm(share.square())) for share in shares]
     inner = torch.diag(torch.tensor(norms).square())
-    # Two ways to the same numbers: T projectors (d, d) take T r d^2 products, a (r, r) block per pair T^2 r^2 d / 2.
+    # Two ways to the same numbers: T projectors (d, d) take T r d^2 products, an (r, r) block per pair T^2 r^2 d / 2.
     by_projector = directions[0].shape[0] < (count - 1) / 2 * max(len(s) for s in gains) if count else False
     projectors = [X @ X.T for X in weighted] if by_projector else []
     for i in range(count):
@@ -57,14 +55,16 @@ def energy_overlap(directions: Sequence[Tensor], gains: Sequence[Tensor]) -> Ten
 
 
 def energy_overlaps(factors: Sequence[Factors]) -> tuple[Tensor, Tensor, Tensor]:
-    """Read, write and feature overlap of T tasks, each float32 (T, T), in [0, 1].
+    """Measure read, write and feature overlap.
 
-    Read and write are those of energy_overlap. Feature overlap is the same in the space of matrices, where a task's
-    features u v^T are orthonormal and the cosine of two features is their entry of A = (U^T U) o (V^T V):
+    Read and write overlap are those of energy_overlap. Feature overlap is the same in the space of matrices, where a
+    task's features u v^T are orthonormal and the cosine of two features is their entry of A = (U^T U) o (V^T V):
 
         sum_kl p_k A_kl^2 q_l / (||p|| ||q||),    p, q the features' shares of energy
 
-    1 means the same features (up to sign) with the same shares. It is at most the smaller of the other two.
+    Returns:
+        Three float32 (T, T) in [0, 1]. Feature overlap is 1 for the same features (up to sign) with the same shares,
+        and at most the smaller of the other two.
     """
     count = len(factors)
     energies = [_unit(f.S).square() for f in factors]
@@ -81,21 +81,24 @@ def energy_overlaps(factors: Sequence[Factors]) -> tuple[Tensor, Tensor, Tensor]
 
 
 def _unit(s: Tensor) -> Tensor:
-    """s / ||s||; zeros stay zeros."""
+    """s / ||s||, where zeros stay zeros."""
     return s / norm if (norm := torch.linalg.vector_norm(s)) else s
 
 
 def _cosines(inner: Tensor) -> Tensor:
-    """Inner products (T, T) over the norms on their diagonal, in [0, 1]; 0 beside a norm of 0."""
+    """Divide inner products (T, T) by the norms on their diagonal: in [0, 1], and 0 where a norm is 0."""
     norms = inner.diagonal().sqrt()
     scale = torch.outer(norms, norms)
     return torch.where(scale > 0, inner / scale.clamp_min(1e-30), torch.zeros(())).clamp_(0.0, 1.0)
 
 
 def random_overlap(dim: int) -> float:
-    """Expected |cosine| of two independent random unit vectors in `dim` >= 1 dimensions.
+    """The expected |cosine| of two independent random unit vectors.
 
-    Gamma(d/2) / (sqrt(pi) Gamma((d+1)/2)), exactly; about sqrt(2 / (pi d)).
+    Gamma(d/2) / (sqrt(pi) Gamma((d+1)/2)), which is about sqrt(2 / (pi d)).
+
+    Raises:
+        InputError: `dim` is below 1.
     """
     if dim < 1:
         raise InputError(f"Random directions need a dimension of at least 1, but {dim} was given.")
@@ -103,10 +106,16 @@ def random_overlap(dim: int) -> float:
 
 
 def principal_angles(A: Tensor, B: Tensor) -> Tensor:
-    """Angles between the spans of A (d, r_a) and B (d, r_b): (min(r_a, r_b),), ascending, radians, float64.
+    """Compute the angles between two subspaces.
 
-    Columns are orthonormal. Cosines lose small angles to rounding, so angles below 45 degrees come from sines
-    (Bjorck and Golub, "Numerical methods for computing angles between linear subspaces", 1973).
+    Cosines lose small angles to rounding, so angles below 45 degrees come from sines (Bjorck and Golub, "Numerical
+    methods for computing angles between linear subspaces", 1973).
+
+    Args:
+        A, B: (d, r_a) and (d, r_b), with orthonormal columns.
+
+    Returns:
+        (min(r_a, r_b),) float64, ascending, in radians.
     """
     A, B = A.to(torch.float64), B.to(torch.float64)
     cosines = torch.linalg.svdvals(A.T @ B).clamp(max=1.0)
@@ -117,15 +126,25 @@ def principal_angles(A: Tensor, B: Tensor) -> Tensor:
 
 
 def random_principal_angles(dim: int, k: int) -> Tensor:
-    """What principal_angles gives for independent random k-dimensional subspaces: (k,), ascending, radians, float64.
+    """The principal angles to expect between two independent random subspaces.
 
-    The quantiles at (j - 1/2) / k of the angles' limiting distribution (Wachter, "The limiting empirical measure of
-    multiple discriminant ratios", Annals of Statistics, 1980), within about two degrees of the mean of random draws;
-    2 k - dim angles are zero where subspaces of that size must meet. Raises InputError unless 0 <= k <= dim.
+    The quantiles at (j - 1/2) / k of the limiting distribution (Wachter, "The limiting empirical measure of multiple
+    discriminant ratios", Annals of Statistics, 1980), within about two degrees of the mean of random draws. Where
+    subspaces of this size must meet, 2 k - dim angles are zero.
+
+    Args:
+        dim: of the space.
+        k: of the subspaces.
+
+    Returns:
+        (k,) float64, ascending, in radians.
+
+    Raises:
+        InputError: unless 0 <= k <= dim.
     """
     if not 0 <= k <= dim:
-        raise InputError(f"A subspace of {dim} dimensions has 0 to {dim} dimensions itself, but {k} was given.")
-    # Beyond half of the space the angles are those of the complements.
+        raise InputError(f"A subspace of {dim} dimensions has between 0 and {dim} dimensions, but {k} was given.")
+    # Above half of the space, the angles are those of the complements.
     n_free = min(k, dim - k)
     angles = torch.zeros(k, dtype=torch.float64)
     if n_free:
@@ -145,8 +164,13 @@ def random_principal_angles(dim: int, k: int) -> Tensor:
 
 
 def gain_clusters(S: Tensor) -> tuple[tuple[int, int], ...]:
-    """Runs [start, stop) of at least two features whose descending gains S (r,) are nearly equal (see CLUSTER_SPREAD
-    and CLUSTER_ISOLATION): the largest such runs, in order, none inside another.
+    """Find runs of nearly equal gains (see CLUSTER_SPREAD and CLUSTER_ISOLATION).
+
+    Args:
+        S: (r,), descending.
+
+    Returns:
+        The largest runs [start, stop) of at least two features, in order, none inside another.
     """
     s = S.to(torch.float64).cpu()
     gaps = s[:-1] - s[1:]
@@ -155,7 +179,7 @@ def gain_clusters(S: Tensor) -> tuple[tuple[int, int], ...]:
     rises = CLUSTER_ISOLATION * gaps[:-1] <= gaps[1:]
     starts = [0, *(drops.nonzero().flatten() + 1).tolist()]
     stops = [*(rises.nonzero().flatten() + 2).tolist(), s.numel()]
-    gains, beside = s.tolist(), [math.inf, *gaps.tolist(), math.inf]  # beside[k]: the gap in front of feature k
+    gains, gap_before = s.tolist(), [math.inf, *gaps.tolist(), math.inf]
     found: list[tuple[int, int]] = []
     for start in starts:
         if found and start < found[-1][1]:
@@ -165,7 +189,7 @@ def gain_clusters(S: Tensor) -> tuple[tuple[int, int], ...]:
             spread = gains[start] - gains[stop - 1]
             if spread > CLUSTER_SPREAD * gains[start]:
                 break
-            gap = min(beside[start], beside[stop])
+            gap = min(gap_before[start], gap_before[stop])
             largest = stop if gap > 0 and spread * CLUSTER_ISOLATION <= gap else largest
         if largest is not None:
             found.append((start, largest))
@@ -173,7 +197,7 @@ def gain_clusters(S: Tensor) -> tuple[tuple[int, int], ...]:
 
 
 def effective_rank(S: Tensor) -> float:
-    """exp(entropy of p), p = s / sum s, in [1, r], or 0 (Roy, Vetterli, "The effective rank", EUSIPCO 2007)."""
+    """exp(entropy of p), p = s / sum s, in [1, r]; 0 without gains (Roy, Vetterli, EUSIPCO 2007)."""
     s = S[S > 0].to(torch.float64)
     if s.numel() == 0:
         return 0.0
@@ -183,17 +207,6 @@ def effective_rank(S: Tensor) -> float:
 
 
 def stable_rank(S: Tensor) -> float:
-    """||D||_F^2 / ||D||_2^2 = sum s^2 / max s^2, in [1, r]; 0 for no gain."""
+    """||D||_F^2 / ||D||_2^2 = sum s^2 / max s^2, in [1, r]; 0 without gains."""
     s = S[S > 0].to(torch.float64)
     return float(((s / s.max()) ** 2).sum()) if s.numel() else 0.0
-
-
-def interference(factors: Sequence[Factors], top: int | None = None) -> Tensor:
-    """A = (U^T U) o (V^T V), (R, R), entries in [-1, 1], unit diagonal, tasks in order, features by falling gain.
-
-    How much a unit of one feature adds to the readout of another. `top` keeps only each task's first features.
-    """
-    if top is not None and top < 1:
-        raise InputError(f"At least 1 feature per task must be shown, but {top} was given.")
-    cut = [Factors(f.U[:, :top], f.S[:top], f.Vh[:top], f.how) for f in factors]
-    return gram(cut)

@@ -1,19 +1,20 @@
-"""Factorising one task matrix into singular features: D = sum_k s_k u_k v_k^T.
+"""Factorise one task matrix into singular features: D = sum_k s_k u_k v_k^T.
 
-Method ladder: each rung is checked (finite, backward error), a failed rung falls to the next, and `Factors.how` says
-which one succeeded.
+The methods below are tried in this order. Each result is checked (finite, backward error), and if it fails, the next
+method takes over. `Factors.how` names the one that succeeded.
 
-    gram     CPU and CUDA, float32 matrices of a short side of GRAM_MIN and more: eigenvectors of the Gram matrix in
-             float64, or ("gram float32") in float32 where few, strong features are kept; see gram_svd
+    gram     CPU and CUDA, float32 matrices with a short side of at least GRAM_MIN: eigenvectors of the Gram matrix in
+             float64, or ("gram float32") in float32 if only a few strong features are kept; see gram_svd
     gesvdj   CUDA, torch's default driver there (one-sided Jacobi; torch itself retries with gesvd)
     gesvd    CUDA, QR iteration
     gesdd    CPU, divide and conquer, in the matrix's own dtype (torch has no other SVD on the CPU)
     float64  CPU, gesdd in float64
-    eigh     CPU, float64, eigenvectors of [[0, D], [D^T, 0]]: slow, and another algorithm altogether
+    eigh     CPU, float64, eigenvectors of [[0, D], [D^T, 0]]: slow, but a different algorithm
 
-A low-rank matrix is never formed: QR of its two thin factors leaves an (r, r) core to be factorised, O((m + n) r^2).
+A low-rank matrix is never formed: the QR of its thin factors leaves an (r, r) core to factorise, O((m + n) r^2).
 
-`gesvda` is never used: it is approximate by design. Devices without an SVD of their own (MPS) start at the CPU rungs.
+`gesvda` is never used: it is approximate by design. Devices without an SVD of their own (MPS) start with the CPU
+methods.
 """
 
 from __future__ import annotations
@@ -31,20 +32,34 @@ from sftm_app.linalg.gram_svd import GRAM_MIN, svd_by_gram
 from sftm_app.linalg.low_rank import Delta, LowRank
 from sftm_app.linalg.tolerance import BACKWARD_ERROR_FACTOR, ORTHOGONALITY, rcond
 
+# Random combinations of features that check a factorisation.
+N_PROBES = 4
+
 _SVD = Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]
 
 
-def factorise(change: Delta, rank: Rank = None) -> Factors:
-    """Thin SVD of a float32 or float64 (m, n) matrix, dense or low-rank, cut to its numerical rank and
-    then to `rank` (see `n_kept`; of the energy, that of the gains above the noise counts).
+def factorise(delta: Delta, rank: Rank = None) -> Factors:
+    """Factorise one task matrix into singular features.
 
-    Gains at or below rcond(dtype, m, n) times the largest are rounding noise and are dropped, so a zero or empty matrix
-    gives r = 0. Results have the matrix's dtype and device. Raises InputError for another shape or dtype, RecipeError
-    for a bad rank, NumericalError for NaN or Inf, for gains beyond the dtype's range, or when every method failed.
+    Gains at or below rcond(dtype, m, n) times the largest are rounding noise and are dropped, so that a zero or empty
+    matrix has r = 0.
+
+    Args:
+        delta: (m, n) float32 or float64, dense or low-rank.
+        rank: how many features to keep; see `n_kept`. A share of energy refers to the gains above the noise.
+
+    Returns:
+        Factors with U (m, r), S (r,), Vh (r, n) in the dtype and on the device of `delta`.
+
+    Raises:
+        InputError: another shape or dtype.
+        RecipeError: a bad rank.
+        NumericalError: the matrix holds NaN or Inf, a gain exceeds the range of the dtype, or every method failed.
     """
-    if isinstance(change, LowRank):
-        return _factorise_low_rank(change, rank)
-    matrix = change
+    return _factorise_low_rank(delta, rank) if isinstance(delta, LowRank) else _factorise_dense(delta, rank)
+
+
+def _factorise_dense(matrix: Tensor, rank: Rank) -> Factors:
     if matrix.ndim != 2 or matrix.dtype not in (torch.float32, torch.float64):
         raise InputError(
             f"A task matrix must have 2 dimensions and be float32 or float64, but this one is "
@@ -73,47 +88,44 @@ def factorise(change: Delta, rank: Rank = None) -> Factors:
     U, S, Vh, how = found or _climb(scaled)
     del scaled
     r = keep(S) if found is None else len(S)
-    S = (S[:r] * scale).to(matrix)
-    if not bool(torch.isfinite(S).all()):
+    return _finished(U[:, :r], S[:r] * scale, Vh[:r], how, matrix)
+
+
+def _factorise_low_rank(delta: LowRank, rank: Rank) -> Factors:
+    """From the QR of both thin factors and the SVD of the small core, in float64, which costs little here."""
+    m, n = delta.shape
+    n_kept(rank, m, n)  # refuses a bad rank before the work
+    left, right = delta.left.double(), delta.right.double()
+    if not (bool(torch.isfinite(left).all()) and bool(torch.isfinite(right).all())):
         raise NumericalError(
-            f"The largest gain of a task matrix of shape {m} x {n} does not fit {_name(matrix.dtype)} (its largest "
-            f"entry is {largest:.3g}). Compute in float64, or check the checkpoint that it came from."
+            f"A factor of a low-rank task matrix of shape {m} x {n} holds values that are NaN or infinite. "
+            "Check the adapter that it came from."
         )
-    U, Vh = _fix_signs(U[:, :r], Vh[:r])
-    U = U.to(matrix).contiguous()
-    return Factors(U, S, Vh.to(matrix).contiguous(), how)
-
-
-def _largest(matrix: Tensor) -> float:
-    """The largest magnitude, NaN or infinite when there is such an entry; needs no copy of the matrix."""
-    return max(abs(float(end)) for end in torch.aminmax(matrix)) if matrix.numel() else 0.0
-
-
-def _factorise_low_rank(change: LowRank, rank: Rank) -> Factors:
-    """SVD of left @ right from the QR of both and the SVD of the small core; in float64, which costs little here."""
-    left, right = change.left.double(), change.right.double()
-    n_kept(rank, *change.shape)  # refuses a bad rank before the work
-    for factor in (left, right):
-        if not bool(torch.isfinite(factor).all()):
-            raise NumericalError(
-                f"A factor of a low-rank change of shape {change.shape[0]} x {change.shape[1]} holds values that are "
-                "NaN or infinite. Check the adapter that it came from."
-            )
     Q_left, R_left = torch.linalg.qr(left)
     Q_right, R_right = torch.linalg.qr(right.T)
     core = factorise(R_left @ R_right.T)
-    # The core has the gains of the whole matrix, so what is noise beside the whole matrix's largest gain goes here.
-    noise = rcond(change.left.dtype, *change.shape) * core.S[:1]
-    r = n_leading(rank, core.S[torch.gt(core.S, noise)], *change.shape)
-    U, Vh = _fix_signs((Q_left @ core.U)[:, :r], (core.Vh @ Q_right.T)[:r])
-    S = core.S[:r].to(change.left)
+    # The core has the gains of the whole matrix, so what is noise next to the largest of them goes here.
+    noise = rcond(delta.left.dtype, m, n) * core.S[:1]
+    r = n_leading(rank, core.S[torch.gt(core.S, noise)], m, n)
+    how = "zero" if core.how == "zero" else f"qr, {core.how}"
+    return _finished((Q_left @ core.U)[:, :r], core.S[:r], (core.Vh @ Q_right.T)[:r], how, delta.left)
+
+
+def _finished(U: Tensor, S: Tensor, Vh: Tensor, how: str, like: Tensor) -> Factors:
+    """Factors in the dtype and on the device of `like`, with their signs fixed."""
+    S = S.to(like)
     if not bool(torch.isfinite(S).all()):
         raise NumericalError(
-            f"The largest gain of a low-rank change of shape {change.shape[0]} x {change.shape[1]} does not fit "
-            f"{_name(change.left.dtype)}. Compute in float64, or check the adapter that it came from."
+            f"The largest gain of a task matrix of shape {len(U)} x {Vh.shape[1]} does not fit {_name(like.dtype)}. "
+            "Compute in float64, or check the checkpoint or adapter that it came from."
         )
-    how = "zero" if core.how == "zero" else f"qr, {core.how}"
-    return Factors(U.to(change.left).contiguous(), S, Vh.to(change.left).contiguous(), how)
+    U, Vh = _fix_signs(U, Vh)
+    return Factors(U.to(like).contiguous(), S, Vh.to(like).contiguous(), how)
+
+
+def _largest(matrix: Tensor) -> float:
+    """The largest magnitude, NaN or infinite if an entry is; needs no copy of the matrix."""
+    return max(abs(float(end)) for end in torch.aminmax(matrix)) if matrix.numel() else 0.0
 
 
 def _name(dtype: torch.dtype) -> str:
@@ -121,7 +133,7 @@ def _name(dtype: torch.dtype) -> str:
 
 
 def _by_gram(matrix: Tensor, keep: Callable[[Tensor], int], few: bool) -> tuple[Tensor, Tensor, Tensor, str] | None:
-    """The features that are kept, from a Gram matrix; None where that is not for this matrix, or failed its check."""
+    """The features kept, from the Gram matrix; None if that does not suit the matrix or the result fails its check."""
     if matrix.device.type not in ("cpu", "cuda") or matrix.dtype != torch.float32 or min(matrix.shape) < GRAM_MIN:
         return None
     try:
@@ -133,17 +145,13 @@ def _by_gram(matrix: Tensor, keep: Callable[[Tensor], int], few: bool) -> tuple[
     return (U, S, Vh, how) if _is_sound(matrix, U, S, Vh) else None
 
 
-# Random combinations of features that a factorisation is checked with.
-N_PROBES = 4
-
-
 def _is_sound(matrix: Tensor, U: Tensor, S: Tensor, Vh: Tensor) -> bool:
-    """Whether these leading features belong to the matrix and are orthonormal, as N_PROBES combinations of them tell.
+    """Whether these leading features belong to the matrix and are orthonormal, judged by N_PROBES combinations of them.
 
-    The checks of _trouble, and of D^T U = V S, at the price of a few products with (N_PROBES, r): the mean over probes
-    of a squared error is that of its Frobenius norm. NaN passes none of them.
+    Does what _trouble does, and checks D^T U = V S, by a few products with (N_PROBES, r): the mean of a squared error
+    over probes estimates its squared Frobenius norm. NaN fails every check.
     """
-    # Probes are rows, for products with few rows from the left are several times as fast as with few columns.
+    # Probes are rows: a product with few rows on the left is several times as fast as one with few columns.
     probes = torch.randn(N_PROBES, len(S), generator=torch.Generator().manual_seed(0)).to(S)
     written, read, weighted = probes @ U.T, probes @ Vh, probes * S
     missed = [written @ matrix - weighted @ Vh, read @ matrix.T - weighted @ U.T]
@@ -156,14 +164,14 @@ def _is_sound(matrix: Tensor, U: Tensor, S: Tensor, Vh: Tensor) -> bool:
 
 
 def _root_mean(errors: Tensor) -> float:
-    """The Frobenius norm of a matrix of errors as its products with standard normal probes, (N_PROBES, k), tell it."""
+    """Estimate the Frobenius norm of a matrix of errors from its products with standard normal probes (N_PROBES, k)."""
     return float(torch.linalg.vector_norm(errors)) / math.sqrt(N_PROBES)
 
 
 def _climb(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor, str]:
-    """The first rung that succeeds and passes the check."""
+    """The result of the first SVD method that succeeds and passes its check."""
     troubles = []
-    for how, decompose in _rungs(matrix):
+    for how, decompose in _svd_methods(matrix):
         try:
             U, S, Vh = decompose(matrix)
         except RuntimeError as error:
@@ -181,16 +189,16 @@ def _climb(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor, str]:
     )
 
 
-def _rungs(matrix: Tensor) -> list[tuple[str, _SVD]]:
-    rungs: list[tuple[str, _SVD]] = []
+def _svd_methods(matrix: Tensor) -> list[tuple[str, _SVD]]:
+    methods: list[tuple[str, _SVD]] = []
     if matrix.device.type == "cuda":
-        rungs.append(("gesvdj", lambda D: tuple(torch.linalg.svd(D, full_matrices=False))))
-        rungs.append(("gesvd", lambda D: tuple(torch.linalg.svd(D, full_matrices=False, driver="gesvd"))))
-    rungs.append(("gesdd", lambda D: tuple(torch.linalg.svd(D.cpu(), full_matrices=False))))
+        methods.append(("gesvdj", lambda D: tuple(torch.linalg.svd(D, full_matrices=False))))
+        methods.append(("gesvd", lambda D: tuple(torch.linalg.svd(D, full_matrices=False, driver="gesvd"))))
+    methods.append(("gesdd", lambda D: tuple(torch.linalg.svd(D.cpu(), full_matrices=False))))
     if matrix.dtype != torch.float64:
-        rungs.append(("float64", lambda D: tuple(torch.linalg.svd(D.cpu().double(), full_matrices=False))))
-    rungs.append(("eigh", _svd_by_eigh))
-    return rungs
+        methods.append(("float64", lambda D: tuple(torch.linalg.svd(D.cpu().double(), full_matrices=False))))
+    methods.append(("eigh", _svd_by_eigh))
+    return methods
 
 
 def _svd_by_eigh(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -208,11 +216,11 @@ def _svd_by_eigh(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _trouble(matrix: Tensor, U: Tensor, S: Tensor, Vh: Tensor) -> str | None:
-    """What is wrong with a factorisation of `matrix`, or None; checked in the dtype and place of the factors."""
+    """What is wrong with the factors of `matrix`, or None. Checked in their dtype and on their device."""
     if not bool(torch.isfinite(U).all() & torch.isfinite(S).all() & torch.isfinite(Vh).all()):
         return "the result is not finite"
     D = matrix.to(S)
-    # The smaller factor takes the gains: at a long matrix's other one this would be another matrix in memory.
+    # Scale the smaller factor by the gains: for a long matrix, scaling the other would hold another matrix in memory.
     U, Vh = (U, S[:, None] * Vh) if len(U) > Vh.shape[1] else (U * S, Vh)
     missed = torch.addmm(D, U, Vh, alpha=-1.0)
     error = float(torch.linalg.vector_norm(missed) / torch.linalg.vector_norm(D))

@@ -4,8 +4,8 @@ Features of all tasks: U (m, R), V (n, R), coefficients a (R,), D(a) = U diag(a)
 
     A a = diag(U^T D(a) C V),    C = I (readout),    C = V V^T (mapping),
 
-which equals (U^T U) o (V^T C V) as a matrix (o: elementwise product). Both are symmetric and positive semidefinite
-(Schur product theorem). The null space of A is that of a -> D(a): D* does not depend on which solution a solver finds.
+which as a matrix is (U^T U) o (V^T C V) (o: elementwise product). Both are symmetric and positive semidefinite (Schur
+product theorem). A and a -> D(a) have the same null space, so D* does not depend on which solution a solver finds.
 """
 
 from __future__ import annotations
@@ -20,19 +20,28 @@ from sftm_app.linalg.factors import Factors
 from sftm_app.linalg.low_rank import Delta, LowRank
 from sftm_app.linalg.parallel import parallel_map
 
-# Up to this many features in all, and numbers in their factors, many products of small blocks would take longer than
-# one of everything, in another dtype too.
-ONE_GEMM_MAX = 512
+# Up to this many features, and numbers in their factors, many products of small blocks would take longer than a single
+# product of everything, even in another dtype.
+ONE_GEMM_FEATURES = 512
 ONE_GEMM_ELEMENTS = 1 << 20
 
 
 def fits_one_gemm(m: int, n: int, n_features: int) -> bool:
-    """Whether gram() multiplies everything at once."""
-    return n_features <= ONE_GEMM_MAX and (m + n) * n_features <= ONE_GEMM_ELEMENTS
+    """Whether gram() multiplies all features in one product."""
+    return n_features <= ONE_GEMM_FEATURES and (m + n) * n_features <= ONE_GEMM_ELEMENTS
+
+
+def starts(factors: Sequence[Factors]) -> list[int]:
+    """Where each task's features begin among all of them, then their number R: T + 1 numbers."""
+    return list(accumulate((f.rank for f in factors), initial=0))
 
 
 def superposed(factors: Sequence[Factors], coefficients: Sequence[Tensor]) -> Delta:
     """Form D = sum_tk a_tk u_tk v_tk^T.
+
+    Args:
+        factors: one per task, of one shape.
+        coefficients: (r_t,) per task.
 
     Returns:
         (m, n) in the coefficients' dtype and on their device: low-rank where that takes less memory, otherwise dense.
@@ -53,9 +62,23 @@ def read(D: Delta, factors: Factors) -> Tensor:
     return (D @ factors.Vh.T.to(like)).mul_(factors.U.to(like)).sum(0)
 
 
+def block(first: Factors, second: Factors) -> Tensor:
+    """The entries of A = (U^T U) o (V^T V) between two tasks' features: (r_first, r_second), each in [-1, 1]."""
+    return (first.U.T @ second.U).mul_(first.Vh @ second.Vh.T)
+
+
 def gram(factors: Sequence[Factors], C: Delta | None = None, dtype: torch.dtype | None = None) -> Tensor:
-    """A as a matrix, (R, R), symmetric to the last bit, in `dtype` (default: the factors'); C (n, n) symmetric of that
-    dtype, or None for the identity. Many features are multiplied block by block, so that not all are converted at once.
+    """Form A as a matrix.
+
+    Many features are multiplied block by block, so that not all are converted at once.
+
+    Args:
+        factors: one per task, of one shape.
+        C: (n, n), symmetric, in `dtype`; None for the identity.
+        dtype: of the result; None for that of the factors.
+
+    Returns:
+        (R, R), symmetric to the last bit.
     """
     offsets = starts(factors)
     if fits_one_gemm(*factors[0].shape, offsets[-1]):
@@ -68,10 +91,10 @@ def gram(factors: Sequence[Factors], C: Delta | None = None, dtype: torch.dtype 
         writer, reader = f.U.to(A).T, f.Vh.to(A)
         reader = reader if C is None else (C @ reader.T).T
         for j in range(i, len(factors)):
-            block = (writer @ factors[j].U.to(A)).mul_(reader @ factors[j].Vh.to(A).T)
-            block = (block + block.T) / 2 if i == j else block
-            A[offsets[i] : offsets[i + 1], offsets[j] : offsets[j + 1]] = block
-            A[offsets[j] : offsets[j + 1], offsets[i] : offsets[i + 1]] = block.T
+            part = (writer @ factors[j].U.to(A)).mul_(reader @ factors[j].Vh.to(A).T)
+            part = (part + part.T) / 2 if i == j else part
+            A[offsets[i] : offsets[i + 1], offsets[j] : offsets[j + 1]] = part
+            A[offsets[j] : offsets[j + 1], offsets[i] : offsets[i + 1]] = part.T
     return A
 
 
@@ -84,38 +107,33 @@ class Blocks:
     def __init__(self, factors: Sequence[Factors], n_threads: int) -> None:
         self.ranks = [f.rank for f in factors]
         self.pairs = [(i, j) for j in range(len(factors)) for i in range(j) if self.ranks[i] and self.ranks[j]]
-
-        def form(pair: tuple[int, int]) -> Tensor:
-            first, second = factors[pair[0]], factors[pair[1]]
-            return (first.U.T @ second.U).mul_(first.Vh @ second.Vh.T)
-
-        self.blocks = parallel_map(form, self.pairs, n_threads if factors[0].U.device.type == "cpu" else 1)
+        self.blocks = parallel_map(
+            lambda pair: block(factors[pair[0]], factors[pair[1]]),
+            self.pairs,
+            n_threads if factors[0].U.device.type == "cpu" else 1,
+        )
 
     def product(self, a: Tensor) -> Tensor:
         """A a of (R,)."""
         given, total = torch.split(a, self.ranks), a.clone()
         parts = torch.split(total, self.ranks)
-        for (i, j), block in zip(self.pairs, self.blocks, strict=True):
-            parts[i].addmv_(block, given[j])
-            parts[j].addmv_(block.T, given[i])
+        for (i, j), matrix in zip(self.pairs, self.blocks, strict=True):
+            parts[i].addmv_(matrix, given[j])
+            parts[j].addmv_(matrix.T, given[i])
         return total
 
 
-def starts(factors: Sequence[Factors]) -> list[int]:
-    """Where each task's features begin among all of them, then their number R: T + 1 numbers."""
-    return list(accumulate((f.rank for f in factors), initial=0))
-
-
 class System:
-    """A of one variant as an operator: a stored (R, R) matrix `gram`, Blocks, or matrix-free.
+    """A of one variant as an operator: a stored (R, R) matrix `gram`, or Blocks, or matrix-free.
 
     The factors stay in their own dtype and are converted one task at a time, for they take most of the memory.
 
     Args:
-        factors: of all tasks.
+        factors: one per task, of one shape.
         variant: "readout" or "mapping".
         dtype: to compute in, on the factors' device (on the CPU where that device has no float64).
-        stored: whether to store A: as Blocks for `readout` in float32 factors' own dtype, otherwise as a matrix.
+        stored: whether to store A: as Blocks for `readout` where factors and `dtype` are float32, otherwise as a
+            matrix.
         n_threads: how many threads form it.
     """
 

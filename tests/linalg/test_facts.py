@@ -24,7 +24,7 @@ from linalg_cases import (
 from torch import Tensor
 
 from sftm_app.linalg import Conflict, Factors, Outcome, factorise, superpose, superposed_matrix
-from sftm_app.linalg.overlap import interference
+from sftm_app.linalg.system import gram
 from sftm_app.linalg.tolerance import GROWTH_LIMIT, conflict_cosine
 
 both_variants = pytest.mark.parametrize("variant", ["readout", "mapping"])
@@ -37,7 +37,7 @@ shapes = pytest.mark.parametrize(("m", "n"), [(12, 12), (17, 9), (9, 17)])
 @SETTINGS
 def test_A_is_symmetric_semidefinite_with_unit_diagonal_and_identity_blocks(matrices: list[Tensor]) -> None:
     factors = [factorise(D) for D in matrices]
-    A = interference(factors)
+    A = gram(factors)
     assert torch.equal(A, A.T)
     assert float((A.diagonal() - 1).abs().sum()) < 1e-12
     start = 0

@@ -10,11 +10,10 @@ import torch
 from linalg_cases import features, gaussian, with_gains
 from torch import Tensor
 
-from sftm_app.linalg import feature_gram as interactions_module
-from sftm_app.linalg import preconditioner as coupled_module
+from sftm_app.linalg import feature_gram, preconditioner
 from sftm_app.linalg.factors import Factors
 from sftm_app.linalg.feature_gram import FeatureGram, Operator, couplings
-from sftm_app.linalg.preconditioner import couple, solve_coupled
+from sftm_app.linalg.preconditioner import BlockPreconditioner, solve_preconditioned
 from sftm_app.linalg.svd import factorise
 from sftm_app.linalg.system import starts
 
@@ -55,7 +54,7 @@ def test_products_and_couplings_are_those_of_A(zero: bool) -> None:
 @pytest.mark.parametrize("exact", [0, 1024], ids=["coupled features only", "all features"])
 @pytest.mark.parametrize("shared", [0.0, 1.0, 4.0])
 def test_solves_reach_their_tolerance_at_every_rank(shared: float, exact: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(interactions_module, "COUPLED_EXACT", exact)
+    monkeypatch.setattr(feature_gram, "COUPLED_EXACT", exact)
     factors = layer(shared)
     A, made = dense_A(factors), FeatureGram(factors)
     gains = torch.cat([f.S for f in factors])
@@ -71,7 +70,7 @@ def test_solves_reach_their_tolerance_at_every_rank(shared: float, exact: int, m
         assert float(found.a[~kept].abs().sum()) == 0.0
         assert float((inner @ apart).norm()) <= 2e-3
         assert float(apart @ inner @ apart) ** 0.5 <= 2e-3
-        np.testing.assert_allclose(found.product.numpy(), (A @ found.a.double()).numpy(), atol=1e-5)
+        np.testing.assert_allclose(found.readouts.numpy(), (A @ found.a.double()).numpy(), atol=1e-5)
         values = torch.linalg.eigvalsh(inner)
         condition = float(values[-1] / values[0])
         assert condition / 1.6 <= found.condition <= 1.6 * condition
@@ -85,9 +84,9 @@ def test_the_preconditioner_saves_iterations() -> None:
     level = made.couplings.sort().values[-13]  # of the 3 common directions of 4 tasks
     order = made.couplings.argsort(descending=True)[:12]
     assert float(made.couplings[order[-1]]) > 3 * float(level)
-    block, none = couple(made.matrix, order), couple(made.matrix, order[:0])
-    found = solve_coupled(lambda a: made.product(a, counts), b, block, 12, 1e-3)
-    plain = solve_coupled(lambda a: made.product(a, counts), b, none, 0, 1e-3)
+    block, none = BlockPreconditioner.of(made.matrix, order), BlockPreconditioner.of(made.matrix, order[:0])
+    found = solve_preconditioned(lambda a: made.product(a, counts), b, block, 12, 1e-3)
+    plain = solve_preconditioned(lambda a: made.product(a, counts), b, none, 0, 1e-3)
     assert found is not None and plain is not None
     assert found.iterations < 0.7 * plain.iterations
     np.testing.assert_allclose(made.product(found.a - plain.a, counts).numpy(), 0.0, atol=5e-3)
@@ -109,7 +108,7 @@ def test_a_block_ends_at_the_first_feature_that_depends_on_those_before() -> Non
     A = torch.eye(6)
     A[1, 4] = A[4, 1] = 1.0 - 1e-5
     order = torch.tensor([0, 1, 2, 4, 3, 5])
-    block = couple(A, order)
+    block = BlockPreconditioner.of(A, order)
     assert (block.order.tolist(), block.ended) == ([0, 1, 2], 4)
     kept = torch.tensor([True, True, True, True, False, True])
     assert not block.dependent(kept) and block.prefix(kept) == 3
@@ -117,7 +116,7 @@ def test_a_block_ends_at_the_first_feature_that_depends_on_those_before() -> Non
     assert block.dependent(kept)
     kept[2] = False
     assert not block.dependent(kept) and block.prefix(kept) == 2
-    whole = couple(torch.eye(6), order)
+    whole = BlockPreconditioner.of(torch.eye(6), order)
     assert whole.ended is None and not whole.dependent(torch.ones(6, dtype=torch.bool))
 
 
@@ -125,7 +124,7 @@ def test_the_block_of_fewer_features_is_part_of_the_factor() -> None:
     C = gaussian(30, 9, 3)
     A = (C.T @ C / 30 + torch.eye(9, dtype=torch.float64)).float()
     order = torch.randperm(9, generator=torch.Generator().manual_seed(0))
-    block = couple(A, order)
+    block = BlockPreconditioner.of(A, order)
     r = gaussian(9, 1, 4)[:, 0].float()
     for count in range(10):
         chosen, wanted = order[:count], r.clone()
@@ -147,7 +146,7 @@ def test_another_operator_is_solved_with_its_diagonal() -> None:
     found = made.solve(b, counts, 1e-4, Operator(lambda a: (B @ a.double()).float(), scales.square()))
     assert found is not None
     np.testing.assert_allclose(found.a.numpy(), torch.linalg.solve(B, b.double()).numpy(), atol=1e-3)
-    np.testing.assert_allclose(found.product.numpy(), (made.matrix @ found.a).numpy(), atol=1e-5)
+    np.testing.assert_allclose(found.readouts.numpy(), (made.matrix @ found.a).numpy(), atol=1e-5)
 
 
 def test_what_does_not_converge_or_is_not_definite_gets_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,5 +155,5 @@ def test_what_does_not_converge_or_is_not_definite_gets_no_answer(monkeypatch: p
     counts, b = [f.rank for f in factors], torch.cat([f.S for f in factors])
     assert made.solve(b, counts, 1e-3, Operator(lambda a: -a, torch.ones(48))) is None
     assert made.solve(torch.zeros(48), counts, 1e-3) is not None
-    monkeypatch.setattr(coupled_module, "MAX_ITERATIONS", 0)
+    monkeypatch.setattr(preconditioner, "MAX_ITERATIONS", 0)
     assert made.solve(b, counts, 1e-3) is None

@@ -352,3 +352,9 @@ def test_cuda_agrees_with_the_cpu(variant: str, solver: str, dtype: torch.dtype)
     D = superposed_matrix(there, result)
     assert D.is_cuda
     assert distance(D.cpu(), superposed_matrix(factors, superpose(factors, variant, solver))) < 5 * LOOSE[dtype]
+
+
+def test_operations_are_those_of_the_system_and_of_its_result() -> None:
+    assert superposition.superpose_operations(10, 10, [2, 2], "readout") == (16 - 8) * 20 + 18 * 64 + 40
+    few, more = (superposition.superpose_operations(900, 700, [r] * 4, "readout") for r in (200, 700))
+    assert few < more < superposition.superpose_operations(900, 700, [700] * 4, "mapping")
