@@ -1,4 +1,4 @@
-"""Parameters that describe themselves: one declaration makes UI control, CLI option, recipe field and documentation."""
+"""Parameters that describe themselves: one declaration gives the control, the option, the recipe field and the docs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,11 @@ from sftm_app.linalg.factors import Rank
 class Control:
     """How one parameter is shown and checked.
 
-    kind: "choice" (one of `choices`), "number" (within minimum..maximum), "rank" (see parse_rank).
+    Attributes:
+        kind: "choice" (one of `choices`), "number" (from minimum to maximum), or "rank" (see `parse_rank`).
+        label, help: for the screen.
+        choices: of a choice.
+        minimum, maximum, step: of a number.
     """
 
     kind: str
@@ -32,18 +36,18 @@ class Control:
 
 
 def choice(default: str, label: str, help: str, choices: tuple[str, ...]) -> Any:
-    """Declare a parameter that is one of a few words."""
+    """Declare a parameter that is one of several words."""
     return field(default=default, metadata={"control": Control("choice", label, help, choices=choices)})
 
 
 def number(default: float, label: str, help: str, minimum: float, maximum: float, step: float = 0.05) -> Any:
-    """Declare a real parameter; `minimum` and `maximum` are both allowed values."""
+    """Declare a number from `minimum` to `maximum`, both included."""
     control = Control("number", label, help, minimum=minimum, maximum=maximum, step=step)
     return field(default=default, metadata={"control": control})
 
 
 def rank(label: str, help: str) -> Any:
-    """Declare a rank: null (full), a count, a fraction of the full rank, or a share of energy. The default is full."""
+    """Declare a rank; see `parse_rank`. The default is the full rank."""
     return field(default=None, metadata={"control": Control("rank", label, help)})
 
 
@@ -53,10 +57,18 @@ def controls(params: type[Any]) -> dict[str, Control]:
 
 
 def make_params(params: type[Any], values: Mapping[str, Any], where: str) -> Any:
-    """Check `values` against the declaration and build the frozen dataclass.
+    """Check values and build a method's Params.
 
-    Raises
-        RecipeError: an unknown name (the nearest known one is given), a wrong type, a value out of range.
+    Args:
+        params: the Params dataclass.
+        values: by field name; missing ones get their defaults.
+        where: what the values are, for errors.
+
+    Returns:
+        An instance of `params`.
+
+    Raises:
+        RecipeError: a name is unknown (the nearest known one is given), or a value has a wrong type or is out of range.
     """
     known = controls(params)
     refuse_unknown(values, known, where)
@@ -65,7 +77,7 @@ def make_params(params: type[Any], values: Mapping[str, Any], where: str) -> Any
 
 
 def refuse_unknown(values: Iterable[object], known: Iterable[str], where: str) -> None:
-    """Raises RecipeError for the first name that is not known, with the nearest known one."""
+    """Raise RecipeError for the first name that is not known, with the nearest known one."""
     names = list(known)
     for value in values:
         if value not in names:
@@ -75,12 +87,17 @@ def refuse_unknown(values: Iterable[object], known: Iterable[str], where: str) -
 
 
 def parse_rank(text: str) -> Rank:
-    """A rank as typed: "" or "full" -> None, "32" -> 32 features, "0.25" or "25%" -> a quarter of the full rank.
+    """Read a rank as people type it.
 
-    "90% energy", "energy 90%" or "energy 0.9" -> "90% energy": the fewest features that hold this share of a change.
+    Args:
+        text: "" or "full" (all features), "32" (so many), "0.25" or "25%" (a share of the full rank), or "90% energy",
+            "energy 90%", "energy 0.9" (the fewest features that hold this share of the energy).
 
-    Raises
-        RecipeError: when it is none of these.
+    Returns:
+        None, a count, a fraction, or the share of energy as "90% energy".
+
+    Raises:
+        RecipeError: it is none of these.
     """
     word = " ".join(text.lower().split())
     if word in ("", "full", "none", "null"):
@@ -98,17 +115,17 @@ def parse_rank(text: str) -> Rank:
 
 _ENERGY = re.compile(r"(?:energy )?((?:\d{1,3})?\.?\d{0,9}) ?(%?)(?: energy)?")
 _RANKS = (
-    "Give `full`, a count such as 32, a fraction such as 0.25 or 25%, or a share of the change's energy, between 0 and "
-    "100 %, such as 90% energy."
+    "Give `full`, a count such as 32, a fraction such as 0.25 or 25%, or a share of the energy between 0 and 100 %, "
+    "such as 90% energy."
 )
 
 
 def _no_rank(value: Any, where: str) -> RecipeError:
-    return RecipeError(f"{where}: {value!r} is no rank. {_RANKS}")
+    return RecipeError(f"{where}: {value!r} is not a rank. {_RANKS}")
 
 
 def _parse_energy(text: str, word: str) -> str:
-    """The canonical text of a share of energy: percent, in as few digits as say it exactly."""
+    """The canonical text of a share of energy: percent, in as few digits as possible."""
     found = _ENERGY.fullmatch(word)
     if not found or word.count("energy") != 1 or not any(map(str.isdigit, found[1])):
         raise _no_rank(text, "rank")
@@ -130,19 +147,19 @@ def _check_rank(value: Any, where: str) -> int | float | None:
 
 
 def check_rank(value: Any, where: str) -> Rank:
-    """A rank as a value or as text (see parse_rank).
+    """A rank as a value, or as text (see `parse_rank`).
 
-    Raises
-        RecipeError: when it is none.
+    Raises:
+        RecipeError: it is not a rank.
     """
     return parse_rank(value) if isinstance(value, str) else _check_rank(value, where)
 
 
 def check_size_rank(value: Any, where: str) -> int | float | None:
-    """The same where the size of what is written follows from it: a share of energy has a field of its own there.
+    """The same for an output, whose size follows from the rank: a share of energy has its own field there.
 
-    Raises
-        RecipeError: when it is no rank, or a share of energy.
+    Raises:
+        RecipeError: it is not a rank, or a share of energy.
     """
     checked = check_rank(value, where)
     if isinstance(checked, str):
@@ -167,4 +184,4 @@ def _check(control: Control, value: Any, where: str) -> Any:
 
 @dataclass(frozen=True)
 class NoParams:
-    """For methods without parameters."""
+    """The params of methods without parameters."""

@@ -14,8 +14,7 @@ from sftm_app.methods.params import make_params
 
 @dataclass(frozen=True)
 class MergeSettings:
-    """What a merge is asked for. method: a key of METHODS; params: its frozen Params; weights: one positive float for
-    each task of the workspace, in its order."""
+    """A method, its params, and one positive weight per task of the workspace, in order."""
 
     method: str
     params: Any
@@ -23,10 +22,15 @@ class MergeSettings:
 
 
 def merge_settings(method: str, values: Mapping[str, Any], weights: Sequence[float]) -> MergeSettings:
-    """Settings from values as typed. values: parameters of the method by name, those left out at their defaults.
+    """Check settings as people type them.
 
-    Raises
-        RecipeError: no such method or parameter, a value out of range, a weight that is no positive number.
+    Args:
+        method: a method's name.
+        values: its parameters by name; missing ones get their defaults.
+        weights: one per task.
+
+    Raises:
+        RecipeError: there is no such method or parameter, a value is out of range, or a weight is not positive.
     """
     params = make_params(get_method(method).params, values, f"params of {method}")
     for weight in weights:

@@ -3,8 +3,8 @@
     A = W_0 + D_1,  B = W_0 + D_2,  cos(omega) = <A, B> / (||A|| ||B||),  t = w_2 / (w_1 + w_2)
     W* = (sin((1 - t) omega) A + sin(t omega) B) / sin(omega)
 
-Shoemake, "Animating rotation with quaternion curves", SIGGRAPH 1985, tensor by tensor as in mergekit. The tasks' weights
-give t. Nearly parallel weights are interpolated on the straight line, which the arc then is.
+Shoemake, "Animating rotation with quaternion curves", SIGGRAPH 1985; tensor by tensor, as in mergekit. The tasks'
+weights give t. Where the weights are nearly parallel, the arc is a straight line.
 """
 
 from __future__ import annotations

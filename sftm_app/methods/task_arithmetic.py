@@ -23,7 +23,7 @@ class TaskArithmeticParams:
     scaling: float = number(
         0.3,
         "Scaling",
-        "How strongly the sum of the task vectors is added. The best value depends on the tasks; 0.3 is a common start.",
+        "How strongly the sum of the task vectors is added. The best value depends on the tasks; try 0.3 first.",
         minimum=0.0,
         maximum=2.0,
     )

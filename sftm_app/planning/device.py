@@ -15,10 +15,10 @@ def available_devices() -> tuple[str, ...]:
 
 
 def resolve_device(name: str) -> torch.device:
-    """ "auto" is the first of cuda, mps, cpu that this machine has.
+    """The device of this name; "auto" is the first of cuda, mps, cpu that this machine has.
 
-    Raises
-        InputError: the device asked for is not there.
+    Raises:
+        InputError: this machine has no such device.
     """
     available = available_devices()
     if name == "auto":

@@ -142,8 +142,8 @@ class Cost:
     def sentences(self) -> list[str]:
         """The cost in words, and what takes longest where that is worth knowing."""
         whole = (
-            f"The merge takes {format_duration(self.seconds)} and {format_bytes(self.peak_bytes)} of memory (Python and "
-            f"torch take a few seconds and about 0.3 GB more). It reads {format_bytes(self.read_bytes)} and writes "
+            f"The merge takes {format_duration(self.seconds)} and {format_bytes(self.peak_bytes)} of memory (Python "
+            f"and torch take a few seconds and about 0.3 GB more). It reads {format_bytes(self.read_bytes)} and writes "
             f"{format_bytes(self.written_bytes)}."
         )
         longest = [f"{one.name} ({format_duration(one.seconds)})" for one in self.costliest(3) if one.seconds >= 5]

@@ -1,4 +1,4 @@
-"""A recipe: everything that makes a merge, as a small YAML file that the UI, the CLI and Python share."""
+"""A recipe: everything that defines a merge, as a small YAML file that the UI, the CLI and Python share."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 
 @dataclass(frozen=True)
 class TaskEntry:
-    """One task: where its checkpoint is, what it is called, and the positive factor on its changes."""
+    """One task: the path of its checkpoint, its name, and its positive weight."""
 
     path: str
     name: str
@@ -49,10 +49,15 @@ class TaskEntry:
 
 @dataclass(frozen=True)
 class Output:
-    """What is written, and where. dtype None keeps the base's types (of an adapter: the adapters').
+    """What is written, and where.
 
-    kind: "model", or "adapter" for one LoRA adapter. rank and energy bound the adapter: at most that many features a
-    layer (a count or a fraction, as in parse_rank), and no more than hold that share (0..1) of the layer's change.
+    Attributes:
+        path: the output folder.
+        dtype: of the weights; None keeps the base's (of an adapter: the adapters').
+        max_shard_size: the largest size of a weight file.
+        kind: "model", or "adapter" for one LoRA adapter.
+        rank, energy: of an adapter: at most so many features per layer (a count or a fraction), and no more than hold
+            that share (0..1) of the layer's energy.
     """
 
     path: str | None = None
@@ -65,13 +70,18 @@ class Output:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A whole merge. `params` is the frozen Params dataclass of the method.
+    """A whole merge.
 
-    roles: (pattern of tensor names, word of ROLE_KINDS), over what the architecture says; a later one wins.
-    split_fused: matrices that hold several linear maps, such as query, key and value, are merged map by map.
-    memory: a size such as "4GB", beyond which the merge is not begun; changes nothing of its result.
-    measure: of which layers to measure what each task keeps: "all", "none", or "auto" (those where it is quick, or where
-    the method computes features anyway); changes nothing of the merged model.
+    Attributes:
+        base, tasks: the checkpoints.
+        method, params: the method's name and its frozen Params.
+        output: what is written.
+        device: "auto", "cpu", "cuda" or "mps".
+        roles: (pattern of tensor names, word of ROLE_KINDS), over what the architecture says; a later one wins.
+        split_fused: whether to merge query, key and value (or gate and up) one by one where one matrix holds them.
+        memory: a size such as "4GB"; a merge that needs more does not begin.
+        measure: of which layers to measure what each task keeps: "all", "none", or "auto" (where it is quick, or where
+            the method computes features anyway). The merged model is the same.
     """
 
     base: str
@@ -98,18 +108,24 @@ def make_recipe(
     memory: str | None = None,
     measure: str = "auto",
 ) -> Recipe:
-    """Check every field and build a Recipe. A task is a path, or a mapping with path, name and weight.
+    """Check every field and build a recipe.
 
-    roles: pattern of tensor names -> what they are, such as {"*.gate.weight": "embedding"}; see ROLE_KINDS.
-    memory: the most that the merge may take, such as "4GB".
+    Args:
+        base: the path of the base.
+        tasks: paths, or mappings with path, name and weight.
+        method: a method's name.
+        params: its parameters by name.
+        output: fields of `Output`.
+        device, split_fused, memory, measure: see `Recipe`.
+        roles: pattern of tensor names -> what they are, such as {"*.gate.weight": "embedding"}; see ROLE_KINDS.
 
-    Raises
-        RecipeError: an unknown key (with the nearest known one) or a value of the wrong kind.
+    Raises:
+        RecipeError: a key is unknown (the nearest known one is given), or a value has the wrong kind.
     """
     if not _is_path(base):
-        raise RecipeError("base: should be the path of a checkpoint folder.")
+        raise RecipeError("base: expected the path of a checkpoint folder.")
     if not isinstance(tasks, Sequence) or isinstance(tasks, str):
-        raise RecipeError("tasks: should be a list of paths, or of entries with path, name and weight.")
+        raise RecipeError("tasks: expected a list of paths, or of entries with path, name and weight.")
     if device not in DEVICES:
         raise RecipeError(f"device: {device!r} is not one of {', '.join(DEVICES)}.")
     if not isinstance(split_fused, bool):
@@ -128,7 +144,7 @@ def make_recipe(
 def _make_roles(roles: Mapping[Any, Any]) -> tuple[tuple[str, str], ...]:
     for pattern, role in roles.items():
         if not isinstance(pattern, str) or not pattern:
-            raise RecipeError(f"roles: {pattern!r} is no pattern of tensor names, such as '*.norm.weight'.")
+            raise RecipeError(f"roles: {pattern!r} is not a pattern of tensor names, such as '*.norm.weight'.")
         refuse_unknown([role], ROLE_KINDS, f"roles: {pattern}")
     return tuple(roles.items())
 
@@ -141,7 +157,7 @@ def _mapping(value: Any, where: str) -> Mapping[str, Any]:
     if value is None:
         return {}
     if not isinstance(value, Mapping):
-        raise RecipeError(f"{where}: should be a table of names and values, not {value!r}.")
+        raise RecipeError(f"{where}: expected a table of names and values, found {value!r}.")
     return value
 
 
@@ -155,14 +171,14 @@ def _name_tasks(tasks: Sequence[Any]) -> tuple[TaskEntry, ...]:
         if not _is_path(path):
             raise RecipeError(f"{where}: needs a `path`, the folder of the checkpoint.")
         if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight <= sys.float_info.max:
-            raise RecipeError(f"{where}: the weight is {weight!r}; it should be a positive number.")
+            raise RecipeError(f"{where}: the weight is {weight!r}. Give a positive number.")
         name = str(task.get("name") or default_name(path, {entry.name for entry in entries}))
         entries.append(TaskEntry(str(path), name, float(weight)))
     return tuple(entries)
 
 
 def default_name(path: str | Path, taken: set[str]) -> str:
-    """A task name from the folder's name (or the model's, for one from the hub), unlike any in `taken`."""
+    """A task name from the folder's name (for a model from the hub, the model's), different from all in `taken`."""
     fetched = hub_name(path)
     own = fetched.partition("@")[0].rpartition("/")[2] if fetched else _own_name(Path(path))
     stem = re.sub(r"[^A-Za-z0-9._-]+", "-", own).strip("-.")[:56] or "task"
@@ -175,7 +191,7 @@ def default_name(path: str | Path, taken: set[str]) -> str:
 
 
 def _own_name(path: Path) -> str:
-    """A folder's name, or a weight file's without its suffix; a file that is just called "model" has its folder's."""
+    """A folder's name, or a weight file's without its suffix; a file called "model" gets its folder's name."""
     if not path.name.endswith((".safetensors", INDEX_SUFFIX)):
         return path.name
     stem = path.name.removesuffix(".index.json").removesuffix(".safetensors")
@@ -187,14 +203,16 @@ def _make_output(output: Mapping[str, Any]) -> Output:
     refuse_unknown(output, values, "output")
     path, dtype, size, kind, rank, energy = (values | dict(output)).values()
     if path is not None and not _is_path(path):
-        raise RecipeError("output: path should be the path of a folder, or null.")
+        raise RecipeError("output: path: expected the path of a folder, or null.")
     if dtype is not None and dtype not in list(DTYPES):
         raise RecipeError(f"output: dtype {dtype!r} is not one of {', '.join(DTYPES)}, or null for the base's.")
     if kind not in KINDS:
         raise RecipeError(f"output: kind {kind!r} is not one of {', '.join(KINDS)}.")
     rank = check_size_rank(rank, "output: rank")
     if energy is not None and (isinstance(energy, bool) or not isinstance(energy, int | float) or not 0 < energy <= 1):
-        raise RecipeError(f"output: energy {energy!r} is no share. Give a number above 0 and at most 1, such as 0.9.")
+        raise RecipeError(
+            f"output: energy {energy!r} is not a share. Give a number above 0 and at most 1, such as 0.9."
+        )
     if kind == "model" and (rank is not None or energy is not None):
         raise RecipeError("output: rank and energy are for adapters. Set `kind: adapter`, or leave them out.")
     parse_size(size, "max_shard_size")
@@ -202,20 +220,27 @@ def _make_output(output: Mapping[str, Any]) -> Output:
 
 
 def parse_size(text: str, where: str = "size") -> int:
-    """A size such as "5GB" in bytes (powers of ten, as transformers counts). where: what it is, for the error.
+    """Read a size such as "5GB".
 
-    Raises
-        RecipeError: when it is not understood.
+    Args:
+        text: a number with a unit, in powers of ten, as transformers counts.
+        where: what it is, for the error.
+
+    Returns:
+        Bytes.
+
+    Raises:
+        RecipeError: it is not understood.
     """
     found = _SIZE.fullmatch(str(text).strip())
     n_bytes = float(found[1]) * _UNITS[found[2].upper()] if found else 0.0
     if not 1 <= n_bytes <= 2**63:
-        raise RecipeError(f"{where}: {text!r} is no size. Write it like 5GB or 500MB.")
+        raise RecipeError(f"{where}: {text!r} is not a size. Write it like 5GB or 500MB.")
     return int(n_bytes)
 
 
 def recipe_to_dict(recipe: Recipe) -> dict[str, Any]:
-    """The recipe as plain values, in the order of the documentation."""
+    """The recipe as plain values, in the order of the README."""
     return {
         "base": recipe.base,
         "tasks": [dataclasses.asdict(task) for task in recipe.tasks],
@@ -231,19 +256,19 @@ def recipe_to_dict(recipe: Recipe) -> dict[str, Any]:
 
 
 def recipe_to_yaml(recipe: Recipe) -> str:
-    """The recipe as YAML; recipe_from_yaml gives the same recipe back."""
+    """The recipe as YAML; `recipe_from_yaml` reads it back."""
     return yaml.safe_dump(recipe_to_dict(recipe), sort_keys=False, allow_unicode=True)
 
 
 def recipe_from_yaml(text: str) -> Recipe:
     """Read and check a recipe.
 
-    Raises
-        RecipeError: not YAML, unknown keys, wrong values.
+    Raises:
+        RecipeError: it is not YAML, or has unknown keys or wrong values.
     """
-    # The reader's time grows with the square of the depth: minutes for ten thousand brackets.
+    # The YAML reader's time grows with the square of the depth: minutes for ten thousand brackets.
     if text.count("[") + text.count("{") > MAX_BRACKETS:
-        raise RecipeError("The recipe is nested too deeply to be one.")
+        raise RecipeError("The recipe is nested too deeply. Use the fields of the README only.")
     try:
         # A few aliases of aliases can stand for gigabytes, which an error message would spell out.
         if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
@@ -252,14 +277,14 @@ def recipe_from_yaml(text: str) -> Recipe:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f" at line {mark.line + 1}" if mark else ""
-        raise RecipeError(f"The recipe is not valid YAML{where}. Mend it there.") from None
+        raise RecipeError(f"The recipe is not valid YAML{where}. Correct it there.") from None
     except ValueError as error:  # such as a date in the thirteenth month, or a number of thousands of digits
-        raise RecipeError(f"The recipe holds a value that YAML cannot read ({error}). Mend it.") from None
+        raise RecipeError(f"The recipe holds a value that YAML cannot read ({error}). Correct it.") from None
     except RecursionError:
-        raise RecipeError("The recipe is nested too deeply to be one.") from None
+        raise RecipeError("The recipe is nested too deeply. Use the fields of the README only.") from None
     known = [item.name for item in dataclasses.fields(Recipe)]
     if not isinstance(value, dict):
-        raise RecipeError(f"The recipe should be a table with {', '.join(known[:-1])} and {known[-1]}.")
+        raise RecipeError(f"The recipe: expected a table with {', '.join(known[:-1])} and {known[-1]}.")
     refuse_unknown(value, known, "recipe")
     for key in ("base", "tasks"):
         if key not in value:
@@ -268,10 +293,14 @@ def recipe_from_yaml(text: str) -> Recipe:
 
 
 def load_recipe(path: str | Path, start: Path | None = None) -> Recipe:
-    """Read a recipe file. Relative paths in it are taken from `start`, by default the folder of the recipe.
+    """Read a recipe file.
 
-    Raises
-        RecipeError: the file cannot be read, or see recipe_from_yaml.
+    Args:
+        path: the file.
+        start: where relative paths in it start, by default the folder of the recipe.
+
+    Raises:
+        RecipeError: the file cannot be read; see also `recipe_from_yaml`.
     """
     file = Path(os.path.expanduser(path))
     try:
@@ -288,7 +317,7 @@ def load_recipe(path: str | Path, start: Path | None = None) -> Recipe:
 
 
 def absolute(recipe: Recipe, folder: Path) -> Recipe:
-    """The recipe with every relative path taken from `folder`."""
+    """The recipe with absolute paths; relative ones start at `folder`."""
 
     def place(path: str) -> str:
         return str((folder / os.path.expanduser(path)).resolve())
