@@ -5,14 +5,18 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import hypothesis
 import pytest
 import torch
 from hub_fixture import hub  # noqa: F401
 from tiny_checkpoints import N_LABELS, save_base, save_task
+
+if TYPE_CHECKING:
+    from sftm_app.session import Session
 
 torch.set_num_threads(1)
 # No test leaves factors in the cache of whoever runs it, or finds some there.
@@ -50,6 +54,29 @@ def recipe_for(tiny_models: Path) -> Callable[..., Any]:
         return make_recipe(tiny_models / "base", [tiny_models / name for name in tasks], device="cpu", **changes)
 
     return build
+
+
+@pytest.fixture(scope="session")
+def session() -> Session:
+    """A session without a cache on disk."""
+    from sftm_app.session import open_session
+
+    return open_session(environment={"SFTM_CACHE_GB": "0"})
+
+
+@pytest.fixture
+def cached_session(session: Session, tmp_path: Path) -> Session:
+    """A session with a cache of its own, in the folder `cache`."""
+    from sftm_app.session import open_session
+
+    environment = {"SFTM_CACHE_DIR": str(tmp_path / "cache"), "SFTM_CACHE_GB": "1"}
+    return replace(open_session(environment=environment), speed=session.speed)
+
+
+@pytest.fixture
+def small_layers_cached(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The layers of the tiny models count as large enough for the cache."""
+    monkeypatch.setattr("sftm_app.weights.disk_cache.MIN_SIDE", 2)
 
 
 @pytest.fixture
