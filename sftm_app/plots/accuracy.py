@@ -6,24 +6,24 @@ from collections.abc import Sequence
 
 import plotly.graph_objects as go
 
-from sftm_app.plots.bars import grouped_bars
-from sftm_app.plots.style import Series, method_colour
+from sftm_app.plots.bars import GROUPED, LEGEND_ABOVE, bar, group_axis
+from sftm_app.plots.style import Series, make_figure, make_message
 
 
-def accuracy_bars(
-    tasks: Sequence[str],
-    models: Sequence[str],
-    values: Sequence[Sequence[float | None]],
-    colours: Sequence[str] | None = None,
-    title: str = "",
-) -> go.Figure:
-    """One group a task, one bar a model. values: len(models) x len(tasks), fractions 0..1, None where not measured."""
-    if len(values) != len(models):
-        raise ValueError(f"accuracy_bars: {len(values)} rows of values for {len(models)} models.")
-    series = [
-        Series(name, row, colours[i] if colours else method_colour(name, i))
-        for i, (name, row) in enumerate(zip(models, values, strict=True))
-    ]
-    axis = {"range": [0, 1.02], "tickformat": ".0%"}
-    empty = "Nothing has been evaluated yet."
-    return grouped_bars(tasks, series, "accuracy", "accuracy", title, "%{y:.1%}", empty, axis=axis)
+def accuracy_bars(tasks: Sequence[str], models: Sequence[Series], title: str = "") -> go.Figure:
+    """One group of bars for each task, one bar in it for each model.
+
+    Args:
+        tasks: the tasks.
+        models: their accuracies, 0..1, one for each task; None where not measured.
+        title: plotly text.
+    """
+    if not tasks or not models:
+        return make_message("accuracy", "Nothing has been evaluated yet.", title)
+    layout = {
+        **GROUPED,
+        "xaxis": group_axis(tasks),
+        "yaxis": {"title": {"text": "accuracy"}, "range": [0, 1.02], "tickformat": ".0%"},
+        "legend": LEGEND_ABOVE,
+    }
+    return make_figure("accuracy", [bar("accuracy", tasks, model, ".1%") for model in models], layout, title)

@@ -1,4 +1,4 @@
-"""Principal angles between what two tasks read, and between what they write."""
+"""Principal angles between what two tasks read, and between what two tasks write."""
 
 from __future__ import annotations
 
@@ -8,14 +8,21 @@ import numpy as np
 import plotly.graph_objects as go
 from numpy.typing import ArrayLike, NDArray
 
-from sftm_app.plots.reduce import thinned
-from sftm_app.plots.style import ACCENT, SECOND, make_figure, make_message, plain
+from sftm_app.plots.reduce import points_to_draw
+from sftm_app.plots.style import ACCENT, SECOND, make_figure, make_message, plot_text
 
 
 def angle_points(angles: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Angles (k,) as the points drawn: which, counted from 1, and the angle, float32; at most 2048 of them."""
+    """The points that are drawn, at most 2048.
+
+    Args:
+        angles: (k,), ascending.
+
+    Returns:
+        The number of each angle, from 1, and its value in float32.
+    """
     values = np.asarray(angles, dtype=np.float32).reshape(-1)
-    shown = thinned(len(values))
+    shown = points_to_draw(len(values))
     return shown + 1, values[shown]
 
 
@@ -28,13 +35,16 @@ def principal_angles(
     second: str,
     height: int = 320,
 ) -> go.Figure:
-    """Angles between the spans of two tasks' leading features, and dashed what random subspaces of that size show.
+    """Angles between the spans of two tasks' leading features.
 
-    All (k,), ascending, degrees 0..90: 0 is a direction that both tasks have, 90 nothing in common. first, second: the
-    tasks' names.
+    Args:
+        read, write: (k,), ascending, in degrees 0..90. At 0 both tasks share a direction, at 90 nothing.
+        random_read, random_write: the angles between random subspaces of the same size, drawn as dashed lines.
+        first, second: the tasks' names.
+        height: in pixels.
     """
     title = "Principal angles"
-    subtitle = f"{plain(first, 28)} and {plain(second, 28)} · 0° in common, 90° apart"
+    subtitle = f"{plot_text(first, 28)} and {plot_text(second, 28)} · 0° in common, 90° apart"
     k = max(np.size(read), np.size(write))
     if not k:
         text = "One of the two tasks did not change this layer."
@@ -52,7 +62,7 @@ def principal_angles(
             **({"dtick": 1} if k < 12 else {}),
         },
         "yaxis": {"title": {"text": "degrees"}, "range": [0, 93], "tickvals": [0, 15, 30, 45, 60, 75, 90]},
-        # Below: above, it would lie on the subtitle.
+        # Below the plot, because the subtitle is above it.
         "legend": {"orientation": "h", "x": 0, "y": -0.25, "yanchor": "top"},
         "hovermode": "closest",
     }

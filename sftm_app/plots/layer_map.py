@@ -1,4 +1,4 @@
-"""The map of the model: which layer and module a measure is large in."""
+"""The map of the model: a measure by layer and module."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import plotly.graph_objects as go
 from numpy.typing import NDArray
 
-from sftm_app.plots.style import INK, SEQUENTIAL, SURFACE, make_figure, make_message, plain, ticks
+from sftm_app.plots.style import INK, SEQUENTIAL, SURFACE, make_figure, make_message, plot_text, ticks
 
 _MARGIN = 110
 _LABEL_HEIGHT = 14
@@ -28,12 +28,18 @@ def layer_map(
     number: str = ".4g",
     empty: str = "No layer has a value for this measure.",
 ) -> go.Figure:
-    """Heatmap, rows from top to bottom; `None`, NaN or infinity leaves a cell blank.
+    """A heatmap, with rows from top to bottom. A click reports x = column, y = row and the tensor's name.
 
-    values: len(rows) x len(columns). measure: what the colour means, also the colour bar's title. selected: (row,
-    column) to outline. customdata: the tensor's name for each cell; a click reports x = column, y = row and this name.
-    log: colours by powers of ten, for values above 0 that span decades (others get the lowest colour). number: how a
-    value is written (".4g", ".1%", ".0f"). empty: what is said when no cell has a value.
+    Args:
+        values: len(rows) x len(columns). None, NaN and infinity leave a cell blank.
+        rows, columns: their labels.
+        measure: what the values are; also the title of the colour bar.
+        selected: (row, column) of the cell to outline.
+        customdata: the tensor's name for each cell.
+        zmax: the value of the strongest colour; the largest value by default.
+        log: whether colours follow powers of ten, for positive values that span decades.
+        number: how a value is written, such as ".4g", ".1%" or ".0f".
+        empty: the sentence to show if no cell has a value.
     """
     grid = np.array([[np.nan if v is None else v for v in row] for row in values], dtype=np.float64)
     grid[~np.isfinite(grid)] = np.nan
@@ -42,7 +48,7 @@ def layer_map(
     height = int(np.clip(_MARGIN + 24 * len(rows), 190, 900))
     meta = {"selected": list(selected) if selected else None, "missing": int(np.isnan(grid).sum())}
     if grid.size == 0 or np.isnan(grid).all():
-        return make_message("layer-map", plain(empty, 200), height=height, meta=meta)
+        return make_message("layer-map", plot_text(empty, 200), height=height, meta=meta)
 
     n_named = 6 if len(rows) >= 6 else 3
     names = customdata or [[None] * len(columns) for _ in rows]
@@ -57,7 +63,7 @@ def layer_map(
         "xgap": 2,
         "ygap": 2 if len(rows) <= 48 else 0.5,
     }
-    trace["colorbar"]["title"] = {"text": plain(measure), "side": "right" if len(rows) >= 6 else "top"}
+    trace["colorbar"]["title"] = {"text": plot_text(measure), "side": "right" if len(rows) >= 6 else "top"}
     labels_that_fit = (height - _MARGIN) // _LABEL_HEIGHT
     layout = {
         "xaxis": {"side": "top", "showgrid": False, "tickangle": -35, **ticks(columns, 24)},
@@ -71,9 +77,14 @@ def layer_map(
 def log_scale(
     grid: NDArray[np.float64], highest: float | None = None
 ) -> tuple[NDArray[np.float32], tuple[float, float]]:
-    """Powers of ten of a grid of values (NaN stays), and the range of powers to colour.
+    """A grid of values on a logarithmic scale.
 
-    Values of at most 0 count as the smallest that is above 0. highest: the value at the upper end, or the largest one.
+    Args:
+        grid: the values. Those at or below 0 count as the smallest positive one; NaN stays.
+        highest: the value at the upper end; the largest one by default.
+
+    Returns:
+        The powers of ten, float32, and the range of powers to colour.
     """
     positive = grid[grid > 0]
     low = float(positive.min()) if positive.size else 1.0
@@ -83,9 +94,11 @@ def log_scale(
 
 
 def log_ticks(low: float, high: float, most: int = 6) -> tuple[float, ...]:
-    """Round values in [low, high], 0 < low < high, at most `most`: 1, 2, 5 of each decade, or powers of ten.
+    """Round values for a logarithmic axis from `low` to `high`, at most `most` of them.
 
-    Where not even two round values lie in the range, its ends.
+    Returns:
+        1, 2 and 5 of each decade, or powers of ten if those are too many; the ends of the range if it holds fewer than
+        two round values.
     """
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     fine = [step * 10.0**power for power in decades for step in (1, 2, 5)]
@@ -101,14 +114,14 @@ def log_ticks(low: float, high: float, most: int = 6) -> tuple[float, ...]:
 
 
 def cell_outline(row: int, column: int) -> list[dict[str, Any]]:
-    """The frame around one cell of a heatmap whose axes count from 0: dark on light, to be seen on any colour."""
+    """A frame around one cell of a heatmap whose axes count from 0: dark on light, so that it shows on any colour."""
     place = {"type": "rect", "x0": column - 0.5, "x1": column + 0.5, "y0": row - 0.5, "y1": row + 0.5}
     lines = ({"color": SURFACE, "width": 6}, {"color": INK, "width": 2.5})
     return [{**place, "line": line, "fillcolor": "rgba(0,0,0,0)"} for line in lines]
 
 
 def _colours(grid: NDArray[np.float64], zmax: float | None, number: str, n_named: int) -> dict[str, Any]:
-    # "~" drops trailing zeros; Python has no such sign, so callers cannot ask for it.
+    # "~" drops trailing zeros. Callers cannot ask for it, because Python's format does not know it.
     shape = {"tickformat": f"{number[:-1]}~%"} if number.endswith("%") else {"exponentformat": "power"}
     return {
         "z": grid.astype(np.float32),
@@ -127,7 +140,7 @@ def _log_colours(grid: NDArray[np.float64], zmax: float | None, number: str, n_n
         "z": powers,
         "zmin": lowest,
         "zmax": highest,
-        # What the CSV holds in place of the powers.
+        # The CSV export holds these in place of the powers.
         "meta": {"values": real},
         "colorbar": {"tickmode": "array", "tickvals": [math.log10(value) for value in named], "ticktext": texts},
     }
@@ -149,13 +162,13 @@ def _hover(
     measure: str,
     number: str,
 ) -> list[list[str]]:
-    # Built as text here because the axes are numeric: a tick label is cut, and only some of them are shown.
-    across, shown = [plain(column) for column in columns], plain(measure)
+    # The axes are numeric, and their labels are cut or left out, so the hover text names row and column itself.
+    across, shown = [plot_text(column) for column in columns], plot_text(measure)
     return [
         [
             f"<b>{row} · {column}</b><br>{shown} {'no value' if math.isnan(value) else format(value, number)}"
-            + (f"<br>{plain(name, 120)}" if name else "")
+            + (f"<br>{plot_text(name, 120)}" if name else "")
             for column, name, value in zip(across, tensors, values, strict=True)
         ]
-        for row, tensors, values in zip(map(plain, rows), names, grid.tolist(), strict=True)
+        for row, tensors, values in zip(map(plot_text, rows), names, grid.tolist(), strict=True)
     ]

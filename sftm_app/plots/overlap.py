@@ -1,4 +1,4 @@
-"""Overlap of two tasks' singular features, feature by feature, and of all tasks, pair by pair."""
+"""Overlap of the singular features of two tasks, feature by feature, and of all tasks, pair by pair."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from sftm_app.plots.layer_map import cell_outline
 from sftm_app.plots.reduce import reduce_matrix
-from sftm_app.plots.style import DIVERGING, INK, SEQUENTIAL, make_figure, make_message, plain, ticks
+from sftm_app.plots.style import DIVERGING, INK, SEQUENTIAL, make_figure, make_message, plot_text, ticks
 
 _TITLES = {
     "read": ("Read overlap", "|cos|"),
@@ -29,12 +29,19 @@ def overlap_heatmap(
     selected: tuple[int, int] | None = None,
     height: int = 380,
 ) -> go.Figure:
-    """Features of `first` (rows) against features of `second` (columns), both counted from 1.
+    """A heatmap of the features of two tasks, counted from 1.
 
-    matrix: |cos| of read or write directions, 0..1; for "both" the entries of A, -1..1, whose sign says whether the
-    features help or oppose each other. random_level: mean size of an entry between random directions, named in the
-    title. selected: features (row, column), counted from 1. A click reports y = feature of `first`, x = feature of
-    `second`; on a reduced matrix those of the entry that the cell shows.
+    A click reports y = feature of `first` and x = feature of `second`; on a reduced matrix those of the entry that the
+    cell shows.
+
+    Args:
+        matrix: for "read" and "write" the |cos| of directions, 0..1; for "both" the entries of A, -1..1, whose sign
+            tells whether the features support or oppose each other.
+        first, second: the tasks of the rows and of the columns.
+        kind: what the entries are.
+        random_level: the mean magnitude of an entry between random directions, given in the subtitle.
+        selected: (feature of `first`, feature of `second`) to outline.
+        height: in pixels.
     """
     reduced = reduce_matrix(matrix)
     grid, down, across = reduced.cells, reduced.down, reduced.across
@@ -46,7 +53,7 @@ def overlap_heatmap(
     meta = {"kind": kind, "random_level": random_level, "block": [down, across], "selected": selected}
     if grid.size == 0 or not np.isfinite(grid).any():
         return make_message(name, "One of the two tasks did not change this layer.", title, subtitle, height, meta)
-    pair = f"{plain(first)}, {_counted('y', down)}<br>{plain(second)}, {_counted('x', across)}"
+    pair = f"{plot_text(first)}, {_counted('y', down)}<br>{plot_text(second)}, {_counted('x', across)}"
     trace = {
         "type": "heatmap",
         "z": grid,
@@ -60,12 +67,12 @@ def overlap_heatmap(
         "hoverongaps": False,
     }
     if reduced.is_smaller:
-        # From these the widget reports the very features of the entry that a clicked cell shows.
+        # With these the widget reports the features of the entry that a clicked cell shows.
         trace |= {"customdata": reduced.within, "meta": {"block": [down, across]}}
     layout = {
-        "xaxis": {"title": {"text": f"features of {plain(second, 40)}"}, **_feature_axis(grid.shape[1])},
+        "xaxis": {"title": {"text": f"features of {plot_text(second, 40)}"}, **_feature_axis(grid.shape[1])},
         "yaxis": {
-            "title": {"text": f"features of {plain(first, 40)}"},
+            "title": {"text": f"features of {plot_text(first, 40)}"},
             "autorange": "reversed",
             **_feature_axis(grid.shape[0]),
         },
@@ -83,10 +90,15 @@ def task_overlap(
     title: str = "",
     signed: bool = False,
 ) -> go.Figure:
-    """Tasks against tasks, one number a cell (NaN leaves it blank). A click reports x and y as task indices from 0.
+    """A heatmap of tasks against tasks. A click reports x and y as task positions from 0.
 
-    measure: what the numbers are ("read overlap", "interference"). signed: they may be negative; the colours diverge
-    from zero.
+    Args:
+        matrix: one number for each pair of tasks; NaN leaves a cell blank.
+        names: the tasks.
+        measure: what the numbers are, such as "read overlap".
+        selected: (row, column) of the cell to outline.
+        title: plotly text.
+        signed: whether the numbers may be negative; the colours then diverge from zero.
     """
     grid = np.asarray(matrix, dtype=np.float32)
     if grid.shape != (len(names), len(names)):
@@ -94,15 +106,15 @@ def task_overlap(
     height = int(np.clip(150 + 36 * len(names), 260, 620))
     meta = {"selected": list(selected) if selected else None}
     if not np.isfinite(grid).any():
-        text = "At least two tasks that changed this layer are needed."
+        text = "This plot needs at least two tasks that changed this layer."
         return make_message("task-overlap", text, title, height=height, meta=meta)
-    shown, what = [plain(name) for name in names], plain(measure)
+    shown, what = [plot_text(name) for name in names], plot_text(measure)
     trace = {
         "type": "heatmap",
         "z": grid,
         **_colours(grid, signed, 1e-6),
         "text": [[f"{a} and {b}<br><b>{what}</b>" for b in shown] for a in shown],
-        # Numbers that are all small would be 0.00.
+        # Two decimals would show small numbers as 0.00.
         "texttemplate": None if len(names) > 12 else "%{z:.2f}" if np.nanmax(np.abs(grid)) >= 0.1 else "%{z:.2g}",
         "hovertemplate": "%{text} %{z:.3f}<extra></extra>",
         "hoverongaps": False,
@@ -121,7 +133,7 @@ def task_overlap(
 
 
 def _colours(grid: NDArray[np.float32], signed: bool, at_least: float) -> dict[str, Any]:
-    """The colour scale of a heatmap from 0, or symmetric about 0; it ends at `at_least` or above."""
+    """The colour scale of a heatmap: from 0, or symmetric about 0, to at least `at_least`."""
     end = max(float(np.nanmax(np.abs(grid))), at_least, 1e-6)
     scale = DIVERGING if signed else SEQUENTIAL
     return {"zmin": -end if signed else 0, "zmax": end, "colorscale": [list(stop) for stop in scale]}
@@ -132,14 +144,14 @@ def _counted(letter: str, block: int) -> str:
 
 
 def _feature_axis(size: int) -> dict[str, Any]:
-    # Few features would else be counted by halves.
+    # Without this, ticks between a few features would be halves.
     return {"showgrid": False, **({"dtick": 1} if size <= 10 else {})}
 
 
 def _block_outline(selected: tuple[int, int], down: int, across: int, cells: tuple[int, ...]) -> dict[str, Any]:
     row, column = selected
     top, left = 1 + (row - 1) // down * down - down / 2, 1 + (column - 1) // across * across - across / 2
-    # Small cells get a frame around them, not upon them.
+    # A frame on a small cell would hide it, so it is drawn around the cell.
     apart = [0.006 * cells[0] * down, 0.006 * cells[1] * across]
     return {
         "type": "rect",

@@ -1,59 +1,60 @@
-"""How much of each task a merge keeps, predicted from the weights alone."""
+"""How much of each task a merge preserves: its readout and mapping errors."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import plotly.graph_objects as go
 
-from sftm_app.plots.bars import bar, bar_layout, group_axis
-from sftm_app.plots.style import make_figure, make_message, method_colour
+from sftm_app.plots.bars import GROUPED, LEGEND_ABOVE, bar, group_axis
+from sftm_app.plots.style import Series, make_figure, make_message
 
 Errors = Sequence[float | None]
-_EMPTY = "No preservation has been predicted yet."
 
 
-def preservation(
-    tasks: Sequence[str],
-    readout_errors: Mapping[str, Errors],
-    mapping_errors: Mapping[str, Errors],
-    titles: Mapping[str, str] | None = None,
-    height: int = 340,
-) -> go.Figure:
-    """Two panels of bars, readout error and mapping error, one group a task, one bar a method; lower is better.
+@dataclass(frozen=True)
+class ErrorSeries:
+    """The errors of one merge: one value for each task, None where there is none.
 
-    Both mappings go from a method's key to one error for each task (0 keeps all, 1 is as far off as adding nothing).
-    `titles`: shown names of the methods.
+    Attributes:
+        name: of the merge, on screen.
+        colour: of its bars.
+        readout, mapping: the errors; 0 keeps everything, 1 is as far off as adding nothing. Empty if not measured.
     """
-    methods = list(dict.fromkeys([*readout_errors, *mapping_errors]))
-    series = [
-        ((titles or {}).get(key, key), method_colour(key, i), readout_errors.get(key), mapping_errors.get(key))
-        for i, key in enumerate(methods)
-    ]
-    return _panels("preservation", tasks, series, height, {"rangemode": "tozero"}, {"rangemode": "tozero"})
+
+    name: str
+    colour: str
+    readout: Errors = ()
+    mapping: Errors = ()
+
+
+def preservation(tasks: Sequence[str], merges: Sequence[ErrorSeries], height: int = 340) -> go.Figure:
+    """Two panels, readout error and mapping error: one group of bars for each task, one bar in it for each merge."""
+    return _panels("preservation", tasks, merges, height, {"rangemode": "tozero"}, {"rangemode": "tozero"})
 
 
 def prediction_bars(
-    tasks: Sequence[str],
-    series: Sequence[tuple[str, str, Errors, Errors]],
-    height: int = 280,
-    beside: Sequence[tuple[Errors, Errors]] = (),
+    tasks: Sequence[str], merges: Sequence[ErrorSeries], height: int = 280, compared: Sequence[ErrorSeries] = ()
 ) -> go.Figure:
-    """The same two panels for any named settings, to be redrawn while a slider moves.
+    """The panels of `preservation`, to be redrawn while a slider moves: bars move, axes stay.
 
-    series: (name, colour, readout errors, mapping errors), the errors one for each task, None where there is none. Both
-    axes run from 0 to 1, or to the next round number, so that bars move and not the axis. beside: readout and mapping
-    errors of a figure that this one stands next to: both get the same axes.
+    Args:
+        tasks: the tasks.
+        merges: the errors.
+        height: in pixels.
+        compared: the errors in the figure next to this one; both figures get the same axes.
     """
-    readout = _fixed([value for errors in (*(s[2] for s in series), *(b[0] for b in beside)) for value in errors])
-    mapping = _fixed([value for errors in (*(s[3] for s in series), *(b[1] for b in beside)) for value in errors])
-    return _panels("prediction", tasks, series, height, readout, mapping, dragmode=False, hovermode="x")
+    both = [*merges, *compared]
+    readout = _fixed([value for merge in both for value in merge.readout])
+    mapping = _fixed([value for merge in both for value in merge.mapping])
+    return _panels("prediction", tasks, merges, height, readout, mapping, dragmode=False, hovermode="x")
 
 
 def error_ceiling(errors: Errors) -> float:
-    """Upper end of an axis for errors: 1, or the next of 1.5, 2, 3, 5, 7.5, 10, 15 ... above them all."""
+    """The upper end of an axis for errors: the first of 1, 1.5, 2, 3, 5, 7.5, 10, 15 and so on that holds them all."""
     highest = max((value for value in errors if value is not None and math.isfinite(value)), default=0.0)
     if highest <= 1:
         return 1.0
@@ -68,47 +69,38 @@ def _fixed(errors: Errors) -> dict[str, Any]:
 def _panels(
     name: str,
     tasks: Sequence[str],
-    series: Sequence[tuple[str, str, Errors | None, Errors | None]],
+    merges: Sequence[ErrorSeries],
     height: int,
     left: Mapping[str, Any],
     right: Mapping[str, Any],
     **layout: Any,
 ) -> go.Figure:
-    if not tasks or not series:
-        return make_message(name, _EMPTY, height=height)
+    if not tasks or not merges:
+        return make_message(name, "No preservation has been predicted yet.", height=height)
     data = []
-    for index, (title, colour, *both) in enumerate(series):
-        named = False
-        for errors, axis in zip(both, ("", "2"), strict=True):
-            if errors is None:
-                continue
-            if len(errors) != len(tasks):
-                raise ValueError(f"{name}: {title} has {len(errors)} errors for {len(tasks)} tasks.")
-            # The place, not the name: two settings may bear the same.
-            place = {
-                "xaxis": f"x{axis}",
-                "yaxis": f"y{axis}",
-                "legendgroup": f"series-{index}",
-                "showlegend": not named,
-            }
-            data.append({**bar(tasks, errors, title, colour), **place})
-            named = True
+    for index, merge in enumerate(merges):
+        panels = [(errors, axis) for errors, axis in ((merge.readout, ""), (merge.mapping, "2")) if errors]
+        for place, (errors, axis) in enumerate(panels):
+            trace = bar(name, tasks, Series(merge.name, errors, merge.colour))
+            # Grouped by position, because two merges may have the same name.
+            legend = {"legendgroup": f"merge-{index}", "showlegend": place == 0}
+            data.append({**trace, "xaxis": f"x{axis}", "yaxis": f"y{axis}", **legend})
     labels = group_axis(tasks, 18 if height > 300 else 12)
-    # Errors may be tiny: 8×10⁻⁸ rather than 80n.
+    # Powers of ten, because errors may be tiny: 8×10⁻⁸, not 80n.
     common = {"domain": [0, 1], "exponentformat": "power"}
-    # The gap holds the second axis's labels and title on a screen 800 wide.
     return make_figure(
         name,
         data,
         {
-            **bar_layout(),
+            **GROUPED,
+            # The gap between the panels has room for the second y axis on a screen 800 pixels wide.
             "xaxis": {"domain": [0, 0.415], "anchor": "y", **labels},
             "yaxis": {**common, "anchor": "x", "title": {"text": "readout error"}, **left},
             "xaxis2": {"domain": [0.585, 1], "anchor": "y2", **labels},
             "yaxis2": {**common, "anchor": "x2", "title": {"text": "mapping error"}, **right},
-            "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
+            "legend": LEGEND_ABOVE,
             **layout,
         },
         height=height,
-        meta={"tasks": list(tasks), "series": [title for title, *_ in series]},
+        meta={"tasks": list(tasks), "merges": [merge.name for merge in merges]},
     )

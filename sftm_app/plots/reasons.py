@@ -1,4 +1,4 @@
-"""How a feature's coefficient comes about: what its neighbours already add to its readout, and what is left to add."""
+"""Why a feature has its coefficient: what its neighbours contribute to its readout, and what is left to add."""
 
 from __future__ import annotations
 
@@ -6,14 +6,25 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import plotly.graph_objects as go
 
-from sftm_app.plots.style import ACCENT, AXIS, INK, MUTED, make_figure, make_message, plain
+from sftm_app.plots.style import ACCENT, AXIS, INK, MUTED, make_figure, make_message, plot_text
+
+NO_COEFFICIENTS = "This method does not combine the tasks' features, so they have no coefficients."
 
 
 @dataclass(frozen=True)
 class Step:
-    """One bar of the waterfall, from `start` over `length` (signed). index: of a contribution, from 0."""
+    """One bar of the waterfall.
+
+    Attributes:
+        label: what it stands for.
+        start: where it starts.
+        length: its length, with its sign.
+        colour: of the bar.
+        index: the position of a neighbour's contribution, from 0; None for the other bars.
+    """
 
     label: str
     start: float
@@ -23,17 +34,18 @@ class Step:
 
     @property
     def end(self) -> float:
+        """Where it ends."""
         return self.start + self.length
 
 
 def reason_steps(contributions: Sequence[tuple[str, float, str]], rest: float, coefficient: float) -> tuple[Step, ...]:
-    """The bars from top to bottom: contributions, the rest, the own coefficient, and last their sum, the readout."""
+    """The bars from top to bottom: contributions, the rest, the own coefficient, and their sum, the readout."""
     parts = [(label, value, colour, index) for index, (label, value, colour) in enumerate(contributions)]
     steps, start = [], 0.0
     for label, value, colour, index in [
         *parts,
         ("all other features", rest, MUTED, None),
-        ("its own coefficient", coefficient, ACCENT, None),
+        ("own coefficient", coefficient, ACCENT, None),
     ]:
         steps.append(Step(label, start, float(value), colour, index))
         start = steps[-1].end
@@ -44,22 +56,29 @@ def feature_reasons(
     wanted: float,
     contributions: Sequence[tuple[str, float, str]],
     rest: float,
-    coefficient: float,
-    title: str = "Why its coefficient is what it is",
+    coefficient: float | None,
+    title: str = "Why the feature has this coefficient",
 ) -> go.Figure:
     """A waterfall that ends at the feature's readout: contributions of neighbours + rest + own coefficient.
 
-    wanted: the readout that was asked for, a dotted line. contributions: (label, value, colour) for each neighbour,
-    signed; a click on one reports its place (from 0) as customdata, one on another bar none. title: plotly text.
+    Args:
+        wanted: the readout that was asked for, drawn as a dotted line.
+        contributions: (label, value, colour) for each neighbour. A click on one reports its position, from 0, as
+            customdata; a click on another bar reports none.
+        rest: the contribution of all other features.
+        coefficient: the feature's own; None if the merged matrix is not a combination of the tasks' features.
+        title: plotly text.
     """
+    if coefficient is None:
+        return make_message("feature-reasons", NO_COEFFICIENTS, title, height=200)
     steps = reason_steps(contributions, rest, coefficient)
     readout = steps[-1].length
     height = 96 + 24 * len(steps)
     meta = {"wanted": wanted, "readout": readout}
     numbers = [wanted, *(step.end for step in steps)]
-    if not all(map(_is_number, numbers)):
+    if not np.isfinite(numbers).all():
         return make_message("feature-reasons", "This feature's readout is not a finite number.", title, height=200)
-    shown = [plain(step.label, 28) for step in steps]
+    shown = [plot_text(step.label, 28) for step in steps]
     places = list(range(len(steps)))
     bars = {
         "type": "bar",
@@ -68,12 +87,12 @@ def feature_reasons(
         "base": [step.start for step in steps],
         "y": places,
         "customdata": [step.index for step in steps],
-        "text": [plain(step.label) for step in steps],
+        "text": [plot_text(step.label) for step in steps],
         "texttemplate": "%{x:+.3~g}",
         "textposition": "outside",
         "textfont": {"color": INK},
         "cliponaxis": False,
-        "hovertext": [f"<b>{plain(step.label)}</b><br>{step.length:+.4g}, then {step.end:.4g}" for step in steps],
+        "hovertext": [f"<b>{plot_text(step.label)}</b><br>{step.length:+.4g}, then {step.end:.4g}" for step in steps],
         "hovertemplate": "%{hovertext}<extra></extra>",
         "marker": {"color": [step.colour for step in steps], "line": {"width": 0}},
         "width": 0.62,
@@ -114,7 +133,3 @@ def _joints(steps: Sequence[Step]) -> dict[str, Any]:
 def _wanted_line(wanted: float, n_steps: int) -> dict[str, Any]:
     line = {"color": INK, "width": 1.5, "dash": "dot"}
     return {"type": "line", "x0": wanted, "x1": wanted, "y0": -0.6, "y1": n_steps - 0.4, "line": line}
-
-
-def _is_number(value: float) -> bool:
-    return abs(value) < float("inf")

@@ -1,4 +1,4 @@
-"""What the browser gets at most: matrices of 512 x 512 entries, lines of 2048 points."""
+"""Bounds on what is sent to the browser: matrices of 512 x 512 entries, lines of 2048 points."""
 
 from __future__ import annotations
 
@@ -14,9 +14,12 @@ MOST_POINTS = 2048
 
 @dataclass(frozen=True, eq=False)
 class Reduced:
-    """A matrix in at most so many cells. cells: float32 (rows, columns); each stands for a block of down x across.
+    """A matrix reduced to fewer cells.
 
-    within: which entry of its block a cell shows, counted from 0, row by row.
+    Attributes:
+        cells: float32 (rows, columns); each cell stands for a block of the matrix.
+        down, across: the size of a block.
+        within: which entry of its block a cell shows, counted from 0, row by row.
     """
 
     cells: NDArray[np.float32]
@@ -26,14 +29,14 @@ class Reduced:
 
     @property
     def is_smaller(self) -> bool:
+        """Whether a block has more than one entry."""
         return self.down > 1 or self.across > 1
 
 
 def reduce_matrix(matrix: ArrayLike, most: int = MOST_CELLS) -> Reduced:
-    """Reduce a matrix (rows x columns) to at most `most` cells a side.
+    """Reduce a matrix to at most `most` cells on each side.
 
-    Of each block the entry of the largest magnitude survives, with its sign; NaN is ignored where a block holds a
-    number.
+    Each block keeps its entry with the largest magnitude, with its sign. NaN is ignored if the block holds a number.
     """
     full = np.asarray(matrix, dtype=np.float32)
     if full.ndim != 2:
@@ -50,18 +53,28 @@ def reduce_matrix(matrix: ArrayLike, most: int = MOST_CELLS) -> Reduced:
     return Reduced(cells, down, across, within.astype(np.uint16))
 
 
-def thinned(count: int, keep: Iterable[int] = (), most: int = MOST_POINTS) -> NDArray[np.int64]:
-    """Which of `count` points of a line to draw: ascending positions from 0, at most `most`, all of them if they fit.
+def points_to_draw(count: int, keep: Iterable[int] = (), most: int = MOST_POINTS) -> NDArray[np.int64]:
+    """Choose which points of a line to draw.
 
-    The first quarter of `most` stays whole (the strongest features, which people click), the rest is spread evenly and
-    ends with the last point. `keep`: positions that stay in any case; those outside 0..count-1 are ignored. There must
-    be room for them: at most half of `most`.
+    The first `most` / 4 points are all drawn, because they are the strongest features, which people click. The rest is
+    spread evenly and ends with the last point.
+
+    Args:
+        count: how many points the line has.
+        keep: positions to draw in any case, at most `most` / 2; those outside 0..count-1 are ignored.
+        most: how many points to draw at most.
+
+    Returns:
+        Positions from 0, ascending; all of them if they fit.
+
+    Raises:
+        ValueError: there are too many positions to keep.
     """
     if count <= most:
         return np.arange(count)
     kept = np.unique([place for place in keep if 0 <= place < count]).astype(np.int64)
     if len(kept) > most // 2:
-        raise ValueError(f"thinned: {len(kept)} points to keep leave no room among {most}.")
+        raise ValueError(f"points_to_draw: {len(kept)} points to keep leave no room among {most}.")
     head = most // 4
     spread = np.linspace(head, count - 1, most - head - len(kept)).round().astype(np.int64)
     return np.unique(np.concatenate([np.arange(head), spread, kept]))

@@ -1,4 +1,4 @@
-"""Singular spectra of the tasks in one layer and of its merge, and how much of the change the first features hold."""
+"""Singular spectra of the tasks and of the merge in one layer, and the energy that the first features hold."""
 
 from __future__ import annotations
 
@@ -13,21 +13,27 @@ import torch
 from numpy.typing import NDArray
 
 from sftm_app.linalg.overlap import effective_rank, stable_rank
-from sftm_app.plots.reduce import thinned
-from sftm_app.plots.style import DASHES, INK, SURFACE, TICK_SIZE, make_figure, make_message, plain, rgba
+from sftm_app.plots.reduce import points_to_draw
+from sftm_app.plots.style import DASHES, INK, SURFACE, TICK_SIZE, make_figure, make_message, plot_text, rgba
 
 MOST_CLUSTERS = 8
 _SHAPES = ("circle", "square", "diamond", "cross", "triangle-up")
-# Every trace stands in both panels; these are their axes.
+# The axes of the two panels; every spectrum is drawn in both.
 _LEFT: dict[str, Any] = {"xaxis": "x", "yaxis": "y"}
 _RIGHT: dict[str, Any] = {"xaxis": "x2", "yaxis": "y2"}
 
 
 @dataclass(frozen=True)
 class SpectrumTrace:
-    """One spectrum. gains: (r,), largest first. ranks_for_energy: fraction -> features needed, as {0.9: 12}.
+    """One spectrum.
 
-    clusters: [start, stop) of features with nearly equal gains, counted from 0; the strongest eight are marked.
+    Attributes:
+        name: of the task or the merge.
+        colour: of its line.
+        gains: (r,), the largest first.
+        effective_rank, stable_rank: given in the legend.
+        ranks_for_energy: how many features hold a share of the energy, such as {0.9: 12}; marked on the line.
+        clusters: [start, stop) of features with nearly equal gains, from 0; the strongest eight are marked.
     """
 
     name: str
@@ -41,10 +47,12 @@ class SpectrumTrace:
 
 @dataclass(frozen=True, eq=False)
 class Points:
-    """What is drawn of a spectrum of r features: (k,) each, k at most 2048.
+    """The points of a spectrum that are drawn, at most 2048.
 
-    features: counted from 0, ascending. gains: float32, NaN where exactly zero. energy: float32, share of the energy
-    in the features up to this one.
+    Attributes:
+        features: (k,), from 0, ascending.
+        gains: float32 (k,), NaN where the gain is exactly zero.
+        energy: float32 (k,), the share of the energy in the features up to this one.
     """
 
     features: NDArray[np.int64]
@@ -53,7 +61,12 @@ class Points:
 
 
 def merged_trace(method: str, gains: Sequence[float]) -> SpectrumTrace:
-    """The merged matrix's own spectrum, to be drawn beside those of the tasks. gains: (r,), largest first."""
+    """The spectrum of the merged matrix, whatever method made it.
+
+    Args:
+        method: its name on screen.
+        gains: (r,), its singular values, the largest first; at least one.
+    """
     values = torch.tensor(list(gains), dtype=torch.float64)
     return SpectrumTrace(
         f"merged ({method})", INK, gains, effective_rank(values), stable_rank=float(stable_rank(values))
@@ -61,13 +74,16 @@ def merged_trace(method: str, gains: Sequence[float]) -> SpectrumTrace:
 
 
 def spectrum_points(trace: SpectrumTrace, chosen: int | None = None) -> Points:
-    """The points of one spectrum; first and last feature, marks, cluster ends and `chosen` (from 0) are among them."""
+    """The points of one spectrum that are drawn.
+
+    They include the first and the last feature, the marks, the ends of clusters, and `chosen` (from 0).
+    """
     gains = np.asarray(trace.gains, dtype=np.float64)
     squares = gains**2
     energy = np.cumsum(squares) / max(float(squares.sum()), np.finfo(np.float64).tiny)
     ends = [place for start, stop in _clusters(trace) for place in (start, stop - 1)]
     keep = [*ends, *(rank - 1 for _, rank in _marks(trace)), *([] if chosen is None else [chosen])]
-    features = thinned(len(gains), keep)
+    features = points_to_draw(len(gains), keep)
     shown = gains[features]
     visible = np.where(shown > 0, shown, np.nan).astype(np.float32)
     return Points(features, visible, energy[features].astype(np.float32))
@@ -80,16 +96,22 @@ def spectra(
     stacked: bool = False,
     height: int | None = None,
 ) -> go.Figure:
-    """Two panels: gains on a log axis, and cumulative energy. Markers stand at 90, 95 and 99 % of the energy.
+    """Two panels: gains on a log axis, and cumulative energy, by feature from 1.
 
-    x counts features from 1. Gains of exactly zero cannot be drawn on a log axis and are left out there. merged: see
-    `merged_trace`. selected: (position in `tasks`, feature), both from 0, gets a ring; a click on a task's point
-    reports the same pair as customdata, one on the merged line none. Bands lie under clusters of nearly equal gains.
-    `stacked` puts the panels below each other, for narrow places.
+    Bands mark clusters of nearly equal gains. A gain of exactly zero has no place on a log axis and is not drawn. A
+    click on a task's line reports (position in `tasks`, feature), both from 0, as customdata; a click on the merged
+    line reports none.
+
+    Args:
+        tasks: their spectra.
+        merged: the spectrum of the merged matrix, see `merged_trace`.
+        selected: (position in `tasks`, feature) that gets a ring.
+        stacked: whether one panel is below the other, for narrow columns.
+        height: in pixels; chosen by the number of tasks by default.
     """
     drawn = [(index, task) for index, task in enumerate(tasks) if len(task.gains)]
     has_merged = merged is not None and len(merged.gains) > 0
-    # Room for the legend's lines, which plotly takes from the plot.
+    # plotly takes the legend's lines from the plot's height.
     total = height or (560 if stacked else 350) + 12 * (len(drawn) + has_merged)
     if not drawn:
         return make_message("spectra", "The tasks did not change this layer.", height=total)
@@ -110,7 +132,7 @@ def spectra(
 
 
 def _decades(drawn: Sequence[tuple[int, SpectrumTrace]]) -> float:
-    """The span of all gains in powers of ten; those of exactly zero are not drawn."""
+    """The span of all positive gains in powers of ten."""
     gains = np.concatenate([np.asarray(task.gains, np.float64) for _, task in drawn])
     positive = gains[gains > 0]
     return float(np.log10(positive.max() / positive.min())) if positive.size else 0.0
@@ -129,15 +151,15 @@ def _layout(stacked: bool, decades: float) -> dict[str, Any]:
             "title": {"text": "gain"},
             "type": "log",
             "exponentformat": "power",
-            # Over a short range powers of ten alone would leave one tick: doublings then.
+            # Over a short range there may be only one power of ten, so ticks are at doublings.
             **({"dtick": 1} if decades > 1.5 else {"dtick": math.log10(2), "tickformat": ".2g"}),
-            # plotly.js writes powers of ten on a log axis 1.25 times as large as asked for.
+            # plotly.js writes powers of ten on a log axis 1.25 times as large as it is told to.
             "tickfont": {"size": TICK_SIZE / 1.25},
         },
         "yaxis2": {
             "domain": y_domains[1],
             "anchor": "x2",
-            "title": {"text": "energy kept"},
+            "title": {"text": "cumulative energy"},
             "tickformat": ".0%",
             "range": [0, 1.04],
         },
@@ -156,7 +178,7 @@ def _marks(trace: SpectrumTrace) -> list[tuple[float, int]]:
 
 
 def _task_traces(task: SpectrumTrace, points: Points, index: int) -> list[dict[str, Any]]:
-    # Not the name: two tasks may bear the same.
+    # Grouped by position, because two tasks may have the same name.
     group = {"legendgroup": f"task-{index}"}
     line = {
         **group,
@@ -177,11 +199,11 @@ def _task_traces(task: SpectrumTrace, points: Points, index: int) -> list[dict[s
 
 def _lines(trace: SpectrumTrace, points: Points, line: Mapping[str, Any]) -> list[dict[str, Any]]:
     """One spectrum in both panels."""
-    name = plain(trace.name)
+    name = plot_text(trace.name)
     ranks = f"effective rank {trace.effective_rank:.1f}"
     if trace.stable_rank is not None:
         ranks += f", stable {trace.stable_rank:.1f}"
-    # What keyboard and CSV say from one x to another; as a text at every point it would make redraws slow.
+    # Texts for ranges of x, read by the keyboard and the CSV export. A text at every point would slow redraws down.
     clusters = [
         [start + 1, stop, f"nearly equal gains: features {start + 1} to {stop}"] for start, stop in _clusters(trace)
     ]
@@ -192,7 +214,7 @@ def _lines(trace: SpectrumTrace, points: Points, line: Mapping[str, Any]) -> lis
             **common,
             **_LEFT,
             "y": points.gains,
-            "name": f"{plain(trace.name, 32)} · {ranks}",
+            "name": f"{plot_text(trace.name, 32)} · {ranks}",
             "meta": {"series": name, "spans": clusters},
             "hovertemplate": f"<b>{name}</b><br>feature %{{x}}<br>gain %{{y:.4g}}<extra></extra>",
         },
@@ -208,7 +230,7 @@ def _lines(trace: SpectrumTrace, points: Points, line: Mapping[str, Any]) -> lis
     ]
 
 
-# Drawing aids: keyboard and CSV pass them over, for the line's own points lie at the same places.
+# The keyboard and the CSV export skip these traces, because the line has points at the same places.
 _AID: dict[str, Any] = {"type": "scatter", "showlegend": False, "meta": {"aid": True}}
 
 
@@ -234,7 +256,7 @@ def _mark_trace(
         "y": [None if np.isnan(value) else value for value in y.tolist()],
         "customdata": [[index, rank - 1] for _, rank in marks],
         "text": [f"{share:.0%} of the energy" for share, _ in marks],
-        "hovertemplate": f"<b>{plain(task.name)}</b><br>%{{x}} features hold %{{text}}<extra></extra>",
+        "hovertemplate": f"<b>{plot_text(task.name)}</b><br>%{{x}} features hold %{{text}}<extra></extra>",
         "marker": {
             "color": SURFACE,
             "size": 8,
@@ -245,7 +267,7 @@ def _mark_trace(
 
 
 def _ring(axes: Mapping[str, Any], x: int | None = None, y: float | None = None) -> dict[str, Any]:
-    """The ring around the selected point; without one it waits, and the browser puts it where a person clicks."""
+    """The ring around the selected point. Without one it is hidden until the browser moves it to a clicked point."""
     return {
         **_AID,
         **axes,
@@ -260,5 +282,5 @@ def _ring(axes: Mapping[str, Any], x: int | None = None, y: float | None = None)
 
 
 def _counts(values: NDArray[np.int64]) -> NDArray[Any]:
-    """As few bytes as they need: there are many of them, and they are sent at every redraw."""
+    """Integers in as few bytes as they need, because many of them are sent at every redraw."""
     return values.astype(np.uint16 if values.size and values.max() < 2**16 else np.int32)

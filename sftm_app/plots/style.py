@@ -1,7 +1,7 @@
-"""One look for every figure, and the one place where untrusted names become plot text.
+"""The common look of all figures, and the one place where untrusted names become plot text.
 
-Chrome colours are CSS variables (`var(--plot-...)`, defined in assets/app.css): the browser widget replaces them with
-what they stand for in the current theme, so that one figure serves dark and light.
+Most colours are CSS variables (`var(--plot-...)`, defined in assets/app.css). The browser widget replaces them with
+their values in the current theme, so the same figure works in dark and in light mode.
 """
 
 from __future__ import annotations
@@ -14,25 +14,28 @@ from typing import Any
 
 import plotly.graph_objects as go
 
+from sftm_app.methods import METHODS
+from sftm_app.plots.plotly_internals import unchecked_figure
+
 INK = "var(--plot-ink)"
 MUTED = "var(--plot-muted)"
 GRID = "var(--plot-grid)"
 AXIS = "var(--plot-axis)"
 SURFACE = "var(--plot-surface)"
 ACCENT = "var(--plot-accent)"
-# Beside ACCENT, where two things are drawn that are neither tasks nor methods.
+# Next to ACCENT, for a second line that is neither a task nor a method.
 SECOND = "var(--plot-second)"
 FONT = "var(--plot-font)"
 TICK_SIZE = 11
 
-# Low to high; in the dark theme the same names run from dark to bright, so "more" always stands out from the page.
+# Low to high. In the dark theme they run from dark to bright, so that more always stands out from the page.
 SEQUENTIAL = tuple((step / 4, f"var(--plot-seq-{step})") for step in range(5))
-# Negative to positive: orange to blue, which red-blind and green-blind eyes tell apart; zero looks like the page.
+# Negative to positive: orange to blue, which colour-blind people can tell apart. Zero looks like the page.
 DIVERGING = tuple((step / 4, f"var(--plot-div-{step})") for step in range(5))
 
-# One colour per task, everywhere. Okabe and Ito's blue, vermillion, green and purple come first; the other eight were
-# found by search: contrast of at least 3:1 with the light and the dark card, and as far as possible from those before
-# them for normal, red-blind and green-blind eyes (a test measures both).
+# One colour per task, everywhere. The first four are Okabe and Ito's blue, vermillion, green and purple. The others
+# were found by search: a contrast of at least 3:1 with the light and the dark card, and as far as possible from those
+# before them for normal, red-blind and green-blind vision (a test measures both).
 TASK_COLOURS = (
     "#0072b2",
     "#d55e00",
@@ -48,47 +51,46 @@ TASK_COLOURS = (
     "#968cc8",
 )
 
-# The second channel beside colour, for eyes and prints that cannot tell two hues apart.
+# The second channel next to colour, for people and prints that cannot tell two hues apart.
 DASHES = ("solid", "dash", "dot", "dashdot")
-SYMBOLS = ("circle", "square", "diamond", "cross", "triangle-up", "star")
 
-# What a model or a method is drawn with. Tasks own the bright colours, so methods get their own few.
-METHOD_COLOURS = {
-    "base": "var(--method-base)",
-    "individual": "var(--method-individual)",
-    "average": "var(--method-average)",
-    "task_arithmetic": "var(--method-arithmetic)",
-    "sftm": "var(--method-sftm)",
-}
+# Methods have colours of their own, because the bright ones mean tasks.
+METHOD_COLOURS = tuple(f"var(--method-{place})" for place in range(1, 9))
+MODEL_COLOURS = {"base": "var(--method-base)", "individual": "var(--method-individual)"}
 
 _INVISIBLE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2066-\u2069\ufeff]")
 
 
 @dataclass(frozen=True)
 class Series:
-    """One named run of numbers: a line, or a set of bars. `None` where there is no number."""
+    """Bars of one colour: one value for each group, None where there is none."""
 
     name: str
     values: Sequence[float | None]
-    colour: str | None = None
+    colour: str
 
 
 def task_colour(index: int) -> str:
-    """Colour of the task at `index` (0-based, in the order of the workspace); repeats after twelve."""
+    """The colour of a task, by its position in the workspace, from 0. The colours repeat after twelve."""
     return TASK_COLOURS[index % len(TASK_COLOURS)]
 
 
-def method_colour(name: str, index: int = 0) -> str:
-    """Colour of a method or model kind by its key; unknown names take a task colour from the far end."""
-    key = name.strip().lower().replace(" ", "_")
-    return METHOD_COLOURS.get(key, TASK_COLOURS[-1 - index % len(TASK_COLOURS)])
+def method_colour(kind: str) -> str:
+    """The colour of a model: "base", "individual", or the name of the method that merged it.
+
+    A method's colour follows from its place in the METHODS table. The colours repeat after eight.
+    """
+    return MODEL_COLOURS.get(kind) or METHOD_COLOURS[list(METHODS).index(kind) % len(METHOD_COLOURS)]
 
 
-def plain(text: object, limit: int = 80) -> str:
-    """A name from a file as text that plotly shows letter by letter: no tags, links, MathJax, templates, hidden marks.
+def plot_text(text: object, limit: int = 80) -> str:
+    """Escape a name from a file, so that plotly shows it letter by letter: no tags, links, MathJax or templates.
 
-    Control and bidirectional characters become U+FFFD; texts beyond `limit` are cut in the middle, where names differ
-    least.
+    Control and bidirectional characters become U+FFFD.
+
+    Args:
+        text: the name.
+        limit: longer texts are cut in the middle, where names differ least.
     """
     shown = _INVISIBLE.sub("\ufffd", str(text))
     if len(shown) > limit:
@@ -98,7 +100,7 @@ def plain(text: object, limit: int = 80) -> str:
 
 
 def rgba(colour: str, alpha: float) -> str:
-    """`#rrggbb` with an opacity; anything else (a CSS variable) is returned as it is."""
+    """A colour `#rrggbb` with an opacity. Anything else (a CSS variable) is returned unchanged."""
     if not re.fullmatch(r"#[0-9a-fA-F]{6}", colour):
         return colour
     red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
@@ -114,10 +116,15 @@ def make_figure(
     height: int = 320,
     meta: Mapping[str, Any] | None = None,
 ) -> go.Figure:
-    """A figure with the common look. `data`, `layout`: plotly's own keys; `layout` wins over the look.
+    """A figure with the common look.
 
-    `title` and `subtitle` are plotly text: escape names with `plain` first. `name` says which plot this is: it keeps
-    zoom and legend choices across redraws (uirevision) and names exports.
+    Args:
+        name: which plot this is. It keeps zoom and legend choices across redraws (uirevision) and names exports.
+        data: the traces, in plotly's keys.
+        layout: the layout, in plotly's keys; it takes precedence over the common look.
+        title, subtitle: plotly text; names in it pass through `plot_text` first.
+        height: in pixels.
+        meta: further values for the browser and for tests.
     """
     look: dict[str, Any] = {
         "template": _template(),
@@ -129,9 +136,7 @@ def make_figure(
     }
     if title:
         look["title"] = _heading(title, subtitle)
-    # One dict, and unchecked: plotly's checks take most of a figure's time, and every click redraws five. A test has
-    # plotly check every plot instead. A template of our own also spares the default one, which is large.
-    return go.Figure({"data": list(data), "layout": {**look, **layout}}, _validate=False)
+    return unchecked_figure(data, {**look, **layout})
 
 
 def make_message(
@@ -142,7 +147,7 @@ def make_message(
     height: int = 320,
     meta: Mapping[str, Any] | None = None,
 ) -> go.Figure:
-    """An empty plot with one sentence in its middle. The other arguments are those of `make_figure`."""
+    """An empty plot with a sentence (plotly text) in its middle. The other arguments are those of `make_figure`."""
     sentence = {
         "text": text,
         "showarrow": False,
@@ -215,7 +220,13 @@ def _template() -> dict[str, Any]:
 
 
 def ticks(labels: Sequence[str], most: int = 40, limit: int = 28) -> dict[str, Any]:
-    """Axis settings that show `labels` at 0, 1, 2 ...; every k-th only where all would not fit."""
+    """Settings of an axis with labels at 0, 1, 2 and so on.
+
+    Args:
+        labels: the labels.
+        most: if there are more labels, only every k-th is shown.
+        limit: how many characters of a label to show.
+    """
     step = max(1, -(-len(labels) // most))
     shown = range(0, len(labels), step)
-    return {"tickmode": "array", "tickvals": list(shown), "ticktext": [plain(labels[i], limit) for i in shown]}
+    return {"tickmode": "array", "tickvals": list(shown), "ticktext": [plot_text(labels[i], limit) for i in shown]}

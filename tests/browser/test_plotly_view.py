@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from sftm_app.plots import SpectrumTrace, layer_map, overlap_heatmap, spectra
+from sftm_app.plots.layer_map import layer_map
+from sftm_app.plots.overlap import overlap_heatmap
+from sftm_app.plots.spectra import SpectrumTrace, spectra
 from sftm_app.ui.theme import launch_look
 from sftm_app.ui.widgets import PlotlyView, parse_selection
 

@@ -8,22 +8,12 @@ import numpy as np
 import pytest
 from test_plot_figures import HOSTILE, array, sent
 
-from sftm_app.plots import (
-    SpectrumTrace,
-    feature_reasons,
-    layer_map,
-    merged_trace,
-    overlap_heatmap,
-    principal_angles,
-    reduce_matrix,
-    spectra,
-    task_overlap,
-    thinned,
-)
-from sftm_app.plots.angles import angle_points
-from sftm_app.plots.layer_map import log_scale, log_ticks
-from sftm_app.plots.reasons import reason_steps
-from sftm_app.plots.spectra import spectrum_points
+from sftm_app.plots.angles import angle_points, principal_angles
+from sftm_app.plots.layer_map import layer_map, log_scale, log_ticks
+from sftm_app.plots.overlap import overlap_heatmap, task_overlap
+from sftm_app.plots.reasons import feature_reasons, reason_steps
+from sftm_app.plots.reduce import points_to_draw, reduce_matrix
+from sftm_app.plots.spectra import SpectrumTrace, merged_trace, spectra, spectrum_points
 
 # ---- what is reduced
 
@@ -58,7 +48,7 @@ def test_reduce_matrix_ignores_nan_beside_numbers_and_takes_empty_ones() -> None
 @pytest.mark.parametrize("count", [0, 1, 2048, 2049, 5000, 100_000])
 def test_thinned_keeps_ends_strong_features_and_marks(count: int) -> None:
     keep = [700, 1999, -1, 10**6]
-    places = thinned(count, keep)
+    places = points_to_draw(count, keep)
     assert len(places) == min(count, len(places)) <= 2048 and (np.diff(places) > 0).all()
     if count <= 2048:
         assert places.tolist() == list(range(count))
@@ -70,7 +60,7 @@ def test_thinned_keeps_ends_strong_features_and_marks(count: int) -> None:
 
 def test_thinned_refuses_more_marks_than_there_is_room_for() -> None:
     with pytest.raises(ValueError, match="no room among 100"):
-        thinned(1000, range(60), most=100)
+        points_to_draw(1000, range(60), most=100)
 
 
 # ---- spectra
@@ -225,7 +215,7 @@ def test_the_steps_to_a_coefficient_add_up() -> None:
         ("b", 0, 0.5),
         ("c", 0.5, -0.75),
         ("all other features", -0.25, 0.25),
-        ("its own coefficient", 0.0, 2.0),
+        ("own coefficient", 0.0, 2.0),
         ("readout", 0.0, 2.0),
     ]
     assert [step.index for step in steps] == [0, 1, None, None, None] and steps[1].colour == "#ffffff"

@@ -12,26 +12,21 @@ import numpy as np
 import plotly.graph_objects as go
 import pytest
 
-from sftm_app.plots import (
-    Series,
-    SpectrumTrace,
-    accuracy_bars,
-    feature_reasons,
-    layer_map,
-    merged_trace,
-    overlap_heatmap,
-    prediction_bars,
-    preservation,
-    principal_angles,
-    probabilities,
-    spectra,
-    task_overlap,
-)
-from sftm_app.plots.preservation import error_ceiling
+from sftm_app.plots.accuracy import accuracy_bars
+from sftm_app.plots.angles import principal_angles
+from sftm_app.plots.layer_map import layer_map
+from sftm_app.plots.overlap import overlap_heatmap, task_overlap
+from sftm_app.plots.preservation import ErrorSeries, error_ceiling, prediction_bars, preservation
+from sftm_app.plots.probabilities import probabilities
+from sftm_app.plots.reasons import NO_COEFFICIENTS, feature_reasons
+from sftm_app.plots.spectra import SpectrumTrace, merged_trace, spectra
+from sftm_app.plots.style import INK, Series, make_figure, plot_text
+from sftm_app.ui.widgets import PlotlyView
 
 HOSTILE = "<b>x</b><script>alert(1)</script>"
 
 
+BLUE, RED = "#0072b2", "#d55e00"
 TASK = SpectrumTrace("a", "#0072b2", [2.0, 1.0, 0.9], 1.6, {0.8: 1}, 1.4, [(1, 3)])
 
 # Every plot: as it is usually, with its rarer parts, and empty.
@@ -52,17 +47,20 @@ PLOTS: dict[str, Callable[[], go.Figure]] = {
     "task overlap, many and chosen": lambda: task_overlap(np.eye(13), list("abcdefghijklm"), selected=(0, 1)),
     "task overlap, signed": lambda: task_overlap(-np.eye(2), ["a", "b"], "interference", signed=True),
     "task overlap, empty": lambda: task_overlap([[np.nan]], ["a"]),
-    "probabilities": lambda: probabilities(["a", "b"], [Series("m", [0.1, None])], truth=1, title="T"),
+    "probabilities": lambda: probabilities(["a", "b"], [Series("m", [0.1, None], BLUE)], truth=1, title="T"),
     "probabilities, empty": lambda: probabilities([], []),
-    "accuracy": lambda: accuracy_bars(["t1", "t2"], ["base"], [[0.5, None]], title="T"),
-    "accuracy, empty": lambda: accuracy_bars([], [], []),
-    "preservation": lambda: preservation(["t"], {"sftm": [8e-8]}, {"sftm": [0.5], "average": [None]}),
-    "preservation, empty": lambda: preservation([], {}, {}),
-    "prediction": lambda: prediction_bars(["t"], [("rank 25%", "#0072b2", [0.1], [None])]),
+    "accuracy": lambda: accuracy_bars(["t1", "t2"], [Series("base", [0.5, None], BLUE)], title="T"),
+    "accuracy, empty": lambda: accuracy_bars([], []),
+    "preservation": lambda: preservation(
+        ["t"], [ErrorSeries("a", BLUE, [8e-8], [0.5]), ErrorSeries("b", RED, (), [None])]
+    ),
+    "preservation, empty": lambda: preservation([], []),
+    "prediction": lambda: prediction_bars(["t"], [ErrorSeries("rank 25%", BLUE, [0.1], [None])]),
     "prediction, empty": lambda: prediction_bars([], []),
     "angles": lambda: principal_angles([1.0, 20.0], [2.0], [60.0, 70.0], [80.0], "a", "b"),
     "angles, empty": lambda: principal_angles([], [], [], [], "a", "b"),
     "reasons": lambda: feature_reasons(2.0, [("b · feature 1", -0.5, "#d55e00")], 0.25, 2.0),
+    "reasons, no coefficient": lambda: feature_reasons(2.0, [], 0.0, None),
     "reasons, not finite": lambda: feature_reasons(float("nan"), [], 0.0, 1.0),
 }
 
@@ -137,43 +135,45 @@ def test_probabilities_show_the_likely_classes_and_the_true_one() -> None:
     labels = [f"c{i}" for i in range(20)]
     values = [0.0] * 20
     values[7], values[3] = 0.9, 0.1
-    figure = sent(probabilities(labels, [Series("base", values), Series(HOSTILE, values)], truth=19, most=3))
+    figure = sent(probabilities(labels, [Series("base", values, BLUE), Series(HOSTILE, values, RED)], truth=19, most=3))
     assert figure["layout"]["meta"]["classes"] == [3, 7, 19]
     assert figure["data"][0]["x"] == [0.1, 0.9, 0.0]
     assert figure["layout"]["yaxis"]["ticktext"] == ["c3", "c7", "✓ c19"]
     assert figure["data"][1]["name"].startswith("&lt;b&gt;")
     with pytest.raises(ValueError, match="2 values for 20 classes"):
-        probabilities(labels, [Series("x", [0.5, 0.5])])
+        probabilities(labels, [Series("x", [0.5, 0.5], BLUE)])
     assert "No model" in sent(probabilities([], []))["layout"]["annotations"][0]["text"]
 
 
 def test_accuracy_bars_group_by_task() -> None:
-    figure = sent(accuracy_bars(["t1", "t2"], ["base", "sftm"], [[0.25, None], [0.5, 0.75]]))
+    models = [Series("base", [0.25, None], BLUE), Series("sftm", [0.5, 0.75], RED)]
+    figure = sent(accuracy_bars(["t1", "t2"], models))
     base, sftm = figure["data"]
     assert base["y"] == [0.25, None] and sftm["y"] == [0.5, 0.75]
     assert figure["layout"]["xaxis"]["ticktext"] == ["t1", "t2"]
-    assert base["marker"]["color"] != sftm["marker"]["color"]
-    with pytest.raises(ValueError, match="1 rows"):
-        accuracy_bars(["t1"], ["a", "b"], [[0.1]])
+    assert (base["marker"]["color"], sftm["marker"]["color"]) == (BLUE, RED)
     with pytest.raises(ValueError, match="1 values for 2 groups"):
-        accuracy_bars(["t1", "t2"], ["a"], [[0.1]])
+        accuracy_bars(["t1", "t2"], [Series("a", [0.1], BLUE)])
 
 
 def test_preservation_has_two_panels_and_one_legend() -> None:
-    figure = sent(
-        preservation(["t1", "t2"], {"sftm": [0.0, 0.1]}, {"sftm": [0.5, 0.6], "average": [1, None]}, {"sftm": "SFTM"})
-    )
+    merges = [ErrorSeries("SFTM", BLUE, [0.0, 0.1], [0.5, 0.6]), ErrorSeries("Average", RED, mapping=[1, None])]
+    figure = sent(preservation(["t1", "t2"], merges))
     data = figure["data"]
     assert [trace["y"] for trace in data] == [[0.0, 0.1], [0.5, 0.6], [1, None]]
     assert [trace["showlegend"] for trace in data] == [True, False, True]
     assert data[0]["name"] == "SFTM" and data[0]["xaxis"] == "x" and data[1]["xaxis"] == "x2"
-    with pytest.raises(ValueError, match="1 errors for 2 tasks"):
-        preservation(["t1", "t2"], {"a": [1.0]}, {})
+    assert [trace["marker"]["color"] for trace in data] == [BLUE, BLUE, RED]
+    with pytest.raises(ValueError, match="1 values for 2 groups"):
+        preservation(["t1", "t2"], [ErrorSeries("a", BLUE, [1.0])])
 
 
 def test_prediction_bars_keep_names_colours_and_errors_in_two_panels() -> None:
-    series = [("SFTM, rank 25%", "#0072b2", [0.1, 0.2], [0.3, None]), (HOSTILE, "var(--plot-ink)", [0, 0], [2.2, 1])]
-    figure = sent(prediction_bars(["t1", "t2"], series))
+    merges = [
+        ErrorSeries("SFTM, rank 25%", BLUE, [0.1, 0.2], [0.3, None]),
+        ErrorSeries(HOSTILE, INK, [0, 0], [2.2, 1]),
+    ]
+    figure = sent(prediction_bars(["t1", "t2"], merges))
     data, layout = figure["data"], figure["layout"]
     assert [trace["y"] for trace in data] == [[0.1, 0.2], [0.3, None], [0, 0], [2.2, 1]]
     assert [trace["xaxis"] for trace in data] == ["x", "x2", "x", "x2"]
@@ -182,8 +182,22 @@ def test_prediction_bars_keep_names_colours_and_errors_in_two_panels() -> None:
     assert layout["yaxis"]["range"] == [0, 1.02] and layout["yaxis2"]["range"] == [0, pytest.approx(3.06)]
     assert layout["height"] == 280 and layout["uirevision"] == "prediction"
     assert (layout["yaxis"]["title"]["text"], layout["yaxis2"]["title"]["text"]) == ("readout error", "mapping error")
-    with pytest.raises(ValueError, match="2 errors for 1 tasks"):
-        prediction_bars(["t1"], series)
+    with pytest.raises(ValueError, match="2 values for 1 groups"):
+        prediction_bars(["t1"], merges)
+
+
+def test_two_predictions_next_to_each_other_have_the_same_axes() -> None:
+    near, far = ErrorSeries("near", BLUE, [0.1], [0.2]), ErrorSeries("far", RED, [4.5], [2.5])
+    layouts = [
+        sent(prediction_bars(["t"], [one], compared=[other]))["layout"] for one, other in ((near, far), (far, near))
+    ]
+    for axis, end in (("yaxis", 5), ("yaxis2", 3)):
+        assert [layout[axis]["range"] for layout in layouts] == [[0, pytest.approx(1.02 * end)]] * 2
+
+
+def test_a_method_without_coefficients_has_no_reasons_but_a_sentence() -> None:
+    figure = sent(feature_reasons(2.0, [], 0.0, None))
+    assert figure["data"] == [] and figure["layout"]["annotations"][0]["text"] == NO_COEFFICIENTS
 
 
 @pytest.mark.parametrize(
@@ -196,10 +210,38 @@ def test_the_end_of_an_error_axis_moves_by_round_steps(errors: list[float | None
 
 def test_bars_under_a_slider_are_built_fast() -> None:
     tasks, errors = [f"task {i}" for i in range(8)], [0.1] * 8
-    series = [(f"series {i}", "#0072b2", errors, errors) for i in range(3)]
+    series = [ErrorSeries(f"series {i}", BLUE, errors, errors) for i in range(3)]
     took = []
     for _ in range(20):
         start = time.perf_counter()
         prediction_bars(tasks, series)
         took.append(time.perf_counter() - start)
     assert min(took) < 0.005
+
+
+# ---- how a plot is added: a data function and a figure function
+
+
+def running_mean(values: list[float]) -> list[float]:
+    return (np.cumsum(values) / np.arange(1, len(values) + 1)).tolist()
+
+
+def mean_curve(name: str, values: list[float]) -> go.Figure:
+    """A line with the mean of the first 1, 2, 3 ... values."""
+    trace = {
+        "type": "scatter",
+        "x": list(range(1, len(values) + 1)),
+        "y": running_mean(values),
+        "name": plot_text(name),
+    }
+    return make_figure("mean-curve", [trace], {"yaxis": {"title": {"text": "mean"}}}, title="Mean")
+
+
+def test_a_new_plot_is_two_functions_and_reaches_the_browser() -> None:
+    assert running_mean([1.0, 3.0, 8.0]) == [1, 2, 4]
+    payload = PlotlyView(label="Mean").postprocess(mean_curve(HOSTILE, [1.0, 3.0, 8.0]))
+    assert payload is not None and "<" not in payload
+    figure = json.loads(payload)
+    assert figure["data"][0]["y"] == [1, 2, 4] and figure["data"][0]["name"].startswith("&lt;b&gt;")
+    assert figure["layout"]["meta"]["name"] == "mean-curve"
+    assert sent(go.Figure(figure))["data"] == figure["data"], "plotly finds nothing wrong in it"

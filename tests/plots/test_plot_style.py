@@ -12,23 +12,33 @@ import numpy as np
 import pytest
 
 from sftm_app import plots
-from sftm_app.plots import TASK_COLOURS, method_colour, plain, task_colour
-from sftm_app.plots.bundle import plotly_js_path
-from sftm_app.plots.style import make_figure, make_message, rgba, ticks
+from sftm_app.methods import METHODS
+from sftm_app.plots.style import (
+    METHOD_COLOURS,
+    MODEL_COLOURS,
+    TASK_COLOURS,
+    make_figure,
+    make_message,
+    method_colour,
+    plot_text,
+    rgba,
+    task_colour,
+    ticks,
+)
 from sftm_app.resources import asset_path
 
 HOSTILE = '<b>x</b><a href="javascript:alert(1)">$\\alpha$</a>%{x}\u202e\x00'
 
 
-def test_plain_leaves_no_markup_maths_template_or_hidden_mark() -> None:
-    text = plain(HOSTILE)
+def test_plot_text_leaves_no_markup_maths_template_or_hidden_mark() -> None:
+    text = plot_text(HOSTILE)
     assert not re.search(r"[<>$\x00\u202e]|%\{", text)
     assert text.startswith("&lt;b&gt;x&lt;/b&gt;")
 
 
-def test_plain_keeps_ordinary_names_and_cuts_long_ones_in_the_middle() -> None:
-    assert plain("vit.encoder.layer.3, café") == "vit.encoder.layer.3, café"
-    cut = plain("a" * 50 + "b" * 50, limit=21)
+def test_plot_text_keeps_ordinary_names_and_cuts_long_ones_in_the_middle() -> None:
+    assert plot_text("vit.encoder.layer.3, café") == "vit.encoder.layer.3, café"
+    cut = plot_text("a" * 50 + "b" * 50, limit=21)
     assert len(cut) == 21 and cut == "a" * 10 + "…" + "b" * 10
 
 
@@ -77,9 +87,11 @@ def test_twelve_different_task_colours_then_again_from_the_first() -> None:
     assert task_colour(12) == TASK_COLOURS[0]
 
 
-def test_methods_have_colours_by_key_or_title() -> None:
-    assert method_colour("Task arithmetic") == method_colour("task_arithmetic") == "var(--method-arithmetic)"
-    assert method_colour("something new") in TASK_COLOURS
+def test_methods_have_colours_by_their_place_in_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    colours = [method_colour(kind) for kind in (*MODEL_COLOURS, *METHODS)]
+    assert len(set(colours)) == len(colours)
+    monkeypatch.setitem(METHODS, "new", next(iter(METHODS.values())))
+    assert method_colour("new") == f"var(--method-{len(METHODS)})"
 
 
 def test_every_css_variable_that_a_figure_names_is_defined_in_the_style_sheet() -> None:
@@ -88,6 +100,7 @@ def test_every_css_variable_that_a_figure_names_is_defined_in_the_style_sheet() 
     used = set(re.findall(r"var\((--[a-z-]+)\)", source)) | {
         f"--plot-{scale}-{step}" for scale in ("seq", "div") for step in range(5)
     }
+    used |= {colour[4:-1] for colour in METHOD_COLOURS}
     for scope in (r":root \{(.*?)\}", r"\.dark \{(.*?)\}"):
         found = re.search(scope, css, re.DOTALL)
         assert found is not None
@@ -154,7 +167,3 @@ def test_ticks_thin_out_long_axes() -> None:
 def test_rgba_reads_hex_only() -> None:
     assert rgba("#ff8000", 0.5) == "rgba(255,128,0,0.5)"
     assert rgba("var(--plot-ink)", 0.5) == "var(--plot-ink)"
-
-
-def test_plotly_js_is_the_installed_one() -> None:
-    assert plotly_js_path().name == "plotly.min.js" and plotly_js_path().stat().st_size > 1_000_000
