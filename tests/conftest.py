@@ -1,8 +1,10 @@
-"""Shared by every test: one torch thread (with two a busy two-core machine is many times slower), tiny checkpoints."""
+"""Shared by all tests: one torch thread in each process, tiny checkpoints, and how tests are split over processes."""
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -18,18 +20,38 @@ from tiny_checkpoints import N_LABELS, save_base, save_task
 if TYPE_CHECKING:
     from sftm_app.session import Session
 
+# With two threads, a busy machine with two cores is many times slower. Processes that tests start inherit the setting.
 torch.set_num_threads(1)
-# No test leaves factors in the cache of whoever runs it, or finds some there.
+os.environ["OMP_NUM_THREADS"] = "1"
+# Tests neither fill nor read the cache of the person who runs them.
 os.environ["SFTM_CACHE_DIR"] = tempfile.mkdtemp(prefix="sftm-test-cache-")
-# The same examples every time, so that a red run says something about the change. No deadline: the first example may
-# pay for a library's import, and a machine that runs these tests is often busy with others.
+atexit.register(shutil.rmtree, os.environ["SFTM_CACHE_DIR"], ignore_errors=True)
+# The same examples every time, so that a failure points to the change under test. No deadline: the first example may
+# include the import of a library, and the machine may be busy with other work.
 hypothesis.settings.register_profile("house", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("house")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run the browser tests first: they are the longest group, and the other process has enough to do meanwhile."""
+    items.sort(key=lambda item: item.get_closest_marker("browser") is None)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Keep the tests of one file in one process, and all browser tests in one, so that they share an app."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return "tests/browser" if nodeid.startswith("tests/browser/") else super()._split_scope(nodeid)
+
+    return Scheduling(config, log)
+
+
 @pytest.fixture(scope="session")
 def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with `base` and the task checkpoints `a`, `b`, `c`. Tests must not change it: copy what they damage."""
+    """A folder with `base` and the task checkpoints `a`, `b`, `c`. Tests must not change it; see `models`."""
     root = tmp_path_factory.mktemp("models")
     base = save_base(root / "base")
     for seed, (name, n_labels) in enumerate(N_LABELS.items(), start=1):
@@ -39,15 +61,13 @@ def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def models(tiny_models: Path, tmp_path: Path) -> Path:
-    """A private copy of tiny_models that a test may damage."""
-    import shutil
-
+    """A copy of tiny_models that the test may change."""
     return Path(shutil.copytree(tiny_models, tmp_path / "models"))
 
 
 @pytest.fixture
 def recipe_for(tiny_models: Path) -> Callable[..., Any]:
-    """Builds a Recipe over the tiny models; keyword arguments as for make_recipe."""
+    """A function that builds a Recipe for the tiny models and takes the keyword arguments of make_recipe."""
     from sftm_app.planning.recipe import make_recipe
 
     def build(tasks: str = "abc", **changes: Any) -> Any:
@@ -81,7 +101,7 @@ def small_layers_cached(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def as_ordinary_user() -> Iterator[Path]:
-    """A new folder of an ordinary user, who this process is until the test ends: root may read and write everything."""
+    """A new folder of an ordinary user. This process runs as that user during the test: root may do anything."""
     if os.name != "posix":
         pytest.skip("modes of files are POSIX")
     root = os.geteuid() == 0
@@ -93,7 +113,7 @@ def as_ordinary_user() -> Iterator[Path]:
             os.seteuid(nobody)
         try:
             if not os.access(name, os.R_OK | os.W_OK, effective_ids=True):
-                pytest.skip("temporary folders are not for everybody here")
+                pytest.skip("other users may not use the temporary folder")
             yield Path(name)
         finally:
             if root:

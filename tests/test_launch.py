@@ -1,4 +1,4 @@
-"""launch.py without a network: a copy in a folder of its own, and a stand-in for .venv's Python that takes notes."""
+"""launch.py without a network: a copy in its own folder, and a stand-in for the Python of .venv that logs its calls."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ SOURCE = Path(__file__).parent.parent / "launch.py"
 NOT_FOUND = "ERROR: No matching distribution found for torch==2.13.0+cpu"
 NO_NETWORK = "WARNING: Retrying after connection broken by 'NewConnectionError(... name resolution)'"
 
-# Notes each call in calls.jsonl. As pip it does what the first fitting entry of pip.json says: [part of the command
-# line, lines to print, exit code]; without one it "installs" by making folders. The rest prints and exits with 7.
+# Logs each call in calls.jsonl. Called as pip, it follows the first entry of pip.json that matches: [part of the
+# command line, lines to print, exit code]. Without a match it "installs" by creating folders. Any other call prints its
+# arguments and exits with 7.
 STAND_IN = """#!{python} -IS
 import json, os, sys
 from pathlib import Path
@@ -49,7 +50,7 @@ needs_posix = pytest.mark.skipif(os.name == "nt", reason="the stand-in is a scri
 
 
 class Checkout:
-    """A folder with launch.py in it, and what launch.py did there."""
+    """A folder with a copy of launch.py, and the calls that launch.py made there."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -93,7 +94,7 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Checkout:
 
 @pytest.fixture
 def launch(checkout: Checkout, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The module, on a Linux machine without a GPU, with a .venv in which nothing is installed yet."""
+    """launch.py as a module, on a Linux machine without a GPU, with an empty .venv."""
     checkout.make_venv()
     module = checkout.load()
     monkeypatch.setattr(module, "has_nvidia_gpu", lambda: False)
@@ -111,7 +112,7 @@ def test_imports_the_standard_library_only() -> None:
     assert {name.split(".")[0] for name in imported} <= sys.stdlib_module_names
 
 
-def test_an_old_python_gets_a_sentence() -> None:
+def test_an_old_python_gets_a_message() -> None:
     ast.parse(SOURCE.read_text("utf-8"), feature_version=(3, 6))
     code = f"import sys; sys.version_info = (3, 8, 18, 'final', 0); exec(open({str(SOURCE)!r}).read())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
@@ -120,7 +121,7 @@ def test_an_old_python_gets_a_sentence() -> None:
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["-h"], ["test", "--help"], ["setup", "--help"]])
-def test_help_takes_no_install(checkout: Checkout, arguments: list[str]) -> None:
+def test_help_needs_no_installation(checkout: Checkout, arguments: list[str]) -> None:
     done = checkout.start(*arguments)
     assert done.returncode == 0, done.stderr
     assert "launch.py test" in done.stdout and "--models-dir" in done.stdout and "SFTM_TORCH" in done.stdout
@@ -128,7 +129,7 @@ def test_help_takes_no_install(checkout: Checkout, arguments: list[str]) -> None
 
 
 @needs_posix
-def test_arguments_and_exit_code_go_through_and_nothing_is_installed_twice(checkout: Checkout, launch: Any) -> None:
+def test_arguments_and_exit_code_are_passed_on_and_nothing_is_installed_twice(checkout: Checkout, launch: Any) -> None:
     assert launch.main([]) == 7
     installs = checkout.pip_calls()
     done = checkout.start("--port", "7", "--models-dir", "a b", "--no-browser")
@@ -163,7 +164,7 @@ def test_where_pip_has_no_cpu_build_the_official_server_is_asked(checkout: Check
     ("output", "sentence"),
     [
         (NOT_FOUND, "PIP_FIND_LINKS"),
-        (NO_NETWORK + "\n" + NOT_FOUND, "needs the network"),
+        (NO_NETWORK + "\n" + NOT_FOUND, "Only the first start needs the network"),
         ("No space left", "disk is full"),
     ],
 )
@@ -174,7 +175,7 @@ def test_without_a_cpu_build_it_stops(checkout: Checkout, launch: Any, capsys: A
     assert not any("-e" in call for call in checkout.pip_calls())
     assert not launch.STAMP.exists() and not launch.MARKER.exists()
     checkout.pip_does()
-    assert launch.main([]) == 7  # the next start goes on from there
+    assert launch.main([]) == 7  # the next start continues
 
 
 @needs_posix
@@ -191,19 +192,19 @@ def test_with_a_gpu_torch_comes_with_the_app(checkout: Checkout, launch: Any, mo
 def test_cuda_without_a_gpu_is_refused(checkout: Checkout, launch: Any, capsys: Any) -> None:
     (checkout.root / "cuda.txt").write_text("13.0")
     assert launch.main([]) == 1
-    assert "torch came with CUDA although no NVIDIA GPU was found" in capsys.readouterr().err
+    assert "pip installed torch with CUDA, but this machine has no NVIDIA GPU" in capsys.readouterr().err
     assert not launch.is_installed([])
 
 
 @needs_posix
-def test_sftm_torch_decides_and_is_remembered(checkout: Checkout, launch: Any, monkeypatch: Any) -> None:
+def test_sftm_torch_wins_and_is_remembered(checkout: Checkout, launch: Any, monkeypatch: Any) -> None:
     monkeypatch.setenv("SFTM_TORCH", "torch==2.12.0 --index-url https://host/cu130")
     (checkout.root / "cuda.txt").write_text("13.0")
     assert launch.main([]) == 7
     assert checkout.pip_calls()[0][-3:] == ["torch==2.12.0", "--index-url", "https://host/cu130"]
     monkeypatch.delenv("SFTM_TORCH")
     assert launch.is_installed([])
-    assert launch.main(["test"]) == 7  # installs the extra, and leaves that torch alone
+    assert launch.main(["test"]) == 7  # installs the extra and keeps that torch
     assert len(checkout.pip_calls()) == 3
     monkeypatch.setenv("SFTM_TORCH", "torch==2.11.0")
     assert not launch.is_installed([])
@@ -230,7 +231,7 @@ def change_python(launch: Any) -> None:
         lambda launch: launch.packages("gradio")[0].rmdir(),
     ],
 )
-def test_what_makes_an_installation_stale(launch: Any, spoil: Callable[[Any], None]) -> None:
+def test_what_makes_an_installation_out_of_date(launch: Any, spoil: Callable[[Any], None]) -> None:
     launch.main(["setup", "dev"])
     assert launch.is_installed([]) and launch.is_installed(["test", "dev"])
     spoil(launch)
@@ -258,12 +259,27 @@ def test_extras_are_kept_when_the_project_changes(checkout: Checkout, launch: An
 
 
 @needs_posix
-def test_an_installation_that_was_cut_off_starts_afresh(checkout: Checkout, launch: Any, monkeypatch: Any) -> None:
-    def cut_off(arguments: list[str]) -> None:
+def test_the_tests_run_in_two_processes_and_arguments_come_last(launch: Any, monkeypatch: Any) -> None:
+    commands: list[list[str]] = []
+    monkeypatch.setattr(launch, "hand_over", lambda command: commands.append(command) or 0)
+    assert launch.main(["test", "-n", "0", "-k", "name"]) == 0
+    assert commands[0][1:5] == ["-m", "pytest", "-n", "2"] and commands[0][-4:] == ["-n", "0", "-k", "name"]
+
+
+@needs_posix
+def test_ray_comes_with_the_extra_cluster(checkout: Checkout, launch: Any) -> None:
+    assert launch.main(["setup", "dev", "cluster"]) == 0
+    assert checkout.pip_calls()[-1][-1] == ".[cluster,dev,test]"
+    assert launch.is_installed(["cluster", "dev", "test"])
+
+
+@needs_posix
+def test_an_interrupted_installation_starts_over(checkout: Checkout, launch: Any, monkeypatch: Any) -> None:
+    def interrupt(arguments: list[str]) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(launch, "run_pip", cut_off)
+        patch.setattr(launch, "run_pip", interrupt)
         assert launch.main([]) == 130
     assert launch.MARKER.exists()
     made: list[list[str]] = []
@@ -281,11 +297,11 @@ def test_an_installation_that_was_cut_off_starts_afresh(checkout: Checkout, laun
     assert made == [[sys.executable, "-m", "venv", "--clear", str(checkout.venv)]]
 
 
-def test_a_folder_named_venv_that_is_none_is_left_alone(checkout: Checkout) -> None:
+def test_another_folder_named_venv_is_not_touched(checkout: Checkout) -> None:
     (checkout.venv / "bin").mkdir(parents=True)
     (checkout.venv / "thesis.txt").write_text("mine")
     done = checkout.start()
-    assert done.returncode == 1 and "is no virtual environment" in done.stderr and "Traceback" not in done.stderr
+    assert done.returncode == 1 and "is not a virtual environment" in done.stderr and "Traceback" not in done.stderr
     assert (checkout.venv / "thesis.txt").exists()
 
 
@@ -301,10 +317,10 @@ def test_without_the_venv_module(checkout: Checkout, monkeypatch: Any, capsys: A
 def test_without_write_permission(launch: Any, monkeypatch: Any, capsys: Any) -> None:
     monkeypatch.setattr(launch.os, "access", lambda *_: False)
     assert launch.main([]) == 1
-    assert "cannot be written to" in capsys.readouterr().err
+    assert "may not write to" in capsys.readouterr().err
 
 
-def test_an_error_of_the_system_is_a_sentence(launch: Any, monkeypatch: Any, capsys: Any) -> None:
+def test_a_system_error_is_a_message(launch: Any, monkeypatch: Any, capsys: Any) -> None:
     def fail(extras: list[str]) -> None:
         raise PermissionError(13, "Permission denied", "here/.venv")
 
@@ -317,19 +333,21 @@ def test_an_error_of_the_system_is_a_sentence(launch: Any, monkeypatch: Any, cap
     ("output", "sentence"),
     [
         ("ERROR: Could not install packages due to an OSError: [Errno 28] No space left on device", "disk is full"),
-        ("ERROR: [Errno 13] Permission denied: '/x'", "not permitted"),
+        ("ERROR: [Errno 13] Permission denied: '/x'", "you may not write"),
         (NO_NETWORK, "could not be reached"),
-        ("ERROR: No matching distribution found for torch>=2.10", "no fitting versions"),
+        ("ERROR: No matching distribution found for torch>=2.10", "no compatible versions"),
         ("error: subprocess-exited-with-error", "sftm-install.log"),
     ],
 )
-def test_what_a_failure_of_pip_means(launch: Any, output: str, sentence: str) -> None:
+def test_a_failure_of_pip_is_explained(launch: Any, output: str, sentence: str) -> None:
     found = launch.pip_sentence("SFTM Studio", ["Collecting gradio", output])
     assert sentence in found and output in found
 
 
-@pytest.mark.parametrize(("arguments", "sentence"), [(["tset"], "mean 'test'"), (["setup", "x"], "dev, or nothing")])
-def test_words_that_it_does_not_know(checkout: Checkout, arguments: list[str], sentence: str) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "sentence"), [(["tset"], "mean 'test'"), (["setup", "x"], "dev, cluster or nothing")]
+)
+def test_unknown_words(checkout: Checkout, arguments: list[str], sentence: str) -> None:
     done = checkout.start(*arguments)
     assert done.returncode == 2 and sentence in done.stderr
     assert not checkout.venv.exists()
