@@ -12,8 +12,8 @@ from tiny_adapters import build, inputs_of, load_adapter, logits, save_adapter
 
 from sftm_app.api import check, merge
 from sftm_app.engine import features
-from sftm_app.engine import run as running
 from sftm_app.weights.checkpoint import open_checkpoint
+from sftm_app.weights.reader import open_reader
 
 # name -> kind of model, settings of the base, settings of the adapter
 CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
@@ -79,7 +79,7 @@ def test_adapters_and_their_full_models_merge_to_the_same(kind: str, norm: str, 
         # A full checkpoint holds every tensor, an adapter what it touches: the rest counts as unchanged.
         merge(tmp_path / "base", tasks, tmp_path / label, method, "cpu", **variant)
         opened = open_checkpoint(tmp_path / label)
-        with running.open_reader(opened) as read:
+        with open_reader(opened) as read:
             wholly[label] = {name: read(name) for name in opened.tensors}
     for label in ("adapters", "mixed"):
         for name, tensor in wholly["full"].items():

@@ -26,13 +26,15 @@ from transformers import (
 from sftm_app.api import check, merge, merge_recipe
 from sftm_app.output.report import Report
 from sftm_app.planning.recipe import make_recipe
+from sftm_app.session import open_session
 
 TOKENS = torch.tensor([[3, 4, 5, 6], [7, 8, 9, 10]])
 
 
 def write(root: Path, name: str, tasks: list[Path], kind: str, **recipe: Any) -> Report:
     output = {"kind": kind} | recipe.pop("output", {})
-    return merge_recipe(make_recipe(root / "base", tasks, output=output, device="cpu", **recipe), root / name)
+    made = make_recipe(root / "base", tasks, output=output, device="cpu", **recipe)
+    return merge_recipe(made, root / name, open_session())
 
 
 def adapter_of(model: Any, folder: Path, seed: int, **settings: Any) -> Path:
@@ -130,7 +132,7 @@ def test_experts_of_a_full_fine_tune_are_left_out_by_name(tmp_path: Path) -> Non
             parameter.add_(0.05 * torch.randn_like(parameter))
     model.save_pretrained(tmp_path / "task")
     report = write(tmp_path, "adapter", [tmp_path / "task"], "adapter", method="average", output={"rank": 4})
-    left_out = {record.name for record in report.tensors if record.figures.get("left_out")}
+    left_out = {record.name for record in report.tensors if record.figures.left_out}
     assert any("experts" in name for name in left_out)
     assert any("cannot carry" in text and "experts" in text for text in report.warnings)
     assert not any("self_attn" in name for name in left_out)

@@ -16,17 +16,23 @@ from tiny_checkpoints import change_weights, save_task
 
 from sftm_app.architecture.roles import Role
 from sftm_app.engine import run as run_module
-from sftm_app.engine.records import TensorRecord
+from sftm_app.engine.records import Figures, TensorRecord
 from sftm_app.engine.run import run
 from sftm_app.errors import InputError, NumericalError, ResourceError
+from sftm_app.linalg import superposition
+from sftm_app.linalg.conflicts import Conflict
+from sftm_app.linalg.solvers import Outcome
 from sftm_app.methods.params import NoParams
-from sftm_app.output.report import warnings_of
+from sftm_app.output.findings import findings
+from sftm_app.pipeline import prepare
 from sftm_app.planning.device import resolve_device
 from sftm_app.planning.plan import Plan
-from sftm_app.planning.planner import check_recipe, make_plan, plan_for
+from sftm_app.planning.planner import make_plan, open_inputs
 from sftm_app.planning.recipe import Recipe, make_recipe
+from sftm_app.session import Session
 
 Arrays = dict[str, np.ndarray]
+Merged = Callable[[Recipe], dict[str, torch.Tensor]]
 
 
 def arrays(folder: Path) -> Arrays:
@@ -39,8 +45,9 @@ def arrays(folder: Path) -> Arrays:
     }
 
 
-def merged(recipe: Recipe) -> dict[str, torch.Tensor]:
-    return {step.entry.name: step.tensor for step in run(make_plan(recipe))}
+@pytest.fixture
+def merged(session: Session) -> Merged:
+    return lambda recipe: {step.entry.name: step.tensor for step in run(prepare(recipe, session), session)}
 
 
 def is_matrix(name: str) -> bool:
@@ -112,7 +119,7 @@ CASES: list[tuple[str, dict[str, Any]]] = [
 @pytest.mark.parametrize("weights", [[1.0, 1.0, 1.0], [1.0, 0.5, 2.0]])
 @pytest.mark.parametrize(("method", "params"), CASES)
 def test_every_tensor_against_the_direct_computation(
-    tiny_models: Path, method: str, params: dict[str, Any], weights: list[float]
+    merged: Merged, tiny_models: Path, method: str, params: dict[str, Any], weights: list[float]
 ) -> None:
     tasks = [{"path": tiny_models / t, "weight": w} for t, w in zip("abc", weights, strict=True)]
     recipe = make_recipe(tiny_models / "base", tasks, method, params, device="cpu")
@@ -121,20 +128,22 @@ def test_every_tensor_against_the_direct_computation(
 
 @pytest.mark.parametrize(("method", "params"), [("sftm", {}), ("average", {}), ("task_arithmetic", {"scaling": 1.0})])
 def test_one_task_at_scaling_1_gives_that_task_back(
-    tiny_models: Path, recipe_for: Callable, method: str, params: dict[str, Any]
+    merged: Merged, tiny_models: Path, recipe_for: Callable, method: str, params: dict[str, Any]
 ) -> None:
     found = merged(recipe_for("a", method=method, params=params))
     assert_close(found, arrays(tiny_models / "a"), 2e-6)
 
 
-def test_scaling_0_gives_the_base_back_but_for_the_norms(tiny_models: Path, recipe_for: Callable) -> None:
+def test_scaling_0_gives_the_base_back_but_for_the_norms(
+    merged: Merged, tiny_models: Path, recipe_for: Callable
+) -> None:
     base = arrays(tiny_models / "base")
     found = merged(recipe_for("ab", params={"scaling": 0.0}))
     for name, tensor in found.items():
         assert np.array_equal(tensor.double().numpy(), base[name]) == (not is_norm(name)), name
 
 
-def test_copies_of_one_task_count_once_for_sftm_and_each_time_for_a_sum(tiny_models: Path) -> None:
+def test_copies_of_one_task_count_once_for_sftm_and_each_time_for_a_sum(merged: Merged, tiny_models: Path) -> None:
     twice = [{"path": tiny_models / "a", "name": name} for name in ("x", "y")]
     name = "encoder.layer.0.intermediate.dense.weight"
     base, task = arrays(tiny_models / "base")[name], arrays(tiny_models / "a")[name]
@@ -145,7 +154,7 @@ def test_copies_of_one_task_count_once_for_sftm_and_each_time_for_a_sum(tiny_mod
 
 
 @pytest.mark.parametrize("method", ["sftm", "average", "task_arithmetic"])
-def test_the_order_of_tasks_does_not_matter(recipe_for: Callable, method: str) -> None:
+def test_the_order_of_tasks_does_not_matter(merged: Merged, recipe_for: Callable, method: str) -> None:
     left, right = merged(recipe_for("abc", method=method)), merged(recipe_for("cab", method=method))
     for name in left:
         torch.testing.assert_close(left[name], right[name], atol=1e-5, rtol=0)
@@ -155,27 +164,30 @@ def test_the_order_of_tasks_does_not_matter(recipe_for: Callable, method: str) -
 @pytest.mark.parametrize("dtype", [None, "bfloat16"])
 @pytest.mark.parametrize("n_threads", [1, 2])
 def test_sums_may_be_made_of_any_pieces(
-    recipe_for: Callable, monkeypatch: pytest.MonkeyPatch, method: str, dtype: str | None, n_threads: int
+    merged: Merged,
+    recipe_for: Callable,
+    monkeypatch: pytest.MonkeyPatch,
+    method: str,
+    dtype: str | None,
+    n_threads: int,
+    session: Session,
 ) -> None:
-    recipe = recipe_for(method=method, output={"dtype": dtype})
+    recipe = recipe_for(method=method, output={"dtype": dtype}, measure="none")
     whole = merged(recipe)
     assert max(tensor.numel() for tensor in whole.values()) < run_module.SPAN
     monkeypatch.setattr(run_module, "SPAN", 37)
-    torch.set_num_threads(n_threads)
-    try:
-        pieces = merged(recipe)
-    finally:
-        torch.set_num_threads(1)
+    several = dataclasses.replace(session, n_threads=n_threads)
+    pieces = {step.entry.name: step.tensor for step in run(prepare(recipe, several), several)}
     assert all(torch.equal(pieces[name], tensor) for name, tensor in whole.items())
 
 
 @pytest.mark.parametrize("method", ["sftm", "average"])
-def test_a_second_run_is_bit_identical(recipe_for: Callable, method: str) -> None:
+def test_a_second_run_is_bit_identical(merged: Merged, recipe_for: Callable, method: str) -> None:
     left, right = merged(recipe_for("abc", method=method)), merged(recipe_for("abc", method=method))
     assert all(torch.equal(left[name], right[name]) for name in left)
 
 
-def test_half_precision_tasks_are_upcast_before_anything(models: Path) -> None:
+def test_half_precision_tasks_are_upcast_before_anything(merged: Merged, models: Path) -> None:
     save_task(models / "half", models / "base", 9, 3, torch.float16)
     recipe = make_recipe(models / "base", [models / "half", models / "a"], device="cpu")
     params = {"variant": "readout", "rank": None, "scaling": 1.0}
@@ -186,7 +198,7 @@ def test_half_precision_tasks_are_upcast_before_anything(models: Path) -> None:
     assert_close(merged(recipe), wanted, 5e-5)
 
 
-def test_a_difference_beyond_half_precision(models: Path) -> None:
+def test_a_difference_beyond_half_precision(merged: Merged, models: Path) -> None:
     """60000 - (-60000) is infinite in fp16; in float32 it is a number like any other."""
     for name in ("base", "a"):
         save_task(models / f"half_{name}", models / "base", 3, 3, torch.float16)
@@ -199,7 +211,7 @@ def test_a_difference_beyond_half_precision(models: Path) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "float64"])
-def test_output_types(recipe_for: Callable, dtype: str) -> None:
+def test_output_types(merged: Merged, recipe_for: Callable, dtype: str) -> None:
     exact = merged(recipe_for("ab"))
     found = merged(recipe_for("ab", output={"dtype": dtype}))
     for name, tensor in found.items():
@@ -207,14 +219,14 @@ def test_output_types(recipe_for: Callable, dtype: str) -> None:
         assert torch.equal(tensor, exact[name].to(tensor.dtype))
 
 
-def test_the_type_of_the_base_is_kept(models: Path) -> None:
+def test_the_type_of_the_base_is_kept(merged: Merged, models: Path) -> None:
     save_task(models / "half", models / "base", 3, 3, torch.bfloat16)
     found = merged(make_recipe(models / "half", [models / "a"], device="cpu"))
     assert {tensor.dtype for tensor in found.values()} == {torch.bfloat16}
 
 
 def test_values_that_do_not_fit_the_output_type_are_refused_with_their_count(
-    models: Path, monkeypatch: pytest.MonkeyPatch
+    merged: Merged, models: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def grow(tensors: dict[str, torch.Tensor]) -> None:
         tensors["vit.layernorm.bias"][:4] = 70000.0
@@ -232,7 +244,7 @@ def test_values_that_do_not_fit_the_output_type_are_refused_with_their_count(
 @pytest.mark.parametrize("where", ["base", "a"])
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_nan_and_inf_are_refused_by_name_and_count(
-    models: Path, where: str, value: float, monkeypatch: pytest.MonkeyPatch
+    merged: Merged, models: Path, where: str, value: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     name = "encoder.layer.1.output.dense.weight" if where == "base" else "vit.encoder.layer.1.output.dense.weight"
 
@@ -246,7 +258,7 @@ def test_nan_and_inf_are_refused_by_name_and_count(
         merged(recipe)
     monkeypatch.setattr(run_module, "SPAN", 2)
     with pytest.raises(NumericalError, match=sentence):
-        merged(dataclasses.replace(recipe, method="average", params=NoParams()))
+        merged(dataclasses.replace(recipe, method="average", params=NoParams(), measure="none"))
 
 
 def with_extras(models: Path) -> tuple[Path, Path]:
@@ -260,7 +272,7 @@ def with_extras(models: Path) -> tuple[Path, Path]:
     return models / "base", models / "a"
 
 
-def test_tensors_of_the_base_alone_are_copied_byte_by_byte(models: Path) -> None:
+def test_tensors_of_the_base_alone_are_copied_byte_by_byte(merged: Merged, models: Path) -> None:
     base, task = with_extras(models)
     found = merged(make_recipe(base, [task], device="cpu"))
     assert (
@@ -272,18 +284,18 @@ def test_tensors_of_the_base_alone_are_copied_byte_by_byte(models: Path) -> None
         merged(half)
 
 
-def test_a_copied_tensor_with_nan_is_refused_too(models: Path) -> None:
+def test_a_copied_tensor_with_nan_is_refused_too(merged: Merged, models: Path) -> None:
     base, task = with_extras(models)
     change_weights(base / "model.safetensors", lambda tensors: tensors["extra.table"].fill_(math.nan))
     with pytest.raises(NumericalError, match=r"'extra\.table' holds 3 values"):
         merged(make_recipe(base, [task], device="cpu"))
 
 
-def test_the_plan_says_what_happens_to_each_tensor_and_why(models: Path) -> None:
+def test_the_plan_says_what_happens_to_each_tensor_and_why(models: Path, session: Session) -> None:
     base, task = with_extras(models)
-    plan = make_plan(make_recipe(base, [task, models / "b"], device="cpu"))
+    plan = prepare(make_recipe(base, [task, models / "b"], device="cpu"), session)
     rules = {entry.name: (entry.role, entry.rule, entry.why) for entry in plan.entries}
-    assert rules["encoder.layer.0.output.dense.weight"] == (Role.MATRIX, "superpose", "owned by Linear")
+    assert rules["encoder.layer.0.output.dense.weight"] == (Role.MATRIX, "method", "owned by Linear")
     assert rules["encoder.layer.0.output.dense.bias"] == (Role.BIAS, "sum", "owned by Linear")
     assert rules["layernorm.weight"] == (Role.NORM, "average", "owned by LayerNorm")
     assert rules["embeddings.cls_token"] == (Role.EMBEDDING, "sum", "owned by ViTEmbeddings")
@@ -292,13 +304,13 @@ def test_the_plan_says_what_happens_to_each_tensor_and_why(models: Path) -> None
     heads = sum(t.n_bytes for name, t in plan.preflight.tasks[0].checkpoint.tensors.items() if "classifier" in name)
     heads += sum(t.n_bytes for name, t in plan.preflight.tasks[1].checkpoint.tensors.items() if "classifier" in name)
     assert plan.output_bytes == heads + sum(info.n_bytes for info in plan.preflight.base.tensors.values())
-    assert all(entry.cost > 0 for entry in plan.entries)
+    assert all(cost.seconds > 0 and cost.memory_bytes > 0 for cost in plan.cost.entries)
     assert plan.peak_bytes > 0
 
 
-def test_a_task_without_a_change_is_refused_before_anything(models: Path) -> None:
+def test_a_task_without_a_change_is_refused_before_anything(models: Path, session: Session) -> None:
     with pytest.raises(InputError, match="is the base itself"):
-        make_plan(make_recipe(models / "base", [models / "base"]))
+        prepare(make_recipe(models / "base", [models / "base"]), session)
 
 
 def test_a_device_that_is_not_there() -> None:
@@ -311,7 +323,9 @@ def test_a_device_that_is_not_there() -> None:
 
 
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: ...")])
-def test_out_of_memory_names_the_layer(recipe_for: Callable, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+def test_out_of_memory_names_the_layer(
+    merged: Merged, recipe_for: Callable, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
     def explode(*_: Any) -> Any:
         raise error
 
@@ -320,7 +334,9 @@ def test_out_of_memory_names_the_layer(recipe_for: Callable, monkeypatch: pytest
         merged(recipe_for("a"))
 
 
-def test_other_errors_are_not_taken_for_a_lack_of_memory(recipe_for: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_errors_are_not_taken_for_a_lack_of_memory(
+    merged: Merged, recipe_for: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def explode(*_: Any) -> Any:
         raise RuntimeError("shapes do not match")
 
@@ -329,7 +345,7 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory(recipe_for: Callable, m
         merged(recipe_for("a"))
 
 
-def test_a_change_too_large_for_the_compute_type_names_its_tensor(models: Path) -> None:
+def test_a_change_too_large_for_the_compute_type_names_its_tensor(merged: Merged, models: Path) -> None:
     name = "encoder.layer.0.output.dense.weight"
     change_weights(models / "base" / "model.safetensors", lambda tensors: tensors[name].fill_(-3e38))
     change_weights(models / "a" / "model.safetensors", lambda tensors: tensors[f"vit.{name}"].fill_(3e38))
@@ -337,7 +353,7 @@ def test_a_change_too_large_for_the_compute_type_names_its_tensor(models: Path) 
         merged(make_recipe(models / "base", [models / "a"], device="cpu"))
 
 
-def opposed(models: Path, tasks: list[str]) -> Plan:
+def opposed(models: Path, tasks: list[str], session: Session) -> Plan:
     """`a`, others, and a task that undoes `a`."""
     base = load_file(models / "base" / "model.safetensors")
 
@@ -350,21 +366,21 @@ def opposed(models: Path, tasks: list[str]) -> Plan:
     shutil.copytree(models / "a", models / "mirror")
     change_weights(models / "mirror" / "model.safetensors", mirror)
     recipe = make_recipe(models / "base", [models / task for task in tasks], device="cpu")
-    return plan_for(recipe, check_recipe(recipe))
+    return prepare(recipe, session)
 
 
-def test_opposed_tasks_give_the_base_and_a_warning_that_says_conflict(models: Path) -> None:
-    plan = opposed(models, ["a", "mirror"])
+def test_opposed_tasks_give_the_base_and_a_warning_that_says_conflict(models: Path, session: Session) -> None:
+    plan = opposed(models, ["a", "mirror"], session)
     base = arrays(models / "base")
     records = []
-    for step in run(plan):
+    for step in run(plan, session):
         records.extend(step.records)
         np.testing.assert_allclose(step.tensor.double().numpy(), base[step.entry.name], atol=1e-5)
-    said = warnings_of(plan.task_names, records)
+    said = findings(plan.task_names, records)
     assert any(sentence.startswith("Conflict: a and mirror oppose each other in") for sentence in said)
 
 
-def test_a_conflict_in_a_layer_that_some_task_lacks_names_the_right_tasks(models: Path) -> None:
+def test_a_conflict_in_a_layer_that_some_task_lacks_names_the_right_tasks(models: Path, session: Session) -> None:
     """Positions in a layer's figures count the tasks that hold it, not all tasks."""
     base, name = models / "base", "pooler.dense.weight"
     change_weights(base / "model.safetensors", lambda tensors: tensors.update({name: torch.zeros(16, 16)}))
@@ -374,43 +390,43 @@ def test_a_conflict_in_a_layer_that_some_task_lacks_names_the_right_tasks(models
         change = {f"vit.{name}": sign * torch.eye(16)}
         change_weights(models / task / "model.safetensors", lambda tensors, change=change: tensors.update(change))
     recipe = make_recipe(base, [models / task for task in ("b", "a", "mirror")], device="cpu")
-    plan = plan_for(recipe, check_recipe(recipe).require())
+    plan = make_plan(recipe, open_inputs(recipe, session).require(), session)
     entry = next(entry for entry in plan.entries if entry.name == name)
     assert entry.sources == (None, f"vit.{name}", f"vit.{name}")
-    records = [record for step in run(plan) for record in step.records]
-    assert any("a and mirror oppose" in sentence for sentence in warnings_of(plan.task_names, records))
-    assert not any("b and" in sentence for sentence in warnings_of(plan.task_names, records))
+    records = [record for step in run(plan, session) for record in step.records]
+    assert any("a and mirror oppose" in sentence for sentence in findings(plan.task_names, records))
+    assert not any("b and" in sentence for sentence in findings(plan.task_names, records))
 
 
-def solved(name: str, solver: str, residual: float, conflicts: list[list[float]] | None = None) -> TensorRecord:
-    figures = {"solver": solver, "residual": residual, "conflicts": conflicts or [], "n_dropped": 0}
-    return TensorRecord(name, "matrix", "superpose", "", (2, 2), 0.0, figures)
+def solved(name: str, outcome: Outcome, residual: float, conflicts: tuple[Conflict, ...] = ()) -> TensorRecord:
+    figures = Figures(solver=outcome.value, residual=residual, conflicts=conflicts)
+    return TensorRecord(name, "matrix", "method", "", (2, 2), 0.0, figures)
 
 
 def test_solves_that_were_stopped_or_are_inexact_are_said() -> None:
-    early, opposed = "iterative (stopped early)", [[0, 1, -0.9]]
-    fine = [solved("x", "direct", 1e-3), solved("y", "iterative", 1e-5), solved("z", "direct", 0.5, opposed)]
-    assert [sentence[:9] for sentence in warnings_of(("a", "b"), fine)] == ["Conflict:"]
-    said = warnings_of(("a", "b"), [*fine[:2], solved("p", early, 0.02), solved("q", early, 0.3, opposed)])
+    direct, iterative, early = Outcome.DIRECT, Outcome.ITERATIVE, Outcome.STOPPED_EARLY
+    opposed = (Conflict(0, 1, -0.9),)
+    fine = [solved("x", direct, 1e-3), solved("y", iterative, 1e-5), solved("z", direct, 0.5, opposed)]
+    assert [sentence[:9] for sentence in findings(("a", "b"), fine)] == ["Conflict:"]
+    said = findings(("a", "b"), [*fine[:2], solved("p", early, 0.02), solved("q", early, 0.3, opposed)])
     assert "stopped early in 2 layers (largest residual 0.3, in q)" in said[-1] and len(said) == 2
-    (said,) = warnings_of(("a", "b"), [*fine[:2], solved("p", "direct", 0.04)])
-    assert "inexact in 1 layer (largest residual 0.04, in p), though no tasks oppose each other there" in said
-    assert warnings_of(("a", "b"), [TensorRecord("x", "matrix", "sum", "", (2,), 0.0)]) == ()
+    (said,) = findings(("a", "b"), [*fine[:2], solved("p", direct, 0.04)])
+    assert "inexact in 1 layer (largest residual 0.04, in p), although no tasks oppose each other there" in said
+    assert findings(("a", "b"), [TensorRecord("x", "matrix", "sum", "", (2,), 0.0)]) == ()
 
 
-def test_the_word_for_a_solve_that_was_stopped_is_the_solvers_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    from sftm_app.linalg import superposition
-    from sftm_app.linalg.svd import factorise
-    from sftm_app.output.report import STOPPED_EARLY
-
+def test_a_merge_whose_solver_was_stopped_says_so(
+    recipe_for: Callable[..., Any], session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(superposition, "MAX_ITERATIONS", 1)
     monkeypatch.setattr(superposition, "FALLBACK_MAX", 0)
-    torch.manual_seed(0)
-    factors = [factorise(torch.randn(6, 5)) for _ in range(2)]
-    assert superposition.superpose(factors, solver="iterative").solver == STOPPED_EARLY
+    monkeypatch.setattr(superposition, "AUTO_DIRECT_MAX", 0)
+    plan = prepare(recipe_for("ab"), session)
+    records = [record for step in run(plan, session) for record in step.records]
+    assert any("stopped early in" in sentence for sentence in findings(plan.task_names, records))
 
 
-def test_weights_that_are_stored_transposed(tmp_path: Path) -> None:
+def test_weights_that_are_stored_transposed(merged: Merged, tmp_path: Path) -> None:
     """GPT-2 keeps its linear maps as in x out: they are superposed as out x in and put back as they were."""
     from transformers import GPT2Config, GPT2Model
 
@@ -425,9 +441,13 @@ def test_weights_that_are_stored_transposed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("params", "low", "high"), [({}, 0, 1e-5), ({"scaling": 0.0}, 1, 1), ({"rank": 1}, 0.1, 1)])
 def test_errors_measure_what_was_added_on_all_features(
-    recipe_for: Callable[..., Any], params: dict[str, Any], low: float, high: float
+    recipe_for: Callable[..., Any], session: Session, params: dict[str, Any], low: float, high: float
 ) -> None:
     """A merge that adds nothing keeps nothing, and one of rank one does not keep what it cut off."""
-    for merged in run(make_plan(recipe_for(params=params))):
-        for error in merged.records[0].figures.get("readout_errors", ()):
+    plan = prepare(recipe_for(params=params), session)
+    n_measured = 0
+    for merged in run(plan, session):
+        n_measured += bool(merged.records[0].figures.readout_errors)
+        for error in merged.records[0].figures.readout_errors:
             assert low - 1e-6 <= error <= high + 1e-6
+    assert n_measured == sum(entry.role is Role.MATRIX for entry in plan.entries)
