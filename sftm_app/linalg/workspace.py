@@ -88,6 +88,14 @@ class LayerSize:
         )
 
 
+@dataclass(frozen=True)
+class DeltaSize:
+    """A delta: its bytes, and whether it is low-rank. (A low-rank one in float64 may be the larger one.)"""
+
+    n_bytes: int
+    low_rank: bool
+
+
 def sum_bytes(size: LayerSize) -> int:
     """Bytes of a weighted sum of the task matrices, added one after the other."""
     if all(size.thin):
@@ -124,7 +132,7 @@ def superpose_bytes(size: LayerSize, kept: Sequence[int], variant: str) -> int:
     """Bytes of solving for the coefficients of `kept` features per task and forming D*, factors not included."""
     n_features, largest = sum(kept), max(kept, default=0)
     direct = n_features <= AUTO_DIRECT_MAX
-    formed = combination_bytes(size, kept)
+    formed = combination_size(size, kept).n_bytes
     if not direct and n_features <= STORED_MAX and variant == "readout":
         half = FLOAT_BYTES * (n_features**2 - sum(r**2 for r in kept)) // 2
         return max(half + max(FLOAT_BYTES * largest**2, SOLVER_VECTORS * FLOAT_BYTES * n_features), formed)
@@ -145,26 +153,26 @@ def superpose_bytes(size: LayerSize, kept: Sequence[int], variant: str) -> int:
     return system + max(block, product)
 
 
-def combination_bytes(size: LayerSize, kept: Sequence[int]) -> int:
-    """Bytes of sum_tk a_tk u_tk v_tk^T over `kept` features per task: two thin matrices, or a dense one."""
+def combination_size(size: LayerSize, kept: Sequence[int]) -> DeltaSize:
+    """The size of sum_tk a_tk u_tk v_tk^T over `kept` features per task: two thin matrices, or a dense one."""
     n_features = sum(kept)
     if n_features >= size.k:
-        return size.matrix_bytes
+        return DeltaSize(size.matrix_bytes, low_rank=False)
     item = 8 if n_features <= AUTO_DIRECT_MAX else FLOAT_BYTES
-    return item * (size.m + size.n) * n_features
+    return DeltaSize(item * (size.m + size.n) * n_features, low_rank=True)
 
 
-def measure_bytes(size: LayerSize, computed: Sequence[int], delta_bytes: int) -> int:
+def measure_bytes(size: LayerSize, computed: Sequence[int], delta: DeltaSize) -> int:
     """Bytes of measuring what a delta keeps of each task, and the plain average next to it, factors not included."""
     r = max(computed, default=0)
     average = size.matrix_bytes if sum(computed) >= size.k else FLOAT_BYTES * (size.m + size.n) * sum(computed)
     # In float64 where the thin factors are: their product with one task's read directions.
-    thin_product = 8 * (size.n + size.m) * r if delta_bytes < size.matrix_bytes else 0
-    return delta_bytes + average + 2 * FLOAT_BYTES * size.m * r + thin_product
+    thin_product = 8 * (size.n + size.m) * r if delta.low_rank else 0
+    return delta.n_bytes + average + 2 * FLOAT_BYTES * size.m * r + thin_product
 
 
-def adding_bytes(size: LayerSize, delta_bytes: int) -> int:
+def adding_bytes(size: LayerSize, delta: DeltaSize) -> int:
     """Bytes of adding a delta to the base: a low-rank one is scaled into a copy and added a few rows at a time."""
-    if delta_bytes >= size.matrix_bytes:
-        return delta_bytes
-    return 2 * delta_bytes + 12 * min(size.m * size.n, ADD_ELEMENTS)
+    if not delta.low_rank:
+        return delta.n_bytes
+    return 2 * delta.n_bytes + 12 * min(size.m * size.n, ADD_ELEMENTS)

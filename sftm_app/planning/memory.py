@@ -15,9 +15,10 @@ import torch
 from sftm_app.architecture.roles import Part
 from sftm_app.linalg.workspace import (
     FLOAT_BYTES,
+    DeltaSize,
     LayerSize,
     adding_bytes,
-    combination_bytes,
+    combination_size,
     factorise_bytes,
     measure_bytes,
     sum_bytes,
@@ -108,22 +109,24 @@ def _merging(size: LayerSize, entry: PlanEntry, model: MemoryModel) -> int:
     """Bytes of merging one linear map, or one tensor of another role, and of measuring and adding the result."""
     method, params = model.method, model.params
     work = method.workspace(size, params) if entry.rule == "method" else sum_bytes(size)
-    delta = _delta_bytes(size, entry, model)
+    delta = _delta_size(size, entry, model)
     merging = max(work, adding_bytes(size, delta))
     if entry.measured:
         computed = size.computed(method.features(params) if method.features else None)
         held = sum(map(size.thin_bytes, computed))
         # A method that asks for no features has its delta while they are computed.
-        factorising = 0 if method.features else delta + factorise_bytes(size, computed)
+        factorising = 0 if method.features else delta.n_bytes + factorise_bytes(size, computed)
         merging = max(merging, factorising, held + measure_bytes(size, computed, delta))
     return merging
 
 
-def _delta_bytes(size: LayerSize, entry: PlanEntry, model: MemoryModel) -> int:
+def _delta_size(size: LayerSize, entry: PlanEntry, model: MemoryModel) -> DeltaSize:
     method = model.method
     if entry.rule == "method" and method.features:
-        return combination_bytes(size, size.kept(method.features(model.params)))
-    return min(size.factor_bytes, size.matrix_bytes) if all(size.thin) else size.matrix_bytes
+        return combination_size(size, size.kept(method.features(model.params)))
+    if entry.elementwise and all(size.thin):  # thin matrices next to each other
+        return DeltaSize(size.factor_bytes, low_rank=True)
+    return DeltaSize(size.matrix_bytes, low_rank=False)
 
 
 def cached_bytes(entry: PlanEntry, model: MemoryModel) -> int:
@@ -134,7 +137,7 @@ def cached_bytes(entry: PlanEntry, model: MemoryModel) -> int:
     stack, count = _held_at_once(entry)
     sizes = layer_sizes(entry, FLOAT_BYTES * count, 0, 1)
     upcasting = _upcasting([model.found.base.tensors[entry.name].dtype], count)
-    adding = max(adding_bytes(size, _delta_bytes(size, entry, model)) for size in sizes)
+    adding = max(adding_bytes(size, _delta_size(size, entry, model)) for size in sizes)
     return stack + FLOAT_BYTES * count + max(upcasting, _fitting(entry, count), adding)
 
 

@@ -14,15 +14,17 @@ import torch
 from safetensors.torch import save_file
 
 from sftm_app.errors import RecipeError, ResourceError
+from sftm_app.pipeline import prepare
 from sftm_app.planning import budget
-from sftm_app.planning.budget import budget_note, check_budget, fitting_rank
-from sftm_app.planning.cost import estimate
+from sftm_app.planning.budget import check_budget, fitting_rank, memory_model
+from sftm_app.planning.memory import peak_bytes
 from sftm_app.planning.plan import Plan
-from sftm_app.planning.planner import check_recipe, make_plan, plan_for
 from sftm_app.planning.recipe import make_recipe, recipe_from_yaml, recipe_to_yaml
-from sftm_app.units import format_distinct
+from sftm_app.session import Session
+from sftm_app.units import format_bytes, format_distinct
 
 RecipeFor = Callable[..., Any]
+PlanFor = Callable[..., Plan]
 
 
 @pytest.fixture
@@ -39,83 +41,101 @@ def recipe_for(tmp_path: Path) -> RecipeFor:
     return lambda **changes: make_recipe(folders[0], folders[1:], **{"device": "cpu"} | changes)
 
 
-def plan_of(recipe: Any) -> Plan:
-    return plan_for(recipe, check_recipe(recipe).require())
+@pytest.fixture
+def plan_for(recipe_for: RecipeFor, session: Session) -> PlanFor:
+    """Plans for these recipes; keyword arguments as for make_recipe."""
+    return lambda **changes: prepare(recipe_for(**changes), session)
 
 
-def needed(recipe: Any, rank: int | None) -> int:
-    return plan_of(dataclasses.replace(recipe, params=dataclasses.replace(recipe.params, rank=rank))).peak_bytes
+def needed(plan: Plan, rank: int | None) -> int:
+    """Bytes that a merge of this rank takes."""
+    model = memory_model(plan, 1)
+    return peak_bytes(plan.entries, dataclasses.replace(model, params=dataclasses.replace(model.params, rank=rank)))
+
+
+def best(plan: Plan, n_bytes: int) -> int:
+    return fitting_rank(plan.entries, memory_model(plan, 1), n_bytes)
 
 
 @pytest.mark.parametrize("wanted", [1, 3, 7])
-def test_the_rank_that_fits_is_the_highest_that_does(recipe_for: RecipeFor, wanted: int) -> None:
-    recipe = recipe_for()
-    assert needed(recipe, wanted) < needed(recipe, wanted + 1), "the layers are too small for this to tell anything"
-    assert fitting_rank(plan_of(recipe), needed(recipe, wanted)) == wanted
-    assert fitting_rank(plan_of(recipe), needed(recipe, wanted + 1) - 1) == wanted
+def test_the_rank_that_fits_is_the_highest_that_does(plan_for: PlanFor, wanted: int) -> None:
+    plan = plan_for()
+    assert needed(plan, wanted) < needed(plan, wanted + 1), "the layers are too small for this to tell anything"
+    assert needed(plan, wanted) == plan_for(params={"rank": wanted}).peak_bytes
+    assert best(plan, needed(plan, wanted)) == wanted
+    assert best(plan, needed(plan, wanted + 1) - 1) == wanted
 
 
-def test_every_rank_up_to_the_one_that_fits_does(recipe_for: RecipeFor, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Though the system of a few features more may take less than that of a few."""
-    monkeypatch.setattr("sftm_app.planning.memory.AUTO_DIRECT_MAX", 60)
+def test_every_rank_up_to_the_one_that_fits_does(plan_for: PlanFor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even though the system of a few features more may take less than that of a few."""
+    monkeypatch.setattr("sftm_app.linalg.workspace.AUTO_DIRECT_MAX", 60)
     monkeypatch.setattr(budget, "AUTO_DIRECT_MAX", 60)
-    recipe = recipe_for()
-    needs = [needed(recipe, rank) for rank in range(1, 97)]
+    plan = plan_for()
+    needs = [needed(plan, rank) for rank in range(1, 97)]
     assert any(needs[i + 1] < needs[i] for i in range(95)), "nothing falls here"
     for limit in sorted(set(needs))[::3]:
-        best = fitting_rank(plan_of(recipe), limit)
-        assert all(need <= limit for need in needs[:best]) and (best == 96 or max(needs[: best + 1]) > limit)
+        rank = best(plan, limit)
+        assert all(need <= limit for need in needs[:rank]) and (rank == 96 or max(needs[: rank + 1]) > limit)
 
 
-def test_all_or_nothing_may_fit(recipe_for: RecipeFor) -> None:
-    plan = plan_of(recipe_for())
+def test_all_or_nothing_may_fit(plan_for: PlanFor) -> None:
+    plan = plan_for()
     side = max(min(part.shape_in(entry.output.shape)) for entry in plan.entries for part in entry.parts)
-    assert fitting_rank(plan, plan.peak_bytes) == side
-    assert fitting_rank(plan, 1000) == 0
-    assert fitting_rank(plan_of(recipe_for(method="average")), 10**12) == 0
+    assert best(plan, plan.peak_bytes) == side
+    assert best(plan, 1000) == 0
+    assert best(plan_for(method="average"), 10**12) == 0
 
 
-def test_a_merge_beyond_its_budget_is_refused_with_the_ranks_that_fit(recipe_for: RecipeFor) -> None:
-    within = needed(recipe_for(), 3)
-    recipe = recipe_for(memory=f"{within}B")
-    with pytest.raises(ResourceError, match=r"its budget \(`memory`\) is .+B\. Ranks up to 3 fit: set the rank"):
-        make_plan(recipe)
-    fits = dataclasses.replace(recipe, params=dataclasses.replace(recipe.params, rank=3))
-    assert make_plan(fits).peak_bytes <= within
+def test_a_merge_beyond_its_budget_is_refused_with_the_ranks_that_fit(plan_for: PlanFor) -> None:
+    within = needed(plan_for(), 3)
+    tight = plan_for(memory=f"{within}B")
+    sentence = r"its budget \(`memory`\) is .+B\. Ranks up to 3 fit: lower the rank, or allow more memory\."
+    with pytest.raises(ResourceError, match=sentence):
+        check_budget(tight, 1)
+    fits = plan_for(memory=f"{within}B", params={"rank": 3})
+    assert fits.peak_bytes <= within
+    check_budget(fits, 1)
     # With as many digits as it takes to tell the two apart.
-    close = plan_of(recipe_for())
-    tight = plan_of(recipe_for(memory=f"{close.peak_bytes - 1}B"))
-    more, less = format_distinct(close.peak_bytes, close.peak_bytes - 1)
+    peak = plan_for().peak_bytes
+    more, less = format_distinct(peak, peak - 1)
     with pytest.raises(ResourceError, match=rf"may need {more} of memory, and its budget \(`memory`\) is {less}\. "):
-        check_budget(tight)
+        check_budget(plan_for(memory=f"{peak - 1}B"), 1)
     with pytest.raises(ResourceError, match="No rank fits: allow more memory, or merge fewer tasks"):
-        check_budget(plan_of(recipe_for(memory="10KB")))
+        check_budget(plan_for(memory="10KB"), 1)
     with pytest.raises(ResourceError, match=r"is 10 kB\. Allow more memory"):
-        check_budget(plan_of(recipe_for(method="average", memory="10KB")))
-    on_gpu = dataclasses.replace(plan_of(recipe_for(memory="10KB")), device=torch.device("cuda"))
-    check_budget(on_gpu)  # whose layers go to the CPU then
-    assert budget_note(on_gpu) is None
+        check_budget(plan_for(method="average", memory="10KB"), 1)
+    on_gpu = dataclasses.replace(plan_for(memory="10KB"), device=torch.device("cuda"))
+    check_budget(on_gpu, 1)  # whose layers go to the CPU then
+    note = budget.budget_note(on_gpu.entries, memory_model(on_gpu, 1), on_gpu.peak_bytes, on_gpu.memory_bytes)
+    assert note is None
 
 
-def test_the_plan_says_what_fits(recipe_for: RecipeFor, monkeypatch: pytest.MonkeyPatch) -> None:
-    within = needed(recipe_for(), 3)
-    assert budget_note(plan_of(recipe_for())) is None
-    plan = plan_of(recipe_for(memory=f"{within}B"))
-    note = f"That is more than the budget of {within}B. Ranks up to 3 fit: set the rank to that or less, or allow more "
-    note += "memory."
-    assert budget_note(plan) == note and note in estimate(plan).sentences()
-    assert "keeps to the budget of 4GB, as ranks up to" in str(budget_note(plan_of(recipe_for(memory="4GB"))))
-    average = plan_of(recipe_for(method="average", memory="4GB"))
-    assert budget_note(average) == "That keeps to the budget of 4GB."
+def test_the_budget_of_the_session_holds_where_the_recipe_has_none(recipe_for: RecipeFor, session: Session) -> None:
+    tight = dataclasses.replace(session, memory="10KB")
+    with pytest.raises(ResourceError, match="is 10 kB"):
+        check_budget(prepare(recipe_for(), tight), 1)
+    assert prepare(recipe_for(memory="4GB"), tight).memory_bytes == 4 * 10**9
+    check_budget(prepare(recipe_for(memory="4GB"), tight), 1)
+
+
+def test_the_plan_says_what_fits(plan_for: PlanFor, monkeypatch: pytest.MonkeyPatch) -> None:
+    within = needed(plan_for(), 3)
+    assert plan_for().cost.budget is None
+    cost = plan_for(memory=f"{within}B").cost
+    note = f"The merge needs more than the budget of {format_bytes(within)}. "
+    note += "Ranks up to 3 fit: lower the rank, or allow more memory."
+    assert cost.budget == note and note in cost.sentences()
+    assert "The merge fits the budget of 4 GB; ranks up to" in str(plan_for(memory="4GB").cost.budget)
+    assert plan_for(method="average", memory="4GB").cost.budget == "The merge fits the budget of 4 GB."
     free = psutil.virtual_memory()._replace(available=within)
     monkeypatch.setattr(budget.psutil, "virtual_memory", lambda: free)
-    assert "more than the" in str(budget_note(plan_of(recipe_for()))) and "Ranks up to 3 fit" in str(
-        budget_note(plan_of(recipe_for()))
+    assert f"The merge needs more than the {format_bytes(within)} that are free. Ranks up to 3 fit" in str(
+        plan_for().cost.budget
     )
 
 
 def test_the_budget_is_part_of_a_recipe(recipe_for: RecipeFor) -> None:
     recipe = recipe_for(memory="1.5GB")
     assert recipe_from_yaml(recipe_to_yaml(recipe)) == recipe
-    with pytest.raises(RecipeError, match=r"memory: 'much' is no size\. Write it like"):
+    with pytest.raises(RecipeError, match=r"memory: 'much' is not a size\. Write it like"):
         recipe_for(memory="much")
