@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, astuple, dataclass
+from dataclasses import dataclass
 
-from sftm_app.linalg.conflicts import Conflict
+from pydantic import TypeAdapter, ValidationError
+
 from sftm_app.linalg.low_rank import Delta, LowRank
 from sftm_app.linalg.preservation import Errors, Preservation
 from sftm_app.methods.base import SolveFigures
@@ -27,64 +28,56 @@ class Measured:
     errors_on: str
 
 
+@dataclass(frozen=True)
+class LayerFacts:
+    """What is cached of a layer besides its delta.
+
+    Attributes:
+        solve: how a system was solved for it, if one was.
+        ranks, factorised_by: of the features that the method used, per task.
+        measured: what it keeps of each task, if that was measured.
+    """
+
+    solve: SolveFigures | None = None
+    ranks: tuple[int, ...] = ()
+    factorised_by: tuple[str, ...] = ()
+    measured: Measured | None = None
+
+
+_FACTS = TypeAdapter(LayerFacts)
+
+
 @dataclass(frozen=True, eq=False)
 class CachedLayer:
     """A merged layer at scaling 1.
 
     Attributes:
         delta: (m, n), or of the tensor's own shape.
-        solve: how a system was solved for it, if one was.
-        ranks, factorised_by: of the features that the method used, per task.
-        measured: what it keeps of each task, if that was measured.
+        facts: the rest of what is cached.
         found: whether it comes from the cache.
     """
 
     delta: Delta
-    solve: SolveFigures | None = None
-    ranks: tuple[int, ...] = ()
-    factorised_by: tuple[str, ...] = ()
-    measured: Measured | None = None
+    facts: LayerFacts = LayerFacts()
     found: bool = False
 
 
 def find_layer(cache: DiskCache | None, key: LayerKey | None) -> CachedLayer | None:
     """The cached layer of this key, or None."""
     entry = cache.find(key.address(cache)) if cache and key else None
-    return _from_entry(entry) if entry else None
+    if entry is None:
+        return None
+    tensors = entry.tensors
+    try:
+        delta: Delta = LowRank(tensors["left"], tensors["right"]) if "left" in tensors else tensors["delta"]
+        return CachedLayer(delta, _FACTS.validate_python(entry.values), found=True)
+    except (KeyError, ValidationError):  # another state of the code wrote it
+        return None
 
 
 def put_layer(cache: DiskCache | None, key: LayerKey | None, made: CachedLayer) -> None:
     """Cache a layer, if there is a cache with room for it."""
     if cache and key:
-        cache.put(key.address(cache), _to_entry(made))
-
-
-def _to_entry(made: CachedLayer) -> Entry:
-    delta = made.delta
-    tensors = {"left": delta.left, "right": delta.right} if isinstance(delta, LowRank) else {"delta": delta}
-    measured = made.measured
-    values = {
-        "solve": asdict(made.solve) if made.solve else None,
-        "ranks": made.ranks,
-        "factorised_by": made.factorised_by,
-        "measured": {
-            "kept": [astuple(one) for one in measured.kept],
-            "average": asdict(measured.average),
-            "errors_on": measured.errors_on,
-        }
-        if measured
-        else None,
-    }
-    return Entry(tensors, values)
-
-
-def _from_entry(entry: Entry) -> CachedLayer:
-    tensors, values = entry.tensors, entry.values
-    delta: Delta = LowRank(tensors["left"], tensors["right"]) if "left" in tensors else tensors["delta"]
-    solve, measured = values["solve"], values["measured"]
-    if solve:
-        solve = SolveFigures(**solve | {"conflicts": tuple(Conflict(**one) for one in solve["conflicts"])})
-    if measured:
-        kept = tuple(Preservation(*one) for one in measured["kept"])
-        measured = Measured(kept, Errors(**measured["average"]), measured["errors_on"])
-    return CachedLayer(delta, solve, tuple(values["ranks"]), tuple(values["factorised_by"]), measured, found=True)
+        delta = made.delta
+        tensors = {"left": delta.left, "right": delta.right} if isinstance(delta, LowRank) else {"delta": delta}
+        cache.put(key.address(cache), Entry(tensors, _FACTS.dump_python(made.facts, mode="json")))

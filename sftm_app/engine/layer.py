@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sftm_app.architecture.roles import Part
-from sftm_app.engine.cache import CachedLayer, Measured, find_layer, put_layer
+from sftm_app.engine.cache import CachedLayer, LayerFacts, Measured, find_layer, put_layer
 from sftm_app.engine.features import features_of
 from sftm_app.engine.records import Figures
 from sftm_app.engine.task_matrices import TaskMatrices
@@ -115,10 +115,11 @@ def _merge_whole(
         put_layer(session.cache, key, made)
     scaling = scaling_of(plan.recipe.params)
     delta = made.delta * scaling if isinstance(made.delta, LowRank) else made.delta.to(device).mul_(scaling)
-    figures = _figures(made.measured, scaling)
-    figures = replace(figures, ranks=made.ranks, factorised_by=made.factorised_by, cached=made.found)
-    if made.solve:
-        figures = replace(figures, **vars(made.solve))
+    facts = made.facts
+    figures = _figures(facts.measured, scaling)
+    figures = replace(figures, ranks=facts.ranks, factorised_by=facts.factorised_by, cached=made.found)
+    if facts.solve:
+        figures = replace(figures, **vars(facts.solve))
     return MergedLayer(delta, figures)
 
 
@@ -127,10 +128,10 @@ def _compute(plan: Plan, entry: PlanEntry, layer: Layer) -> CachedLayer:
     merged = as_merged(method.merge(layer, params))
     measured = _measure(layer, merged.delta) if entry.measured else None
     if method.features is None:
-        return CachedLayer(merged.delta, merged.solve, measured=measured)
+        return CachedLayer(merged.delta, LayerFacts(merged.solve, measured=measured))
     cut = [item.factors.cut(method.features(params)) for item in layer.features()]
     ranks, how = tuple(f.rank for f in cut), tuple(f.how for f in cut)
-    return CachedLayer(merged.delta, merged.solve, ranks, how, measured)
+    return CachedLayer(merged.delta, LayerFacts(merged.solve, ranks, how, measured))
 
 
 def _measure(layer: Layer, delta: Delta) -> Measured:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated
+
+from pydantic import AliasChoices, Field
 
 from sftm_app.linalg.conflicts import Conflict
 
@@ -45,38 +45,13 @@ class Figures:
     iterations: int | None = None
     n_dropped: int = 0
     conflicts: tuple[Conflict, ...] = ()
-    cached: bool = False
+    # Version 0.1.0 wrote it as "kept".
+    cached: Annotated[bool, Field(validation_alias=AliasChoices("cached", "kept"))] = False
     device: str | None = None
     tasks: tuple[str, ...] | None = None
     adapter_rank: int | None = None
     energy_kept: float | None = None
     left_out: bool = False
-
-    def to_dict(self) -> dict[str, Any]:
-        """The figures that apply, as JSON values. A conflict is [first, second, cosine]."""
-        found = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        found["conflicts"] = [list(dataclasses.astuple(conflict)) for conflict in self.conflicts]
-        if self.solver is None:
-            del found["n_dropped"], found["conflicts"]
-        return {
-            name: list(value) if isinstance(value, tuple) else value
-            for name, value in found.items()
-            if value is not None and value is not False and value != ()
-        }
-
-
-def read_figures(values: Mapping[str, Any]) -> Figures:
-    """Figures from the JSON values of `Figures.to_dict`, also as the version before wrote them.
-
-    Raises:
-        TypeError: a figure is not known.
-    """
-    given: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
-    if "kept" in given:  # its name before
-        given["cached"] = given.pop("kept")
-    if "conflicts" in given:
-        given["conflicts"] = tuple(Conflict(*conflict) for conflict in given["conflicts"])
-    return Figures(**given)
 
 
 NO_FIGURES = Figures()
@@ -102,18 +77,4 @@ class TensorRecord:
     why: str
     shape: tuple[int, ...]
     seconds: float
-    figures: Figures = NO_FIGURES
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return dataclasses.asdict(dataclasses.replace(self, figures=Figures())) | {"figures": self.figures.to_dict()}
-
-
-def read_record(values: Mapping[str, Any]) -> TensorRecord:
-    """A record from the JSON values of `TensorRecord.to_dict`.
-
-    Raises:
-        KeyError, TypeError: a field is missing or not known.
-    """
-    figures = read_figures(values["figures"])
-    return TensorRecord(**{**values, "shape": tuple(values["shape"]), "figures": figures})
+    figures: Figures

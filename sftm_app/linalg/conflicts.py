@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,8 +13,7 @@ from sftm_app.linalg.system import block
 from sftm_app.linalg.tolerance import CONFLICT_ERROR, conflict_cosine
 
 
-@dataclass(frozen=True)
-class Conflict:
+class Conflict(NamedTuple):
     """Two tasks that oppose each other.
 
     Attributes:

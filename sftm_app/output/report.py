@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
@@ -17,9 +15,10 @@ from threading import Event
 from typing import Any
 
 import torch
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from sftm_app import __version__
-from sftm_app.engine.records import Figures, TensorRecord, read_record
+from sftm_app.engine.records import Figures, TensorRecord
 from sftm_app.errors import CheckpointError
 from sftm_app.output.findings import findings
 from sftm_app.planning.plan import Plan
@@ -66,12 +65,12 @@ class Machine:
     threads: int
     memory_predicted_bytes: int
     memory_peak_bytes: int
-    executor: str = "local"
-    workers: int = 1
-    seconds_predicted: float | None = None
-    tensor_seconds_predicted: dict[str, float] = field(default_factory=dict)
-    tensor_seconds: float = 0.0
-    hashing_seconds: float = 0.0
+    executor: str
+    workers: int
+    seconds_predicted: float | None
+    tensor_seconds_predicted: dict[str, float]
+    tensor_seconds: float
+    hashing_seconds: float
     resumed_after_tensors: int = 0
 
 
@@ -91,6 +90,9 @@ class Report:
         seconds: wall time.
         output_bytes: size of the output's tensors.
     """
+
+    # A report of a later version, with fields that are not known here, is refused.
+    __pydantic_config__ = ConfigDict(extra="forbid", ser_json_inf_nan="constants")
 
     version: str
     created: str
@@ -145,27 +147,22 @@ class Report:
         return f"{self.seconds:.1f} s" + (f" ({format_duration(expected)} expected)" if expected is not None else "")
 
     def to_json(self) -> str:
-        """The report as a JSON document."""
-        plain = dataclasses.asdict(dataclasses.replace(self, tensors=()))
-        plain["tensors"] = [record.to_dict() for record in self.tensors]
-        return json.dumps(plain, indent=1, ensure_ascii=False)
+        """The report as a JSON document, without what is at its default; `load_report` reads it back."""
+        return _REPORT.dump_json(self, indent=1, exclude_defaults=True).decode()
+
+
+_REPORT = TypeAdapter(Report)
 
 
 def load_report(path: Path) -> Report:
-    """Read a report back, also one that the version before wrote.
+    """Read a report, also one that version 0.1.0 wrote.
 
     Raises:
         CheckpointError: it cannot be read, or another version wrote it.
     """
-    value = read_json(path)
     try:
-        given: dict[str, Any] = {
-            "inputs": tuple(InputRecord(**entry) for entry in value.pop("inputs")),
-            "tensors": tuple(read_record(entry) for entry in value.pop("tensors")),
-            "machine": Machine(**value.pop("machine")),
-        }
-        return Report(**given, **value)
-    except (KeyError, TypeError):
+        return _REPORT.validate_python(read_json(path))
+    except ValidationError:
         raise CheckpointError(f"{path}: is not a report of this version of SFTM Studio. Merge again.") from None
 
 
@@ -223,6 +220,8 @@ def make_report(
         device=str(plan.device),
         torch=torch.__version__,
         threads=session.n_threads,
+        executor="local",
+        workers=1,
         memory_predicted_bytes=cost.peak_bytes,
         memory_peak_bytes=peak_bytes,
         seconds_predicted=cost.seconds,

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
-import json
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -18,9 +17,11 @@ from pathlib import Path
 from typing import IO, Any
 
 import torch
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic_core import to_jsonable_python
 
 from sftm_app import __version__
-from sftm_app.engine.records import TensorRecord, read_record
+from sftm_app.engine.records import TensorRecord
 from sftm_app.errors import OutputError
 from sftm_app.planning.plan import Plan
 from sftm_app.planning.recipe import recipe_to_dict
@@ -34,8 +35,18 @@ _MAX_NAMED = 3
 
 
 @dataclass(frozen=True)
+class Start:
+    """The first line of a progress file: what the run was made from (see `made_from`), and how many tensors it makes."""
+
+    made_from: dict[str, Any]
+    total: int
+
+
+@dataclass(frozen=True)
 class Finished:
-    """One tensor that is in the output, and what the run had taken until then."""
+    """Any other line: one tensor that is in the output, and what the run had taken until then."""
+
+    __pydantic_config__ = ConfigDict(ser_json_inf_nan="constants")
 
     name: str
     checksum: int
@@ -43,9 +54,9 @@ class Finished:
     elapsed_s: float
     peak_bytes: int
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return {**vars(self), "records": [record.to_dict() for record in self.records]}
+
+_START = TypeAdapter(Start)
+_FINISHED = TypeAdapter(Finished)
 
 
 @dataclass(frozen=True)
@@ -71,11 +82,10 @@ class MadeBy:
 
 @dataclass(frozen=True)
 class Unfinished:
-    """What a stopped run left of `total` tensors; `made_from` as of the function of that name."""
+    """What a stopped run left in the folder `partial`: its start, and the finished tensors by name."""
 
     partial: Path
-    made_from: dict[str, Any]
-    total: int
+    start: Start
     finished: dict[str, Finished]
 
 
@@ -89,20 +99,17 @@ def has_progress(output: Path) -> bool:
 def read_unfinished(output: Path) -> Unfinished | None:
     """What a stopped run left where `output` is made, or None if there is nothing to resume."""
     path = partial_of(output) / PROGRESS_NAME
-    lines: list[Any] = []
-    with contextlib.suppress(OSError):
-        for line in path.read_bytes().split(b"\n")[:-1]:
-            with contextlib.suppress(ValueError):  # torn by a crash
-                lines.append(json.loads(line))
+    try:
+        first, *lines = path.read_bytes().split(b"\n")
+        start = _START.validate_json(first)
+    except (OSError, ValidationError):
+        return None
     finished: dict[str, Finished] = {}
-    for values in lines[1:]:
-        with contextlib.suppress(KeyError, TypeError):
-            records = tuple(read_record(one) for one in values["records"])
-            finished[values["name"]] = Finished(**values | {"records": records})
-    with contextlib.suppress(KeyError, TypeError):
-        if finished:
-            return Unfinished(path.parent, lines[0]["made_from"], lines[0]["total"], finished)
-    return None
+    for line in lines:
+        with contextlib.suppress(ValidationError):  # torn by a crash
+            one = _FINISHED.validate_json(line)
+            finished[one.name] = one
+    return Unfinished(path.parent, start, finished) if finished else None
 
 
 def to_resume(plan: Plan, session: Session, output: Path, resume: bool | None) -> Unfinished | None:
@@ -122,10 +129,10 @@ def to_resume(plan: Plan, session: Session, output: Path, resume: bool | None) -
     refuse_in_use(left.partial)
     if resume is None:
         raise OutputError(
-            f"{left.partial}: holds {len(left.finished)} of {left.total} tensors of a merge that was stopped. "
+            f"{left.partial}: holds {len(left.finished)} of {left.start.total} tensors of a merge that was stopped. "
             "Add --resume to continue it, or --no-resume to start again (in Python: resume=True or False)."
         )
-    before, now = _flat(left.made_from), _flat(made_from(plan, session))
+    before, now = _flat(left.start.made_from), _flat(made_from(plan, session))
     changes = [_change(key, before, now) for key in {**before, **now} if before.get(key) != now.get(key)]
     if changes:
         more = f", and {len(changes) - _MAX_NAMED} more" if len(changes) > _MAX_NAMED else ""
@@ -160,7 +167,7 @@ def made_from(plan: Plan, session: Session) -> dict[str, Any]:
         "the input": {path: dataclasses.astuple(stamp) for path, stamp in stamps.items()},
         "the plan": hashlib.sha256(repr((places, order)).encode()).hexdigest(),
     }
-    plain: dict[str, Any] = json.loads(json.dumps(made))
+    plain: dict[str, Any] = to_jsonable_python(made)
     return plain
 
 
@@ -195,7 +202,7 @@ class ProgressFile:
 
     def add(self, finished: Finished) -> None:
         """Note that a tensor is written. Raises OSError."""
-        self._file.write(_line(finished.to_dict()))
+        self._file.write(_line(_FINISHED, finished))
         if time.monotonic() - self._synced > SYNC_S:
             self._writer.sync()
             os.fsync(self._file.fileno())
@@ -213,13 +220,13 @@ def progress_file(
     """
     path, fresh = partial / PROGRESS_NAME, partial / f"{PROGRESS_NAME}.new"
     with open(fresh, "xb", buffering=0) as file:
-        lines = [_line({"made_from": made_from(plan, session), "total": len(plan.entries)})]
-        file.write(b"".join(lines + [_line(one.to_dict()) for one in kept]))
+        start = Start(made_from(plan, session), len(plan.entries))
+        file.write(b"".join([_line(_START, start), *(_line(_FINISHED, one) for one in kept)]))
         os.fsync(file.fileno())
         fresh.replace(path)
         sync_folder(partial)
         yield ProgressFile(file, writer)
 
 
-def _line(values: Mapping[str, Any]) -> bytes:
-    return json.dumps(values).encode() + b"\n"
+def _line(adapter: TypeAdapter[Any], value: object) -> bytes:
+    return adapter.dump_json(value, exclude_defaults=True) + b"\n"
