@@ -8,7 +8,6 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-import torch
 from cachetools import LRUCache
 from torch import Tensor
 
@@ -21,10 +20,12 @@ from sftm_app.evaluation.family import EvaluationModel, Family
 from sftm_app.evaluation.task_model import individual_parts, merged_parts, model_spec
 from sftm_app.evaluation.task_tensors import individual_tensor, individual_tensors, read_all
 from sftm_app.methods import get_method
-from sftm_app.planning.planner import plan_for
+from sftm_app.pipeline import prepare
+from sftm_app.planning.device import resolve_device
 from sftm_app.planning.recipe import make_recipe
 from sftm_app.preflight.matching import Source
 from sftm_app.preflight.preflight import Preflight, preflight
+from sftm_app.session import Session
 from sftm_app.weights.checkpoint import open_checkpoint
 
 BACKBONE_BYTES = 2_000_000_000
@@ -82,11 +83,17 @@ def folder_candidate(folder: Path, title: str, method: str) -> Candidate:
 
 
 class ModelPool:
-    """Builds the models of one workspace and caches the latest ones. Safe to use from several threads."""
+    """Builds the models of one workspace and caches the latest ones. Safe to use from several threads.
 
-    def __init__(self, found: Preflight, device: torch.device) -> None:
+    Args:
+        found: the workspace: base and tasks.
+        session: its device runs the models.
+    """
+
+    def __init__(self, found: Preflight, session: Session) -> None:
         self._found = found.require()
-        self._device = device
+        self._session = session
+        self._device = resolve_device(session.device)
         self._lock = Lock()
         self._backbones: LRUCache[str, Mapping[str, Tensor]] = LRUCache(BACKBONE_BYTES, getsizeof=_total_bytes)
         self._models: LRUCache[tuple[str, str], EvaluationModel] = LRUCache(
@@ -163,12 +170,13 @@ class ModelPool:
         if candidate.key == BASE.key:
             return read_all(self._found.base)
         if candidate.folder is None:
-            device = str(self._device)
-            return merge_in_memory(self._found, candidate.kind, candidate.params, device, candidate.weights)
+            return merge_in_memory(self._found, candidate.kind, candidate.params, self._session, candidate.weights)
         merged = open_checkpoint(candidate.folder)
         if merged.adapter is None:
             return read_all(merged)
-        return individual_tensors(preflight(self._found.base, [Source("merged", merged)]).require(), 0)
+        architectures = self._session.architectures
+        found = preflight(self._found.base, [Source("merged", merged)], architectures=architectures)
+        return individual_tensors(found.require(), 0)
 
 
 def _total_bytes(tensors: Mapping[str, Tensor]) -> int:
@@ -176,7 +184,7 @@ def _total_bytes(tensors: Mapping[str, Tensor]) -> int:
 
 
 def merge_in_memory(
-    found: Preflight, method: str, params: Mapping[str, Any], device: str, weights: Sequence[float] | None = None
+    found: Preflight, method: str, params: Mapping[str, Any], session: Session, weights: Sequence[float] | None = None
 ) -> dict[str, Tensor]:
     """Merge the tasks of a workspace without saving the result.
 
@@ -184,14 +192,14 @@ def merge_in_memory(
         found: the workspace.
         method: a method's key in METHODS.
         params: its parameters; those left out have their defaults.
-        device: where to compute.
+        session: its device and caches are used.
         weights: one for each task; the workspace's by default.
 
     Returns:
         The merged tensors, by the base's names.
 
     Raises:
-        InputError: the number of weights is not the number of tasks.
+        InputError: the number of weights is not the number of tasks, or the method cannot merge these tasks.
     """
     if weights is not None:
         if len(weights) != len(found.tasks):
@@ -199,5 +207,6 @@ def merge_in_memory(
         weighed = zip(found.tasks, weights, strict=True)
         found = replace(found, tasks=tuple(replace(task, weight=weight) for task, weight in weighed))
     tasks = [{"path": task.checkpoint.path, "name": task.name, "weight": task.weight} for task in found.tasks]
-    recipe = make_recipe(found.base.path, tasks, method, params, device=device)
-    return {merged.entry.name: merged.tensor for merged in run(plan_for(recipe, found))}
+    # Nobody sees a report of this merge, so what it preserves is not measured.
+    plan = prepare(make_recipe(found.base.path, tasks, method, params, measure="none"), session, found)
+    return {merged.entry.name: merged.tensor for merged in run(plan, session)}

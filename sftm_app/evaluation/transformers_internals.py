@@ -50,8 +50,14 @@ def model_from_tensors(
         and "mismatched keys" of another shape.
     """
     # Without a path, `from_pretrained` takes the weights from `state_dict` and renames them as it does for files.
+    # A shape that does not fit would raise an error before the other problems are known.
     model, info = model_class.from_pretrained(
-        None, config=config, state_dict=dict(tensors), output_loading_info=True, dtype=torch.float32
+        None,
+        config=config,
+        state_dict=dict(tensors),
+        dtype=torch.float32,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,
     )
     # A mismatched key comes with its two shapes.
     problems = {

@@ -29,17 +29,18 @@ def bar(
     """
     if len(series.values) != len(groups):
         raise ValueError(f"{plot}: {series.name} has {len(series.values)} values for {len(groups)} groups.")
-    name, value_axis, group_axis = plot_text(series.name), *("xy" if horizontal else "yx")
+    name = plot_text(series.name)
+    along, across = ("x", "y") if horizontal else ("y", "x")
     return {
         "type": "bar",
         "orientation": "h" if horizontal else "v",
-        group_axis: list(range(len(groups))),
-        value_axis: [None if v is None else float(v) for v in series.values],
+        across: list(range(len(groups))),
+        along: [None if v is None else float(v) for v in series.values],
         "text": [plot_text(group) for group in groups],
         "textposition": "none",
         "name": name,
         "marker": {"color": series.colour, "line": {"width": 0}},
-        "hovertemplate": f"<b>{name}</b><br>%{{text}} %{{{value_axis}:{value_format}}}<extra></extra>",
+        "hovertemplate": f"<b>{name}</b><br>%{{text}} %{{{along}:{value_format}}}<extra></extra>",
     }
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from pools import pool_of
 from tiny_language import VOCABULARY, save_tokenizer
 from transformers import (
     AutoTokenizer,
@@ -18,10 +19,8 @@ from transformers import (
     GPT2LMHeadModel,
 )
 
-from sftm_app.evaluation.candidates import BASE, INDIVIDUAL, ModelPool, folder_candidate, method_candidate
+from sftm_app.evaluation.candidates import BASE, INDIVIDUAL, folder_candidate, method_candidate
 from sftm_app.evaluation.samples import TextSamples
-from sftm_app.planning.planner import check_recipe
-from sftm_app.planning.recipe import make_recipe
 
 TEXTS = ("the cat sat on", "a big red")
 CHOICES = (" mat", " bird", " sky")
@@ -36,12 +35,6 @@ def save_adapter(base: Any, folder: Path, seed: int, **config: Any) -> None:
             if parameter.requires_grad:
                 parameter.copy_(0.5 * torch.randn_like(parameter))
     model.save_pretrained(folder)
-
-
-def pool_of(models: Path) -> ModelPool:
-    return ModelPool(
-        check_recipe(make_recipe(models / "base", [models / n for n in "ab"], device="cpu")), torch.device("cpu")
-    )
 
 
 @pytest.fixture(scope="module")

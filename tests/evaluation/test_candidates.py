@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from pools import SESSION, inputs_of, pool_of
 from safetensors.torch import load_file
 from tiny_checkpoints import change_config, change_weights
 from transformers import ViTForImageClassification, ViTImageProcessor, ViTModel
@@ -25,11 +25,10 @@ from sftm_app.evaluation.candidates import (
     method_candidate,
 )
 from sftm_app.evaluation.samples import ImageSamples
+from sftm_app.methods import METHODS
 from sftm_app.output.save import save
-from sftm_app.planning.planner import check_recipe, make_plan
+from sftm_app.pipeline import prepare
 from sftm_app.planning.recipe import make_recipe
-
-CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="session")
@@ -44,11 +43,6 @@ def ready_models(tiny_models: Path, tmp_path_factory: pytest.TempPathFactory) ->
 @pytest.fixture
 def model_pool(ready_models: Path) -> ModelPool:
     return pool_of(ready_models)
-
-
-def pool_of(models: Path) -> ModelPool:
-    recipe = make_recipe(models / "base", [models / name for name in "abc"])
-    return ModelPool(check_recipe(recipe), CPU)
 
 
 @pytest.fixture(scope="session")
@@ -87,12 +81,14 @@ def test_base_is_the_bases_backbone_with_the_tasks_head(
     np.testing.assert_allclose(model_pool.model(BASE, task).probabilities(images), wanted, atol=1e-5)
 
 
-@pytest.mark.parametrize("method", ["sftm", "average", "task_arithmetic"])
+@pytest.mark.parametrize("method", METHODS)
 def test_a_merge_in_memory_is_the_merge_on_the_disk(
-    ready_models: Path, model_pool: ModelPool, images: np.ndarray, tmp_path: Path, method: str
+    ready_models: Path, images: np.ndarray, tmp_path: Path, method: str
 ) -> None:
-    tasks = [ready_models / name for name in "abc"]
-    for _ in save(make_plan(make_recipe(ready_models / "base", tasks, method, device="cpu")), tmp_path / "out"):
+    names = "abc"[: METHODS[method].n_tasks or 3]
+    model_pool, tasks = pool_of(ready_models, *names), [ready_models / name for name in names]
+    plan = prepare(make_recipe(ready_models / "base", tasks, method), SESSION)
+    for _ in save(plan, SESSION, tmp_path / "out"):
         pass
     wanted = plain(ViTModel.from_pretrained(tmp_path / "out", add_pooling_layer=False), ready_models / "b", images)
     for candidate in (method_candidate(method), folder_candidate(tmp_path / "out", "Saved", method)):
@@ -127,8 +123,7 @@ def test_accuracy_counts_the_most_probable_class(model_pool: ModelPool, images: 
 
 def test_weights_of_the_workspace_count_in_memory_too(ready_models: Path) -> None:
     tasks = [{"path": ready_models / "a", "weight": 3.0}, {"path": ready_models / "b"}]
-    recipe = make_recipe(ready_models / "base", tasks, "average")
-    found = merge_in_memory(check_recipe(recipe), "average", {}, "cpu")
+    found = merge_in_memory(inputs_of(ready_models / "base", tasks), "average", {}, SESSION)
     name = "layernorm.weight"
     a, b = (load_file(ready_models / t / "model.safetensors")[f"vit.{name}"] for t in "ab")
     torch.testing.assert_close(found[name], (3 * a + b) / 4)
@@ -145,7 +140,7 @@ def test_other_weights_are_tried_without_changing_the_workspace(ready_models: Pa
     told = model_pool.model(tried, "b").probabilities(images)
     assert abs(told - model_pool.model(method_candidate("average"), "b").probabilities(images)).max() > 1e-4
     tasks = [{"path": ready_models / n, "weight": weight} for n, weight in zip("abc", (3.0, 1.0, 0.5), strict=True)]
-    own = ModelPool(check_recipe(make_recipe(ready_models / "base", tasks, device="cpu")), CPU)
+    own = ModelPool(inputs_of(ready_models / "base", tasks), SESSION)
     np.testing.assert_allclose(told, own.model(method_candidate("average"), "b").probabilities(images), atol=1e-6)
     with pytest.raises(InputError, match="2 weights for 3 tasks"):
         model_pool.model(method_candidate("average", weights=(1.0, 2.0)), "a")
@@ -196,6 +191,15 @@ def test_half_a_head_is_not_made_up(ready_models: Path, tmp_path: Path) -> None:
         pool_of(models).model(INDIVIDUAL, "a")
 
 
+def test_a_head_of_another_shape_is_not_made_up(ready_models: Path, tmp_path: Path) -> None:
+    models = copied(ready_models, tmp_path)
+    change_weights(
+        models / "a" / "model.safetensors", lambda tensors: tensors.update({"classifier.bias": torch.zeros(7)})
+    )
+    with pytest.raises(SampleError, match=r"do not fit ViTForImageClassification: mismatched classifier\.bias\."):
+        pool_of(models).model(INDIVIDUAL, "a")
+
+
 def test_a_folder_that_was_not_merged_from_this_base(ready_models: Path, model_pool: ModelPool) -> None:
     with pytest.raises(SampleError, match=r"Other: lacks '.*', so it was not merged from this base"):
         model_pool.model(folder_candidate(ready_models / "a", "Other", "sftm"), "b")
@@ -233,7 +237,7 @@ def test_means_and_normalised_means() -> None:
     assert (empty.mean(0), empty.normalised(0)) == (None, None)
 
 
-def test_problems_are_refused_at_once(ready_models: Path, recipe_for: Callable) -> None:
-    found = check_recipe(make_recipe(ready_models / "base", [ready_models / "base"]))
+def test_problems_are_refused_at_once(ready_models: Path) -> None:
+    found = inputs_of(ready_models / "base", [ready_models / "base"])
     with pytest.raises(InputError, match="is the base itself"):
-        ModelPool(found, CPU)
+        ModelPool(found, SESSION)

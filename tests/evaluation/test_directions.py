@@ -121,7 +121,10 @@ def test_what_gpt2_reads_goes_back_through_its_layer_norm() -> None:
         back = norm.weight * v
         found = read_meaning(lenses, v)
         check(found, scores_of(table, back - back.mean()), model.tokenizer)
-        assert found.how == "Compared with the token vectors of the input embedding, through the norm in front of the layer."
+        assert (
+            found.how
+            == "Compared with the token vectors of the input embedding, through the norm in front of the layer."
+        )
         assert write_meaning(lenses, direction(48)) == Meaning(None, None, f"The write direction {ELSEWHERE}")
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from pools import pool_of
 from tiny_checkpoints import save_task
 from tiny_language import VOCABULARY, save_set, save_tokenizer
 from tiny_models import direction, language, place_of, vit
@@ -18,13 +19,6 @@ from sftm_app.errors import InputError
 from sftm_app.evaluation.candidates import BASE, INDIVIDUAL, ModelPool, method_candidate
 from sftm_app.evaluation.locating import locate, share_weights
 from sftm_app.evaluation.samples import TextSamples
-from sftm_app.planning.planner import check_recipe
-from sftm_app.planning.recipe import make_recipe
-
-
-def pool_of(models: Path, tasks: str) -> ModelPool:
-    recipe = make_recipe(models / "base", [models / name for name in tasks], device="cpu")
-    return ModelPool(check_recipe(recipe), torch.device("cpu"))
 
 
 def linear_maps(model_pool: ModelPool) -> list[str]:
@@ -40,7 +34,7 @@ def test_every_linear_map_of_a_vision_transformer_is_found(tiny_models: Path, tm
     for seed, name in enumerate("ab", start=1):
         save_task(tmp_path / name, tmp_path / "base", seed, 3, torch.float16)
         ViTImageProcessor(size={"height": 8, "width": 8}).save_pretrained(tmp_path / name)
-    model_pool = pool_of(tmp_path, "ab")
+    model_pool = pool_of(tmp_path)
     names = linear_maps(model_pool)
     assert len(names) == 13, "a patch embedding, and six maps in each of two blocks"
     for candidate in (BASE, INDIVIDUAL, method_candidate("average")):
@@ -74,7 +68,7 @@ def test_what_an_adapter_changed_is_found(tmp_path: Path) -> None:
                 if parameter.requires_grad:
                     parameter.copy_(torch.randn_like(parameter))
         model.save_pretrained(tmp_path / name)
-    model_pool = pool_of(tmp_path, "ab")
+    model_pool = pool_of(tmp_path)
     for candidate in (INDIVIDUAL, method_candidate("average")):
         built = model_pool.model(candidate, "a").model
         for name in linear_maps(model_pool):
@@ -92,7 +86,7 @@ def test_a_base_that_is_stored_without_its_prefix(tmp_path: Path) -> None:
     base = BertForSequenceClassification(BertConfig(vocab_size=VOCABULARY, **sizes)).bert
     save_set(tmp_path, base, BertForSequenceClassification)
     save_tokenizer(tmp_path / "base")
-    model_pool = pool_of(tmp_path, "ab")
+    model_pool = pool_of(tmp_path)
     name = "encoder.layer.1.output.dense.weight"
     place = locate(model_pool.model(INDIVIDUAL, "a").model, model_pool.tensor(INDIVIDUAL, "a", name), name)
     assert place is not None and place.name == f"bert.{name}"

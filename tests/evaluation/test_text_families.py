@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from pools import SESSION, pool_of
 from tiny_checkpoints import change_config, change_weights
 from tiny_language import VOCABULARY, save_set, save_tokenizer
 from transformers import (
@@ -25,22 +26,16 @@ from transformers import (
 
 from sftm_app.errors import SampleError
 from sftm_app.evaluation.accuracy import accuracy
-from sftm_app.evaluation.candidates import BASE, INDIVIDUAL, ModelPool, method_candidate
+from sftm_app.evaluation.candidates import BASE, INDIVIDUAL, method_candidate
 from sftm_app.evaluation.samples import ImageSamples, TextSamples
 from sftm_app.evaluation.sentence_encoder import SentenceEncoder, pool, read_pooling
 from sftm_app.output.save import save
-from sftm_app.planning.planner import check_recipe, make_plan
+from sftm_app.pipeline import prepare
 from sftm_app.planning.recipe import make_recipe
 
-CPU = torch.device("cpu")
 TEXTS = ("the cat sat on the mat", "a big red bird flew", "dog", "the small dog ran under a blue sky and sat")
 SMALL = {"vocab_size": VOCABULARY, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
 SMALL |= {"intermediate_size": 24, "max_position_embeddings": 32}
-
-
-def pool_of(models: Path) -> ModelPool:
-    tasks = sorted(path for path in models.iterdir() if path.name != "base")
-    return ModelPool(check_recipe(make_recipe(models / "base", tasks, device="cpu")), CPU)
 
 
 def labels_of(name: str) -> dict[int, str]:
@@ -92,7 +87,8 @@ def test_a_text_classifier_says_what_transformers_says(classifiers: dict[str, Pa
 
 def test_a_merge_has_the_merged_backbone_and_the_tasks_head(classifiers: dict[str, Path], tmp_path: Path) -> None:
     models = classifiers["bert"]
-    for _ in save(make_plan(make_recipe(models / "base", [models / "a", models / "b"], "average")), tmp_path / "out"):
+    plan = prepare(make_recipe(models / "base", [models / "a", models / "b"], "average"), SESSION)
+    for _ in save(plan, SESSION, tmp_path / "out"):
         pass
     model = BertForSequenceClassification.from_pretrained(models / "b")
     model.bert.load_state_dict(BertModel.from_pretrained(tmp_path / "out").state_dict())

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from pools import pool_of
 from tiny_language import VOCABULARY, save_set, save_tokenizer
 from transformers import (
     AutoTokenizer,
@@ -22,13 +23,10 @@ from transformers import (
 
 from sftm_app.errors import SampleError
 from sftm_app.evaluation.accuracy import accuracy
-from sftm_app.evaluation.candidates import BASE, INDIVIDUAL, ModelPool, method_candidate
+from sftm_app.evaluation.candidates import BASE, INDIVIDUAL, method_candidate
 from sftm_app.evaluation.samples import TextSamples
 from sftm_app.evaluation.writing import MAX_NEW_TOKENS
-from sftm_app.planning.planner import check_recipe
-from sftm_app.planning.recipe import make_recipe
 
-CPU = torch.device("cpu")
 TEXTS = ("the cat sat on", "a big red", "dog", "the small dog ran under a blue sky and")
 CHOICES = (" the mat", " a bird", " sky", " the big blue sky")
 IDS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
@@ -63,10 +61,6 @@ def sets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         save_set(root / name, model_class(tiny_config(name)), model_class)
         save_tokenizer(root / name / "base", TEMPLATES[name])
     return {name: root / name for name in CLASSES}
-
-
-def pool_of(models: Path) -> ModelPool:
-    return ModelPool(check_recipe(make_recipe(models / "base", [models / "a", models / "b"], device="cpu")), CPU)
 
 
 def logits_of(model: Any, prompt: list[int], written: list[int]) -> torch.Tensor:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from pools import SESSION, pool_of
 from tiny_checkpoints import change_weights
 from tiny_language import VOCABULARY, save_tokenizer
 from transformers import (
@@ -20,14 +21,12 @@ from transformers import (
     CLIPVisionModel,
 )
 
-from sftm_app.architecture.architecture import read_architecture
+from sftm_app.architecture.reading import read_architecture
 from sftm_app.errors import SampleError
 from sftm_app.evaluation.accuracy import accuracy
 from sftm_app.evaluation.candidates import BASE, INDIVIDUAL, ModelPool, method_candidate
 from sftm_app.evaluation.samples import ImageSamples, TextSamples
 from sftm_app.evaluation.zero_shot import TEMPLATES, ZeroShot
-from sftm_app.planning.planner import check_recipe
-from sftm_app.planning.recipe import make_recipe
 from sftm_app.preflight.matching import Match, Source
 from sftm_app.preflight.preflight import Preflight
 from sftm_app.weights.checkpoint import open_checkpoint
@@ -63,13 +62,6 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def images() -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (5, 8, 8, 3)).astype(np.uint8)
-
-
-CPU = torch.device("cpu")
-
-
-def pool_of(models: Path, *tasks: str) -> ModelPool:
-    return ModelPool(check_recipe(make_recipe(models / "base", [models / name for name in tasks], device="cpu")), CPU)
 
 
 def by_hand(model: CLIPModel, models: Path, images: np.ndarray, names: tuple[str, ...] = NAMES) -> np.ndarray:
@@ -135,7 +127,7 @@ def test_a_vision_tower_needs_a_whole_base(models: Path) -> None:
     match = Match({name: name for name in tower.tensors}, ())
     found = Preflight(tower, (Source("tower", tower),), read_architecture(tower.config), (match,), (), ())
     with pytest.raises(SampleError, match="take a whole CLIPModel as the base"):
-        ModelPool(found, CPU).family("tower")
+        ModelPool(found, SESSION).family("tower")
 
 
 @pytest.mark.parametrize("prefix", ["", "vision_model."])
