@@ -1,1 +1,1 @@
-"""Spectra, overlap and preservation as plain dataclasses; no plotly, no gradio."""
+"""Spectra, overlap and predicted preservation of layers, as plain dataclasses. Knows no plotly and no gradio."""

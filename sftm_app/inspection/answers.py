@@ -1,115 +1,113 @@
-"""What a merge of one layer does, up to a factor, found by forming the merged matrix; stored.py finds it faster.
-
-Every merge here is D = c D_1 with D_1 = sum_tk a_tk u_tk v_tk^T. An Answer is about D_1: another c costs little.
-"""
+"""What a merge does to one layer up to its scaling, found by forming the delta. `stored` finds most of it faster."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from sftm_app.linalg.conflicts import Conflict
+from sftm_app.inspection.factors import LayerFactors
+from sftm_app.linalg.conflicts import Conflict, find_conflicts, inner_product
 from sftm_app.linalg.factors import Factors, power_of_two
 from sftm_app.linalg.low_rank import Delta, image, norm
+from sftm_app.linalg.preservation import NOTHING, Preservation, of_image
 from sftm_app.linalg.superposition import superpose, superposed_delta
 from sftm_app.linalg.system import superposed
-from sftm_app.linalg.tolerance import CONFLICT_ERROR, conflict_cosine
+from sftm_app.methods.base import Combination, Features, Layer, Merged, Method
 
 
 @dataclass(frozen=True, eq=False)
 class Answer:
-    """D_1 of one layer. coefficients, readouts: one (r_t,) tensor per task, of all its features. norm: ||D_1||_F.
+    """A delta D of one layer. Every other scaling of the merge follows from it.
 
-    mapping_errors: those of c D_1 for a factor c, one per task. condition: None where no system was solved.
+    Attributes:
+        readouts: (r_t,) per task, u^T D v of all its features.
+        norm: ||D||_F.
+        kept: what D keeps of each task.
+        coefficients: (r_t,) per task, 0 for features that are cut off; None for a D outside the span of the features.
+        delta: D itself, if there are no coefficients.
+        condition: of the linear system; None if none was solved.
+        conflicts: pairs of tasks that oppose each other.
+        n_dropped: directions that the tasks do not determine.
     """
 
-    coefficients: tuple[Tensor, ...]
     readouts: tuple[Tensor, ...]
     norm: float
-    mapping_errors: Callable[[float], tuple[float, ...]]
+    kept: tuple[Preservation, ...]
+    coefficients: tuple[Tensor, ...] | None = None
+    delta: Delta | None = None
     condition: float | None = None
     conflicts: tuple[Conflict, ...] = ()
     n_dropped: int = 0
 
 
-def formed_sum(factors: Sequence[Factors], weights: Sequence[float], share: float, superposes: bool) -> Answer:
-    """D_1 = share * sum_t w_t D_t. superposes: a superposition gave this, which can tell conflicts."""
-    coefficients = tuple(f.S * (share * weight) for f, weight in zip(factors, weights, strict=True))
-    answer = _formed(factors, coefficients, superposed(factors, coefficients))
-    if not superposes:
+def leading(factors: Sequence[Factors], counts: Sequence[int]) -> list[Factors]:
+    """The first `counts` features of each task."""
+    return [f.leading(count) for f, count in zip(factors, counts, strict=True)]
+
+
+def formed_sum(factors: Sequence[Factors], asked: Combination) -> Answer:
+    """The answer for known coefficients: D = share * sum_t w_t D_t."""
+    wanted = [f.S * weight for f, weight in zip(factors, asked.weights, strict=True)]
+    coefficients = tuple(gains * asked.share for gains in wanted)
+    answer = replace(_formed(factors, superposed(factors, coefficients)), coefficients=coefficients)
+    if not asked.reports_conflicts:
         return answer
-    wanted = [f.S * weight for f, weight in zip(factors, weights, strict=True)]
 
     def inner(i: int, j: int) -> float:
-        block = (factors[i].U.T @ factors[j].U).mul_(factors[i].Vh @ factors[j].Vh.T)
-        return float(wanted[i].double() @ (block.double() @ wanted[j].double()))
+        return inner_product(factors[i], wanted[i], factors[j], wanted[j])
 
-    return replace(answer, conflicts=conflicts_of(factors[0].shape, wanted, answer.readouts, inner))
+    return replace(answer, conflicts=find_conflicts(factors[0].shape, wanted, answer.readouts, inner))
 
 
-def formed_superposition(
-    factors: Sequence[Factors], variant: str, counts: Sequence[int], weights: Sequence[float]
-) -> Answer:
-    """D_1 = D* of the leading `counts` features of each task, as linalg.superpose solves it."""
-    cut = leading(factors, counts)
-    solved = superpose(cut, variant, weights=weights)
+def formed_superposition(factors: Sequence[Factors], asked: Combination, n_threads: int) -> Answer:
+    """The answer for D*, solved by linalg.superpose."""
+    assert asked.variant is not None
+    cut = leading(factors, asked.counts)
+    solved = superpose(cut, asked.variant, weights=asked.weights, n_threads=n_threads)
     coefficients = tuple(
         torch.cat([a, a.new_zeros(f.rank - len(a))]) for a, f in zip(solved.coefficients, factors, strict=True)
     )
-    answer = _formed(factors, coefficients, superposed_delta(cut, solved))
-    return replace(answer, condition=solved.condition, conflicts=solved.conflicts, n_dropped=solved.n_dropped)
+    return replace(
+        _formed(factors, superposed_delta(cut, solved)),
+        coefficients=coefficients,
+        condition=solved.condition,
+        conflicts=solved.conflicts,
+        n_dropped=solved.n_dropped,
+    )
 
 
-def leading(factors: Sequence[Factors], counts: Sequence[int]) -> list[Factors]:
-    """The first `counts` features of each task; 0 for a task that has none."""
-    return [f.cut(count) if count else f for f, count in zip(factors, counts, strict=True)]
+def formed_merge(
+    made: LayerFactors, method: Method, params: Any, weights: Sequence[float], idle_weight: float, n_threads: int
+) -> Answer:
+    """The answer for any method, by the method's own function."""
+    factors = made.factors
+    layer = Layer(
+        task_matrices=[f.matrix() for f in factors],
+        weights=weights,
+        read_base=made.read_base,
+        factorise=lambda: [Features(f) for f in factors],
+        idle_weight=idle_weight,
+        n_threads=n_threads,
+    )
+    result = method.merge(layer, params)
+    merged = result if isinstance(result, Merged) else Merged(result)
+    answer = replace(_formed(factors, merged.delta), delta=merged.delta)
+    if merged.solve is None:
+        return answer
+    solve = merged.solve
+    return replace(answer, condition=solve.condition, conflicts=solve.conflicts, n_dropped=solve.n_dropped)
 
 
-def _formed(factors: Sequence[Factors], coefficients: tuple[Tensor, ...], D: Delta) -> Answer:
+def _formed(factors: Sequence[Factors], D: Delta) -> Answer:
     # In units of about the largest gain, so that no square overflows or vanishes.
     scale = power_of_two(max((float(f.S[0]) for f in factors if f.rank), default=1.0))
-    D = D * (1 / scale)
-    images = [image(D, f.Vh.T) for f in factors]
-    readouts = tuple((seen * f.U).sum(0) * scale for seen, f in zip(images, factors, strict=True))
-
-    def mapping_errors(c: float) -> tuple[float, ...]:
-        return tuple(mapping_error_of(seen, f, c, scale) for seen, f in zip(images, factors, strict=True))
-
-    return Answer(coefficients, readouts, norm(D) * scale, mapping_errors)
-
-
-def mapping_error_of(seen: Tensor, factors: Factors, c: float, scale: float) -> float:
-    """|| c D V_t - U_t S_t ||_F / || S_t || from D V_t (m, r) in units of `scale`; 0 without features."""
-    if not factors.rank:
-        return 0.0
-    largest = float(factors.S[0])
-    gains = factors.S / largest
-    missed = (seen * (c * scale / largest)).addcmul_(factors.U, gains, value=-1.0)
-    return float(torch.linalg.vector_norm(missed)) / length(gains)
-
-
-def length(values: Tensor) -> float:
-    """Euclidean norm, in float64."""
-    return float(torch.linalg.vector_norm(values, dtype=torch.float64))
-
-
-def conflicts_of(
-    shape: tuple[int, int], wanted: Sequence[Tensor], kept: Sequence[Tensor], inner: Callable[[int, int], float]
-) -> tuple[Conflict, ...]:
-    """The conflicts of a superposition, by the rule of linalg.conflicts, from what was asked for and what is read.
-
-    wanted, kept: one (r_t,) tensor per task. inner: <D_i, D_j> of the task matrices whose gains are `wanted`.
-    """
-    sizes = [length(part) for part in wanted]
-    lost = [length(k - w) > CONFLICT_ERROR * size for k, w, size in zip(kept, wanted, sizes, strict=True)]
-    found = []
-    for j in range(len(wanted)):
-        for i in range(j):
-            if (lost[i] or lost[j]) and sizes[i] and sizes[j]:
-                cosine = inner(i, j) / (sizes[i] * sizes[j])
-                if cosine < conflict_cosine(*shape):
-                    found.append(Conflict(i, j, max(-1.0, cosine)))
-    return tuple(sorted(found, key=lambda conflict: (conflict.first, conflict.second)))
+    readouts, kept = [], []
+    for f in factors:
+        seen = image(D, f.Vh.T)
+        readouts.append((seen * f.U).sum(0))
+        kept.append(of_image(seen, f) if f.rank else NOTHING)
+    return Answer(tuple(readouts), norm(D * (1 / scale)) * scale, tuple(kept))

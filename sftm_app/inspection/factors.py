@@ -1,77 +1,55 @@
-"""Factors of task matrices, computed once and kept while there is room."""
+"""The factors of every task matrix of one layer."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
-from threading import Lock
 
 import torch
-from cachetools import LRUCache
+from torch import Tensor
 
-from sftm_app.caching import keep
-from sftm_app.engine.cache import FactorStore, factor_key
-from sftm_app.engine.task_matrices import part_of, read_task_matrix
+from sftm_app.engine.features import features_of
+from sftm_app.engine.task_matrices import TaskMatrices, part_of, read_task_matrix
 from sftm_app.inspection.layers import MapLayer
 from sftm_app.linalg.factors import Factors
-from sftm_app.linalg.svd import factorise
+from sftm_app.linalg.low_rank import Delta
+from sftm_app.planning.keys import factor_key, matrix_key
 from sftm_app.preflight.preflight import Preflight
-from sftm_app.weights.checkpoint import Checkpoint, open_reader
-
-DEFAULT_LIMIT_BYTES = 2_000_000_000
+from sftm_app.weights.checkpoint import Checkpoint
+from sftm_app.weights.disk_cache import DiskCache
+from sftm_app.weights.reader import open_reader
 
 
 @dataclass(frozen=True, eq=False)
 class LayerFactors:
-    """One layer: the norm of the base's weight (m, n), and the full-rank Factors of each task that holds it.
+    """One layer, factorised.
 
-    idle: indices of the tasks that are adapters and leave this layer as it is: for an average their change is zero.
+    Attributes:
+        layer: its name and place.
+        base_norm: ||W_0||, the norm of the base's weight.
+        factors: the full-rank factors of each task that holds the layer.
+        read_base: reads W_0 (m, n).
+        idle: indices of the tasks that are adapters and leave this layer as it is; for an average their delta is zero.
     """
 
     layer: MapLayer
     base_norm: float
     factors: tuple[Factors, ...]
+    read_base: Callable[[], Tensor]
     idle: tuple[int, ...] = ()
 
     @property
     def n_bytes(self) -> int:
+        """Bytes of the factors."""
         return sum(t.numel() * t.element_size() for f in self.factors for t in (f.U, f.S, f.Vh))
 
 
-class FactorCache:
-    """Keeps the factors of the layers looked at last, up to a number of bytes. Safe under threads.
-
-    A file that changes gets another stamp and therefore another key, so nothing stale is ever shown. store: where
-    factors are found on disk, and kept for other processes.
-    """
-
-    def __init__(self, limit_bytes: int = DEFAULT_LIMIT_BYTES, store: FactorStore | None = None) -> None:
-        self._store = store
-        self._kept: LRUCache[object, LayerFactors] = LRUCache(limit_bytes, getsizeof=lambda made: made.n_bytes)
-        self._lock = Lock()
-
-    def get(self, found: Preflight, layer: MapLayer) -> LayerFactors:
-        """The factors of one layer, from memory, from disk, or computed now on the CPU in float32.
-
-        Raises
-            NumericalError: an input holds NaN or Inf.
-            CheckpointError: an input changed since it was opened.
-        """
-        key = layer_key(found, layer)
-        with self._lock:
-            known = self._kept.get(key)
-        if known is not None:
-            return known
-        made = factorise_layer(found, layer, self._store)
-        with self._lock:
-            return keep(self._kept, key, made)
-
-
 def layer_key(found: Preflight, layer: MapLayer) -> Hashable:
-    """What a layer's factors follow from: the layer, and the files read for it as they are now."""
+    """What a layer's factors follow from: the layer, and the stamps of the files that are read for it."""
     read = (found.base, *(found.tasks[i].checkpoint for i in layer.members))
-    return layer, idle_tasks(found, layer), *map(_identity, read)
+    return layer, idle_tasks(found, layer), *(tuple(sorted(checkpoint.stamps.items())) for checkpoint in read)
 
 
 def idle_tasks(found: Preflight, layer: MapLayer) -> tuple[int, ...]:
@@ -80,23 +58,39 @@ def idle_tasks(found: Preflight, layer: MapLayer) -> tuple[int, ...]:
     return tuple(i for i in adapters if i not in layer.members)
 
 
-def _identity(checkpoint: Checkpoint) -> tuple[object, ...]:
-    return tuple(sorted(checkpoint.stamps.items()))
+def factorise_layer(
+    found: Preflight, layer: MapLayer, cache: DiskCache | None = None, n_threads: int = 1
+) -> LayerFactors:
+    """Read one layer of base and tasks, and factorise every task matrix at full rank, on the CPU in float32.
+
+    Args:
+        found: base and tasks.
+        layer: which one.
+        cache: where factors are cached.
+        n_threads: how many tasks to factorise at once.
+
+    Raises:
+        NumericalError: an input holds NaN or Inf.
+        CheckpointError: an input changed since it was opened.
+    """
+    with ExitStack() as stack:
+        base = stack.enter_context(open_reader(found.base)).finite(layer.tensor, row=layer.part.expert)
+        readers = {i: stack.enter_context(open_reader(found.tasks[i].checkpoint)) for i in layer.members}
+        inside = layer.part.in_slice
+
+        def read(task: int) -> Delta:
+            source = found.matches[task].source(layer.tensor)
+            assert source is not None
+            return part_of(read_task_matrix(readers[task], source, base, base.device, layer.part.expert), inside)
+
+        keys = [factor_key(matrix_key(found, layer.tensor, layer.part, i), layer.shape) for i in layer.members]
+        matrices = TaskMatrices(read, layer.members)
+        features = features_of(matrices, keys, None, cache, n_threads, n_threads)
+    norm = float(torch.linalg.vector_norm(inside.of(base)))
+    factors = tuple(one.factors for one in features)
+    return LayerFactors(layer, norm, factors, partial(_read_base, found.base, layer), idle_tasks(found, layer))
 
 
-def factorise_layer(found: Preflight, layer: MapLayer, store: FactorStore | None = None) -> LayerFactors:
-    """Read one layer of base and tasks and factorise every task matrix at full rank, or take its factors from `store`."""
-    with open_reader(found.base) as read:
-        base = read.finite(layer.tensor, row=layer.part.expert)
-    part = layer.part.in_slice
-    weight = part.of(base)
-    factors = []
-    for index in layer.members:
-        source = found.matches[index].source(layer.tensor)
-        assert source is not None
-        with open_reader(found.tasks[index].checkpoint) as read:
-            change = read_task_matrix(read, source, base, base.device, layer.part.expert)
-        matrix = part_of(change, part)
-        factors.append(store.get(factor_key(matrix), partial(factorise, matrix)) if store else factorise(matrix))
-    norm = float(torch.linalg.vector_norm(weight))
-    return LayerFactors(layer, norm, tuple(factors), idle_tasks(found, layer))
+def _read_base(base: Checkpoint, layer: MapLayer) -> Tensor:
+    with open_reader(base) as read:
+        return layer.part.in_slice.of(read.finite(layer.tensor, row=layer.part.expert))

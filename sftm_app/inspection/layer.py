@@ -1,4 +1,4 @@
-"""One layer in detail: the tasks' spectra, and how much the tasks share."""
+"""One layer in detail: the tasks' spectra, and how much the tasks have in common."""
 
 from __future__ import annotations
 
@@ -15,17 +15,22 @@ from sftm_app.linalg.overlap import effective_rank, energy_overlaps, gain_cluste
 
 ENERGIES = (0.90, 0.95, 0.99)
 CLUSTER_SENTENCE = (
-    "Features whose gains are nearly equal can be mixed with one another at almost no change of the matrix, so a "
-    "single vector among them means nothing by itself: only the space that they span together does."
+    "Features with nearly equal gains can be mixed with almost no change of the matrix. Individual features in this "
+    "group are not unique; only the subspace they span is."
 )
 
 
 @dataclass(frozen=True)
 class Spectrum:
-    """One task's singular spectrum: gains descending; ranks_for_energy maps 0.90, 0.95, 0.99 to feature counts.
+    """One task's singular spectrum.
 
-    relative_change: ||D|| / ||W_0||, >= 0, infinite for a base of zeros. clusters: [start, stop) of features, counted
-    from 0, whose gains are nearly equal (see CLUSTER_SENTENCE and linalg.subspace.gain_clusters).
+    Attributes:
+        task: its name.
+        gains: descending.
+        relative_change: ||D|| / ||W_0||, >= 0, infinite for a base of zeros.
+        effective_rank, stable_rank: see linalg.overlap.
+        ranks_for_energy: 0.90, 0.95, 0.99 -> number of features.
+        clusters: [start, stop) of features, counted from 0, with nearly equal gains; see CLUSTER_SENTENCE.
     """
 
     task: str
@@ -41,9 +46,11 @@ class Spectrum:
 class LayerDetail:
     """A layer's spectra and the overlap of every pair of tasks.
 
-    read, write, both: float32 (T, T), 0..1, the overlap of read directions, of write directions, and of whole features,
-    weighted by energy; see linalg.subspace.energy_overlaps. both is the overview of A: 1 where two tasks have the same
-    features (up to sign) with the same shares of energy, and never more than the smaller of read and write.
+    Attributes:
+        name, shape: of the layer, (m, n).
+        spectra: one per task that holds it.
+        read, write, both: float32 (T, T) in 0..1, the overlap of read directions, of write directions, and of whole
+            features, weighted by energy; see linalg.overlap.energy_overlaps. `both` is the overview of A.
     """
 
     name: str
@@ -55,7 +62,12 @@ class LayerDetail:
 
 
 def layer_detail(made: LayerFactors, task_names: Sequence[str]) -> LayerDetail:
-    """Spectra and overlaps of one layer. `task_names` are those of the whole workspace."""
+    """Compute spectra and overlaps of one layer.
+
+    Args:
+        made: the layer, factorised.
+        task_names: of the whole workspace.
+    """
     spectra = tuple(
         _spectrum(task_names[member], factors, made.base_norm)
         for member, factors in zip(made.layer.members, made.factors, strict=True)

@@ -1,4 +1,4 @@
-"""The map of a model: which weight matrices it has, laid out as layers x modules."""
+"""The map of a model: its weight matrices, laid out as layers x modules."""
 
 from __future__ import annotations
 
@@ -13,10 +13,15 @@ from sftm_app.preflight.preflight import Preflight
 
 @dataclass(frozen=True)
 class MapLayer:
-    """One linear map: its name, its place on the map of the model, and its shape (m, n).
+    """One linear map of the model.
 
-    tensor: the name in the base of the tensor that holds it; part: where in it. members: indices of the tasks that
-    hold it.
+    Attributes:
+        name: the tensor's name, and the part's label in brackets.
+        row, column: its place on the map: the block, and the module in it.
+        shape: (m, n).
+        tensor: the tensor in the base that holds it.
+        part: where in the tensor.
+        members: indices of the tasks that hold it.
     """
 
     name: str
@@ -28,17 +33,23 @@ class MapLayer:
     members: tuple[int, ...]
 
 
-# The first number of a name counts blocks, unless it counts experts, which belong to the column. What directly follows
-# and counts as well (the blocks of a stage: "layers.0.blocks.1", "stages.2.layers.0", "block.0.1") is part of the row.
+# The first number in a name counts blocks, unless it counts experts, which belong to the column. A second count right
+# after it (the blocks of a stage: "layers.0.blocks.1", "stages.2.layers.0", "block.0.1") is part of the row.
 _BLOCK = re.compile(r"(?:^|(?<!\bexperts)(?<!\bexpert)\.)\d+(?:\.(?:(?:blocks|layers)\.)?\d+)?(?=\.)")
 # T5 counts the sublayers of a block: "block.0.layer.1.DenseReluDense.wi".
 _SUBLAYER = re.compile(r"^layer\.\d+\.")
 
 
 def map_layers(found: Preflight, split_fused: bool = False) -> tuple[MapLayer, ...]:
-    """Every weight matrix that is merged, in the order of the model: what is outside blocks, encoder, decoder; blocks
-    by number. No two have the same place. split_fused: as in Recipe, matrices that hold several linear maps are shown
-    map by map.
+    """List every weight matrix that is merged.
+
+    Args:
+        found: base and tasks.
+        split_fused: as in Recipe; list the maps in a matrix that holds several of them one by one.
+
+    Returns:
+        Layers in the order of the model: first those outside blocks, then the encoder's, then the decoder's, blocks by
+        number. No two have the same place.
     """
     layers = []
     for name, info in found.base.tensors.items():
@@ -52,10 +63,10 @@ def map_layers(found: Preflight, split_fused: bool = False) -> tuple[MapLayer, .
 
 
 def place(name: str) -> tuple[str, str]:
-    """Row (block) and column (module within the block) of a tensor's name.
+    """The row (block) and column (module in the block) of a tensor's name.
 
-    "encoder.layer.3.attention.output.dense.weight" -> ("encoder.layer.3", "attention.output.dense");
-    a name without a number is in the row "outside".
+    "encoder.layer.3.attention.output.dense.weight" -> ("encoder.layer.3", "attention.output.dense"). A name without a
+    number is in the row "outside".
     """
     stem = name.removesuffix(".weight")
     found = _BLOCK.search(name)
@@ -65,8 +76,10 @@ def place(name: str) -> tuple[str, str]:
 
 
 def _without_sublayers(layers: Sequence[MapLayer]) -> list[MapLayer]:
-    """Columns without the number of a sublayer, so that encoder and decoder share them; all as they are where two
-    layers would then have one place (the convolutions of a ResNet differ in that number alone).
+    """Drop the number of the sublayer from columns, so that encoder and decoder share them.
+
+    Keeps all columns where two layers would then have the same place: the convolutions of a ResNet differ only in that
+    number.
     """
     shorter = [replace(layer, column=_SUBLAYER.sub("", layer.column)) for layer in layers]
     return shorter if len({(layer.row, layer.column) for layer in shorter}) == len(layers) else list(layers)
@@ -80,8 +93,11 @@ def _order(name: str) -> tuple[object, ...]:
 
 
 def short_rows(rows: Sequence[str]) -> list[str]:
-    """Rows as shown, without what all blocks share: the number alone when that is all ("encoder.layer.3" -> "3"), else
-    also where the block stands ("text_model.encoder.layers.3" -> "text_model.3")."""
+    """Rows as shown, without what all blocks have in common.
+
+    The number alone if that is enough ("encoder.layer.3" -> "3"), otherwise with where the block is
+    ("text_model.encoder.layers.3" -> "text_model.3").
+    """
     split = {row: row.split(".") for row in rows if row != "outside"}
     ways = [parts[:-1] for parts in split.values()]
     if len({tuple(way) for way in ways}) <= 1:
@@ -97,7 +113,7 @@ def short_rows(rows: Sequence[str]) -> list[str]:
 
 
 def _shared(ways: Sequence[Sequence[str]]) -> int:
-    """How many first words all of them share."""
+    """How many leading words all of them have in common."""
     n = 0
     while all(len(way) > n for way in ways) and len({way[n] for way in ways}) == 1:
         n += 1
@@ -105,7 +121,7 @@ def _shared(ways: Sequence[Sequence[str]]) -> int:
 
 
 def short_columns(columns: Sequence[str]) -> list[str]:
-    """Columns as shown: each cut to the shortest ending that none of the others shares."""
+    """Columns as shown: each cut to the shortest ending that no other has."""
     shown = []
     for column in columns:
         parts = column.split(".")
@@ -119,7 +135,7 @@ def short_columns(columns: Sequence[str]) -> list[str]:
     return shown
 
 
-# What a column is, by the end of its name without its case; the first that fits. For display only.
+# What a column is, by the end of its lower-case name; the first match counts. For display only.
 _ATTENTION = r"(?:attn|attention|self|selfattention|encdecattention|crossattention)\."
 _KINDS = tuple(
     (re.compile(rf"(?:^|\.)(?:{pattern})$"), label)
@@ -148,9 +164,9 @@ _PART_WORDS = re.compile(r"(?:expert (\d+) ?)?(.*)")
 
 
 def kind_labels(columns: Sequence[str]) -> list[str]:
-    """Columns as a person calls them ("attention.attention.query" -> "query"), one label each, no label twice.
+    """Columns as people call them ("attention.attention.query" -> "query"), one label each, no label twice.
 
-    Where the words are unknown, or two columns would be called the same, a column is shown as short_columns does.
+    A column with an unknown name, or with the same label as another, is shown as short_columns does.
     """
     short = short_columns(columns)
     shown = [_kind(column) or name for column, name in zip(columns, short, strict=True)]
@@ -168,7 +184,7 @@ def _kind(column: str) -> str | None:
     label = next((label for pattern, label in _KINDS if pattern.search(whole)), None)
     if label is None:
         return None
-    # What a fused matrix holds is named by itself ("attn.c_attn [query]"), after the number of its expert if any.
+    # A part of a fused matrix has its own label ("attn.c_attn [query]"), after the number of its expert if any.
     said = _PART_WORDS.fullmatch(part[1]) if part else None
     expert = _EXPERT.search(whole)
     number = (said and said[1]) or (expert and expert[1])

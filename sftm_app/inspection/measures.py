@@ -12,12 +12,18 @@ from torch import Tensor
 from sftm_app.inspection.what_if import WhatIf
 from sftm_app.linalg.factors import Rank, rank_for_energy
 from sftm_app.linalg.overlap import effective_rank, energy_overlap
+from sftm_app.methods import get_method
 from sftm_app.methods.settings import MergeSettings
 
 
 @dataclass(frozen=True)
 class MeasureValue:
-    """overall: of the layer. tasks: one per member of it; the overall value again where it belongs to the layer."""
+    """A measure of one layer.
+
+    Attributes:
+        overall: of the layer.
+        tasks: one per member of the layer; for a measure of the layer as a whole, the overall value again.
+    """
 
     overall: float
     tasks: tuple[float, ...]
@@ -25,10 +31,15 @@ class MeasureValue:
 
 @dataclass(frozen=True)
 class Measure:
-    """A measure: its name in links and files, its title, what it says, and the function that computes it.
+    """A measure of layers.
 
-    of_method: it depends on the settings of the merge. log: its values span orders of magnitude. number: how its values
-    are written, as a format of Python's.
+    Attributes:
+        name: in links and files.
+        title, help: for the screen.
+        of_method: whether it depends on the settings of the merge.
+        log: whether its values span orders of magnitude.
+        number: how its values are written, as a Python format.
+        compute: (what_if, settings) -> value.
     """
 
     name: str
@@ -41,25 +52,27 @@ class Measure:
 
 
 def relative_change(what_if: WhatIf, settings: MergeSettings) -> MeasureValue:
-    """||D_t|| / ||W_0|| (Frobenius), >= 0, infinite for a base of zeros; overall the mean."""
+    """||D_t|| / ||W_0|| (Frobenius), >= 0, infinite for a base of zeros. Overall: the mean."""
     made = what_if.made
     sizes = [float(torch.linalg.vector_norm(f.S)) for f in made.factors]
     return _mean_of([size / made.base_norm if made.base_norm else math.inf for size in sizes])
 
 
 def effective_ranks(what_if: WhatIf, settings: MergeSettings) -> MeasureValue:
-    """Effective rank as a share of min(m, n), 0..1; overall the mean."""
+    """Effective rank as a share of min(m, n), 0..1. Overall: the mean."""
     return _mean_of([effective_rank(f.S) / min(f.shape) for f in what_if.made.factors])
 
 
 def ranks_for_90(what_if: WhatIf, settings: MergeSettings) -> MeasureValue:
-    """Fewest features that hold 90 % of the energy, 0..min(m, n); overall the mean."""
+    """Fewest features that hold 90 % of the energy, 0..min(m, n). Overall: the mean."""
     return _mean_of([rank_for_energy(f.S, 0.9) for f in what_if.made.factors])
 
 
 def read_overlap(what_if: WhatIf, settings: MergeSettings) -> MeasureValue:
-    """Energy overlap of read directions (linalg.subspace.energy_overlap), 0..1: of a task the mean over the others,
-    overall the mean over pairs; 0 for a single task."""
+    """Energy overlap of read directions, 0..1: per task the mean over the others, 0 for a single task.
+
+    Overall: the mean over pairs.
+    """
     return _of_pairs(energy_overlap([f.Vh.T for f in what_if.made.factors], [f.S for f in what_if.made.factors]))
 
 
@@ -69,7 +82,7 @@ def write_overlap(what_if: WhatIf, settings: MergeSettings) -> MeasureValue:
 
 
 def interference(what_if: WhatIf, settings: MergeSettings) -> MeasureValue:
-    """||A - I||_F / sqrt(R), >= 0; of a task over its features' rows of A."""
+    """||A - I||_F / sqrt(R), >= 0; per task over its features' rows of A."""
     return MeasureValue(*what_if.interference)
 
 
@@ -80,23 +93,23 @@ def condition(what_if: WhatIf, settings: MergeSettings) -> MeasureValue:
 
 
 def readout_error(what_if: WhatIf, settings: MergeSettings) -> MeasureValue:
-    """Readout error (linalg.subspace) of what the merge adds, >= 0; overall the mean."""
+    """Readout error of the merge, >= 0. Overall: the mean."""
     return _mean_of(what_if.predict(settings).readout_errors)
 
 
 def mapping_error(what_if: WhatIf, settings: MergeSettings) -> MeasureValue:
-    """The same for the mapping error."""
+    """Mapping error of the merge, >= 0. Overall: the mean."""
     return _mean_of(what_if.predict(settings).mapping_errors)
 
 
 def rank_of(settings: MergeSettings) -> Rank:
-    """The rank that the settings keep; full for methods that have none."""
-    rank: Rank = getattr(settings.params, "rank", None)
-    return rank
+    """The rank that the settings keep; full for methods that ask for no features."""
+    method = get_method(settings.method)
+    return method.features(settings.params) if method.features else None
 
 
 def _of_pairs(table: Tensor) -> MeasureValue:
-    """Means of the entries off the diagonal of (T, T), row by row and of all."""
+    """Means of the entries off the diagonal of (T, T), row by row and overall."""
     rows, count = (table.sum(1) - table.diagonal()).tolist(), len(table)
     return _mean_of([row / (count - 1) if count > 1 else 0.0 for row in rows])
 
@@ -111,7 +124,7 @@ MEASURES: dict[str, Measure] = {
         Measure(
             "change",
             "Relative change",
-            "How large the tasks' changes are beside the base's weight: ‖D‖ / ‖W₀‖.",
+            "The size of the task matrices relative to the base's weight: ‖D‖ / ‖W₀‖.",
             of_method=False,
             log=True,
             number=".1%",
@@ -120,7 +133,7 @@ MEASURES: dict[str, Measure] = {
         Measure(
             "effective_rank",
             "Effective rank",
-            "How many directions the changes really use, as a share of all: near 0 is one direction, 1 is all equally.",
+            "How many directions the task matrices really use, as a share of all: near 0 for one, 1 for all equally.",
             of_method=False,
             log=False,
             number=".1%",
@@ -129,8 +142,7 @@ MEASURES: dict[str, Measure] = {
         Measure(
             "rank_90",
             "Rank for 90 % energy",
-            "How many of a task's features hold 90 % of the energy of its change: few means that a low rank loses "
-            "little.",
+            "How many of a task's features hold 90 % of its energy. If there are few, a low rank loses little.",
             of_method=False,
             log=False,
             number=".0f",
@@ -139,8 +151,8 @@ MEASURES: dict[str, Measure] = {
         Measure(
             "read_overlap",
             "Read overlap",
-            "How alike the input directions are that two tasks listen to, weighted by energy: 1 means the same "
-            "directions to the same shares, 0 none in common.",
+            "How similar the input directions of two tasks are, weighted by energy: 1 means the same directions with "
+            "the same shares, 0 none in common.",
             of_method=False,
             log=False,
             number=".2f",
@@ -149,8 +161,8 @@ MEASURES: dict[str, Measure] = {
         Measure(
             "write_overlap",
             "Write overlap",
-            "How alike the output directions are that two tasks write to, weighted by energy: 1 means the same "
-            "directions to the same shares, 0 none in common.",
+            "How similar the output directions of two tasks are, weighted by energy: 1 means the same directions with "
+            "the same shares, 0 none in common.",
             of_method=False,
             log=False,
             number=".2f",
@@ -159,8 +171,8 @@ MEASURES: dict[str, Measure] = {
         Measure(
             "interference",
             "Interference",
-            "How much a feature is disturbed by those of other tasks, each of unit gain: ‖A − I‖ / √R over all R "
-            "features, where 0 means not at all.",
+            "How much features of other tasks disturb a feature, all at unit gain: ‖A − I‖ / √R over all R features. "
+            "0 means not at all.",
             of_method=False,
             log=False,
             number=".3g",
@@ -169,8 +181,8 @@ MEASURES: dict[str, Measure] = {
         Measure(
             "condition",
             "Condition",
-            "How hard it is to keep all features apart at the chosen rank: 1 is trivial, and the larger it is the more "
-            "nearly alike some features of different tasks are (an estimate).",
+            "How hard it is to keep all features apart at the chosen rank (an estimate). 1 is easy; a large value "
+            "means that some features of different tasks are nearly the same.",
             of_method=True,
             log=True,
             number=".3g",
@@ -179,8 +191,8 @@ MEASURES: dict[str, Measure] = {
         Measure(
             "readout_error",
             "Readout error",
-            "How far the chosen merge is from reading each task's features at their own gains: 0 keeps all, 1 is as "
-            "far off as adding nothing.",
+            "How far the chosen merge is from keeping the gain of each task's features: 0 keeps all, 1 is as bad as "
+            "adding nothing.",
             of_method=True,
             log=False,
             number=".3g",
@@ -189,8 +201,8 @@ MEASURES: dict[str, Measure] = {
         Measure(
             "mapping_error",
             "Mapping error",
-            "How far the chosen merge is from doing what each task did on its own inputs, leaks from the other tasks "
-            "included: 0 keeps all, 1 is as far off as adding nothing.",
+            "How far the chosen merge is from what each task does on its own inputs, including what other tasks leak "
+            "in: 0 keeps all, 1 is as bad as adding nothing.",
             of_method=True,
             log=False,
             number=".3g",

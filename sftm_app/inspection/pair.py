@@ -1,4 +1,4 @@
-"""Two tasks in one layer: their features against each other, and the angles between the spaces of their strongest."""
+"""Two tasks in one layer: their features against each other, and the angles between the spans of the strongest."""
 
 from __future__ import annotations
 
@@ -19,10 +19,14 @@ MOST_ANGLES = 64
 
 @dataclass(frozen=True, eq=False)
 class PairAngles:
-    """Principal angles between the spans of two tasks' first k features, degrees in 0..90, ascending: float64 (k,).
+    """Principal angles between the spans of two tasks' first k features: (k,) float64, ascending, degrees in 0..90.
 
-    0 is a direction that both spaces hold, 90 one that is foreign to the other. random_read, random_write: the angles
-    that random spaces of k dimensions would show.
+    0 is a direction that both spans hold, 90 one that only one of them holds.
+
+    Attributes:
+        k: how many features span each subspace.
+        read, write: between read and between write directions.
+        random_read, random_write: what random subspaces of k dimensions would show.
     """
 
     k: int
@@ -34,12 +38,15 @@ class PairAngles:
 
 @dataclass(frozen=True, eq=False)
 class PairDetail:
-    """The features of two tasks, strongest first.
+    """The features of two tasks against each other, strongest first.
 
-    read, write: float32 (r_first, r_second), |cosine| of read and of write directions, 0..1. both: their entries of A,
-    the same shape, signed, -1..1: what a unit of one feature adds to the readout of the other. random_read,
-    random_write, random_both: the mean of |values| that independent random directions of these sizes would show.
-    The angles are those of PairAngles.
+    Attributes:
+        name: the layer's.
+        first, second: the tasks' names.
+        read, write: float32 (r_first, r_second), |cosine| of read and of write directions, 0..1.
+        both: the same shape, signed, -1..1: entries of A, what a unit of one feature adds to the other's readout.
+        random_read, random_write, random_both: the mean |value| that independent random directions would show.
+        angles: between the spans of their strongest features.
     """
 
     name: str
@@ -51,19 +58,21 @@ class PairDetail:
     random_read: float
     random_write: float
     random_both: float
-    k: int
-    read_angles: Tensor
-    write_angles: Tensor
-    random_read_angles: Tensor
-    random_write_angles: Tensor
+    angles: PairAngles
 
 
 def pair_detail(
     made: LayerFactors, task_names: Sequence[str], first: int, second: int, k: int | None = None
 ) -> PairDetail:
-    """Overlap of the features of two tasks, by their positions among the layer's members; k as in pair_angles.
+    """Compute the overlap of the features of two tasks.
 
-    Raises
+    Args:
+        made: the layer, factorised.
+        task_names: of the whole workspace.
+        first, second: positions among the layer's members.
+        k: see pair_angles.
+
+    Raises:
         InputError: there is no such member, or k is below 1.
     """
     angles = pair_angles(made, first, second, k)
@@ -80,33 +89,32 @@ def pair_detail(
         write=write.abs_(),
         random_read=random_overlap(n),
         random_write=random_overlap(m),
-        # Of two independent directions: the mean of the product is the product of the means.
+        # For independent directions, the mean of the product is the product of the means.
         random_both=random_overlap(n) * random_overlap(m),
-        k=angles.k,
-        read_angles=angles.read,
-        write_angles=angles.write,
-        random_read_angles=angles.random_read,
-        random_write_angles=angles.random_write,
+        angles=angles,
     )
 
 
 def pair_angles(made: LayerFactors, first: int, second: int, k: int | None = None) -> PairAngles:
-    """Principal angles between the spans of the first k features of two members, in read and in write space.
+    """Compute principal angles between the spans of the first k features of two members.
 
-    k None: as many as the one of the two that needs fewer takes for 90 % of its energy, at most 64. No more than both
-    tasks have: 0 where one of them changes nothing.
+    Args:
+        made: the layer, factorised.
+        first, second: positions among its members.
+        k: how many features, at most as many as both tasks have. None for as many as either needs for 90 % of its
+            energy, whichever is fewer, at most MOST_ANGLES.
 
-    Raises
+    Raises:
         InputError: there is no such member, or k is below 1.
     """
     count = len(made.factors)
     if not (0 <= first < count and 0 <= second < count):
         raise InputError(
-            f"{made.layer.name}: the tasks number {first} and {second} of this layer were asked for, but it has "
-            f"{count}, counted from 0. Choose two of them."
+            f"{made.layer.name}: tasks number {first} and {second} of this layer were asked for, but it has {count}, "
+            "counted from 0. Choose two of them."
         )
     if k is not None and k < 1:
-        raise InputError(f"{made.layer.name}: angles need at least 1 feature a task, but k = {k} was given.")
+        raise InputError(f"{made.layer.name}: angles need at least 1 feature per task, but k = {k} was given.")
     a, b = made.factors[first], made.factors[second]
     if k is None:
         k = min(MOST_ANGLES, *(rank_for_energy(f.S, ANGLE_ENERGY) for f in (a, b)))

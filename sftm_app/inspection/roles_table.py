@@ -1,4 +1,4 @@
-"""What each tensor of the base is, in groups: names that differ only in their numbers are one row."""
+"""The role of each tensor of the base, in groups: names that differ only in numbers are one row."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from sftm_app.architecture.role_rules import matching
+from sftm_app.architecture.role_rules import match_names
 from sftm_app.architecture.roles import Assignment, Role, assign
 from sftm_app.preflight.preflight import Preflight
 
@@ -16,9 +16,14 @@ _NUMBER = re.compile(r"(?<![^._\-])\d+(?![^._\-])")
 
 @dataclass(frozen=True)
 class TensorGroup:
-    """Tensors whose names are the same but for numbers, and that have one role.
+    """Tensors of one role whose names differ only in numbers.
 
-    pattern: with `*` for the numbers. role: a word of ROLE_KINDS. shapes: as stored, each once.
+    Attributes:
+        pattern: the name with `*` for the numbers.
+        names: of the tensors.
+        shapes: as stored, each once.
+        role: a word of ROLE_KINDS.
+        why: the reason for the role.
     """
 
     pattern: str
@@ -29,7 +34,7 @@ class TensorGroup:
 
 
 def tensor_groups(found: Preflight) -> tuple[TensorGroup, ...]:
-    """Every tensor of the base in one group, in the order of the file."""
+    """Group the tensors of the base, in the order of the file."""
     members: dict[tuple[str, str, str], list[str]] = {}
     for name, info in found.base.tensors.items():
         assignment = assign(info, found.architecture.owners.get(name))
@@ -51,12 +56,13 @@ def role_word(assignment: Assignment) -> str:
 
 
 def patterns_for(pattern: str, groups: Iterable[TensorGroup]) -> list[str]:
-    """Patterns that mean the tensors of the rows called `pattern` and no others; none when there is no such row.
+    """Patterns that match the tensors of the rows called `pattern` and no others.
 
-    That is the row's own pattern, or every name by itself where the pattern means other rows as well: `*` stands for
-    more than a number.
+    Returns:
+        The row's own pattern. Where that matches other rows too, because `*` stands for more than a number, every name
+        by itself. Nothing if there is no such row.
     """
     rows = {group: group.pattern == pattern for group in groups}
     mine = [name for group, chosen in rows.items() if chosen for name in group.names]
     others = [name for group, chosen in rows.items() if not chosen for name in group.names]
-    return [pattern] if mine and not matching(pattern, others) else [glob.escape(name) for name in mine]
+    return [pattern] if mine and not match_names(pattern, others) else [glob.escape(name) for name in mine]

@@ -1,13 +1,14 @@
-"""Answers from A, kept: what a merge of one layer does, found without forming the merged matrix.
+"""Answers from the stored A: what a merge does to one layer, without forming the delta.
 
-With a the coefficients of D and s those of one task matrix D_t, zero for the features of others,
+With a the coefficients of D, s the gains of task t (zero for the features of others), X the inputs that it does not
+read, and alpha from linalg.preservation:
 
-    readouts        u^T D v = A a
-    ||D||^2         a^T A a
-    mapping error   ||(D - D_t) V_t||^2 = (a - s)^T A (a - s) - ||D X||^2,   X the inputs that the task does not read
+    readouts    u^T D v = A a
+    ||D||^2     a^T A a
+    missed      ||(D - alpha D_t) V_t||^2 = (a - alpha s)^T A (a - alpha s) - ||D X||^2
 
-Where the system is well posed everything is linear in the tasks' weights: T solves say all at one rank, two while one
-weight is moved.
+In a well-posed system everything is linear in the tasks' weights: T solves give every weight at one rank, and two
+solves suffice while one weight moves.
 """
 
 from __future__ import annotations
@@ -20,67 +21,89 @@ import torch
 from cachetools import LRUCache
 from torch import Tensor
 
-from sftm_app.inspection.answers import Answer, conflicts_of, length, mapping_error_of
+from sftm_app.inspection.answers import Answer
 from sftm_app.inspection.input_projection import InputProjection, mapping_operator
-from sftm_app.linalg.conflicts import Conflict
+from sftm_app.linalg.conflicts import Conflict, find_conflicts, length
 from sftm_app.linalg.factors import Factors, power_of_two
 from sftm_app.linalg.feature_gram import FeatureGram
 from sftm_app.linalg.preconditioner import COUPLED_MAX
+from sftm_app.linalg.preservation import NOTHING, Preservation, off_task
 from sftm_app.linalg.tolerance import GROWTH_LIMIT, solve_tolerance
+from sftm_app.methods.base import Combination
 
 # How far readout and mapping errors may be from those of the exact solution, for weights of about 1.
 ACCURACY = 4e-4
-# Beyond, one task's share of what is missed could be seen in another's errors.
+# With larger weights, what is missed of one task could be visible in another's errors.
 MOST_WEIGHT = 5.0
-# The responses of so many ranks are kept: few where D X is large, since all weights of a rank take T of them.
+# How many ranks' responses are cached: few where D X is large, since all weights of a rank take T of them.
 FEWEST_RANKS, MOST_RANKS, RANKS_BYTES = 2, 64, 32_000_000
 
 
 @dataclass(frozen=True, eq=False)
 class Response:
-    """To weights: a (R,), A a (R,), D(a) X (m, k), float32, gains in units of StoredAnswers.scale."""
+    """The response to some weights, float32, with gains in units of StoredAnswers.scale.
+
+    Attributes:
+        a: (R,), coefficients.
+        readouts: A a, (R,).
+        image: D(a) X, (m, k); see InputProjection.
+        condition: of the linear system; None if none was solved.
+    """
 
     a: Tensor
-    product: Tensor
+    readouts: Tensor
     image: Tensor
     condition: float | None
 
 
 class StoredAnswers:
-    """Answers for one layer, as those of answers.py. Not safe under threads."""
+    """Answers for one layer from its stored A. Not safe under threads.
+
+    Attributes:
+        gram: A.
+        projection: the inputs that tasks read.
+        scale: the unit of gains, a power of two.
+    """
 
     def __init__(self, factors: Sequence[Factors]) -> None:
-        self.interactions = FeatureGram(factors)
-        self.sides = InputProjection(factors)
+        self.gram = FeatureGram(factors)
+        self.projection = InputProjection(factors)
         self.scale = power_of_two(max((float(f.S[0]) for f in factors if f.rank), default=1.0))
         self._factors = factors
         self._full = tuple(f.rank for f in factors)
         self._gains = torch.cat([f.S for f in factors]) / self.scale
-        self._norms = [length(part) for part in self._split(self._gains)]
         alone = torch.eye(len(factors), dtype=torch.float64)
-        # Row t: A times the gains of task t alone, so u^T D_t v of every feature.
+        # Row t: A times the gains of task t alone, which is u^T D_t v of every feature.
         self._reads = torch.stack([self._product(self._weighted(one, self._full)) for one in alone])
-        self._linear: LRUCache[object, Linear] = LRUCache(n_ranks(factors, self.sides.n_columns))
+        self._linear: LRUCache[object, Linear] = LRUCache(n_ranks(factors, self.projection.n_columns))
 
-    def sum(self, weights: Sequence[float], share: float = 1.0, superposes: bool = False) -> Answer:
-        """D_1 = share * sum_t w_t D_t. superposes: a superposition gave this, which can tell conflicts."""
-        given = torch.tensor(weights, dtype=torch.float64)
-        response = self._responses("sum", self._respond_sum).at(given * share)
-        assert response is not None
-        return self._answer(response, given, self._full, superposes)
-
-    def superposition(self, variant: str, counts: tuple[int, ...], weights: Sequence[float]) -> Answer | None:
-        """D_1 = D* of a variant with the leading `counts` features of each task; None where that is for superpose."""
-        if max(weights) > MOST_WEIGHT:
-            return None
-        given = torch.tensor(weights, dtype=torch.float64)
-        response = self._responses((variant, counts), partial(self._respond, variant, counts)).at(given)
-        if response is None:
-            return None
-        asked = length(self._weighted(given, counts))
-        if _inner(response.a, response.product) > (GROWTH_LIMIT * asked) ** 2:
-            return None
-        return self._answer(response, given, counts, True)
+    def answer(self, asked: Combination) -> Answer | None:
+        """The answer at factor 1; None if the system is so ill-conditioned that linalg.superpose must solve it."""
+        weights = torch.tensor(asked.weights, dtype=torch.float64)
+        if asked.variant is None:
+            response = self._responses("sum", self._respond_sum).at(weights * asked.share)
+            assert response is not None
+        else:
+            if max(asked.weights) > MOST_WEIGHT:
+                return None
+            respond = partial(self._respond, asked.variant, asked.counts)
+            found = self._responses((asked.variant, asked.counts), respond).at(weights)
+            if found is None:
+                return None
+            response = found
+            if (
+                _inner(response.a, response.readouts)
+                > (GROWTH_LIMIT * length(self._weighted(weights, asked.counts))) ** 2
+            ):
+                return None
+        return Answer(
+            readouts=self._split(response.readouts * self.scale),
+            norm=max(0.0, _inner(response.a, response.readouts)) ** 0.5 * self.scale,
+            kept=self._kept(response),
+            coefficients=self._split(response.a * self.scale),
+            condition=response.condition,
+            conflicts=self._conflicts(response, weights, asked.counts) if asked.reports_conflicts else (),
+        )
 
     def _responses(self, key: object, respond: Callable[[Tensor], Response | None]) -> Linear:
         if key not in self._linear:
@@ -89,52 +112,47 @@ class StoredAnswers:
 
     def _respond_sum(self, weights: Tensor) -> Response:
         a = self._weighted(weights, self._full)
-        return Response(a, weights.to(self._reads) @ self._reads, self.sides.image(a, self._full), None)
+        return Response(a, weights.to(self._reads) @ self._reads, self.projection.image(a, self._full), None)
 
     def _respond(self, variant: str, counts: tuple[int, ...], weights: Tensor) -> Response | None:
-        if self.interactions.dependent(counts):
+        if self.gram.dependent(counts):
             return None
         wanted, operator = self._weighted(weights, counts), None
         if variant == "mapping":
-            operator = mapping_operator(self._factors, self.interactions, self.sides, counts)
-            wanted = self.interactions.product(wanted, counts) * self.interactions.kept(counts)
-        smallest = min(norm for norm in self._norms if norm)
-        # No task may be missed by more than its share, but superpose itself goes no further than this.
+            operator = mapping_operator(self._factors, self.gram, self.projection, counts)
+            wanted = self.gram.product(wanted, counts) * self.gram.kept(counts)
+        smallest = min(norm for part in self._split(self._gains) if (norm := length(part)))
+        # No task may be missed by more than its share, but superpose itself goes no further than `finest`.
         finest = solve_tolerance(torch.float32) * length(wanted)
         tolerance = max(finest, ACCURACY * float(weights.abs().max()) * smallest)
-        found = self.interactions.solve(wanted, counts, tolerance, operator)
+        found = self.gram.solve(wanted, counts, tolerance, operator)
         if found is None:
             return None
-        return Response(found.a, found.product, self.sides.image(found.a, counts), found.condition)
+        return Response(found.a, found.readouts, self.projection.image(found.a, counts), found.condition)
 
-    def _answer(self, response: Response, weights: Tensor, counts: Sequence[int], superposes: bool) -> Answer:
-        coefficients = self._split(response.a * self.scale)
-        readouts = self._split(response.product * self.scale)
-        conflicts: tuple[Conflict, ...] = ()
-        if superposes:
-            wanted = self._split(self._weighted(weights, counts))
-            kept = self._split(response.product * self.interactions.kept(counts))
-            conflicts = conflicts_of(self._factors[0].shape, wanted, kept, partial(self._between, counts, weights))
-        norm = max(0.0, _inner(response.a, response.product)) ** 0.5 * self.scale
-        errors = partial(self._mapping_errors, response)
-        return Answer(coefficients, readouts, norm, errors, response.condition, conflicts)
+    def _conflicts(self, response: Response, weights: Tensor, counts: Sequence[int]) -> tuple[Conflict, ...]:
+        wanted = self._split(self._weighted(weights, counts))
+        readouts = self._split(response.readouts * self.gram.kept(counts))
+        return find_conflicts(self._factors[0].shape, wanted, readouts, partial(self._between, counts, weights))
 
-    def _mapping_errors(self, response: Response, c: float) -> tuple[float, ...]:
-        found = []
-        a, product, reads = c * response.a.double(), c * response.product.double(), self._reads.double()
-        for t, (factors, side) in enumerate(zip(self._factors, self.sides.of, strict=True)):
-            seen = response.image[:, side.start : side.stop]
+    def _kept(self, response: Response) -> tuple[Preservation, ...]:
+        a, readouts, reads = response.a.double(), response.readouts.double(), self._reads.double()
+        gains, read_back = self._split(self._gains), self._split(readouts)
+        kept = []
+        for t, (factors, columns) in enumerate(zip(self._factors, self.projection.of, strict=True)):
             if not factors.rank:
-                found.append(0.0)
-            elif not side.outside:
-                found.append(mapping_error_of(seen, factors, c, self.scale))
+                kept.append(NOTHING)
+                continue
+            seen = response.image[:, columns.start : columns.stop]
+            energy, alpha, off = off_task(gains[t].double(), read_back[t])
+            if columns.outside:
+                remainder = a.clone()
+                self._split(remainder)[t].sub_(gains[t], alpha=alpha)
+                missed = max(0.0, float(remainder @ (readouts - alpha * reads[t])) - length(seen) ** 2)
             else:
-                own = slice(self.interactions.starts[t], self.interactions.starts[t + 1])
-                apart, missed = a.clone(), product - reads[t]
-                apart[own] -= self._gains[own]
-                square = float(apart @ missed) - (c * length(seen)) ** 2
-                found.append(max(0.0, square) ** 0.5 / self._norms[t])
-        return tuple(found)
+                missed = length(torch.addcmul(seen, factors.U, gains[t], value=-alpha)) ** 2
+            kept.append(Preservation(energy, 0.0, alpha, off, missed))
+        return tuple(kept)
 
     def _between(self, counts: Sequence[int], weights: Tensor, i: int, j: int) -> float:
         """<D_i, D_j> of the weighted task matrices, cut."""
@@ -142,23 +160,23 @@ class StoredAnswers:
         if counts[j] == self._full[j]:
             read = self._split(self._reads[j])[i][: counts[i]]
         else:
-            read = self.interactions.block(i, j)[: counts[i], : counts[j]] @ second
+            read = self.gram.block(i, j)[: counts[i], : counts[j]] @ second
         return _inner(first, read) * float(weights[i] * weights[j])
 
     def _weighted(self, weights: Tensor, counts: Sequence[int]) -> Tensor:
-        """The weighted gains kept, (R,), zero beyond."""
+        """The weighted gains kept, (R,), zero for the features cut off."""
         each = weights.to(self._gains).repeat_interleave(torch.tensor(self._full))
-        return self._gains * each * self.interactions.kept(counts)
+        return self._gains * each * self.gram.kept(counts)
 
     def _product(self, a: Tensor) -> Tensor:
-        return self.interactions.product(a, self._full)
+        return self.gram.product(a, self._full)
 
     def _split(self, values: Tensor) -> tuple[Tensor, ...]:
         return torch.split(values, list(self._full))
 
 
 class Linear:
-    """Responses to any weights, by combining those to a few directions. None once and for all where one fails."""
+    """Responses to any weights, combined from those to a few directions. Once one fails, every answer is None."""
 
     def __init__(self, respond: Callable[[Tensor], Response | None]) -> None:
         self._respond = respond
@@ -181,11 +199,10 @@ class Linear:
                 parts.append((float(left.norm()), new))
         if self._failed:
             return None
-        first = parts[0][1]
-        a, product, image = (
-            combine([(c, getattr(part, name)) for c, part in parts]) for name in ("a", "product", "image")
+        a, readouts, image = (
+            combine([(c, getattr(part, name)) for c, part in parts]) for name in ("a", "readouts", "image")
         )
-        return Response(a, product, image, first.condition)
+        return Response(a, readouts, image, parts[0][1].condition)
 
 
 def combine(parts: Sequence[tuple[float, Tensor]]) -> Tensor:
@@ -199,22 +216,22 @@ def combine(parts: Sequence[tuple[float, Tensor]]) -> Tensor:
 
 
 def stored_bytes(factors: Sequence[Factors]) -> int:
-    """What StoredAnswers comes to hold at most: A, the inverses for its solves, and the responses of some ranks."""
+    """Bytes that StoredAnswers holds at most: A, the inverses for its solves, and the responses of some ranks."""
     n_features, n = sum(f.rank for f in factors), factors[0].shape[1]
     n_columns = sum(min(f.rank, n - f.rank) for f in factors)
-    coupled = 4 * 4 * min(n_features, COUPLED_MAX) ** 2
+    inverses = 4 * 4 * min(n_features, COUPLED_MAX) ** 2
     seen = 4 * n_columns * (n + n_features if 2 * n_columns <= n else n)
     responses = n_ranks(factors, n_columns) * rank_bytes(factors, n_columns)
-    return 4 * n_features**2 + 4 * len(factors) * n_features + coupled + seen + responses
+    return 4 * n_features**2 + 4 * len(factors) * n_features + inverses + seen + responses
 
 
 def n_ranks(factors: Sequence[Factors], n_columns: int) -> int:
-    """How many ranks' responses are kept."""
+    """How many ranks' responses are cached."""
     return max(FEWEST_RANKS, min(MOST_RANKS, RANKS_BYTES // max(1, rank_bytes(factors, n_columns))))
 
 
 def rank_bytes(factors: Sequence[Factors], n_columns: int) -> int:
-    """What the responses of one rank take, for all weights."""
+    """Bytes of one rank's responses, for all weights."""
     n_features = sum(f.rank for f in factors)
     return 4 * len(factors) * (2 * n_features + factors[0].shape[0] * n_columns)
 

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sftm_app.engine.cache import open_store
 from sftm_app.errors import InputError
 from sftm_app.inspection.factors import factorise_layer
 from sftm_app.inspection.layer import LayerDetail, layer_detail
@@ -22,12 +21,22 @@ from sftm_app.inspection.what_if import Prediction, WhatIf
 from sftm_app.linalg.overlap import random_overlap
 from sftm_app.methods.settings import MergeSettings, merge_settings
 from sftm_app.preflight.preflight import Preflight
+from sftm_app.weights.disk_cache import DiskCache
 
 
 @dataclass(frozen=True, eq=False)
 class SurveyLayer:
-    """One layer: its measures by name, its detail, the angles between every pair of members, what the merge would do
-    to it (without its readouts) with the gains that its change then has, and what deserves a look."""
+    """One layer.
+
+    Attributes:
+        layer: its name and place.
+        measures: by name.
+        detail: spectra and overlaps.
+        angles: between every pair of members.
+        prediction: what the merge would do, without the readouts.
+        gains: the singular values of the merged delta.
+        warnings: what deserves a look.
+    """
 
     layer: MapLayer
     measures: dict[str, MeasureValue]
@@ -40,14 +49,14 @@ class SurveyLayer:
 
 @dataclass(frozen=True, eq=False)
 class Survey:
-    """Every layer that was asked for, and the merge that measures, predictions and warnings are about."""
+    """Every layer that was asked for, and the merge that measures, predictions and warnings refer to."""
 
     tasks: tuple[str, ...]
     settings: MergeSettings
     layers: tuple[SurveyLayer, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values; features count from 0, angles are degrees, what belongs to a task stands under its name.
+        """Plain JSON values. Features count from 0, angles are in degrees, and values of a task stand under its name.
 
         tasks; settings: method, params, weights; layers, each with
             name, row, column, shape [m, n], tasks (those that hold it)
@@ -55,9 +64,10 @@ class Survey:
             spectra: task, gains, relative_change, effective_rank, stable_rank, ranks_for_energy, clusters
             read_overlap, write_overlap, feature_overlap: T x T, 0..1, in the order of the layer's tasks
             angles: tasks (two), k, read, write, random_read, random_write
-            random_overlap: read, write: |cosine| that random directions show on average
-            prediction: readout_errors, mapping_errors, ranks, norm, condition, n_dropped, conflicts, gains (the merged
-            change's own singular values), coefficients (of each task's features)
+            random_overlap: read, write: the |cosine| that random directions show on average
+            prediction: readout_errors, mapping_errors, ranks, norm, condition, n_dropped, conflicts, gains (singular
+            values of the merged delta), coefficients (of each task's features; null for methods that do not combine
+            features)
             warnings: kind, sentence, view, tasks, feature, informational
         """
         settings = {
@@ -69,12 +79,13 @@ class Survey:
         return {"tasks": list(self.tasks), "settings": settings, "layers": layers}
 
     def to_json(self) -> str:
-        """The same as a JSON document. What is not finite (the relative change of a base of zeros) is null."""
+        """The same as a JSON document. Values that are not finite (the relative change of a base of zeros) are null."""
         return json.dumps(_finite(self.to_dict()), indent=1, allow_nan=False)
 
 
 def _layer_to_dict(one: SurveyLayer, names: Sequence[str]) -> dict[str, Any]:
     layer, detail, prediction = one.layer, one.detail, one.prediction
+    coefficients = prediction.coefficients
 
     def by_task(values: Sequence[Any]) -> dict[str, Any]:
         return dict(zip(names, values, strict=True))
@@ -109,7 +120,7 @@ def _layer_to_dict(one: SurveyLayer, names: Sequence[str]) -> dict[str, Any]:
             "condition": prediction.condition,
             "n_dropped": prediction.n_dropped,
             "gains": list(one.gains),
-            "coefficients": by_task([found.tolist() for found in prediction.coefficients]),
+            "coefficients": by_task([found.tolist() for found in coefficients]) if coefficients else None,
             "conflicts": [
                 {"tasks": called((found.first, found.second)), "cosine": found.cosine} for found in prediction.conflicts
             ],
@@ -119,7 +130,7 @@ def _layer_to_dict(one: SurveyLayer, names: Sequence[str]) -> dict[str, Any]:
 
 
 def _finite(value: Any) -> Any:
-    """JSON has no infinity and no NaN: null stands for them."""
+    """Replace infinity and NaN, which JSON does not have, by null."""
     if isinstance(value, dict):
         return {key: _finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -128,47 +139,66 @@ def _finite(value: Any) -> Any:
 
 
 def find_layer(layers: Sequence[MapLayer], name: str) -> MapLayer:
-    """The layer of this name, also without its ".weight".
+    """Find a layer by its name, with or without its ".weight".
 
-    Raises
+    Raises:
         InputError: there is none.
     """
     for layer in layers:
         if name in (layer.name, layer.name.removesuffix(".weight")):
             return layer
-    known = f"Layers are named like {layers[0].name!r}." if layers else "Base and tasks share no weight matrix at all."
+    known = (
+        f"Layers are named like {layers[0].name!r}." if layers else "Base and tasks have no weight matrix in common."
+    )
     raise InputError(f"There is no layer {name!r}. {known}")
 
 
 def survey(
-    found: Preflight, layer: str | None = None, settings: MergeSettings | None = None, split_fused: bool = False
+    found: Preflight,
+    layer: str | None = None,
+    settings: MergeSettings | None = None,
+    split_fused: bool = False,
+    cache: DiskCache | None = None,
+    n_threads: int = 1,
 ) -> Survey:
-    """Inspect one layer or all of them, one after the other: the factors of one layer are held at a time.
+    """Inspect one layer or all of them, one after the other. Holds the factors of one layer at a time.
 
-    settings: the merge to predict; None for SFTM's defaults with the tasks' weights. split_fused: as in map_layers.
+    Args:
+        found: base and tasks.
+        layer: a layer's name; None for all.
+        settings: the merge to predict; None for SFTM's defaults with the tasks' weights.
+        split_fused: as in map_layers.
+        cache: where factors are cached.
+        n_threads: how many threads may compute at once.
 
-    Raises
-        InputError: there is no such layer.
+    Raises:
+        InputError: there is no such layer, or the method does not merge this many tasks.
         NumericalError: an input holds NaN or Inf, or no solver gives a finite answer.
     """
     layers = map_layers(found, split_fused)
     names = tuple(task.name for task in found.tasks)
     settings = settings or merge_settings("sftm", {}, [task.weight for task in found.tasks])
     chosen = layers if layer is None else (find_layer(layers, layer),)
-    return Survey(names, settings, tuple(_inspect(found, one, names, settings) for one in chosen))
+    return Survey(names, settings, tuple(_inspect(found, one, names, settings, cache, n_threads) for one in chosen))
 
 
-def _inspect(found: Preflight, layer: MapLayer, names: Sequence[str], settings: MergeSettings) -> SurveyLayer:
-    what_if = WhatIf(factorise_layer(found, layer, open_store()))
-    made = what_if.made
-    prediction = what_if.predict(settings)
-    detail = layer_detail(made, names)
+def _inspect(
+    found: Preflight,
+    layer: MapLayer,
+    names: Sequence[str],
+    settings: MergeSettings,
+    cache: DiskCache | None,
+    n_threads: int,
+) -> SurveyLayer:
+    made = factorise_layer(found, layer, cache, n_threads)
+    what_if = WhatIf(made, n_threads=n_threads)
+    prediction, detail = what_if.predict(settings), layer_detail(made, names)
     return SurveyLayer(
-        layer,
-        {name: measure.compute(what_if, settings) for name, measure in MEASURES.items()},
-        detail,
-        {(i, j): pair_angles(made, i, j) for i, j in itertools.combinations(range(len(made.factors)), 2)},
-        replace(prediction, readouts=()),
-        what_if.spectrum(prediction),
-        layer_warnings(what_if, detail, prediction, names),
+        layer=layer,
+        measures={name: measure.compute(what_if, settings) for name, measure in MEASURES.items()},
+        detail=detail,
+        angles={(i, j): pair_angles(made, i, j) for i, j in itertools.combinations(range(len(made.factors)), 2)},
+        prediction=replace(prediction, readouts=()),
+        gains=what_if.spectrum(prediction),
+        warnings=layer_warnings(what_if, detail, prediction, names),
     )
