@@ -190,7 +190,7 @@ def test_check(sftm: Run, recipe: Path) -> None:
     code, out, err = sftm("check", recipe)
     assert (code, err) == (0, "")
     assert "2 tasks fit the base base (ViTModel)." in out
-    assert "kept apart" in out
+    assert "kept separately" in out
 
 
 def test_inspect(sftm: Run, recipe: Path) -> None:

@@ -1,1 +1,1 @@
-"""What each tensor of a checkpoint is: its owner, its role, its parts."""
+"""What each tensor of a checkpoint is: the module that owns it, its role, and the linear maps in it."""

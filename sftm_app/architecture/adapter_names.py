@@ -1,4 +1,4 @@
-"""The names of tensors in a LoRA adapter's file, taken apart; and what they may be called in the base's files."""
+"""Names of the tensors in a LoRA adapter's file, and what the same parameters are called in the base's files."""
 
 from __future__ import annotations
 
@@ -13,29 +13,32 @@ _FACTOR = re.compile(
     r"(?P<module>.+)\.lora_(?P<table>embedding_)?(?P<half>[AB])(?:\.(?P<adapter>[^.]+?))??(?:\.weight)?"
 )
 _WRAPPED = re.compile(r"\.(?:base_layer|modules_to_save(?:\.[^.]+)?)(?=\.[^.]+$)")
-# What variants of LoRA add to their files.
+# Tensors of other adapters, and of variants of LoRA.
 _OTHER_KINDS = re.compile(r"\.(lora_[A-Za-z_]+|token_adapter|ranknum|vera_[a-z_]+|hada_[a-z0-9_]+|ia3_l)\b")
 
 
 @dataclass(frozen=True)
-class Names:
-    """Every tensor of an adapter, by what it is.
+class AdapterNames:
+    """The names of an adapter's tensors, by what they are.
 
-    factors: module path -> {"A": name, "B": name}, of the module's weight. tables: those of them that change an
-    embedding table. whole: path of a parameter -> name, for tensors that replace the base's. twice: names that say
-    again what another one says. unknown: names that are none of these.
+    Attributes:
+        factors: module path -> {"A": name, "B": name}, the factors for the module's weight.
+        tables: the modules in `factors` that are embedding tables.
+        whole: parameter path -> name, for tensors that replace the base's.
+        duplicates: names of tensors that hold the same as another one.
+        unknown: all other names.
     """
 
     factors: dict[str, dict[str, str]] = field(default_factory=dict)
     tables: set[str] = field(default_factory=set)
     whole: dict[str, str] = field(default_factory=dict)
-    twice: list[str] = field(default_factory=list)
+    duplicates: list[str] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)
 
 
-def take_apart(names: Iterable[str]) -> Names:
-    """Sort the names of an adapter's tensors."""
-    found = Names()
+def parse_names(names: Iterable[str]) -> AdapterNames:
+    """Sort the names of an adapter's tensors by what they are."""
+    found = AdapterNames()
     known = set(names)
     for name in sorted(known):
         path = name.removeprefix(PEFT_PREFIX)
@@ -44,26 +47,28 @@ def take_apart(names: Iterable[str]) -> Names:
             found.unknown.append(name)
         elif factor and not path.endswith(".bias"):
             pair = found.factors.setdefault(factor["module"], {})
-            found.twice.extend([name] if factor["half"] in pair else [])
+            found.duplicates.extend([name] if factor["half"] in pair else [])
             pair.setdefault(factor["half"], name)
             if factor["table"]:
                 found.tables.add(factor["module"])
         elif _OTHER_KINDS.search(path):
             found.unknown.append(name)
         elif ".original_module." not in path:
-            # The frozen copy beside a trained module (`original_module`) takes no part in the model. PEFT saves trained
-            # biases of such a module under two names, and loads the plain one.
+            # The frozen copy of a trained module (`original_module`) is not used. PEFT saves the trained biases of such
+            # a module under two names, and loads the plain one.
             plain = _WRAPPED.sub("", path)
             if ".modules_to_save." in path and PEFT_PREFIX + plain in known:
                 continue
-            found.twice.extend([name] if plain in found.whole else [])
+            found.duplicates.extend([name] if plain in found.whole else [])
             found.whole.setdefault(plain, name)
     return found
 
 
 def names_in_base(path: str, architecture: Architecture) -> Iterator[str]:
-    """What a parameter may be called in the base's files: as it stands, with or without the prefix of the backbone, and
-    turned from its name in memory into that in the files."""
+    """What a parameter of an adapter may be called in the base's files.
+
+    Its path is tried with and without the backbone's prefix, as a name in memory and as a name in the files.
+    """
     for candidate in _with_and_without(path, architecture.backbone_prefix):
         for name in (candidate, architecture.file_names.get(candidate, candidate)):
             yield from _with_and_without(name, architecture.backbone_prefix)
@@ -74,7 +79,7 @@ def _with_and_without(path: str, prefix: str) -> tuple[str, ...]:
 
 
 def names_in_memory(architecture: Architecture) -> dict[str, tuple[str, ...]]:
-    """What the tensors of the base's files are called in the model: first its own name, then those tied to it."""
+    """Name in the base's files -> its names in memory: its own name first, then those tied to it."""
     found: dict[str, list[str]] = {}
     for memory, file in architecture.file_names.items():
         found.setdefault(file, []).append(memory)
@@ -82,5 +87,5 @@ def names_in_memory(architecture: Architecture) -> dict[str, tuple[str, ...]]:
 
 
 def is_tied(path: str, architecture: Architecture) -> bool:
-    """Whether a parameter is another one's second name."""
+    """Whether a path is a second name of another parameter."""
     return path.removeprefix(architecture.backbone_prefix) in architecture.ties

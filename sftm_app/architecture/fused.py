@@ -8,18 +8,18 @@ from typing import Any
 from torch import nn
 
 _QKV = ("query", "key", "value")
-# One after the other along the rows of the linear map, in every family that uses these names ...
+# Stored as consecutive blocks of rows in every family that uses these names ...
 _QKV_NAMES = ("qkv", "Wqkv", "qkv_proj", "in_proj_weight")
-# ... but these classes mix the parts, head by head or in groups of heads.
+# ... except in these classes, which interleave them head by head or in groups of heads.
 _MIXING_CLASSES = ("CodeGenAttention", "MiniMaxLightningAttention", "GPTBigCodeAttention")
 _MIXED_NAMES = ("query_key_value",)
 
 
 @dataclass(frozen=True)
 class Fused:
-    """The maps that a matrix holds one after the other: labels and sizes along its rows (out x in).
+    """The linear maps in one matrix (out x in): their labels, and the number of rows of each.
 
-    sizes is empty where the maps are mixed row by row, head by head, so that no split into blocks of rows exists.
+    `sizes` is empty where the maps are interleaved, head by head, so that the matrix cannot be split into blocks.
     """
 
     labels: tuple[str, ...]
@@ -27,22 +27,26 @@ class Fused:
 
     @property
     def rows(self) -> tuple[tuple[int, int], ...]:
-        """The first row and the row after the last of each map; empty where they are mixed."""
+        """The first row of each map and the row after its last; empty where they are interleaved."""
         ends = [sum(self.sizes[: i + 1]) for i in range(len(self.sizes))]
         return tuple((end - size, end) for end, size in zip(ends, self.sizes, strict=True))
 
     def outcome(self, split: bool) -> str:
-        """What becomes of them, when a split is asked for or not."""
+        """How the maps are merged, if a split is requested or not."""
         words = f"{', '.join(self.labels[:-1])} and {self.labels[-1]}"
         if not split:
-            return f"{words} in one, merged whole"
-        return f"split into {words}" if self.sizes else f"{words} are mixed row by row, so it is merged whole"
+            return f"{words} in one matrix, merged whole"
+        return f"split into {words}" if self.sizes else f"{words} are interleaved, so the matrix is merged whole"
 
 
 def find_fused(name: str, parent: nn.Module, module: nn.Module, n_rows: int) -> Fused | None:
-    """What a matrix of `n_rows` outputs holds, by its name and its owners.
+    """The linear maps in a matrix, by its name and its modules; None if it is a single map.
 
-    name: its path, as in "h.0.attn.c_attn.weight". module: holds the parameter. parent: holds the module.
+    Args:
+        name: its path, as in "h.0.attn.c_attn.weight".
+        parent: the module that holds `module`.
+        module: the module that holds the parameter.
+        n_rows: the number of outputs.
     """
     last = name.removesuffix(".weight").rpartition(".")[2]
     holder = module if last == "in_proj_weight" else parent
@@ -59,12 +63,11 @@ def find_fused(name: str, parent: nn.Module, module: nn.Module, n_rows: int) -> 
         return Fused(_QKV)
     if not is_gpt2 and last not in _QKV_NAMES:
         return None
-    sizes = _qkv_sizes(holder, n_rows)
-    return Fused(_QKV, sizes)
+    return Fused(_QKV, _qkv_sizes(holder, n_rows))
 
 
 def _qkv_sizes(attention: nn.Module, n_rows: int) -> tuple[int, ...]:
-    """Rows of query, key and value, which are fewer for key and value where several heads share them."""
+    """Rows of query, key and value; key and value have fewer where several heads share them."""
     n_heads, n_shared = (_setting(attention, key) for key in ("num_attention_heads", "num_key_value_heads"))
     n_heads = n_heads or _setting(attention, "num_heads")
     if n_heads and n_shared and n_shared != n_heads:

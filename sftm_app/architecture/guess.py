@@ -1,7 +1,7 @@
-"""Roles of a checkpoint without config.json, guessed from the names and shapes of its tensors.
+"""Guesses what the tensors of a checkpoint without config.json are, from their names and shapes.
 
-The guess is an Architecture like one that a config gives, so everything behind it works unchanged. A person may set
-another role by a pattern of names (role_rules.py); each guess says what it rests on.
+The result is an Architecture like one from a config, so everything after it works unchanged. Each guess states its
+reason, and a person may override it by a pattern of names (role_rules.py).
 """
 
 from __future__ import annotations
@@ -17,28 +17,32 @@ from sftm_app.architecture.owners import Owner
 from sftm_app.weights.header import TensorInfo
 
 _EMBEDDING = re.compile(r"emb|^(wte|wpe|tok|token|tokens|pos|position|positions|positional|cls|relative|codebook)$")
-# A projection of embeddings is a linear map all the same.
+# A projection of embeddings is a linear map, although its name says "embedding".
 _PROJECTION = re.compile(r"^(proj|project|projection|projector|mapping|transform|dense|linear|fc|conv|out)$")
 _NORM = re.compile(r"norm|^(ln|bn|gn|rms|gamma|beta|running)$")
 _HEAD = re.compile(r"^(classifier|lm_head|head|heads|score|qa_outputs|cls|classification_head|fc_norm|pre_classifier)$")
 _QKV = ("query", "key", "value")
 _FUSED_NAMES = ("c_attn", "qkv", "qkv_proj", "Wqkv", "in_proj", "query_key_value")
-# A task may lack the base's first tensors, so the prefix is looked for behind several.
+# A task may lack the base's first tensors, so several are tried to find the prefix.
 _TRIED = 16
 _POOLER = re.compile(r"^(pooler|head|heads)$")
 
 
 def guess_architecture(tensors: Mapping[str, TensorInfo]) -> Architecture:
-    """An Architecture by the names in the files. Every owner's `why` says what the guess rests on."""
+    """Guess an Architecture from the headers. Every owner's `why` states the reason."""
     owners = {name: _guess(info, tensors) for name, info in tensors.items()}
     settled = _settle_squares(owners, tensors)
     return _architecture({name: _with_fused(owner, tensors[name]) for name, owner in settled.items()}, "")
 
 
 def guess_task(tensors: Mapping[str, TensorInfo], base: Mapping[str, TensorInfo], known: Architecture) -> Architecture:
-    """The same for a task of a base whose owners are `known`: they hold wherever the two have the same parameter.
+    """Guess the Architecture of a task.
 
-    A prefix that the task puts before the base's names, or the base before the task's, is found by comparing them.
+    Args:
+        tensors: the task's tensors.
+        base: the base's tensors.
+        known: the base's architecture. Its owners are used wherever the task has the same parameter, also where one of
+            the two puts a prefix before the other's names.
     """
     prefix = known.backbone_prefix or _prefix(base, tensors) or _prefix(tensors, base)
     wrapped = bool(prefix) and any(name.startswith(prefix) for name in tensors)
@@ -51,12 +55,12 @@ def guess_task(tensors: Mapping[str, TensorInfo], base: Mapping[str, TensorInfo]
 
 
 def _architecture(owners: dict[str, Owner], prefix: str) -> Architecture:
-    """Names are what they are in the files, and nothing is known to be tied."""
+    """An Architecture where names in memory equal those in the files, and nothing is tied."""
     return Architecture(owners, prefix, file_names={name: name for name in owners}, keys=frozenset(owners))
 
 
 def _prefix(inner: Mapping[str, TensorInfo], outer: Mapping[str, TensorInfo]) -> str:
-    """What `outer` puts before most of the names of `inner`, such as "bert."; "" when the names are the same."""
+    """What `outer` puts before most names of `inner`, such as "bert."; "" if the names are the same."""
     some = list(inner)[:_TRIED]
     candidates = {name.removesuffix(first) for first in some for name in outer if name.endswith(f".{first}")}
     for candidate in sorted(candidates, key=len):
@@ -67,12 +71,12 @@ def _prefix(inner: Mapping[str, TensorInfo], outer: Mapping[str, TensorInfo]) ->
 
 
 def by_file_names(known: Architecture) -> Architecture:
-    """A task's architecture without the names in memory, which a bare base does not have."""
+    """A task's architecture without keys, so that its names in the files are compared with a bare base's."""
     return replace(known, owners={name: replace(owner, key="") for name, owner in known.owners.items()})
 
 
 def may_be_absent(name: str) -> bool:
-    """Whether fine-tunes often come without this tensor of their base: heads and poolers."""
+    """Whether fine-tuned models often lack this tensor of their base, as they lack heads and poolers."""
     return any(_HEAD.search(segment) or _POOLER.search(segment) for segment in name.split("."))
 
 
@@ -83,10 +87,10 @@ def _guess(info: TensorInfo, tensors: Mapping[str, TensorInfo]) -> Owner:
 
 
 def _kind(info: TensorInfo, tensors: Mapping[str, TensorInfo]) -> tuple[str, str]:
-    """The kind as in Owner, and what it rests on."""
+    """The kind (see Owner) and the reason for it."""
     module, leaf = _split(info.name)
     words = _words(module)
-    # T5's table is called just "shared"; a layer that experts share is none.
+    # T5's table is called just "shared". A layer shared by experts is not a table.
     named = words == ["shared"] or any(_EMBEDDING.search(word) for word in words)
     embeds = named and not any(_PROJECTION.search(word) for word in words)
     dimensions = len(info.shape)
@@ -110,7 +114,7 @@ def _kind(info: TensorInfo, tensors: Mapping[str, TensorInfo]) -> tuple[str, str
 
 
 def _experts(info: TensorInfo, tensors: Mapping[str, TensorInfo]) -> tuple[str, str]:
-    """A stack is stored as experts x out x in unless the bias beside it is as long as the last dimension only."""
+    """A stack is stored as experts x out x in, unless its bias has the length of the last dimension only."""
     biases = (tensors.get(info.name + ending) for ending in ("_bias", ".bias"))
     bias = next((found for found in biases if found is not None), None)
     rows, columns = info.shape[1:]
@@ -120,20 +124,20 @@ def _experts(info: TensorInfo, tensors: Mapping[str, TensorInfo]) -> tuple[str, 
 
 
 def _kind_of_vector(module: str, leaf: str, info: TensorInfo, tensors: Mapping[str, TensorInfo]) -> tuple[str, str]:
-    """A bias of any shape, or a weight of one dimension."""
+    """For a bias of any shape, or a weight of one dimension."""
     if any(_NORM.search(word) for word in _words(module)):
         return "norm", "from its name: norm"
     if leaf == "weight":
         return "norm", "from its shape: a weight of one dimension, so norm"
-    weight = tensors.get(_beside(info.name, "bias", "weight"))
+    weight = tensors.get(_sibling(info.name, "bias", "weight"))
     if weight is not None and len(weight.shape) == 1:
-        return "norm", "from the weight beside it, which has one dimension: norm"
+        return "norm", "from its weight, which has one dimension: norm"
     return "bias", "from its name: bias"
 
 
 def _orientation(info: TensorInfo, tensors: Mapping[str, TensorInfo]) -> tuple[str, str]:
-    """A matrix is stored as out x in unless its bias has the length of the second dimension only."""
-    bias = tensors.get(_beside(info.name, "weight", "bias"))
+    """A matrix is stored as out x in, unless its bias has the length of the second dimension only."""
+    bias = tensors.get(_sibling(info.name, "weight", "bias"))
     rows, columns = info.shape
     if bias is None or bias.shape not in ((rows,), (columns,)):
         return "linear", "from its shape: matrix, out x in"
@@ -145,10 +149,10 @@ def _orientation(info: TensorInfo, tensors: Mapping[str, TensorInfo]) -> tuple[s
 
 
 def _settle_squares(owners: dict[str, Owner], tensors: Mapping[str, TensorInfo]) -> dict[str, Owner]:
-    """A square matrix is stored as most matrices of its module's name are, or else as most in the file."""
+    """A square matrix is stored like most matrices of the same name, or else like most matrices of the file."""
     votes: dict[str, Counter[str]] = {"": Counter()}
     for name, owner in owners.items():
-        if owner.kind in ("linear", "linear_transposed") and _beside(name, "weight", "bias") in tensors:
+        if owner.kind in ("linear", "linear_transposed") and _sibling(name, "weight", "bias") in tensors:
             for group in ("", _last(name)):
                 votes.setdefault(group, Counter())[owner.kind] += 1
 
@@ -157,7 +161,7 @@ def _settle_squares(owners: dict[str, Owner], tensors: Mapping[str, TensorInfo])
             return owner
         counted = votes.get(_last(name)) or votes[""]
         if counted["linear_transposed"] > counted["linear"]:
-            why = "guessed from the others: matrix, stored transposed (in x out)"
+            why = "guessed from the other matrices: matrix, stored transposed (in x out)"
             return replace(owner, kind="linear_transposed", why=why)
         return replace(owner, kind="linear", why="guessed from its shape: matrix, out x in")
 
@@ -165,12 +169,12 @@ def _settle_squares(owners: dict[str, Owner], tensors: Mapping[str, TensorInfo])
 
 
 def _with_fused(owner: Owner, info: TensorInfo) -> Owner:
-    """The owner with the maps that a matrix seems to hold together, by its name and shape."""
+    """The owner, with the linear maps that the matrix seems to hold by its name and shape."""
     last = _last(info.name)
     if not owner.kind.startswith("linear") or len(info.shape) != 2 or last not in _FUSED_NAMES:
         return owner
     out, into = info.shape[::-1] if owner.kind == "linear_transposed" else info.shape
-    # In a c_attn that is stored out x in, as in query_key_value, the three are mixed head by head in some families.
+    # Some families interleave the three head by head in query_key_value, and in a c_attn stored as out x in.
     mixed = last == "query_key_value" or (last == "c_attn" and owner.kind == "linear")
     if mixed or out == 3 * into:
         return replace(owner, fused=Fused(_QKV, () if mixed else (into,) * 3))
@@ -188,12 +192,13 @@ def _split(name: str) -> tuple[str, str]:
 
 
 def _words(module: str) -> list[str]:
-    """The words of the last part of a module's name that is no number: "h.0.ln_1" -> ["ln"]."""
+    """The words in the last part of a module's name that is not a number: "h.0.ln_1" -> ["ln"]."""
     parts = [part for part in module.split(".") if not part.isdigit()]
     return [word for word in re.split(r"[_\d]+", parts[-1].lower() if parts else "") if word] or [""]
 
 
-def _beside(name: str, ours: str, theirs: str) -> str:
+def _sibling(name: str, ours: str, theirs: str) -> str:
+    """The name of a weight's bias, or of a bias's weight; "" if the name does not end in `ours`."""
     return name.removesuffix(ours) + theirs if name.endswith(ours) else ""
 
 

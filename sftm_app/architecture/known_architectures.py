@@ -16,8 +16,7 @@ from typing import Any
 
 from cachetools import LRUCache
 
-from sftm_app.architecture import architecture, fused, owners
-from sftm_app.architecture.architecture import Architecture, read_architecture
+from sftm_app.architecture.architecture import Architecture
 from sftm_app.architecture.fused import Fused
 from sftm_app.architecture.owners import Owner
 from sftm_app.caching import write_text
@@ -33,8 +32,8 @@ class ArchitectureCache:
     """Answers as read_architecture() does, from memory or from files where it was asked the same before.
 
     An entry's key covers everything that an answer depends on: the config, the names, the versions of transformers and
-    torch, and the source of the modules that ask. A damaged file is replaced; one that cannot be written is skipped.
-    Threads may share a cache.
+    torch, and the source of this room. A damaged file is replaced; one that cannot be written is skipped. Threads may
+    share a cache.
 
     Args:
         folder: where to keep files, shared by all processes; None keeps answers in memory only.
@@ -46,19 +45,22 @@ class ArchitectureCache:
         self._lock = Lock()
 
     def read(
-        self, config: dict[str, Any], names: Iterable[str] = (), apart: frozenset[str] = frozenset()
+        self, config: dict[str, Any], names: Iterable[str] = (), untied: frozenset[str] = frozenset()
     ) -> Architecture:
         """Answer as read_architecture() does for the same arguments. The answer is shared: do not change it."""
         names = sorted(names)
         question = json.dumps({key: value for key, value in config.items() if key not in _HISTORY})
-        key = hashlib.sha256(json.dumps([self._sources, question, names, sorted(apart)]).encode()).hexdigest()
+        key = hashlib.sha256(json.dumps([self._sources, question, names, sorted(untied)]).encode()).hexdigest()
         path = self._folder / f"{key}.json" if self._folder else None
         with self._lock:
             found = self._known.get(key)
         if found is None and path is not None:
             found = _load(path)
         if found is None:
-            found = read_architecture(json.loads(question), names, apart)
+            # Imported only here: it imports transformers, which takes seconds.
+            from sftm_app.architecture.reading import read_architecture
+
+            found = read_architecture(json.loads(question), names, untied)
             if path is not None:
                 _store(path, found)
         with self._lock:
@@ -68,7 +70,7 @@ class ArchitectureCache:
     @cached_property
     def _sources(self) -> list[str]:
         """What an answer depends on besides the question."""
-        files = [Path(str(module.__file__)) for module in (architecture, fused, owners)]
+        files = sorted(Path(__file__).parent.glob("*.py"))
         hashes = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
         return [*hashes, version("transformers"), version("torch")]
 

@@ -1,4 +1,4 @@
-"""What kind of parameter a module holds: the question that decides a parameter's role (DESIGN section 2)."""
+"""What kind of parameter a module holds. The kind decides the parameter's role."""
 
 from __future__ import annotations
 
@@ -15,14 +15,17 @@ _NORMS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.modules.batchnorm._NormBase
 
 @dataclass(frozen=True)
 class Owner:
-    """The module that owns a parameter, and what the parameter is there.
+    """The module that owns a parameter, and what the parameter is.
 
-    module: its class name. kind: "linear" (stored out x in), "linear_transposed" (in x out, as GPT-2's Conv1D),
-    "convolution", "experts" and "experts_transposed" (a stack of such matrices, one an expert), "bias", "embedding",
-    "norm", "buffer" (nothing that is trained), or "bare" (a parameter a composite module holds itself, such as a class
-    token). in_backbone: it is no part of a head. why: what the kind rests on where that is not the module: a guess, or
-    the recipe, which may also say "copy". key: names the same parameter in every model of the family, whatever its
-    files call it; tied names have one key. fused: the linear maps that one matrix holds, if several.
+    Attributes:
+        module: the module's class name.
+        kind: "linear" (stored out x in), "linear_transposed" (in x out, as GPT-2's Conv1D), "convolution", "experts" or
+            "experts_transposed" (a stack of such matrices, one per expert), "bias", "embedding", "norm", "buffer" (not
+            trained), "bare" (held by a composite module itself, such as a class token), or "copy" (set by the recipe).
+        in_backbone: it is not part of a head.
+        why: the reason for the kind if it is not the module: a guess, or the recipe.
+        key: identifies the parameter in every model of the family, whatever its name in the files. Tied names share it.
+        fused: the linear maps in this matrix, if there are several.
     """
 
     module: str
@@ -34,7 +37,7 @@ class Owner:
 
 
 def kind_of(module: nn.Module, name: str, shape: tuple[int, ...]) -> str:
-    """The kind, see Owner, of the parameter called `name` of this shape that `module` holds itself."""
+    """The kind (see Owner) of the parameter `name`, of this shape, that `module` itself holds."""
     holder = type(module).__name__
     if holder == "Conv1D" or isinstance(module, _TRANSPOSED_CONVOLUTIONS):
         return "linear_transposed"
@@ -44,18 +47,18 @@ def kind_of(module: nn.Module, name: str, shape: tuple[int, ...]) -> str:
         return "convolution"
     if isinstance(module, nn.Embedding | nn.EmbeddingBag):
         return "embedding"
-    # Every family writes its own norm class (LlamaRMSNorm, T5LayerNorm, ...): the name is what they have in common.
+    # Every family has its own norm class (LlamaRMSNorm, T5LayerNorm, ...); only the word in the name is common.
     if isinstance(module, _NORMS) or "Norm" in holder:
         return "norm"
     if "Expert" in holder or hasattr(module, "is_transposed"):
         return _kind_in_experts(module, name, shape)
-    # These multiply with a parameter of their own instead of holding an nn.Linear.
+    # These multiply by their own parameter instead of holding an nn.Linear.
     multiplies = isinstance(module, nn.RNNBase | nn.MultiheadAttention) or "Router" in holder or "Gat" in holder
     return "linear" if multiplies and len(shape) == 2 else "bare"
 
 
 def _kind_in_experts(module: nn.Module, name: str, shape: tuple[int, ...]) -> str:
-    """A module that holds the matrices of all experts, or their biases, as one tensor each."""
+    """For a module that stacks the matrices of all experts in one tensor, and their biases in another."""
     if name.endswith("bias"):
         return "bias"
     if len(shape) == 3:
@@ -64,13 +67,13 @@ def _kind_in_experts(module: nn.Module, name: str, shape: tuple[int, ...]) -> st
 
 
 def experts_are_transposed(module: nn.Module) -> bool:
-    """Whether a module stacks its experts' matrices as in x out.
+    """Whether a module stores its experts' matrices as in x out.
 
-    Most say so themselves. For the others the pair of stacks tells: what the first writes, the second reads.
+    Most modules have a flag. For the others the shapes tell: what the first stack writes, the second reads.
     """
-    said = getattr(module, "is_transposed", None)
-    if said is not None:
-        return bool(said)
+    flag = getattr(module, "is_transposed", None)
+    if flag is not None:
+        return bool(flag)
     first, second = getattr(module, "gate_up_proj", None), getattr(module, "down_proj", None)
     if not isinstance(first, torch.Tensor) or not isinstance(second, torch.Tensor) or first.ndim != 3:
         return False

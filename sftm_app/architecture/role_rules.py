@@ -1,4 +1,4 @@
-"""Roles that a person sets by patterns of tensor names, over what the architecture or a guess says."""
+"""Roles that the recipe sets by patterns of tensor names. They override the architecture or a guess."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sftm_app.architecture.architecture import Architecture
 from sftm_app.architecture.owners import Owner
 from sftm_app.weights.header import TensorInfo
 
-# The kind of owner (see Owner) that each role word stands for.
+# The kind (see Owner) that each role word stands for.
 ROLE_KINDS = {
     "matrix": "linear",
     "matrix_transposed": "linear_transposed",
@@ -24,28 +24,28 @@ SET_BY_RECIPE = "set by the recipe"
 RoleRules = Sequence[tuple[str, str]]
 
 
-def matching(pattern: str, names: Iterable[str]) -> list[str]:
-    """The names that a pattern means: `*` stands for any text, such as a number; capitals count."""
+def match_names(pattern: str, names: Iterable[str]) -> list[str]:
+    """The names that match a pattern: `*` stands for any text, such as a number; case matters."""
     return [name for name in names if fnmatchcase(name, pattern)]
 
 
 def apply_rules(
     architecture: Architecture, tensors: Mapping[str, TensorInfo], rules: RoleRules
 ) -> tuple[Architecture, list[str]]:
-    """The architecture with the owners that the rules set, a later rule before an earlier one; and what is wrong."""
+    """Apply the rules, later ones over earlier ones. Returns the changed architecture, and problems in sentences."""
     owners = dict(architecture.owners)
     problems = []
     for pattern, role in rules:
-        names = matching(pattern, tensors)
+        names = match_names(pattern, tensors)
         if not names:
             problems.append(_nothing_matches(pattern, tensors))
-        unfit = [name for name in names if not _fits(role, tensors[name])]
-        if unfit:
-            problems.append(_does_not_fit(pattern, role, tensors[unfit[0]], len(unfit)))
+        misfits = [name for name in names if not _fits(role, tensors[name])]
+        if misfits:
+            problems.append(_does_not_fit(pattern, role, tensors[misfits[0]], len(misfits)))
         for name in names:
             owner = owners.get(name) or Owner("", "bare", True)
             kind = _kind(role, tensors[name])
-            # Where maps are fused depends on which way round the matrix is stored.
+            # Which rows the fused maps have depends on whether the matrix is stored transposed.
             fused = owner.fused if kind == owner.kind else None
             owners[name] = replace(owner, kind=kind, fused=fused, why=SET_BY_RECIPE)
     return replace(architecture, owners=owners), problems
@@ -61,13 +61,12 @@ def _kind(role: str, info: TensorInfo) -> str:
 def _fits(role: str, info: TensorInfo) -> bool:
     if not info.is_float:
         return role == "copy"
-    least = {"matrix": 2, "matrix_transposed": 2}.get(role, 0)
-    return least <= len(info.shape)
+    return len(info.shape) >= 2 or not role.startswith("matrix")
 
 
 def _does_not_fit(pattern: str, role: str, info: TensorInfo, count: int) -> str:
     shape = f"shape {list(info.shape)}" if info.is_float else "integers, which can only be copied"
-    others = f", as have {count - 1} more that the pattern means" if count > 1 else ""
+    others = f", like {count - 1} more that match" if count > 1 else ""
     needs = "Set embedding, bias, norm or copy." if info.is_float else "Set copy, or leave it out."
     return f"roles: {pattern!r} is set to {role}, but {info.name!r} has {shape}{others}. {needs}"
 

@@ -1,6 +1,7 @@
-"""Tied tensors: one parameter under several names, such as an embedding that is also the output's matrix.
+"""Tied tensors: one parameter under several names, such as an embedding that is also the output matrix.
 
-A config may claim a tie that its files deny: T5 1.1 and its descendants do. As in transformers, the files win.
+The config may claim a tie that the files contradict, as that of T5 1.1 and its descendants does. As in transformers,
+the files win.
 """
 
 from __future__ import annotations
@@ -21,29 +22,30 @@ def architecture_of(checkpoint: Checkpoint, architectures: ArchitectureCache) ->
     Raises:
         CheckpointError: see read_architecture; or a file cannot be read.
     """
-    known = architectures.read(checkpoint.config, checkpoint.tensors)
-    apart = _apart(checkpoint, known)
-    if not apart:
-        return known
-    return replace(architectures.read(checkpoint.config, checkpoint.tensors, frozenset(apart)), apart=apart)
+    found = architectures.read(checkpoint.config, checkpoint.tensors)
+    false_ties = _false_ties(checkpoint, found)
+    if not false_ties:
+        return found
+    untied = architectures.read(checkpoint.config, checkpoint.tensors, frozenset(false_ties))
+    return replace(untied, false_ties=false_ties)
 
 
-def _apart(checkpoint: Checkpoint, known: Architecture) -> dict[str, str]:
-    """Names of the files that are tied by the config to another of the files, but hold something else."""
+def _false_ties(checkpoint: Checkpoint, architecture: Architecture) -> dict[str, str]:
+    """Tensors of the files that the config ties to another one, but that hold something else."""
     groups: dict[str, list[str]] = {}
     for name in checkpoint.tensors:
-        owner = known.owners.get(name)
-        if owner is not None and owner.key in known.ties.values():
+        owner = architecture.owners.get(name)
+        if owner is not None and owner.key in architecture.ties.values():
             groups.setdefault(owner.key, []).append(name)
     found: dict[str, str] = {}
     for key, names in groups.items():
         first = next((name for name in names if name.endswith(key)), names[0])
-        found |= {name: first for name in names if name != first and not _same(checkpoint, name, first)}
+        found |= {name: first for name in names if name != first and not _are_equal(checkpoint, name, first)}
     return found
 
 
-def _same(checkpoint: Checkpoint, name: str, other: str) -> bool:
-    """Whether two tensors are the same bytes; the first chunk settles it when they are not."""
+def _are_equal(checkpoint: Checkpoint, name: str, other: str) -> bool:
+    """Whether two tensors hold the same bytes. Stops reading at the first chunk that differs."""
     one, two = checkpoint.tensors[name], checkpoint.tensors[other]
     if (one.dtype, one.shape) != (two.dtype, two.shape):
         return False

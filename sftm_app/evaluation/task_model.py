@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sftm_app.architecture.adapter_names import take_apart
+from sftm_app.architecture.adapter_names import parse_names
 from sftm_app.errors import SampleError
 from sftm_app.evaluation.building import parse_config
 from sftm_app.evaluation.family import ModelParts
@@ -150,5 +150,5 @@ def _with_adapter_head(
     if spec.class_name != class_name_of(found.base):
         owners = found.architecture.owners
         kept = {n: t for n, t in kept.items() if n not in owners or owners[n].in_backbone or n in heads}
-    own = {path: kept.pop(name) for path, name in take_apart(heads).whole.items()}
+    own = {path: kept.pop(name) for path, name in parse_names(heads).whole.items()}
     return kept | own

@@ -1,1 +1,1 @@
-"""Compare base and tasks by their headers, and report every mismatch at once."""
+"""Whether base and tasks fit: every mismatch at once, in sentences, from the headers alone."""

@@ -1,4 +1,4 @@
-"""How one task lines up with the base, from headers alone, with every mismatch in a sentence."""
+"""How a full checkpoint matches the base, from the headers alone, with every mismatch in a sentence."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from sftm_app.errors import CheckpointError
 from sftm_app.preflight.alignment import Alignment, align, part_of
 from sftm_app.preflight.mismatches import (
     Reshaped,
-    apart_note,
+    false_tie_notes,
     listing,
     name_problems,
     reshaped_problems,
-    untied_problem,
+    tie_problem,
 )
 from sftm_app.weights.adapter_config import LoraPair
 from sftm_app.weights.checkpoint import Checkpoint
 
 # Classes of models whose outputs have names.
 _CLASSIFIES = re.compile("Classification|Detection|Segmentation")
-# What a config says about its checkpoint rather than about the model.
+# Config entries about the checkpoint rather than the model.
 _SAVING_KEYS = ("num_labels", "use_cache", "torchscript", "return_dict", "output_attentions", "output_hidden_states")
 
 
 @dataclass(frozen=True)
 class Source:
-    """A task checkpoint with its name and its weight in the merge (a positive factor on its task matrices)."""
+    """A task checkpoint, with its name and its weight in the merge (a positive factor on its task matrices)."""
 
     name: str
     checkpoint: Checkpoint
@@ -40,193 +40,167 @@ class Source:
 
 @dataclass(frozen=True)
 class Match:
-    """How one task lines up with the base.
+    """How one task matches the base.
 
-    names: name in the base -> name in the task's files, for every tensor that both hold in the same shape.
-    heads: names in the task's files that the base lacks or holds in another shape, outside the backbone.
-    pairs: name in the base -> the LoRA pair that changes it, for an adapter.
-    vocabulary: the number of entries in the base's vocabulary and in the task's, when they differ.
+    Attributes:
+        names: name in the base -> name in the task's files, for each tensor that both hold in the same shape.
+        heads: names in the task's files of its own head: the base lacks them or holds them in another shape.
+        pairs: name in the base -> the LoRA pair that changes it.
+        vocabulary: the sizes of the base's and of the task's vocabulary, if they differ.
+        problems: sentences, without the task's name, that refuse the merge.
+        notes: sentences, without the task's name, that are worth knowing.
     """
 
     names: dict[str, str]
     heads: tuple[str, ...]
     pairs: dict[str, LoraPair] = field(default_factory=dict)
     vocabulary: tuple[int, int] | None = None
+    problems: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def source(self, name: str) -> str | LoraPair | None:
-        """What the task holds for a tensor of the base: a whole tensor, a LoRA pair, or nothing."""
+        """What the task holds for a tensor of the base: the name of a tensor, a LoRA pair, or nothing."""
         return self.names.get(name) or self.pairs.get(name)
 
 
-def match_full(
-    base: Checkpoint, task: Source, architecture: Architecture, architectures: ArchitectureCache
-) -> tuple[Match, list[str], list[str]]:
-    """Line up a full checkpoint with the base: the match, problems that refuse the merge, notes worth knowing."""
-    checkpoint = task.checkpoint
-    bare = base.bare or checkpoint.bare
+def match_full(base: Checkpoint, ours: Architecture, task: Checkpoint, architectures: ArchitectureCache) -> Match:
+    """Match a full checkpoint with the base, whose architecture is `ours`."""
     try:
-        if checkpoint.bare:
-            known = guess_task(checkpoint.tensors, base.tensors, architecture)
+        if task.bare:
+            theirs = guess_task(task.tensors, base.tensors, ours)
         else:
-            known = architecture_of(checkpoint, architectures)
-            known = by_file_names(known) if base.bare else known
+            theirs = architecture_of(task, architectures)
+            theirs = by_file_names(theirs) if base.bare else theirs
     except CheckpointError as error:
-        return Match({}, ()), [f"{task.name}: {error}"], []
-    related = part_of(checkpoint, architecture) is not None or part_of(base, known) is not None
-    if checkpoint.model_type != base.model_type and not bare and not related:
+        return Match({}, (), problems=(str(error),))
+    related = part_of(task, ours) is not None or part_of(base, theirs) is not None
+    if task.model_type != base.model_type and not (base.bare or task.bare or related):
         problem = (
-            f"{task.name}: is a {checkpoint.model_type!r} model, the base is a {base.model_type!r} model. "
+            f"is a {task.model_type!r} model, the base is a {base.model_type!r} model. "
             "Only checkpoints fine-tuned from the base can be merged into it."
         )
-        return Match({}, ()), [problem], []
+        return Match({}, (), problems=(problem,))
+    return _Sides(base, ours, task, theirs, align(base, ours, task, theirs)).match(architectures)
 
-    found = align(base, architecture, checkpoint, known)
-    other_labels = _class_names(checkpoint) != _class_names(base) and not bare
-    names: dict[str, str] = {}
-    reshaped, retyped = [], []
-    for name, theirs in found.names.items():
-        info, other = base.tensors[name], checkpoint.tensors[theirs]
-        if other_labels and not _in_backbone(theirs, known):
-            continue  # a classifier of the same size for other classes is another head
-        if other.is_float != info.is_float:
-            retyped.append(name)
-        elif other.shape == info.shape:
-            names[name] = theirs
-        elif _in_backbone(theirs, known) or _is_vocabulary(name, architecture):
-            reshaped.append(Reshaped(name, info.shape, other.shape))
-    untied = _untied(base, architecture, task, known, found)
-    missing, extra, heads = _leftovers(base, architecture, task, known, found, names, architectures)
-    missing = [name for name in missing if name not in untied]
-    vocabulary, reshaped = _vocabulary(reshaped, architecture)
 
-    problems = reshaped_problems(task.name, reshaped)
-    problems += [untied_problem(task.name, name, in_base) for name, in_base in untied.items()]
-    problems += name_problems(task.name, retyped, missing, [name for name in extra if name not in untied])
-    notes = apart_note(task.name, known.apart) + _other_settings(base, task)
-    notes += _parts_notes(base, task, architecture, found)
-    kept = tuple(name for name in heads if name not in untied)
-    if kept:
-        notes.append(f"{task.name}: {listing(list(kept))} belong to its own head, which is kept apart, not merged.")
-    return Match(names, kept, vocabulary=vocabulary), problems, notes
+@dataclass(frozen=True)
+class _Sides:
+    """The base and a task, with their architectures and the alignment of their tensors."""
+
+    base: Checkpoint
+    ours: Architecture
+    task: Checkpoint
+    theirs: Architecture
+    found: Alignment
+
+    def match(self, architectures: ArchitectureCache) -> Match:
+        other_labels = _class_names(self.task) != _class_names(self.base) and not (self.base.bare or self.task.bare)
+        names: dict[str, str] = {}
+        reshaped, retyped = [], []
+        for name, theirs in self.found.names.items():
+            info, other = self.base.tensors[name], self.task.tensors[theirs]
+            if other_labels and not self.theirs.in_backbone(theirs):
+                continue  # a classifier of the same size for other classes is another head
+            if other.is_float != info.is_float:
+                retyped.append(name)
+            elif other.shape == info.shape:
+                names[name] = theirs
+            elif self.theirs.in_backbone(theirs) or self.ours.is_vocabulary(name):
+                reshaped.append(Reshaped(name, info.shape, other.shape))
+        tied = self._tied_on_one_side()
+        missing = [name for name in self._missing(architectures) if name not in tied]
+        accounted = set(names.values()) | self.found.copies | self.found.outside | set(tied)
+        rest = [n for n in self.task.tensors if n not in accounted and not self.theirs.is_buffer(n)]
+        heads = tuple(name for name in rest if not self.theirs.in_backbone(name))
+        aligned = set(self.found.names.values())
+        unexpected = [name for name in rest if name not in heads and name not in aligned]
+        vocabulary, reshaped = _split_vocabulary(reshaped, self.ours)
+        problems = [
+            *reshaped_problems(reshaped),
+            *(tie_problem(name, in_base) for name, in_base in tied.items()),
+            *name_problems(retyped, missing, unexpected),
+        ]
+        notes = [*false_tie_notes(self.theirs.false_ties), *self._other_settings(), *self._part_notes()]
+        if heads:
+            notes.append(f"{listing(heads)} belong to its own head, which is kept separately and not merged.")
+        return Match(names, heads, {}, vocabulary, tuple(problems), tuple(notes))
+
+    def _missing(self, architectures: ArchitectureCache) -> list[str]:
+        """Tensors of the base that the task lacks, although a model of its class and of the base's size has them.
+
+        A classifier without the base's pooler lacks nothing; a task with fewer layers than the base does.
+        """
+        absent = [name for name in self.base.tensors if name not in self.found.names]
+        if self.base.bare or self.task.bare:
+            return [name for name in absent if not may_be_absent(name)]
+        owners = {n: self.ours.owners[n] for n in absent if n in self.ours.owners and not self.ours.is_buffer(n)}
+        if not owners:
+            return []
+        within = part_of(self.task, self.ours) if self.task.model_type != self.base.model_type else ""
+        if within is None:  # the base is a part of the task, which therefore has the whole backbone
+            return [name for name, owner in owners.items() if owner.in_backbone]
+        settings = self._base_settings() | {"architectures": self.task.config.get("architectures")}
+        keys = architectures.read(settings).keys
+        return [
+            name
+            for name, owner in owners.items()
+            if owner.key.startswith(within) and owner.key.removeprefix(within).partition(" ")[0] in keys
+        ]
+
+    def _base_settings(self) -> dict[str, Any]:
+        """The base's settings for a model of the task's type; where the base has none, the task's own."""
+        if self.task.model_type == self.base.model_type:
+            return self.base.config
+        parts = (value for value in self.base.config.values() if isinstance(value, dict))
+        return self.task.config | next((p for p in parts if p.get("model_type") == self.task.model_type), {})
+
+    def _tied_on_one_side(self) -> dict[str, bool]:
+        """Names that only one side ties to another parameter -> whether the base does."""
+        aligned = set(self.found.names.values()) | self.found.outside
+        in_task = {name: owner.key for name, owner in self.theirs.owners.items() if name not in aligned}
+        owners = self.ours.owners
+        in_base = {n: owners[n].key for n in self.base.tensors if n not in self.found.names and n in owners}
+        return {name: True for name, key in in_task.items() if key in self.ours.ties} | {
+            name: False for name, key in in_base.items() if key in self.theirs.ties
+        }
+
+    def _part_notes(self) -> list[str]:
+        """A note if one side is a part of the other."""
+        if self.task.model_type == self.base.model_type:
+            return []
+        if outside := sorted(self.found.outside):
+            return [f"{len(outside)} of its tensors are outside the base's part and left out: {listing(outside)}."]
+        if part_of(self.task, self.ours) is None:
+            return []
+        return [f"is a {self.task.model_type!r}, a part of the base; the rest is as in the base."]
+
+    def _other_settings(self) -> list[str]:
+        """A note if settings differ that do not affect the shapes, such as the number of attention heads."""
+        ours, theirs = self._base_settings(), self.task.config
+        other = [
+            f"{key} ({theirs[key]!r}, in the base {value!r})"
+            for key, value in ours.items()
+            if key in theirs and key not in _SAVING_KEYS and isinstance(value, int | float) and value != theirs[key]
+        ]
+        return [f"its config differs in {listing(other)}; the merged model has the base's."] if other else []
 
 
 def _class_names(checkpoint: Checkpoint) -> tuple[str, ...]:
-    """What the outputs of a classifier stand for; nothing for other models, and for names that are only numbers."""
+    """What the outputs of a classifier stand for; empty for other models and for names that are only numbers."""
     if not _CLASSIFIES.search(checkpoint.architecture):
         return ()
     names = [label for _, label in sorted(checkpoint.id2label.items())]
     return () if names == [f"LABEL_{i}" for i in range(len(names))] else tuple(names)
 
 
-def _leftovers(
-    base: Checkpoint,
-    ours: Architecture,
-    task: Source,
-    known: Architecture,
-    found: Alignment,
-    names: dict[str, str],
-    architectures: ArchitectureCache,
-) -> tuple[list[str], list[str], tuple[str, ...]]:
-    """What one side lacks: tensors of the base that the task ought to hold, tensors of the task that the base ought
-    to hold, and the task's heads."""
-    checkpoint = task.checkpoint
-    absent = [name for name in base.tensors if name not in found.names]
-    missing = _ought_to_hold(absent, base, ours, checkpoint, architectures)
-    accounted = set(names.values()) | found.twins | found.outside
-    rest = [name for name in checkpoint.tensors if name not in accounted and not _is_buffer(name, known)]
-    heads = tuple(name for name in rest if not _in_backbone(name, known))
-    lined_up = set(found.names.values())
-    return missing, [name for name in rest if name not in heads and name not in lined_up], heads
-
-
-def _ought_to_hold(
-    absent: list[str], base: Checkpoint, ours: Architecture, task: Checkpoint, architectures: ArchitectureCache
-) -> list[str]:
-    """Those tensors of the base that a model of the task's class has when it is as large as the base.
-
-    A classifier without the base's pooler lacks nothing; a task with fewer layers than the base does.
-    """
-    if base.bare or task.bare:
-        return [name for name in absent if not may_be_absent(name)]
-    candidates = {name: ours.owners[name] for name in absent if name in ours.owners and not _is_buffer(name, ours)}
-    if not candidates:
-        return []
-    within = part_of(task, ours) if task.model_type != base.model_type else ""
-    if within is None:  # the base is a part of the task, which therefore has all of its backbone
-        return [name for name, owner in candidates.items() if owner.in_backbone]
-    settings = base.config if task.model_type == base.model_type else _settings_of_part(base, task)
-    as_large = architectures.read(settings | {"architectures": task.config.get("architectures")}).keys
-    return [
-        name
-        for name, owner in candidates.items()
-        if owner.key.startswith(within) and owner.key.removeprefix(within).partition(" ")[0] in as_large
-    ]
-
-
-def _settings_of_part(base: Checkpoint, task: Checkpoint) -> dict[str, Any]:
-    """The base's settings for the part of it that the task is; the task's own where its config does not say."""
-    parts = (value for value in base.config.values() if isinstance(value, dict))
-    found = next((part for part in parts if part.get("model_type") == task.model_type), {})
-    return task.config | found
-
-
-def _untied(
-    base: Checkpoint, ours: Architecture, task: Source, known: Architecture, found: Alignment
-) -> dict[str, bool]:
-    """Names that one side ties to another parameter while the other side keeps them apart -> whether the base ties."""
-    theirs = {n: o.key for n, o in known.owners.items() if n not in found.names.values() and n not in found.outside}
-    tied_in_base = {name: True for name, key in theirs.items() if key in ours.ties}
-    absent = {name: ours.owners[name].key for name in base.tensors if name not in found.names and name in ours.owners}
-    return tied_in_base | {name: False for name, key in absent.items() if key in known.ties}
-
-
-def _vocabulary(reshaped: list[Reshaped], architecture: Architecture) -> tuple[tuple[int, int] | None, list[Reshaped]]:
-    """The two sizes of vocabulary, when it is the vocabulary that differs, and the tensors that it does not explain."""
-    tables = [tensor for tensor in reshaped if _is_vocabulary(tensor.name, architecture)]
+def _split_vocabulary(
+    reshaped: list[Reshaped], architecture: Architecture
+) -> tuple[tuple[int, int] | None, list[Reshaped]]:
+    """The sizes of both vocabularies, if they differ, and the tensors whose shape that does not explain."""
+    tables = [tensor for tensor in reshaped if architecture.is_vocabulary(tensor.name)]
     table = next((tensor for tensor in tables if tensor.ours[1:] == tensor.theirs[1:]), None)
     if table is None:
         return None, reshaped
     sizes = (table.ours[0], table.theirs[0])
     rest = [t for t in reshaped if (t.ours[:1] + t.theirs[:1], t.ours[1:]) != (sizes, t.theirs[1:])]
     return sizes, rest
-
-
-def _is_vocabulary(name: str, architecture: Architecture) -> bool:
-    owner = architecture.owners.get(name)
-    return owner is not None and architecture.vocabulary is not None and owner.key == architecture.vocabulary
-
-
-def _is_buffer(name: str, architecture: Architecture) -> bool:
-    owner = architecture.owners.get(name)
-    return owner is not None and owner.kind == "buffer"
-
-
-def _parts_notes(base: Checkpoint, task: Source, ours: Architecture, found: Alignment) -> list[str]:
-    """Notes when one side is a part of the other."""
-    if task.checkpoint.model_type == base.model_type:
-        return []
-    if found.outside:
-        outside = listing(sorted(found.outside))
-        return [
-            f"{task.name}: {len(found.outside)} of its tensors are outside the base's part and left out: {outside}."
-        ]
-    if part_of(task.checkpoint, ours) is None:
-        return []
-    return [f"{task.name}: is a {task.checkpoint.model_type!r}, a part of the base; the rest is as in the base."]
-
-
-def _other_settings(base: Checkpoint, task: Source) -> list[str]:
-    """A note when settings that leave no trace in the shapes differ, such as the number of attention heads."""
-    theirs = task.checkpoint.config
-    ours = base.config if task.checkpoint.model_type == base.model_type else _settings_of_part(base, task.checkpoint)
-    other = [
-        f"{key} ({theirs[key]!r}, in the base {ours[key]!r})"
-        for key in ours
-        if key in theirs and key not in _SAVING_KEYS and isinstance(ours[key], int | float) and ours[key] != theirs[key]
-    ]
-    return [f"{task.name}: its config differs in {listing(other)}; the merged model has the base's."] if other else []
-
-
-def _in_backbone(name: str, architecture: Architecture) -> bool:
-    owner = architecture.owners.get(name)
-    return owner is None or owner.in_backbone

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from sftm_app import caching
-from sftm_app.architecture import known_architectures
-from sftm_app.architecture.architecture import Architecture, read_architecture
+from sftm_app.architecture import known_architectures, reading
+from sftm_app.architecture.architecture import Architecture
 from sftm_app.architecture.known_architectures import ArchitectureCache
+from sftm_app.architecture.reading import read_architecture
 from sftm_app.errors import CheckpointError
 from sftm_app.weights.checkpoint import Checkpoint, open_checkpoint
 
@@ -40,7 +41,7 @@ def test_a_second_process_asks_nobody(base: Checkpoint, folder: Path, monkeypatc
     asked = read_architecture(base.config, base.tensors)
     assert in_order(ArchitectureCache(folder).read(base.config, base.tensors)) == in_order(asked)
     assert len(list(folder.iterdir())) == 1
-    monkeypatch.setattr(known_architectures, "read_architecture", refuse)
+    monkeypatch.setattr(reading, "read_architecture", refuse)
     second = ArchitectureCache(folder)
     assert in_order(second.read(base.config, base.tensors)) == in_order(asked)
     # Where a model came from changes nothing.
@@ -52,7 +53,7 @@ def test_everything_that_an_answer_follows_from_makes_another_question(
 ) -> None:
     cache = ArchitectureCache(folder)
     cache.read(base.config, base.tensors)
-    monkeypatch.setattr(known_architectures, "read_architecture", refuse)
+    monkeypatch.setattr(reading, "read_architecture", refuse)
     names = sorted(base.tensors)
     for question in (
         (base.config | {"num_hidden_layers": 7}, names),
@@ -119,7 +120,7 @@ def test_a_known_architecture_needs_no_transformers(base: Checkpoint, folder: Pa
 def test_a_cache_in_memory_asks_once_and_writes_nothing(base: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
     cache = ArchitectureCache()
     first = cache.read(base.config, base.tensors)
-    monkeypatch.setattr(known_architectures, "read_architecture", refuse)
+    monkeypatch.setattr(reading, "read_architecture", refuse)
     monkeypatch.setattr(known_architectures, "write_text", refuse)
     assert cache.read(base.config, base.tensors) is first
     with pytest.raises(AssertionError, match="asked again"):

@@ -12,9 +12,10 @@ import transformers
 from tiny_checkpoints import change_config
 from transformers import GPT2Config, GPT2LMHeadModel, GPT2Model
 
-from sftm_app.architecture.architecture import Architecture, read_architecture
+from sftm_app.architecture.architecture import Architecture
 from sftm_app.architecture.fused import Fused
 from sftm_app.architecture.owners import Owner, kind_of
+from sftm_app.architecture.reading import read_architecture
 from sftm_app.architecture.roles import Part, Role, assign
 from sftm_app.errors import CheckpointError
 from sftm_app.weights.checkpoint import open_checkpoint
@@ -79,7 +80,7 @@ def test_gpt2_linear_maps_are_stored_transposed(tmp_path: Path, model_class: Any
     attention = found[f"{prefix}h.0.attn.c_attn.weight"]
     assert (attention.role, attention.why) == (
         Role.MATRIX,
-        "owned by Conv1D; query, key and value in one, merged whole",
+        "owned by Conv1D; query, key and value in one matrix, merged whole",
     )
     (part,) = attention.parts
     assert part.transposed

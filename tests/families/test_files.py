@@ -117,19 +117,19 @@ def test_a_task_that_stores_its_tied_head_too(family: str, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("family", ["t5", "qwen2"])
-def test_tied_tensors_that_differ_are_each_taken_for_themselves(family: str, tmp_path: Path) -> None:
-    """T5 1.1 is such a model: transformers calls it tied and loads it apart."""
+def test_tied_tensors_that_differ_are_merged_separately(family: str, tmp_path: Path) -> None:
+    """As in T5 1.1: its config ties them, and transformers loads them separately."""
     save_family(tmp_path, FAMILIES[family])
     table = "shared.weight" if family == "t5" else "model.embed_tokens.weight"
     for seed, folder in enumerate(("base", *TASKS)):
-        apart = torch.randn(VOCABULARY, 8, generator=torch.Generator().manual_seed(seed))
+        untied = torch.randn(VOCABULARY, 8, generator=torch.Generator().manual_seed(seed))
         change_weights(
             tmp_path / folder / "model.safetensors",
-            lambda tensors, apart=apart: tensors.update({"lm_head.weight": apart}),
+            lambda tensors, untied=untied: tensors.update({"lm_head.weight": untied}),
         )
     notes = [note for note in check(tmp_path / "base", [tmp_path / "a"]).notes if "differ in its files" in note]
-    said = f"its config ties 'lm_head.weight' to '{table}', but they differ in its files, so each is taken for itself"
-    assert [note.partition(" (as")[0] for note in notes] == [f"The base: {said}", f"a: {said}"]
+    said = f"its config ties 'lm_head.weight' to '{table}', but they differ in its files, so each is merged separately"
+    assert [note.partition(" (transformers")[0] for note in notes] == [f"The base: {said}", f"a: {said}"]
     report = merge_tasks(tmp_path)
     roles = {record.name: record.role for record in report.tensors}
     assert (roles[table], roles["lm_head.weight"]) == ("embedding", "matrix")
@@ -141,16 +141,16 @@ def test_tied_tensors_that_differ_are_each_taken_for_themselves(family: str, tmp
 
     change_weights(tmp_path / "b" / "model.safetensors", lambda tensors: tensors.pop("lm_head.weight"))
     (problem,) = check(tmp_path / "base", [tmp_path / "b"]).problems
-    assert problem.startswith("b: 'lm_head.weight' is tied to the embedding in the task and apart in the base")
+    assert problem.startswith("b: 'lm_head.weight' is tied to the embedding in the task and separate in the base")
 
 
 @pytest.mark.parametrize("base_ties", [True, False])
 def test_ties_that_differ_between_base_and_task_are_refused(base_ties: bool, tmp_path: Path) -> None:
     save_family(tmp_path / "tied", FAMILIES["qwen2"])
-    save_family(tmp_path / "apart", FAMILIES["qwen2"], tie_word_embeddings=False)
-    base, task = (tmp_path / ("tied" if tied else "apart") for tied in (base_ties, not base_ties))
+    save_family(tmp_path / "separate", FAMILIES["qwen2"], tie_word_embeddings=False)
+    base, task = (tmp_path / ("tied" if tied else "separate") for tied in (base_ties, not base_ties))
     (problem,) = check(base / "base", [task / "a"]).problems
-    where = "in the base and apart in the task" if base_ties else "in the task and apart in the base"
+    where = "in the base and separate in the task" if base_ties else "in the task and separate in the base"
     assert problem.startswith(f"a: 'lm_head.weight' is tied to the embedding {where} (`tie_word_embeddings`)")
 
 
@@ -163,7 +163,7 @@ def test_vocabularies_that_differ_are_one_sentence(family: str, tmp_path: Path) 
         model.save_pretrained(tmp_path / name)
     assert check(tmp_path / "base", [tmp_path / name for name in TASKS]).problems == tuple(
         f"The vocabularies differ: the base's has 19 entries, that of {tasks} has {size}. Only fine-tunes that kept "
-        "the base's tokenizer can be merged. Take the others out, or give all models one vocabulary first "
+        "the base's tokenizer can be merged. Take the others out, or give all models the same vocabulary first "
         "(`resize_token_embeddings`)."
         for tasks, size in (("a and b", 22), ("c", 24))
     )

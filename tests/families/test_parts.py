@@ -56,7 +56,7 @@ def test_fused_matrices(
         D = np.concatenate([merge_matrix(part) for part in zip(*blocks, strict=True)])
     else:
         assert [line.name for line in lines] == [name]
-        assert lines[0].why.endswith(f"{words} in one, merged whole")
+        assert lines[0].why.endswith(f"{words} in one matrix, merged whole")
         D = merge_matrix(maps)
     assert distance(found, base + (D.T if transposed else D), base) < TOLERANCE
     load_sound(FAMILIES[family].base, tmp_path / "out")
@@ -74,7 +74,7 @@ def test_maps_mixed_row_by_row_are_never_split(family: str, name: str, tmp_path:
     tasks = [tmp_path / task for task in TASKS]
     plan = make_plan(make_recipe(tmp_path / "base", tasks, device="cpu", split_fused=True))
     (entry,) = (entry for entry in plan.entries if entry.name == name)
-    assert "are mixed row by row, so it is merged whole" in entry.why
+    assert "are interleaved, so the matrix is merged whole" in entry.why
     assert all(part.rows is None for part in entry.parts)
 
 

@@ -38,11 +38,11 @@ def test_sound_tasks(tiny_models: Path) -> None:
     for match in found.matches:
         assert match.names == {name: f"vit.{name}" for name in base}
         assert set(match.heads) == {"classifier.weight", "classifier.bias"}
-    # What is to be said of several tasks is said once.
-    assert [note for note in found.notes if "kept apart" in note] == [
-        "a, b, c (each): classifier.bias, classifier.weight belong to its own head, which is kept apart, not merged."
+    # A note on several tasks is one line.
+    assert [note for note in found.notes if "kept separately" in note] == [
+        "a, b, c (each): classifier.bias, classifier.weight belong to its own head, which is kept separately and not merged."
     ]
-    (alone,) = (note for note in compare(tiny_models, "a").notes if "kept apart" in note)
+    (alone,) = (note for note in compare(tiny_models, "a").notes if "kept separately" in note)
     assert alone.startswith("a: classifier")
 
 

@@ -169,7 +169,7 @@ def test_a_bad_weight_is_said(workspace: Workspace, weights: Any) -> None:
 def test_the_plan_says_what_happens_to_what(studio: Studio, workspace: Workspace) -> None:
     shown, works = recipe_view.plan_view(studio, workspace, default_recipe(workspace))
     assert works and "cannot start" not in shown
-    for word in ("superposed", "summed", "averaged", "kept apart", "owned by LayerNorm", "on cpu"):
+    for word in ("superposed", "summed", "averaged", "kept separately", "owned by LayerNorm", "on cpu"):
         assert word in shown
 
 

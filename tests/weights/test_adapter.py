@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from tiny_adapters import build, save_adapter
 
 from sftm_app.api import check, merge
-from sftm_app.architecture.adapter_names import take_apart
+from sftm_app.architecture.adapter_names import parse_names
 from sftm_app.errors import CheckpointError, CompatibilityError, InputError, NumericalError
 from sftm_app.weights.adapter_config import AdapterConfig, parse_adapter_config
 from sftm_app.weights.checkpoint import open_checkpoint
@@ -193,8 +193,8 @@ FILES: list[tuple[Callable[[dict[str, torch.Tensor]], None], str]] = [
         another_width,
         "change a weight of shape [16, 20], in the base 'model.layers.0.self_attn.q_proj.weight' is [16, 16]",
     ),
-    (magnitude, f"no part of plain LoRA as PEFT saves it: {Q}.lora_magnitude_vector"),
-    (bias_of_b, f"no part of plain LoRA as PEFT saves it: {Q}.lora_B.bias"),
+    (magnitude, f"not part of plain LoRA as PEFT saves it: {Q}.lora_magnitude_vector"),
+    (bias_of_b, f"not part of plain LoRA as PEFT saves it: {Q}.lora_B.bias"),
     (tokens, "token_adapter.trainable_tokens_delta"),
     (without_prefix, "unet.q.lora_A.weight"),
     (two_in_one, "holds 1 tensors twice"),
@@ -268,7 +268,7 @@ def test_a_tied_output_layer_is_refused(tmp_path: Path) -> None:
     build("llama", tie_word_embeddings=True).save_pretrained(tmp_path / "base")
     save_adapter(tmp_path / "one", "llama", 1, {"tie_word_embeddings": True}, target_modules=["lm_head", "q_proj"])
     (said,) = check(tmp_path / "base", [tmp_path / "one"]).problems
-    assert "changes lm_head, which the base ties to another one" in said
+    assert "changes lm_head, which the base ties to another parameter" in said
 
 
 def test_patterns_are_read_as_peft_reads_them() -> None:
@@ -296,7 +296,7 @@ def test_a_hostile_pattern_ends_at_once() -> None:
 
 def test_names_are_taken_apart() -> None:
     prefix = "base_model.model."
-    found = take_apart(
+    found = parse_names(
         prefix + name
         for name in (
             "a.lora_A.weight", "a.lora_B.default.weight", "t.lora_embedding_A", "t.lora_embedding_B.default",
@@ -310,4 +310,4 @@ def test_names_are_taken_apart() -> None:
     }
     assert found.tables == {"t"}
     assert sorted(found.whole) == ["c.bias", "m.bias", "n.weight", "t.weight"]
-    assert (found.twice, found.unknown) == ([], [])
+    assert (found.duplicates, found.unknown) == ([], [])

@@ -261,7 +261,7 @@ def test_roles_that_do_not_fit_are_sentences(tiny_models: Path) -> None:
     assert "no tensor of the base has a name like 'layernrm.weight'" in problems({"layernrm.weight": "norm"})[0]
     assert "Did you mean 'layernorm.weight'?" in problems({"layernrm.weight": "norm"})[0]
     assert "'layernorm.*' is set to matrix" in problems({"layernorm.*": "matrix"})[0]
-    assert "as have 1 more" in problems({"layernorm.*": "matrix"})[0]
+    assert "like 1 more that match" in problems({"layernorm.*": "matrix"})[0]
     with pytest.raises(CompatibilityError, match="is set to matrix"):
         merge(tiny_models / "base", [tiny_models / "a"], tiny_models / "never", roles={"layernorm.weight": "matrix"})
     with pytest.raises(RecipeError, match=r"'matrx' is not known\. Did you mean 'matrix'\?"):

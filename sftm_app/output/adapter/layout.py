@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from sftm_app.architecture.adapter_names import names_in_memory, take_apart
+from sftm_app.architecture.adapter_names import names_in_memory, parse_names
 from sftm_app.planning.plan import Plan, PlanEntry
 from sftm_app.preflight.preflight import Preflight
 from sftm_app.weights.adapter_config import PEFT_PREFIX
@@ -96,7 +96,7 @@ def _prefix_shift(found: Preflight, memory: Mapping[str, tuple[str, ...]]) -> _S
     prefix = found.architecture.backbone_prefix
     for task, match in zip(found.tasks, found.matches, strict=True):
         modules = {
-            pair["A"]: module for module, pair in take_apart(task.checkpoint.tensors).factors.items() if "A" in pair
+            pair["A"]: module for module, pair in parse_names(task.checkpoint.tensors).factors.items() if "A" in pair
         }
         for name, pair in match.pairs.items():
             theirs = f"{modules[pair.a]}.weight"
