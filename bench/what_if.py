@@ -23,10 +23,10 @@ from sftm_app.architecture.roles import Part
 from sftm_app.inspection.factors import LayerFactors
 from sftm_app.inspection.layers import MapLayer
 from sftm_app.inspection.what_if import WhatIf
-from sftm_app.linalg.overlap import mapping_error, readout_error
+from sftm_app.linalg.preservation import errors, measure
 from sftm_app.linalg.svd import factorise
-from sftm_app.methods import METHODS
-from sftm_app.methods.base import Layer
+from sftm_app.methods import get_method
+from sftm_app.methods.base import Features, Layer, Merged
 from sftm_app.methods.settings import MergeSettings, merge_settings
 from sftm_app.plots.preservation import prediction_bars
 from sftm_app.plots.style import method_colour
@@ -106,7 +106,7 @@ def ask(what_if: WhatIf, settings: MergeSettings) -> tuple[float, float, list[fl
     started = time.perf_counter()
     found = what_if.predict(settings)
     answered = time.perf_counter()
-    colour = method_colour(settings.method, 0)
+    colour = method_colour(settings.method)
     figure = prediction_bars(NAMES, [(settings.method, colour, found.readout_errors, found.mapping_errors)])
     figure.to_json()
     drawn = time.perf_counter()
@@ -116,9 +116,10 @@ def ask(what_if: WhatIf, settings: MergeSettings) -> tuple[float, float, list[fl
 def merged_errors(what_if: WhatIf, matrices: list[Tensor], settings: MergeSettings) -> list[float]:
     """The same errors, of the merge itself."""
     factors = what_if.made.factors
-    layer = Layer(matrices, settings.weights, lambda task: factors[task])
-    delta = METHODS[settings.method].merge_matrix(layer, settings.params).delta
-    return [error(delta, f) for error in (readout_error, mapping_error) for f in factors]
+    layer = Layer(matrices, settings.weights, what_if.made.read_base, lambda: [Features(f) for f in factors])
+    result = get_method(settings.method).merge(layer, settings.params)
+    kept = errors(measure(result.delta if isinstance(result, Merged) else result, factors))
+    return [*kept.readout, *kept.mapping]
 
 
 def report(shape: tuple[int, int], shared: float, shared_rank: int) -> None:
@@ -130,7 +131,7 @@ def report(shape: tuple[int, int], shared: float, shared_rank: int) -> None:
     factors = tuple(factorise(matrix) for matrix in matrices)
     factorised = time.perf_counter()
     layer = MapLayer("layer", "0", "layer", shape, "layer", Part(), tuple(range(N_TASKS)))
-    what_if = WhatIf(LayerFactors(layer, 1.0, factors))
+    what_if = WhatIf(LayerFactors(layer, 1.0, factors, lambda: torch.ones(shape)))
     first = what_if.predict(merge_settings("sftm", {}, (1.0,) * N_TASKS))
     asked = time.perf_counter()
     n_features = sum(f.rank for f in factors)
@@ -141,9 +142,9 @@ def report(shape: tuple[int, int], shared: float, shared_rank: int) -> None:
         measured = [(*ask(what_if, settings), settings) for settings in move.positions]
         answers, figures = [row[0] for row in measured], [row[1] for row in measured]
         apart = 0.0
-        for _, _, errors, settings in measured[:: max(1, len(measured) // COMPARED)]:
+        for _, _, predicted, settings in measured[:: max(1, len(measured) // COMPARED)]:
             wanted = merged_errors(what_if, matrices, settings)
-            apart = max([apart, *(abs(one - other) for one, other in zip(errors, wanted, strict=True))])
+            apart = max([apart, *(abs(one - other) for one, other in zip(predicted, wanted, strict=True))])
         print(
             f"| {name} | {move.method} | {move.control} | {statistics.median(answers):.1f} ms | {max(answers):.0f} ms "
             f"| {statistics.median(figures):.1f} ms ({max(figures):.0f} ms) | {apart:.0e} |",

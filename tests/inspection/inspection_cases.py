@@ -16,9 +16,10 @@ from sftm_app.inspection.factors import LayerFactors
 from sftm_app.inspection.layers import MapLayer, map_layers
 from sftm_app.inspection.survey import find_layer
 from sftm_app.linalg.svd import factorise
-from sftm_app.planning.planner import check_recipe
-from sftm_app.planning.recipe import make_recipe
+from sftm_app.planning.planner import open_inputs
+from sftm_app.planning.recipe import Recipe, make_recipe
 from sftm_app.preflight.preflight import Preflight
+from sftm_app.session import open_session
 
 NAME = "encoder.layer.1.intermediate.dense.weight"
 NAMES = ("a", "b", "c")
@@ -26,8 +27,16 @@ NAMES = ("a", "b", "c")
 SVD = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]
 
 
+# Opened once, so that the tiny model's architecture is looked up once.
+SESSION = open_session(environment={"SFTM_CACHE_GB": "0"})
+
+
+def opened(recipe: Recipe) -> Preflight:
+    return open_inputs(recipe, SESSION).require()
+
+
 def preflight_of(models: Path) -> Preflight:
-    return check_recipe(make_recipe(models / "base", [models / name for name in NAMES])).require()
+    return opened(make_recipe(models / "base", [models / name for name in NAMES]))
 
 
 def layer_of(found: Preflight, name: str = NAME) -> MapLayer:
@@ -45,12 +54,15 @@ def direct(models: Path, name: str = NAME) -> tuple[NDArray[np.float64], list[SV
     return base, parts
 
 
-def made_of(*matrices: Tensor, base_norm: float = 1.0, members: Sequence[int] | None = None) -> LayerFactors:
-    """A layer of these task matrices (m, n), as factorised as the files' are."""
+def made_of(
+    *matrices: Tensor, base_norm: float = 1.0, members: Sequence[int] | None = None, base: Tensor | None = None
+) -> LayerFactors:
+    """A layer of these task matrices (m, n), factorised as those of files are. base: its weight."""
     m, n = matrices[0].shape
     members = tuple(range(len(matrices))) if members is None else tuple(members)
     layer = MapLayer("x.weight", "outside", "x", (m, n), "x.weight", Part(), members)
-    return LayerFactors(layer, base_norm, tuple(factorise(matrix) for matrix in matrices))
+    weight = torch.ones(m, n) if base is None else base
+    return LayerFactors(layer, base_norm, tuple(factorise(matrix) for matrix in matrices), lambda: weight)
 
 
 def gaussian(m: int, n: int, seed: int) -> Tensor:

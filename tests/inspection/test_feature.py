@@ -15,7 +15,6 @@ from sftm_app.errors import InputError
 from sftm_app.inspection.factors import LayerFactors
 from sftm_app.inspection.feature import MOST_NEIGHBOURS, FeatureDetail, feature_detail
 from sftm_app.inspection.what_if import Prediction, WhatIf
-from sftm_app.methods import get_method
 from sftm_app.methods.settings import merge_settings
 
 METHODS: list[tuple[str, dict[str, Any]]] = [
@@ -54,11 +53,14 @@ def test_what_is_read_is_the_coefficient_and_everybody_elses_contribution(method
         for k in range(f.rank):
             detail = feature_detail(what_if, prediction, NAMES, member, k)
             direct = float(f.U[:, k].double() @ D @ f.Vh[k].double())
-            assert detail.readout == pytest.approx(direct, abs=1e-5)
-            total = detail.coefficient + sum(n.contribution for n in detail.neighbours) + detail.rest
-            assert total == pytest.approx(direct, abs=1e-5)
+            # Values and their float32 rounding are as large as the largest gain.
+            close = 1e-5 * float(f.S[0])
+            assert detail.readout == pytest.approx(direct, abs=close)
+            assert detail.coefficient is not None and detail.rest is not None
+            total = detail.coefficient + sum(n.contribution or 0.0 for n in detail.neighbours) + detail.rest
+            assert total == pytest.approx(direct, abs=close)
             assert detail.coefficient == pytest.approx(float(prediction.coefficients[member][k]))
-            scaling = get_method(method).scaling(prediction.settings.params)
+            scaling = params.get("scaling", 1.0)
             assert detail.wanted == pytest.approx(scaling * weights[member] * float(f.S[k]))
 
 
@@ -87,7 +89,7 @@ def test_where_a_feature_stands_in_its_task() -> None:
     detail = detail_of(made, 0, 1)
     assert (detail.layer, detail.member, detail.task, detail.feature, detail.n_features) == ("x.weight", 0, "a", 1, 4)
     assert detail.energy_share == pytest.approx(4 / 25) and detail.energy_before == pytest.approx(16 / 25)
-    assert detail.cluster == (1, 3) and "features 2 to 3: only the space" in detail.sentence
+    assert detail.cluster == (1, 3) and "Features 2 to 3 have nearly equal gains." in detail.sentence
     first = detail_of(made, 0, 0)
     assert first.cluster is None and first.energy_before == 0.0 and first.energy_share == pytest.approx(16 / 25)
     weighted = detail_of(made, 1, 0, weights=(1.0, 5.0, 2.0))
@@ -113,43 +115,47 @@ def test_sftm_says_who_writes_the_rest_of_the_gain() -> None:
     assert detail.coefficient == pytest.approx(a, abs=1e-5)
     assert detail.neighbours[0].contribution == pytest.approx(0.49 * b, abs=1e-5)
     assert detail.rest == pytest.approx(0, abs=1e-6) and detail.readout == pytest.approx(1, abs=1e-5)
-    assert detail.sentence == f"SFTM adds {a:.3g} of the gain 1: b's feature 1 already writes {0.49 * b:.3g} of it."
+    assert detail.sentence == f"b's feature 1 already contributes {0.49 * b:.3g} of the 1 needed, so SFTM adds {a:.3g}."
 
 
-def test_sftm_says_what_it_takes_away_where_others_write_too_much() -> None:
+def test_sftm_says_what_it_subtracts_where_others_contribute_too_much() -> None:
     detail = detail_of(shared(0.9), 0, 0)
-    assert detail.coefficient < 0
-    assert detail.sentence.startswith(f"SFTM takes {-detail.coefficient:.3g} away, against the gain 1: b's feature 1 ")
+    assert detail.coefficient is not None and detail.coefficient < 0
+    contributed = f"{detail.readout - detail.coefficient:.3g}"
+    assert detail.sentence == (
+        f"b's feature 1 already contributes {contributed} of the 1 needed, so SFTM subtracts {-detail.coefficient:.3g}."
+    )
 
 
 def test_sftm_says_who_takes_away_what_it_adds_more() -> None:
     detail = detail_of(shared(0.7, sign=-1.0, gain=1.0), 0, 0)
-    assert detail.coefficient > 1
-    taken = f"{-detail.neighbours[0].contribution:.3g}"
-    expected = f"SFTM adds {detail.coefficient:.3g}, more than the gain 1: b's feature 1 takes {taken} of it away."
+    assert detail.coefficient is not None and detail.coefficient > 1
+    taken = f"{-(detail.neighbours[0].contribution or 0.0):.3g}"
+    expected = f"b's feature 1 takes {taken} away from the 1 needed, so SFTM adds {detail.coefficient:.3g}."
     assert detail.sentence == expected
 
 
 def test_sftm_says_when_nobody_is_near() -> None:
     U, V = orthogonal(6, 1), orthogonal(5, 2)
     detail = detail_of(made_of(with_features(U, [2.0], V), with_features(U[:, 1:], [3.0], V[:, 1:])), 0, 0)
-    assert detail.sentence == ("SFTM adds 2 of the gain 2: the other tasks' features write next to nothing of it.")
+    assert detail.sentence == "Other features contribute almost nothing, so SFTM adds 2 of the 2 needed."
 
 
 def test_many_weak_neighbours_are_told_of_together() -> None:
     made = made_of(gaussian(12, 12, 1), gaussian(12, 12, 2), gaussian(12, 12, 3))
     details = [detail_of(made, 0, k) for k in range(12)]
-    told = [detail for detail in details if "many features together" in detail.sentence]
+    told = [detail for detail in details if detail.sentence.startswith("Other features")]
     assert told
     for detail in told:
+        assert detail.coefficient is not None
         others = detail.readout - detail.coefficient
-        verb, end = ("already write", "of it") if others > 0 else ("take", "of it away")
-        assert f"many features together {verb} {abs(others):.3g} {end}" in detail.sentence
+        does = "already contribute" if others > 0 else "take"
+        assert f" {does} {abs(others):.3g} " in detail.sentence
 
 
 def test_weight_and_scaling_are_part_of_what_is_asked_for() -> None:
     detail = detail_of(shared(0.7), 0, 0, weights=(3.0, 1.0, 1.0), scaling=0.5)
-    assert "of the 1.5 that its gain 1, the task's weight and the scaling ask for" in detail.sentence
+    assert "of the 1.5 needed (the gain 1 times the task's weight and the scaling), so SFTM " in detail.sentence
     assert detail.wanted == pytest.approx(1.5) and detail.readout == pytest.approx(1.5, abs=1e-5)
 
 
@@ -159,25 +165,42 @@ def test_a_feature_that_is_cut_off_is_said_to_be() -> None:
     detail = detail_of(made, 0, 1, rank=1)
     assert detail.coefficient == 0.0
     assert detail.sentence.startswith("SFTM keeps 1 of a's 2 features here, so feature 2 is cut off. ")
-    assert detail.sentence.endswith("Other features write 2 along it, so 2 of its gain 1 is read.")
+    assert detail.sentence.endswith("Other features contribute 2, so 2 of its gain 1 is read back.")
 
 
 @pytest.mark.parametrize(
-    ("method", "title", "factor"), [("average", "Plain average", "0.5"), ("task_arithmetic", "Task arithmetic", "0.3")]
+    ("method", "title", "factor", "words"),
+    [("average", "Plain average", 0.5, "half"), ("task_arithmetic", "Task arithmetic", 0.3, "0.3")],
 )
-def test_other_methods_solve_nothing_and_say_so(method: str, title: str, factor: str) -> None:
+def test_methods_with_known_coefficients_say_what_they_keep(method: str, title: str, factor: float, words: str) -> None:
     detail = detail_of(shared(0.7), 0, 0, method)
-    assert detail.sentence.startswith(
-        f"{title} solves nothing: it adds {factor} times every gain of a, here {factor} of 1. Other features "
-        f"write {2 * float(factor) * 0.49:.3g} along it"
-    )
+    contributed = f"Other features contribute {2 * factor * 0.49:.3g}, so "
+    assert detail.sentence.startswith(f"{title} keeps {words} of each gain of a. {contributed}")
 
 
-def test_mapping_has_nothing_to_solve_where_every_task_reads_all_inputs() -> None:
+def test_mapping_is_the_average_where_every_task_reads_all_inputs() -> None:
     detail = detail_of(made_of(gaussian(7, 5, 1), gaussian(7, 5, 2)), 0, 0, variant="mapping")
     assert detail.coefficient == pytest.approx(detail.gain / 2, rel=1e-4)
-    assert detail.sentence.startswith(
-        "SFTM has nothing to solve where every task reads all inputs: it adds 0.5 times every gain of a, here "
+    assert detail.sentence.startswith("SFTM keeps half of each gain of a. ")
+
+
+def test_a_method_that_does_not_combine_features_has_readouts_and_neighbours() -> None:
+    made = made_of(gaussian(9, 7, 1), gaussian(9, 7, 2), gaussian(9, 7, 3))
+    detail, solved = detail_of(made, 1, 2, "ties", density=0.5), detail_of(made, 1, 2)
+    assert detail.coefficient is None and detail.rest is None
+    assert [n.contribution for n in detail.neighbours] == [None] * len(solved.neighbours)
+    for near, other in zip(detail.neighbours, solved.neighbours, strict=True):
+        assert (near.task, near.feature, near.entry) == (
+            other.task,
+            other.feature,
+            pytest.approx(other.entry, abs=1e-6),
+        )
+    what_if = WhatIf(made)
+    prediction = what_if.predict(merge_settings("ties", {"density": 0.5}, (1.0, 1.0, 1.0)))
+    assert detail.readout == float(prediction.readouts[1][2]) != 0.0
+    assert detail.sentence == (
+        "TIES does not combine features, so this one has no coefficient: "
+        f"{detail.readout:.3g} of its gain {detail.gain:.3g} is read back."
     )
 
 
@@ -186,11 +209,11 @@ def test_conflicts_and_dropped_directions_are_reasons_too() -> None:
     D = with_features(U, [3.0, 1.0], V)
     detail = detail_of(made_of(D, -D), 0, 0)
     assert detail.readout == pytest.approx(0, abs=1e-4)
-    assert "not 3." in detail.sentence
+    assert "instead of 3." in detail.sentence
     assert "a and b oppose each other in this layer (cosine -1.00)" in detail.sentence
-    assert "2 directions that the tasks do not determine" in detail.sentence
+    assert "The tasks leave 2 directions undetermined" in detail.sentence
     made = made_of(gaussian(7, 9, 1), gaussian(7, 9, 2), gaussian(7, 9, 3))
-    assert "does not insist on its gain" in detail_of(made, 0, 0, variant="mapping").sentence
+    assert "does not meet every single gain" in detail_of(made, 0, 0, variant="mapping").sentence
 
 
 def test_the_detail_is_plain_values() -> None:

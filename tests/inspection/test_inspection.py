@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from inspection_cases import NAME, direct, layer_of, made_of, preflight_of
+from inspection_cases import NAME, direct, layer_of, made_of, opened, preflight_of
 from safetensors.torch import load_file
 from tiny_checkpoints import change_weights
 
@@ -17,7 +17,6 @@ from sftm_app.inspection.factors import factorise_layer
 from sftm_app.inspection.layers import map_layers
 from sftm_app.inspection.survey import find_layer
 from sftm_app.linalg.factors import Factors
-from sftm_app.planning.planner import check_recipe
 from sftm_app.planning.recipe import make_recipe
 
 
@@ -39,7 +38,7 @@ def test_transposed_weights_are_turned(tmp_path: Path) -> None:
     for seed, name in enumerate(("base", "t")):
         torch.manual_seed(seed)
         GPT2Model(config).save_pretrained(tmp_path / name)
-    found = check_recipe(make_recipe(tmp_path / "base", [tmp_path / "t"])).require()
+    found = opened(make_recipe(tmp_path / "base", [tmp_path / "t"]))
     layer = find_layer(map_layers(found), "h.0.attn.c_attn")
     assert (layer.shape, layer.part.transposed) == ((24, 8), True)
     base, task = (load_file(tmp_path / name / "model.safetensors")[layer.name] for name in ("base", "t"))

@@ -8,14 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from inspection_cases import NAME, layer_of, preflight_of
+from inspection_cases import NAME, layer_of, opened, preflight_of
 from tiny_adapters import build, save_adapter
 from tiny_checkpoints import change_weights
 
-from sftm_app.engine import cache as factor_cache
-from sftm_app.engine.cache import FactorStore
+from sftm_app.engine import features as features_module
 from sftm_app.errors import CheckpointError
-from sftm_app.inspection import factors as factors_module
 from sftm_app.inspection import inspector as inspector_module
 from sftm_app.inspection.factors import factorise_layer
 from sftm_app.inspection.inspector import Inspector
@@ -23,8 +21,9 @@ from sftm_app.inspection.layers import map_layers
 from sftm_app.inspection.measures import MEASURES
 from sftm_app.inspection.what_if import WhatIf
 from sftm_app.methods.settings import merge_settings
-from sftm_app.planning.planner import check_recipe
 from sftm_app.planning.recipe import make_recipe
+from sftm_app.weights import disk_cache
+from sftm_app.weights.disk_cache import DiskCache
 
 SETTINGS = merge_settings("sftm", {}, (1.0, 1.0, 1.0))
 
@@ -88,28 +87,30 @@ def test_a_changed_file_is_computed_again(models: Path) -> None:
 def test_factors_are_found_on_disk_by_another_process_and_only_for_the_same_contents(
     models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(factor_cache, "MIN_SIDE", 2)
-    store = FactorStore(tmp_path / "factors", 10_000_000)
+    monkeypatch.setattr(disk_cache, "MIN_SIDE", 2)
+    cache = DiskCache(tmp_path / "factors", 10_000_000)
     found = preflight_of(models)
     layers = map_layers(found)
     fresh = [Inspector().factors(found, layer) for layer in layers]
-    first = [Inspector(store=store).factors(found, layer) for layer in layers]
-    assert store.use().n_entries == sum(len(layer.members) for layer in layers)
+    first = [Inspector(cache=cache).factors(found, layer) for layer in layers]
+    assert cache.use().n_entries == sum(len(layer.members) for layer in layers)
 
     def refuse(*args: object) -> None:
         raise AssertionError("factorised again")
 
     with monkeypatch.context() as patch:
-        patch.setattr(factors_module, "factorise", refuse)
-        again = [Inspector(store=FactorStore(store.folder, 10_000_000)).factors(found, layer) for layer in layers]
+        patch.setattr(features_module, "factorise", refuse)
+        again = [
+            Inspector(cache=DiskCache(cache.folder, 10_000_000), n_threads=2).factors(found, layer) for layer in layers
+        ]
     for made, kept, wanted in zip(first, again, fresh, strict=True):
         for one, other, exact in zip(made.factors, kept.factors, wanted.factors, strict=True):
             assert all(torch.equal(getattr(one, name), getattr(exact, name)) for name in ("U", "S", "Vh"))
             assert all(torch.equal(getattr(other, name), getattr(exact, name)) for name in ("U", "S", "Vh"))
     change_weights(models / "b" / "model.safetensors", lambda tensors: tensors[f"vit.{NAME}"].mul_(2))
     changed = preflight_of(models)
-    after = Inspector(store=store).factors(changed, layer_of(changed)).factors
-    assert [f.how.endswith(", kept") for f in after] == [True, False, True]
+    after = Inspector(cache=cache).factors(changed, layer_of(changed)).factors
+    assert [f.how.endswith(", cached") for f in after] == [True, False, True]
 
 
 def test_values_are_those_of_the_measures_and_outlive_the_factors(
@@ -182,7 +183,7 @@ def test_idle_adapters_are_known_and_members_are_those_of_the_workspace(tmp_path
     inspector = Inspector()
 
     def layer_in(*folders: Path) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        found = check_recipe(make_recipe(tmp_path / "base", list(folders))).require()
+        found = opened(make_recipe(tmp_path / "base", list(folders)))
         layer = next(layer for layer in map_layers(found) if "down_proj" in layer.name)
         made = inspector.factors(found, layer)
         return made.layer.members, made.idle

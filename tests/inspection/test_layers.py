@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from inspection_cases import NAME, preflight_of
+from inspection_cases import NAME, opened, preflight_of
 
 from sftm_app.inspection.layers import kind_labels, map_layers, place, short_columns, short_rows
-from sftm_app.planning.planner import check_recipe
 from sftm_app.planning.recipe import make_recipe
 
 
@@ -173,7 +172,7 @@ def test_encoder_and_decoder_of_a_t5_have_one_row_a_block_and_share_columns(tmp_
     for seed, name in enumerate(("base", "t")):
         torch.manual_seed(seed)
         T5ForConditionalGeneration(config).save_pretrained(tmp_path / name)
-    layers = map_layers(check_recipe(make_recipe(tmp_path / "base", [tmp_path / "t"])).require())
+    layers = map_layers(opened(make_recipe(tmp_path / "base", [tmp_path / "t"])))
     rows = list(dict.fromkeys(layer.row for layer in layers))
     assert rows == ["encoder.block.0", "encoder.block.1", "decoder.block.0", "decoder.block.1"]
     columns = list(dict.fromkeys(layer.column for layer in layers))

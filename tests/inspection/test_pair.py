@@ -22,13 +22,13 @@ def test_pair_detail_against_direct_svd(tiny_models: Path) -> None:
     pair = pair_detail(factorise_layer(found, layer_of(found)), NAMES, 0, 2, k=3)
     _, parts = direct(tiny_models)
     (U, _, Vh), (P, _, Qh) = parts[0], parts[2]
-    assert (pair.name, pair.first, pair.second, pair.k) == (layer_of(found).name, "a", "c", 3)
+    assert (pair.name, pair.first, pair.second, pair.angles.k) == (layer_of(found).name, "a", "c", 3)
     np.testing.assert_allclose(pair.read.numpy(), np.abs(Vh @ Qh.T), atol=2e-3)
     np.testing.assert_allclose(pair.write.numpy(), np.abs(U.T @ P), atol=2e-3)
     # A of a pair of features: <u v^T, p q^T>, up to the sign of either.
     entries = np.einsum("mk,kn,ml,ln->kl", U, Vh, P, Qh)
     np.testing.assert_allclose(pair.both.abs().numpy(), np.abs(entries), atol=2e-3)
-    for angles, A, B in ((pair.read_angles, Vh[:3].T, Qh[:3].T), (pair.write_angles, U[:, :3], P[:, :3])):
+    for angles, A, B in ((pair.angles.read, Vh[:3].T, Qh[:3].T), (pair.angles.write, U[:, :3], P[:, :3])):
         cosines = np.linalg.svd(A.T @ B, compute_uv=False)
         np.testing.assert_allclose(angles.numpy(), np.degrees(np.arccos(cosines)), atol=0.05)
 
@@ -38,7 +38,7 @@ def test_entries_of_A_keep_their_sign() -> None:
     pair = pair_detail(made_of(with_features(U, [2.0, 1.0], V), with_features(U, [-3.0, 1.0], V)), NAMES, 0, 1)
     torch.testing.assert_close(pair.both, torch.tensor([[-1.0, 0.0], [0.0, 1.0]]), atol=1e-5, rtol=0)
     torch.testing.assert_close(pair.read, torch.eye(2), atol=1e-5, rtol=0)
-    assert float(pair.read_angles.max()) < 0.01 and float(pair.write_angles.max()) < 0.01
+    assert float(pair.angles.read.max()) < 0.01 and float(pair.angles.write.max()) < 0.01
 
 
 def test_levels_of_random_directions_are_those_of_random_draws() -> None:
@@ -57,9 +57,9 @@ def test_levels_of_random_directions_are_those_of_random_draws() -> None:
 
 def test_random_tasks_show_the_angles_of_random_spaces() -> None:
     pair = pair_detail(made_of(gaussian(150, 100, 1), gaussian(150, 100, 2)), NAMES, 0, 1, k=20)
-    assert float((pair.read_angles - pair.random_read_angles).abs().max()) < 8
-    assert float((pair.write_angles - pair.random_write_angles).abs().max()) < 8
-    assert float(pair.random_write_angles[0]) > float(pair.random_read_angles[0]), "more room, larger angles"
+    assert float((pair.angles.read - pair.angles.random_read).abs().max()) < 8
+    assert float((pair.angles.write - pair.angles.random_write).abs().max()) < 8
+    assert float(pair.angles.random_write[0]) > float(pair.angles.random_read[0]), "more room, larger angles"
 
 
 def test_k_is_what_the_smaller_takes_for_90_percent_unless_given() -> None:
@@ -91,7 +91,7 @@ def test_angles_of_a_large_layer_take_milliseconds() -> None:
         U, V = (torch.linalg.qr(gaussian(768, 64, 2 * seed + side))[0] for side in range(2))
         factors.append(Factors(U, torch.ones(64), V.T, ""))
     layer = MapLayer("x", "outside", "x", (768, 768), "x", made_of(torch.eye(2)).layer.part, (0, 1))
-    made = LayerFactors(layer, 1.0, tuple(factors))
+    made = LayerFactors(layer, 1.0, tuple(factors), lambda: torch.zeros(768, 768))
     best = min(_timed(made) for _ in range(5))
     assert best < 0.1, "20 ms on an idle machine"
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from inspection_cases import NAME, NAMES, layer_of, preflight_of
+from inspection_cases import NAME, NAMES, layer_of, opened, preflight_of
 from tiny_checkpoints import change_weights
 
 from sftm_app.errors import InputError
@@ -71,7 +71,7 @@ def test_the_json_is_the_whole_inspection(tiny_models: Path) -> None:
     assert said["mapping_errors"]["b"] > 0 and said["ranks"] == {"a": 4, "b": 4, "c": 4}
     assert said["norm"] == pytest.approx(prediction.norm) and said["n_dropped"] == 0 and said["conflicts"] == []
     (cut,) = [warning for warning in entry["warnings"] if warning["kind"] == "truncation"]
-    assert cut["tasks"] == list(NAMES) and "at rank 4" in cut["sentence"]
+    assert cut["tasks"] == list(NAMES) and "(rank 4)" in cut["sentence"]
 
 
 def test_without_settings_the_merge_is_sftm_with_the_tasks_weights(tiny_models: Path) -> None:
@@ -110,14 +110,13 @@ def test_fused_maps_are_shown_one_by_one_where_the_recipe_splits_them(tmp_path: 
     import torch
     from transformers import GPT2Config, GPT2Model
 
-    from sftm_app.planning.planner import check_recipe
     from sftm_app.planning.recipe import make_recipe
 
     config = GPT2Config(n_layer=1, n_head=2, n_embd=8, vocab_size=11, n_positions=6)
     for seed, name in enumerate(("base", "t")):
         torch.manual_seed(seed)
         GPT2Model(config).save_pretrained(tmp_path / name)
-    found = check_recipe(make_recipe(tmp_path / "base", [tmp_path / "t"])).require()
+    found = opened(make_recipe(tmp_path / "base", [tmp_path / "t"]))
     whole, split = survey(found), survey(found, split_fused=True)
     assert [row.layer.shape for row in whole.layers if "c_attn" in row.layer.name] == [(24, 8)]
     assert [row.layer.shape for row in split.layers if "c_attn" in row.layer.name] == [(8, 8)] * 3

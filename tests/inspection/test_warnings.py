@@ -67,19 +67,23 @@ def test_a_task_that_barely_changed_the_layer() -> None:
     found = warn(made_of(big, 0.01 * gaussian(12, 12, 2), gaussian(12, 12, 3), base_norm=100.0))
     told = only(found, "barely_changed")
     assert told.tasks == (1,) and told.view == "spectra"
-    expected = r"b barely changed this layer: 0\.00\d+ of the base's weight, 0\.0\d+ times the median of the others\."
+    expected = (
+        r"b barely changed this layer: the norm of its change is 0\.00\d+ of the base's weight, 0\.0\d+ times the "
+        r"median of the other tasks\."
+    )
     assert re.fullmatch(expected, told.sentence)
     alone = warn(made_of(1e-5 * with_features(U, [1.0], V), base_norm=1.0), ("a",))
-    assert only(alone, "barely_changed").sentence == "a barely changed this layer: 1e-05 of the base's weight."
+    told = only(alone, "barely_changed")
+    assert told.sentence == "a barely changed this layer: the norm of its change is 1e-05 of the base's weight."
 
 
 def test_tasks_that_did_not_change_the_layer() -> None:
     zero = torch.zeros(12, 12)
     told = only(warn(made_of(gaussian(12, 12, 1), zero, zero)), "unchanged")
-    assert told.sentence == "b and c did not change this layer at all." and told.tasks == (1, 2)
+    assert told.sentence == "b and c did not change this layer." and told.tasks == (1, 2)
     assert not told.informational
     (told,) = warn(made_of(zero, zero, zero))
-    assert told.sentence == "None of the tasks changed this layer at all." and told.informational
+    assert told.sentence == "None of the tasks changed this layer." and told.informational
 
 
 def test_a_task_that_dominates_by_size() -> None:
@@ -97,8 +101,8 @@ def test_the_same_direction_with_opposite_sign() -> None:
     told = only(found, "opposite")
     assert (told.tasks, told.feature, told.view, told.informational) == ((0, 1), 1, "feature", False)
     assert told.sentence == (
-        "a's feature 2 and b's feature 1 (10% and 80% of their energy) write and read almost the same direction with "
-        "opposite sign, A = -1.00: one of them will lose."
+        "a's feature 2 and b's feature 1 (10% and 80% of their energy) have almost the same directions with opposite "
+        "sign (A = -1.00), so one of them will lose."
     )
     assert not any(warning.kind == "same" for warning in found)
 
@@ -108,8 +112,8 @@ def test_the_same_feature_twice_is_worth_knowing() -> None:
     told = only(found, "same")
     assert told.informational and told.tasks == (0, 1) and told.feature == 0 and "A = 1.00" in told.sentence
     whole = warn(made_of(*(with_features(U, [2.0, 1.0], V) for _ in range(2))))
-    assert only(whole, "same_task").sentence == "a and b have almost the same features here: overlap 1.00 of 1."
-    assert only(whole, "singular").sentence.startswith("The tasks share 2 directions so closely")
+    assert only(whole, "same_task").sentence == "a and b have almost the same features here (overlap 1.00)."
+    assert only(whole, "singular").sentence.startswith("The tasks leave 2 directions undetermined")
     weak = warn(made_of(with_features(U, [9.0, 1.0], V), with_features(U[:, 1:], [1.0], V[:, 1:])))
     assert not any(warning.kind == "same" for warning in weak), "1 % of the energy is not worth a word"
 
@@ -117,7 +121,7 @@ def test_the_same_feature_twice_is_worth_knowing() -> None:
 def test_tasks_that_oppose_each_other() -> None:
     D = gaussian(12, 12, 1)
     told = only(warn(made_of(D, -D)), "conflict")
-    assert told.sentence == "a and b oppose each other in this layer (cosine -1.00): no superposition keeps both."
+    assert told.sentence == "a and b oppose each other in this layer (cosine -1.00), so no merge keeps both."
     assert (told.tasks, told.view) == ((0, 1), "overlap")
 
 
@@ -126,11 +130,11 @@ def test_what_truncation_costs() -> None:
     made = made_of(flat, with_features(U, [9.0, 1.0], orthogonal(12, 5)))
     full = only(warn(made), "full_rank")
     assert full.informational and full.tasks == (0,)
-    assert "a needs 11 of 12 features for 90% of its energy" in full.sentence
+    assert "Task a needs 11 of 12 features to hold 90% of its energy" in full.sentence
     found = warn(made, rank=3)
     cut = only(found, "truncation")
     assert cut.tasks == (0,) and not cut.informational
-    assert cut.sentence == ("The rank drops 75% of a's energy at rank 3. 90% of it would take rank 11 of 12.")
+    assert cut.sentence == "The rank drops 75% of a's energy (rank 3). Keeping 90% of it takes rank 11 of 12."
     assert not any(warning.kind == "full_rank" for warning in found), "one of the two is enough"
     assert not any(warning.kind == "truncation" for warning in warn(made, rank=11))
 
@@ -139,7 +143,7 @@ def test_many_tasks_are_told_of_in_few_words() -> None:
     names = tuple("abcde")
     flat = [with_features(orthogonal(12, 2 * t), [1.0] * 12, orthogonal(12, 2 * t + 1)) for t in range(5)]
     told = only(warn(made_of(*flat), names, rank=6), "truncation")
-    assert told.sentence.count("energy at rank") == 2 and "and 3 more" in told.sentence and len(told.tasks) == 5
+    assert told.sentence.count("energy (rank 6)") == 2 and "and 3 more" in told.sentence and len(told.tasks) == 5
 
 
 def test_a_merge_that_keeps_less_than_a_plain_average() -> None:
@@ -148,8 +152,8 @@ def test_a_merge_that_keeps_less_than_a_plain_average() -> None:
     told = [warning for warning in found if warning.kind == "readout_error"]
     assert [warning.tasks for warning in told] == [(0,), (1,)] and told[0].view == "what_if"
     assert re.fullmatch(
-        r"Task arithmetic with these settings keeps less of a's features than a plain average: readout error 0\.9\d "
-        r"against 0\.\d\d\.", told[0].sentence,
+        r"Task arithmetic with these settings keeps less of a's features than a plain average: the readout error is "
+        r"0\.9\d instead of 0\.\d\d\.", told[0].sentence,
     )  # fmt: skip
     doubled = warn(made, method="task_arithmetic", scaling=2.0)
     assert [warning.tasks for warning in doubled if warning.kind == "mapping_error"] == [(0,), (1,)]
@@ -166,7 +170,7 @@ def test_strong_features_of_nearly_equal_gain() -> None:
 def test_layers_that_not_all_tasks_hold() -> None:
     made = made_of(gaussian(12, 12, 1), gaussian(12, 12, 2), members=(0, 3))
     told = only(warn(made, ("a", "b", "c", "d")), "missing_tasks")
-    assert told.sentence == "2 of 4 tasks hold this layer: b and c do not." and told.informational
+    assert told.sentence == "2 of 4 tasks hold this layer; b and c do not." and told.informational
     assert {warning.tasks for warning in warn(made, ("a", "b", "c", "d"))} <= {(0, 1), (0,), (1,)}
 
 

@@ -14,15 +14,14 @@ from inspection_cases import made_of
 from torch import Tensor
 
 from sftm_app.errors import InputError, RecipeError
-from sftm_app.inspection import answers
-from sftm_app.inspection import input_projection as sides
+from sftm_app.inspection import answers, input_projection
 from sftm_app.inspection.what_if import Prediction, WhatIf
 from sftm_app.linalg.feature_gram import FeatureGram
 from sftm_app.linalg.low_rank import dense
-from sftm_app.linalg.overlap import mapping_error, readout_error
-from sftm_app.methods import METHODS
-from sftm_app.methods.base import Layer
-from sftm_app.methods.settings import merge_settings
+from sftm_app.linalg.preservation import errors, measure
+from sftm_app.methods import METHODS, get_method
+from sftm_app.methods.base import Features, Layer, Merged, SolveFigures
+from sftm_app.methods.settings import MergeSettings, merge_settings
 
 # Random features are independent while there are fewer of them than entries, so these layers are well posed.
 TALL, WIDE, SQUARE = (30, 18), (18, 30), (24, 24)
@@ -68,31 +67,46 @@ KINDS = (
 RANKS: tuple[Any, ...] = (None, 1, 7, 0.5, "60% energy", "99% energy")
 
 
+def merged_by(what_if: WhatIf, matrices: list[Tensor], settings: MergeSettings) -> tuple[Tensor, SolveFigures | None]:
+    """What the method itself makes of the task matrices."""
+    made, method = what_if.made, get_method(settings.method)
+    layer = Layer(
+        matrices,
+        [settings.weights[task] for task in made.layer.members],
+        made.read_base,
+        lambda: [Features(f) for f in made.factors],
+        sum(settings.weights[task] for task in made.idle),
+    )
+    result = method.merge(layer, settings.params)
+    merged = result if isinstance(result, Merged) else Merged(result)
+    return dense(merged.delta).to(made.factors[0].U), merged.solve
+
+
 def check(what_if: WhatIf, matrices: list[Tensor], weights: list[float], method: str, **values: Any) -> Prediction:
     """The prediction, after comparing it with the merge itself."""
     settings = merge_settings(method, values, weights)
     found = what_if.predict(settings)
     factors = what_if.made.factors
-    idle = sum(weights[task] for task in what_if.made.idle)
-    members = [weights[task] for task in what_if.made.layer.members]
-    merged = METHODS[method].merge_matrix(Layer(matrices, members, lambda t: factors[t], idle), settings.params)
-    D = dense(merged.delta).to(factors[0].U)
-    errors = [[error(D, f) for f in factors] for error in (readout_error, mapping_error)]
+    D, solve = merged_by(what_if, matrices, settings)
+    kept = errors(measure(D, factors))
     said = f"{method} {values} {weights}"
-    np.testing.assert_allclose(found.readout_errors, errors[0], atol=1e-3, rtol=1e-3, err_msg=said)
-    np.testing.assert_allclose(found.mapping_errors, errors[1], atol=1e-3, rtol=1e-3, err_msg=said)
+    np.testing.assert_allclose(found.readout_errors, kept.readout, atol=1e-3, rtol=1e-3, err_msg=said)
+    np.testing.assert_allclose(found.mapping_errors, kept.mapping, atol=1e-3, rtol=1e-3, err_msg=said)
     largest = max((float(f.S[0]) for f in factors if f.rank), default=1.0)
-    rebuilt = sum((f.U.double() * c.double()) @ f.Vh.double() for f, c in zip(factors, found.coefficients, strict=True))
     size = float(D.double().norm()) / largest
-    assert float((rebuilt - D.double()).norm()) / largest <= 1e-3 * max(1.0, size), said
+    if found.coefficients is not None:
+        parts = zip(factors, found.coefficients, strict=True)
+        rebuilt = sum((f.U.double() * c.double()) @ f.Vh.double() for f, c in parts)
+        assert float((rebuilt - D.double()).norm()) / largest <= 1e-3 * max(1.0, size), said
     assert found.norm / largest == pytest.approx(size, rel=1e-3, abs=1e-3), said
     for f, read in zip(factors, found.readouts, strict=True):
         wanted = (f.U.double() * (D.double() @ f.Vh.double().T)).sum(0) / largest
         assert float((read.double() / largest - wanted).norm()) <= 1e-3 * max(1.0, size), said
-    assert found.ranks == tuple(merged.figures.get("ranks", [f.rank for f in factors]))
-    assert [[c.first, c.second] for c in found.conflicts] == [c[:2] for c in merged.figures.get("conflicts", [])], said
-    for conflict, (_, _, cosine) in zip(found.conflicts, merged.figures.get("conflicts", []), strict=True):
-        assert conflict.cosine == pytest.approx(cosine, abs=1e-3)
+    assert found.ranks == tuple(f.cut(values.get("rank")).rank for f in factors)
+    conflicts = solve.conflicts if solve else ()
+    assert [(c.first, c.second) for c in found.conflicts] == [(c.first, c.second) for c in conflicts], said
+    for conflict, other in zip(found.conflicts, conflicts, strict=True):
+        assert conflict.cosine == pytest.approx(other.cosine, abs=1e-3)
     return found
 
 
@@ -113,11 +127,51 @@ def test_predictions_are_what_the_merge_does(kind: str, shape: tuple[int, int], 
 
 
 def test_every_method_of_the_table_is_predicted() -> None:
+    for name, method in METHODS.items():
+        count = method.n_tasks or 3
+        what_if = WhatIf(made_of(*tasks("random")[:count]))
+        assert len(what_if.predict(merge_settings(name, {}, (1.0,) * count)).readout_errors) == count
+
+
+@pytest.mark.parametrize("shape", [TALL, WIDE, SQUARE], ids=["tall", "wide", "square"])
+@pytest.mark.parametrize("stored", [True, False])
+def test_methods_that_do_not_combine_features_are_asked_themselves(shape: tuple[int, int], stored: bool) -> None:
+    matrices = tasks("shared", shape)
+    base = random_task(shape, 7)
+    what_if = WhatIf(made_of(*matrices, base=base), stored)
+    for weights in ([1.0, 1.0, 1.0], [0.5, 1.0, 3.0]):
+        for values in ({}, {"density": 0.5, "scaling": 0.3}):
+            found = check(what_if, matrices, weights, "ties", **values)
+            assert found.coefficients is None and found.condition is None
+            D, _ = merged_by(what_if, matrices, found.settings)
+            np.testing.assert_allclose(what_if.spectrum(found), np.linalg.svd(D.numpy(), compute_uv=False), atol=1e-3)
+    two = WhatIf(made_of(*matrices[:2], base=base), stored)
+    check(two, matrices[:2], [1.0, 2.0], "slerp")
+    with pytest.raises(RecipeError, match="exactly 2 tasks, but there are 3"):
+        what_if.predict(merge_settings("slerp", {}, (1.0, 1.0, 1.0)))
+
+
+def test_another_scaling_does_not_ask_the_method_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[float] = []
+    ties = METHODS["ties"]
+
+    def merge(layer: Layer, params: Any) -> Any:
+        calls.append(params.scaling)
+        return ties.merge(layer, params)
+
+    monkeypatch.setitem(METHODS, "ties", dataclasses.replace(ties, merge=merge))
     what_if = WhatIf(made_of(*tasks("random")))
-    for method in METHODS:
-        assert len(what_if.predict(merge_settings(method, {}, (1.0, 1.0, 1.0))).readout_errors) == 3
-    with pytest.raises(InputError, match="'unknown' does to a layer cannot be predicted"):
-        what_if.predict(dataclasses.replace(merge_settings("average", {}, (1, 1, 1)), method="unknown"))
+    norms = [
+        what_if.predict(merge_settings("ties", {"scaling": scaling}, (1.0, 1.0, 1.0))).norm for scaling in (1.0, 0.5)
+    ]
+    assert calls == [1.0] and norms[1] == pytest.approx(norms[0] / 2)
+
+
+def test_the_average_is_that_of_the_method() -> None:
+    what_if = WhatIf(dataclasses.replace(made_of(*tasks("random")[:2], members=(1, 3)), idle=(0, 2)))
+    weights = (4.0, 1.0, 0.5, 2.0)
+    average, found = what_if.predict(merge_settings("average", {}, weights)), what_if.average_errors(weights)
+    assert (found.readout, found.mapping) == (average.readout_errors, average.mapping_errors)
 
 
 def test_idle_adapters_count_in_an_average() -> None:
@@ -136,7 +190,12 @@ def nothing_is_formed(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*args: Any, **options: Any) -> Any:
         raise AssertionError("formed")
 
-    for module, name in ((answers, "superpose"), (answers, "superposed"), (sides, "superposed"), (sides, "System")):
+    for module, name in (
+        (answers, "superpose"),
+        (answers, "superposed"),
+        (input_projection, "superposed"),
+        (input_projection, "System"),
+    ):
         monkeypatch.setattr(module, name, refuse)
 
 
@@ -247,7 +306,7 @@ def test_rows_and_interference_are_those_of_A(stored: bool) -> None:
     wanted = [np.sqrt((apart[:18] ** 2).sum(1).mean()), 0.0, np.sqrt((apart[18:] ** 2).sum(1).mean())]
     np.testing.assert_allclose(own, wanted, atol=1e-5)
     for member, feature in ((1, 0), (0, 18), (0, -1)):
-        with pytest.raises(InputError, match="there is none at"):
+        with pytest.raises(InputError, match="so none at"):
             what_if.row(member, feature)
 
 
