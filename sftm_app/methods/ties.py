@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -43,48 +44,60 @@ class TiesParams:
 
 def merge(layer: Layer, params: TiesParams) -> Tensor:
     """Trim, elect and average the task matrices; each is read twice, so that one is held at a time."""
-    elected: Tensor | None = None
-    for D, weight in zip(layer.task_matrices, layer.weights, strict=True):
-        trimmed = trim(dense(D), params.density) * weight
-        elected = trimmed if elected is None else elected.add_(trimmed)
-    assert elected is not None, "a layer has at least one task"
-    elected = elected.sign_()
-
+    elected, thresholds = _elect(layer, params.density)
     total, weights = torch.zeros_like(elected), torch.zeros_like(elected)
-    for D, weight in zip(layer.task_matrices, layer.weights, strict=True):
-        trimmed = trim(dense(D), params.density)
-        agrees = (trimmed.sign() == elected) & (trimmed != 0)
-        total.add_(trimmed.mul_(agrees), alpha=weight)
-        weights.add_(agrees, alpha=weight)
-    # Where no task agrees the total is 0 already.
-    return total.div_(weights.clamp_min_(torch.finfo(total.dtype).tiny)).mul_(params.scaling)
+    for task, (weight, smallest) in enumerate(zip(layer.weights, thresholds, strict=True)):
+        # The magnitudes of the entries that agree with the elected sign; 0 elsewhere.
+        agreeing = trim(dense(layer.task_matrices[task]), smallest).mul_(elected).relu_()
+        total.add_(agreeing, alpha=weight)
+        weights.add_(agreeing.sign_(), alpha=weight)
+        del agreeing  # before the next task is read
+    # Where no task agrees the total is 0.
+    return total.mul_(elected).div_(weights.clamp_min_(torch.finfo(total.dtype).tiny)).mul_(params.scaling)
 
 
-def trim(D: Tensor, density: float) -> Tensor:
-    """Keep the entries of largest magnitude.
+def _elect(layer: Layer, density: float) -> tuple[Tensor, list[float]]:
+    """The elected sign of every entry, and each task's threshold."""
+    votes: Tensor | None = None
+    thresholds = []
+    for task, weight in enumerate(layer.weights):
+        matrix = dense(layer.task_matrices[task])
+        thresholds.append(threshold(matrix, density))
+        trimmed = trim(matrix, thresholds[-1])
+        votes = trimmed.mul_(weight) if votes is None else votes.add_(trimmed, alpha=weight)
+        del matrix, trimmed  # before the next task is read
+    assert votes is not None, "a layer has at least one task"
+    return votes.sign_(), thresholds
+
+
+def threshold(D: Tensor, density: float) -> float:
+    """The smallest magnitude that trimming keeps.
 
     Args:
         D: a tensor of any shape with at least one entry.
-        density: the share of entries to keep, above 0 and at most 1. Entries as large as the smallest kept stay too.
-
-    Returns:
-        A new tensor with 0 in place of the others.
+        density: the share of entries to keep, above 0 and at most 1.
     """
-    n_kept = max(1, round(density * D.numel()))
-    magnitude = D.abs()
-    threshold = magnitude.flatten().kthvalue(D.numel() - n_kept + 1).values
-    return D * (magnitude >= threshold)
+    n_dropped = D.numel() - max(1, round(density * D.numel()))
+    magnitudes = D.abs().flatten()
+    if D.device.type == "cpu":  # numpy selects ten times as fast as torch
+        return float(np.partition(magnitudes.numpy(), n_dropped)[n_dropped])
+    return float(magnitudes.kthvalue(n_dropped + 1).values)
+
+
+def trim(D: Tensor, smallest: float) -> Tensor:
+    """A copy of D with 0 in place of every entry whose magnitude is below `smallest`."""
+    below = torch.nextafter(D.new_tensor(smallest), D.new_zeros(()))
+    return torch.nn.functional.hardshrink(D, float(below))  # keeps what is strictly above
 
 
 def workspace(size: LayerSize, params: TiesParams) -> int:
-    """Bytes: one task matrix as it is read, what trimming takes (values, magnitudes, int64 positions), and two sums."""
-    read = size.tensor_bytes + size.stored_bytes
-    return read + 9 * size.matrix_bytes
+    """Bytes: one task matrix as it is read, two copies of it, and three sums."""
+    return size.tensor_bytes + size.stored_bytes + 5 * size.matrix_bytes
 
 
 def operations(size: LayerSize, params: TiesParams) -> float:
-    """Operations: selecting the threshold reads every entry some thirty times."""
-    return 60.0 * size.m * size.n * len(size.features)
+    """Operations: the passes over every entry run at the speed of memory, so each counts for many."""
+    return 4000.0 * size.m * size.n * len(size.features)
 
 
 METHOD = Method(
