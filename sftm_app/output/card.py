@@ -15,50 +15,81 @@ from sftm_app.weights.hub_names import hub_name
 
 
 def model_card(plan: Plan, report: Report) -> str:
-    """Markdown with YAML front matter: base model, relation, tags; then what was merged and how to load it."""
-    sources = plan.preflight.checkpoints
-    adapter = plan.recipe.output.kind == "adapter"
-    library = {} if plan.preflight.base.bare else {"library_name": "transformers"}
-    front = {
-        # The hub knows models by name alone; the commit stands in the table.
-        "base_model": base_name(plan) if adapter else [public_name(source).partition("@")[0] for source in sources],
-        "base_model_relation": "adapter" if adapter else "merge",
-        **({"library_name": "peft"} if adapter else library),
-        "tags": ["merge", "sftm-studio", plan.method.name],
-    }
-    params = ", ".join(f"{key} {_shown(value)}" for key, value in dataclasses.asdict(plan.recipe.params).items())
-    heads = any(match.heads for match in plan.preflight.matches)
+    """The card as Markdown with YAML front matter: what was merged, what it keeps of each task, how to load it."""
+    base, tasks, method = public_name(plan.preflight.base), plan.preflight.tasks, plan.method
+    params = ", ".join(f"{key} {_in_words(value)}" for key, value in dataclasses.asdict(plan.recipe.params).items())
+    many = "s" if len(tasks) > 1 else ""
+    has_heads = any(match.heads for match in plan.preflight.matches)
     lines = [
         "---",
-        yaml.safe_dump(front, sort_keys=False, allow_unicode=True).strip(),
+        yaml.safe_dump(_front_matter(plan), sort_keys=False, allow_unicode=True).strip(),
         "---",
         "",
-        f"# {public_name(plan.preflight.base)} with {len(plan.preflight.tasks)} tasks, merged by {plan.method.title}",
+        f"# {base} with {len(tasks)} task{many}, merged by {method.title}",
         "",
-        f"{len(plan.preflight.tasks)} fine-tuned checkpoints were merged into `{public_name(plan.preflight.base)}` "
-        f"with **{plan.method.title}**{f' ({params})' if params else ''} by SFTM Studio {report.version}.",
+        f"SFTM Studio {report.version} merged {len(tasks)} fine-tuned checkpoint{many} into `{base}` "
+        f"with **{method.title}**{f' ({params})' if params else ''}.",
         "",
-        "| task | checkpoint | weight |" + (" readout error | mapping error |" if report.readout_errors else ""),
-        "|---|---|---|" + ("---|---|" if report.readout_errors else ""),
-        *(_row(task.name, task.checkpoint, task.weight, report) for task in plan.preflight.tasks),
+        *_task_table(plan, report),
         "",
-        f"Reference: {plan.method.reference}.",
-        "`sftm_recipe.yaml` repeats the merge, `sftm_report.json` says what was done to every tensor.",
-        *(["", *_adapter_lines(plan)] if adapter else []),
-        *(["", *_head_lines(plan)] if heads else []),
+        f"Reference: {method.reference}.",
+        "`sftm_recipe.yaml` repeats the merge. `sftm_report.json` lists what was done to every tensor.",
+        *(["", *_how_to_load_adapter(plan)] if plan.writes_adapter else []),
+        *(["", *_how_to_load_head(plan)] if has_heads else []),
         "",
     ]
     return "\n".join(lines)
 
 
-def _row(name: str, checkpoint: Checkpoint, weight: float, report: Report) -> str:
-    row = f"| {name} | {public_name(checkpoint)} | {weight:g} |"
-    if report.readout_errors:
-        row += f" {report.readout_errors[name]:.3g} | {report.mapping_errors[name]:.3g} |"
-    return row
+def base_name(plan: Plan) -> str:
+    """The base's public name without a commit; where it has none, the name that all adapters among the tasks use."""
+    base = plan.preflight.base
+    ours = public_name(base)
+    names = {task.checkpoint.adapter.base_name for task in plan.preflight.tasks if task.checkpoint.adapter}
+    theirs = names.pop() if len(names) == 1 else ""
+    return theirs if ours == base.path.name and theirs and not Path(theirs).is_absolute() else ours.partition("@")[0]
 
 
-def _adapter_lines(plan: Plan) -> list[str]:
+def public_name(checkpoint: Checkpoint) -> str:
+    """What a checkpoint is called in a published card, which must not show a path of this machine.
+
+    Returns:
+        "org/name@commit" for a checkpoint from the hub, otherwise the name in its config, otherwise its folder's name.
+    """
+    fetched = hub_name(checkpoint.path)
+    if fetched:
+        return fetched
+    name = checkpoint.config.get("_name_or_path")
+    return name if isinstance(name, str) and name and not Path(name).is_absolute() else checkpoint.path.name
+
+
+def _front_matter(plan: Plan) -> dict[str, Any]:
+    # The hub knows models by their names alone; the table has the commits.
+    sources = [public_name(checkpoint).partition("@")[0] for checkpoint in plan.preflight.checkpoints]
+    library = "peft" if plan.writes_adapter else None if plan.preflight.base.bare else "transformers"
+    return {
+        "base_model": base_name(plan) if plan.writes_adapter else sources,
+        "base_model_relation": "adapter" if plan.writes_adapter else "merge",
+        **({"library_name": library} if library else {}),
+        "tags": ["merge", "sftm-studio", plan.method.name],
+    }
+
+
+def _task_table(plan: Plan, report: Report) -> list[str]:
+    """The tasks with their weights, and with their errors if the merge measured them."""
+    readout, mapping = report.readout_errors, report.mapping_errors
+    columns = ["task", "checkpoint", "weight", *(["readout error", "mapping error"] if readout else [])]
+    rows = [columns, ["---"] * len(columns)]
+    for task in plan.preflight.tasks:
+        errors = [f"{readout[task.name]:.3g}", f"{mapping[task.name]:.3g}"] if readout else []
+        rows.append([task.name, public_name(task.checkpoint), f"{task.weight:g}", *errors])
+    table = [f"| {' | '.join(row)} |" for row in rows]
+    table[1] = table[1].replace(" ", "")
+    meaning = "The errors are medians over the layers: 0 keeps all of a task, 1 is as far off as the base itself."
+    return [*table, "", meaning] if readout else table
+
+
+def _how_to_load_adapter(plan: Plan) -> list[str]:
     base = plan.preflight.base
     model = "AutoModel" if base.bare or base.architecture == "unknown" else base.architecture
     return [
@@ -73,43 +104,25 @@ def _adapter_lines(plan: Plan) -> list[str]:
     ]
 
 
-def _head_lines(plan: Plan) -> list[str]:
+def _how_to_load_head(plan: Plan) -> list[str]:
     tasks = zip(plan.preflight.tasks, plan.preflight.matches, strict=True)
-    task, _ = next(pair for pair in tasks if pair[1].heads)
+    task = next(task for task, match in tasks if match.heads)
+    model = task.checkpoint.architecture
     if plan.preflight.base.bare or not task.checkpoint.config:
-        return [f"Each task keeps its own head, as tensors in `heads/{task.name}.safetensors` and its like."]
+        return [f"Each task keeps its own head, as tensors in a file such as `heads/{task.name}.safetensors`."]
     return [
         "Each task keeps its own head. To use one:",
         "",
         "```python",
-        f"from transformers import AutoConfig, {task.checkpoint.architecture}",
+        f"from transformers import AutoConfig, {model}",
         "from safetensors.torch import load_file",
         "",
         f'config = AutoConfig.from_pretrained("heads/{task.name}.json")',
-        f'model = {task.checkpoint.architecture}.from_pretrained(".", config=config)  # warns that the head is new',
+        f'model = {model}.from_pretrained(".", config=config)  # warns that the head is new',
         f'model.load_state_dict(load_file("heads/{task.name}.safetensors"), strict=False)',
         "```",
     ]
 
 
-def base_name(plan: Plan) -> str:
-    """The base's public name without a commit; where it has none, what all adapters among the tasks call it."""
-    base = plan.preflight.base
-    ours = public_name(base)
-    named = {task.checkpoint.adapter.base_name for task in plan.preflight.tasks if task.checkpoint.adapter}
-    theirs = named.pop() if len(named) == 1 else ""
-    return theirs if ours == base.path.name and theirs and not Path(theirs).is_absolute() else ours.partition("@")[0]
-
-
-def public_name(checkpoint: Checkpoint) -> str:
-    """The hub's name and commit of a fetched checkpoint, else the name that a config remembers, else the folder's name:
-    a card is published, so no path of this machine."""
-    fetched = hub_name(checkpoint.path)
-    if fetched:
-        return fetched
-    named = checkpoint.config.get("_name_or_path")
-    return named if isinstance(named, str) and named and not Path(named).is_absolute() else checkpoint.path.name
-
-
-def _shown(value: Any) -> str:
+def _in_words(value: Any) -> str:
     return "full" if value is None else f"{value:g}" if isinstance(value, float) else str(value)

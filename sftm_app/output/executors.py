@@ -17,14 +17,14 @@ from sftm_app.weights.writer import WeightsWriter
 
 @dataclass(frozen=True)
 class WrittenTensor:
-    """One tensor of the output that is written.
+    """One tensor of the output, which is written.
 
     Attributes:
         entry: the plan's entry.
         checksum: of its bytes.
         records: its lines of the report.
-        worker: the process that merged it, by any name.
-        peak_bytes: the memory that another process took for it at most.
+        worker: a name for the process that merged it.
+        peak_bytes: the most memory that it took, if another process merged it.
     """
 
     entry: PlanEntry
@@ -34,12 +34,12 @@ class WrittenTensor:
     peak_bytes: int = 0
 
 
-# Merges entries of a plan, each once and in any order, and writes them by the writer.
+# Merges entries of a plan, each once and in any order, and writes them to their places.
 WriteEntries = Callable[[Sequence[PlanEntry], WeightsWriter], Generator[WrittenTensor, None, None]]
 
 
 class Executor(Protocol):
-    """Who merges the tensors of a plan. What it needs is ready before anything is written, and gone after the merge."""
+    """Who merges the tensors of a plan. It is ready before anything is written, and cleans up after the merge."""
 
     @property
     def name(self) -> str:
@@ -50,13 +50,13 @@ class Executor(Protocol):
 
 
 class LocalExecutor:
-    """This process, one tensor after the other in the plan's order."""
+    """Merges in this process, one tensor after the other in the plan's order."""
 
     name = "local"
 
     @contextmanager
     def ready(self, plan: Plan, session: Session) -> Iterator[WriteEntries]:
-        """Nothing is needed."""
+        """Nothing has to be prepared."""
         yield lambda entries, writer: _write_entries(plan, session, entries, writer)
 
 
@@ -66,5 +66,5 @@ def _write_entries(
     for merged in run(dataclasses.replace(plan, entries=tuple(entries)), session):
         entry, records = merged.entry, merged.records
         checksum = writer.write(entry.name, merged.tensor)
-        del merged  # so that its tensor is not held while the next one is made
+        del merged  # so that it is not held while the next one is made
         yield WrittenTensor(entry, checksum, records, LocalExecutor.name)

@@ -1,4 +1,4 @@
-"""How much memory a run takes: the peak over what the process held when it began."""
+"""Measure the memory of a run: its peak above what the process held before."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ import psutil
 import torch
 
 _INTERVAL_S = 0.005
-# Blocks of this size and above come from the system and go back to it. glibc would raise its own limit to 32 MB and
-# keep what is freed in pieces: up to half as much again as the tensors alone.
+# Blocks of at least this size go back to the system when they are freed. By itself, glibc would raise this limit to
+# 32 MB and keep freed memory in pieces, up to half as much again as the tensors need.
 _BLOCK_BYTES = 1 << 20
 _M_MMAP_THRESHOLD = -3
 
 
 class MemoryMeter:
-    """Watches the memory of a `with` block; on CUDA the device's, elsewhere the process's own.
+    """Measures the memory of a `with` block: the device's on CUDA, otherwise that of this process.
 
-    On Linux the kernel keeps the exact peak, from which the pages of files are taken off: of the libraries' code, they
-    come and go as the system likes. Elsewhere, and where the kernel's counter cannot be reset, a thread looks every few
-    milliseconds at all that is resident.
+    Linux counts the exact peak of a process. Pages of files, such as the code of libraries, are subtracted, because the
+    system loads and drops them as it likes. On other systems, and where the kernel's counter cannot be reset, a thread
+    reads the process's size every few milliseconds.
     """
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._highest = 0
+        self._peak = 0
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -38,9 +38,9 @@ class MemoryMeter:
             self._start = torch.cuda.memory_allocated(self._device)
             return self
         _tune_allocator()
-        self._kernel = _reset_high_water_mark()
-        self._start = self._highest = _since_reset() if self._kernel else _resident()
-        if not self._kernel:
+        self._kernel_counts = _reset_peak()
+        self._start = self._peak = _peak_since_reset() if self._kernel_counts else _resident()
+        if not self._kernel_counts:
             self._thread = threading.Thread(target=self._watch, daemon=True)
             self._thread.start()
         return self
@@ -53,20 +53,20 @@ class MemoryMeter:
             self._thread.join()
 
     def look(self) -> int:
-        """The most that was held above the start so far, in bytes.
+        """The peak so far, in bytes above the start.
 
-        To be called now and then: how many pages of files there were at the peak is only known soon after it.
+        Call it often: the number of file pages at the peak is only known soon after it.
         """
         if self._device.type == "cuda":
             return int(torch.cuda.max_memory_allocated(self._device)) - self._start
-        self._highest = max(self._highest, _since_reset() if self._kernel else _resident())
-        if self._kernel:
-            _reset_high_water_mark()
-        return self._highest - self._start
+        self._peak = max(self._peak, _peak_since_reset() if self._kernel_counts else _resident())
+        if self._kernel_counts:
+            _reset_peak()
+        return self._peak - self._start
 
     def _watch(self) -> None:
         while not self._stop.wait(_INTERVAL_S):
-            self._highest = max(self._highest, _resident())
+            self._peak = max(self._peak, _resident())
 
 
 def _resident() -> int:
@@ -74,9 +74,9 @@ def _resident() -> int:
 
 
 def _tune_allocator() -> None:
-    """On glibc: large blocks go back to the system when they are freed, and what was freed before does now.
+    """On glibc, for the rest of the process: give large blocks back to the system when they are freed.
 
-    For the rest of the process; a run would otherwise seem to take nothing of what an earlier one left.
+    Otherwise a run would reuse, and seem not to take, what an earlier one freed.
     """
     if sys.platform != "linux":
         return
@@ -86,17 +86,17 @@ def _tune_allocator() -> None:
         library.malloc_trim(0)
 
 
-def _reset_high_water_mark() -> bool:
-    """Whether Linux starts counting the peak anew; a container may forbid it."""
+def _reset_peak() -> bool:
+    """Reset the kernel's count of the peak, and say whether that worked. A container may forbid it."""
     try:
         Path("/proc/self/clear_refs").write_text("5")
-        return _since_reset() > 0
+        return _peak_since_reset() > 0
     except (OSError, KeyError, ValueError):
         return False
 
 
-def _since_reset() -> int:
-    """The most that was resident since the last reset, without the pages of files."""
+def _peak_since_reset() -> int:
+    """The peak of resident memory since the last reset, without the pages of files."""
     lines = (line.split() for line in Path("/proc/self/status").read_text().splitlines())
     sizes = {words[0]: int(words[1]) * 1024 for words in lines if words[0] in ("VmHWM:", "RssFile:")}
     return sizes["VmHWM:"] - sizes["RssFile:"]

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from sftm_app.planning.plan import Plan, PlanEntry
 
 LAST_STEP = "Writing the report"
-# The first tensors say little about how fast the others go, so the prediction counts as if this share of the merge had
-# been done at the predicted pace. The time left is then never more than the prediction plus 1 / TRUST of the elapsed.
+# The first tensors say little about the pace of the others. So the prediction counts as if this share of the merge had
+# been done at the predicted pace. The time left is then at most the prediction plus the time elapsed / TRUST.
 TRUST = 0.2
 
 
@@ -19,7 +19,7 @@ class Progress:
 
     Attributes:
         done, total: tensors.
-        name: of the last tensor, or LAST_STEP when every tensor is merged and the files are still to be completed.
+        name: of the last tensor, or LAST_STEP when every tensor is merged but the files are not complete yet.
         fraction: how far along the merge is, if it runs as predicted; 0..1.
         elapsed_s, remaining_s: seconds.
     """
@@ -34,7 +34,7 @@ class Progress:
 
 @dataclass
 class Clock:
-    """Counts the finished entries of a plan and their predicted seconds, from the moment it is made."""
+    """Counts the finished entries of a plan and their predicted seconds, from its start on."""
 
     plan: Plan
     started: float = field(default_factory=time.perf_counter)
@@ -47,17 +47,17 @@ class Clock:
 
     @property
     def elapsed_s(self) -> float:
-        """Seconds since it was made."""
+        """Seconds since the start."""
         return time.perf_counter() - self.started
 
     def after(self, entry: PlanEntry) -> Progress:
-        """Count one entry more."""
+        """Count one more entry."""
         self.done, self.work = self.done + 1, self.work + self._work[entry.name]
         fraction = self.work / self._total
         return Progress(self.done, len(self._work), entry.name, fraction, self.elapsed_s, self._left(self.work))
 
     def last(self) -> Progress:
-        """Every tensor is merged."""
+        """Say that every tensor is merged."""
         left = self._left(self._total)
         return Progress(len(self._work), len(self._work), LAST_STEP, 1.0, self.elapsed_s, left)
 

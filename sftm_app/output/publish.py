@@ -1,4 +1,4 @@
-"""Copy a merged model to where it is to stay."""
+"""Copy a merged model to its final place."""
 
 from __future__ import annotations
 

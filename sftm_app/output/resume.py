@@ -1,7 +1,7 @@
 """What a killed run leaves for the next one: which tensors are finished, and what they were made from.
 
-`progress.jsonl` lies in the partial output. Its first line says what the run was made from, each other line that one
-tensor is written. A line counts if the tensor's bytes have the checksum that it names.
+It is the file `progress.jsonl` in the partial output. The first line says what the run was made from; each other line
+says that one tensor is written. A line counts if the tensor's bytes have the checksum that it gives.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _MAX_NAMED = 3
 
 @dataclass(frozen=True)
 class Start:
-    """The first line of a progress file: what the run was made from (see `made_from`), and how many tensors it makes."""
+    """The first line of a progress file: what the output is made from (see `made_from`), and its number of tensors."""
 
     made_from: dict[str, Any]
     total: int
@@ -44,7 +44,7 @@ class Start:
 
 @dataclass(frozen=True)
 class Finished:
-    """Any other line: one tensor that is in the output, and what the run had taken until then."""
+    """Any other line: a tensor that is written, and the time and memory that the run had taken until then."""
 
     __pydantic_config__ = ConfigDict(ser_json_inf_nan="constants")
 
@@ -61,7 +61,7 @@ _FINISHED = TypeAdapter(Finished)
 
 @dataclass(frozen=True)
 class MadeBy:
-    """What the bytes of a result depend on in this process and its machine."""
+    """What the bytes of a result depend on in a process and its machine."""
 
     app: str
     torch: str
@@ -70,7 +70,7 @@ class MadeBy:
     n_threads: int
 
     def facts(self) -> dict[str, Any]:
-        """The same under the words that a sentence uses."""
+        """The same by the words that messages use."""
         return {
             "SFTM Studio": self.app,
             "torch": self.torch,
@@ -82,7 +82,7 @@ class MadeBy:
 
 @dataclass(frozen=True)
 class Unfinished:
-    """What a stopped run left in the folder `partial`: its start, and the finished tensors by name."""
+    """What a killed run left in the folder `partial`: its start, and the finished tensors by name."""
 
     partial: Path
     start: Start
@@ -90,14 +90,14 @@ class Unfinished:
 
 
 def has_progress(output: Path) -> bool:
-    """Whether a run that can be resumed lies where `output` is made. Quick; nothing is verified."""
+    """Whether a killed run of `output` can be resumed. Quick: verifies nothing."""
     with contextlib.suppress(OSError), open(partial_of(output) / PROGRESS_NAME, "rb") as file:
         return bool(file.readline()) and file.readline().endswith(b"\n")
     return False
 
 
 def read_unfinished(output: Path) -> Unfinished | None:
-    """What a stopped run left where `output` is made, or None if there is nothing to resume."""
+    """What a killed run of `output` left, or None if there is nothing to resume."""
     path = partial_of(output) / PROGRESS_NAME
     try:
         first, *lines = path.read_bytes().split(b"\n")
@@ -113,15 +113,17 @@ def read_unfinished(output: Path) -> Unfinished | None:
 
 
 def to_resume(plan: Plan, session: Session, output: Path, resume: bool | None) -> Unfinished | None:
-    """What `save` is to continue.
+    """Find what `save` resumes.
 
     Args:
-        plan, session, output: of the run that begins.
-        resume: True continues what a stopped run left (and starts from the beginning if there is nothing), False throws
-            it away, None leaves the choice to the person.
+        plan, session, output: of the run that starts.
+        resume: True resumes what a killed run left, False discards it, None refuses if there is anything.
+
+    Returns:
+        What was left, or None to start from the beginning.
 
     Raises:
-        OutputError: it was made from something else, another run is writing it, or the choice is the person's.
+        OutputError: it was made from something else, another run is writing it, or `resume` is None.
     """
     left = None if resume is False else read_unfinished(output)
     if left is None:
@@ -144,16 +146,16 @@ def to_resume(plan: Plan, session: Session, output: Path, resume: bool | None) -
 
 
 def made_by(device: torch.device, n_threads: int) -> MadeBy:
-    """What the bytes of a result depend on here."""
+    """What the bytes of a result depend on in this process."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
     processor = torch.backends.cpu.get_cpu_capability()
     return MadeBy(__version__, torch.__version__, name, processor, n_threads)
 
 
 def made_from(plan: Plan, session: Session) -> dict[str, Any]:
-    """Everything that the bytes of the output depend on, as plain JSON values."""
+    """Everything that the bytes of the output depend on, as JSON values."""
     recipe = recipe_to_dict(plan.recipe)
-    # Where the output goes, what it may take and what is measured change nothing, and of the device only its kind.
+    # The path of the output, the memory budget and the measuring change no byte. `made_by` has the device.
     recipe["output"].pop("path")
     for name in ("device", "memory", "measure"):
         recipe.pop(name)
@@ -172,7 +174,7 @@ def made_from(plan: Plan, session: Session) -> dict[str, Any]:
 
 
 def _flat(value: Any, name: str = "") -> dict[str, Any]:
-    """Nested tables, and lists of tables, as one table; a key is the path to its value."""
+    """Flatten nested tables, and lists of tables. A key is the path to its value."""
     pairs: Iterable[tuple[Any, Any]]
     rows: dict[str, Any] = {}
     if isinstance(value, Mapping):
@@ -193,7 +195,7 @@ def _change(key: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
 
 
 class ProgressFile:
-    """Notes on disk which tensors are finished. Open it with `progress_file`."""
+    """Records on disk which tensors are finished. Open it with `progress_file`."""
 
     def __init__(self, file: IO[bytes], writer: WeightsWriter) -> None:
         self._file = file
@@ -201,7 +203,7 @@ class ProgressFile:
         self._synced = time.monotonic()
 
     def add(self, finished: Finished) -> None:
-        """Note that a tensor is written. Raises OSError."""
+        """Record that a tensor is written. Raises OSError."""
         self._file.write(_line(_FINISHED, finished))
         if time.monotonic() - self._synced > SYNC_S:
             self._writer.sync()

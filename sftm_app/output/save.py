@@ -47,8 +47,8 @@ def save(
     executor = executor or LocalExecutor()
     if plan.writes_adapter and executor.name != LocalExecutor.name:
         raise RecipeError(
-            f"An adapter is small and made in one process; the executor {executor.name!r} makes models. Choose the "
-            f"executor {LocalExecutor.name}, or the output kind model."
+            f"The executor {executor.name!r} makes models only; an adapter is small and made in one process. Choose "
+            f"the executor {LocalExecutor.name}, or the output kind model."
         )
     check_budget(plan, session.n_threads)
     check_output(plan, output)
@@ -70,37 +70,37 @@ def _save_model(
     write_entries: WriteEntries,
 ) -> Generator[Progress, None, Report]:
     started = time.perf_counter()
+    workers: set[str] = set()
     with output_folder(output, resume=left is not None) as partial, hashing(plan, session) as hashed:
         with weights_writer(partial, plan.outputs, plan.max_shard_bytes, resume=left is not None) as writer:
             write_heads(plan, partial)
             write_side_files(plan, partial)
-            before = left.finished if left else {}
-            done = {name: one for name, one in before.items() if writer.accept(name, one.checksum)}
-            kept = [entry for entry in plan.entries if entry.name in done]
-            peak_bytes = max((one.peak_bytes for one in done.values()), default=0)
-            started -= max((one.elapsed_s for one in done.values()), default=0.0)
-            clock = Clock(plan, started)
-            workers: set[str] = set()
-            with progress_file(partial, plan, session, writer, done.values()) as progress:
-                yield from [clock.after(entry) for entry in kept][-1:]
-                rest = [entry for entry in plan.entries if entry.name not in done]
-                with closing(write_entries(rest, writer)) as writing:
-                    for written in writing:
-                        entry = written.entry
-                        workers.add(written.worker)
-                        peak_bytes = max(peak_bytes, written.peak_bytes, meter.look())
-                        step = clock.after(entry)
-                        done[entry.name] = Finished(
-                            entry.name, written.checksum, written.records, step.elapsed_s, peak_bytes
-                        )
-                        progress.add(done[entry.name])
-                        yield step
+            finished = {
+                name: one for name, one in (left.finished if left else {}).items() if writer.accept(name, one.checksum)
+            }
+            n_resumed = len(finished)
+            peak_bytes = max((one.peak_bytes for one in finished.values()), default=0)
+            clock = Clock(plan, started - max((one.elapsed_s for one in finished.values()), default=0.0))
+            yield from [clock.after(entry) for entry in plan.entries if entry.name in finished][-1:]
+            rest = [entry for entry in plan.entries if entry.name not in finished]
+            with (
+                progress_file(partial, plan, session, writer, finished.values()) as progress,
+                closing(write_entries(rest, writer)) as writing,
+            ):
+                for written in writing:
+                    name = written.entry.name
+                    workers.add(written.worker)
+                    peak_bytes = max(peak_bytes, written.peak_bytes, meter.look())
+                    step = clock.after(written.entry)
+                    finished[name] = Finished(name, written.checksum, written.records, step.elapsed_s, peak_bytes)
+                    progress.add(finished[name])
+                    yield step
             # What follows may take seconds: bytes go to the disk, and hashes of the inputs may be missing.
             yield clock.last()
-        made = [record for entry in plan.entries for record in done[entry.name].records]
-        report = make_report(plan, session, made, clock.elapsed_s, max(peak_bytes, meter.look()), hashed)
+        records = [record for entry in plan.entries for record in finished[entry.name].records]
+        report = make_report(plan, session, records, clock.elapsed_s, max(peak_bytes, meter.look()), hashed)
         machine = dataclasses.replace(
-            report.machine, executor=executor, workers=len(workers), resumed_after_tensors=len(kept)
+            report.machine, executor=executor, workers=len(workers), resumed_after_tensors=n_resumed
         )
         if executor != LocalExecutor.name:  # the prediction is for one process on this machine
             machine = dataclasses.replace(machine, seconds_predicted=None, tensor_seconds_predicted={})

@@ -1,9 +1,10 @@
-"""What stands beside the merged weights: heads, config, tokenizer, recipe, report, model card."""
+"""The files next to the merged weights: heads, config, tokenizer, recipe, report, model card."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -43,7 +44,7 @@ SIDE_FILES = (
     "*.tiktoken",
     "chat_template.*",
     "additional_chat_templates/*.jinja",
-    # What a sentence-transformers model needs behind the transformer: pooling, dense layers, normalisation.
+    # Modules of sentence-transformers after the transformer: pooling, dense layers, normalisation.
     "modules.json",
     "config_sentence_transformers.json",
     "sentence_*_config.json",
@@ -53,40 +54,43 @@ SIDE_FILES = (
 
 
 def write_heads(plan: Plan, folder: Path) -> None:
-    """Each task's own head with the task's config (its labels), so that the saved model can be tried on it again."""
+    """Write each task's own head with the task's config, which has its labels.
+
+    Raises:
+        NumericalError: a head holds NaN or Inf.
+        CheckpointError: a head cannot be read.
+    """
+    heads = folder / HEADS_FOLDER
     for task, match in zip(plan.preflight.tasks, plan.preflight.matches, strict=True):
         if not match.heads:
             continue
-        (folder / HEADS_FOLDER).mkdir(exist_ok=True)
-        with open_reader(task.checkpoint) as read:
+        checkpoint = task.checkpoint
+        heads.mkdir(exist_ok=True)
+        with open_reader(checkpoint) as read:
             for name in match.heads:
-                if task.checkpoint.tensors[name].is_float:
+                if checkpoint.tensors[name].is_float:
                     read.finite(name)
-            heads = {name: read(name) for name in match.heads}
-        write_tensors(folder / HEADS_FOLDER / f"{task.name}.safetensors", heads, {"task": task.name})
-        adapter = task.checkpoint.adapter
-        named = {"peft_type": "LORA", "task_type": adapter.task_type} if adapter else task.checkpoint.config
-        text = json.dumps(named, indent=2, ensure_ascii=False)
-        write_text(folder / HEADS_FOLDER / f"{task.name}.json", text, sync=True)
-    if (folder / HEADS_FOLDER).is_dir():
-        sync_folder(folder / HEADS_FOLDER)
+            tensors = {name: read(name) for name in match.heads}
+        write_tensors(heads / f"{task.name}.safetensors", tensors, {"task": task.name})
+        adapter = checkpoint.adapter
+        config = {"peft_type": "LORA", "task_type": adapter.task_type} if adapter else checkpoint.config
+        write_text(heads / f"{task.name}.json", json.dumps(config, indent=2, ensure_ascii=False), sync=True)
+    if heads.is_dir():
+        sync_folder(heads)
 
 
 def write_side_files(plan: Plan, folder: Path) -> None:
-    """The base's config, with the type that was written, and what its tokenizer and processors need."""
+    """Write the base's config with the dtype of the output, and copy the files of its tokenizer and processors.
+
+    Raises:
+        CheckpointError: a file of the base cannot be read, or is a link that leads out of it.
+    """
     base = plan.preflight.base
-    config = dict(base.config)
-    if plan.recipe.output.dtype:
-        config.pop("torch_dtype", None)
-        config["dtype"] = plan.recipe.output.dtype
-    if any(entry.output.dtype in (torch.float8_e4m3fn, torch.float8_e5m2) for entry in plan.entries):
-        # Only a way of storing: no model computes in it, and transformers refuses to load one that is said to.
-        config.pop("torch_dtype", None)
-        config["dtype"] = "bfloat16"
     if not base.bare:
-        write_text(folder / CONFIG_NAME, json.dumps(config, indent=2, ensure_ascii=False) + "\n", sync=True)
+        config = json.dumps(_config(plan), indent=2, ensure_ascii=False)
+        write_text(folder / CONFIG_NAME, config + "\n", sync=True)
     if base.path.is_file():
-        return  # files beside a single weight file may belong to any of its neighbours
+        return  # files next to a single weight file may belong to other models
     for pattern in SIDE_FILES:
         for file in sorted(base.path.glob(pattern)):
             target = folder / file.relative_to(base.path)
@@ -97,8 +101,19 @@ def write_side_files(plan: Plan, folder: Path) -> None:
                 sync_folder(target.parent)
 
 
+def _config(plan: Plan) -> dict[str, Any]:
+    """The base's config with the dtype of the output."""
+    config, dtype = dict(plan.preflight.base.config), plan.recipe.output.dtype
+    if any(entry.output.dtype in (torch.float8_e4m3fn, torch.float8_e5m2) for entry in plan.entries):
+        dtype = "bfloat16"  # no model computes in float8, and transformers refuses a config that asks for it
+    if dtype:
+        config.pop("torch_dtype", None)  # an older name of the same
+        config["dtype"] = dtype
+    return config
+
+
 def write_documents(plan: Plan, report: Report, folder: Path) -> None:
-    """The recipe that repeats the merge, the report of what was done, and the model card."""
+    """Write the recipe, the report and the model card."""
     write_text(folder / RECIPE_NAME, recipe_to_yaml(plan.recipe), sync=True)
     write_text(folder / REPORT_NAME, report.to_json(), sync=True)
     write_text(folder / "README.md", model_card(plan, report), sync=True)

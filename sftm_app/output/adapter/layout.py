@@ -1,113 +1,119 @@
-"""How a LoRA adapter carries the change of each tensor: as two factors, whole, as a bias, or not at all."""
+"""Where a LoRA adapter holds the delta of each tensor."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from enum import Enum, auto
 
 from sftm_app.architecture.adapter_names import names_in_memory, parse_names
+from sftm_app.linalg.low_rank import Delta, LowRank
 from sftm_app.planning.plan import Plan, PlanEntry
 from sftm_app.preflight.preflight import Preflight
-from sftm_app.weights.adapter_config import PEFT_PREFIX
 
-# What PEFT can put factors beside.
+# The modules that PEFT gives LoRA pairs to.
 _TARGETS = ("Linear", "NonDynamicallyQuantizableLinear", "Conv1D", "Conv1d", "Conv2d", "Conv3d")
 _CLASSIFIER = re.compile(r"For\w*(Classification|QuestionAnswering|MultipleChoice)$")
 _TABLE_NAME = re.compile(r"embed|(^|\.)(wte|wpe|shared)\.weight$")
 
 
-@dataclass(frozen=True)
-class Carrier:
-    """Where the change of one tensor goes in an adapter.
+class Form(Enum):
+    """How an adapter holds a delta."""
 
-    way: "pair" (factors beside a layer), "table" (factors beside an embedding table, if its change is low-rank),
-    "whole" (the module is saved whole), "bias", or "none". paths: the parameter's name in the model, then those tied to
-    it. module: what is or, for a table whose change is not low-rank, may be saved whole. why: for "none".
+    PAIR = auto()  # as the LoRA pair of a layer
+    TABLE_PAIR = auto()  # as the LoRA pair of an embedding table
+    MODULE = auto()  # in a module that is saved whole, with the base's values
+    BIAS = auto()  # in a bias, with the base's values
+    NONE = auto()  # not at all
+
+
+@dataclass(frozen=True)
+class Slot:
+    """The place of one tensor in an adapter.
+
+    Attributes:
+        form: how its delta is held; see `form_of`.
+        paths: the parameter's path in the model, then the paths of parameters that are tied to it.
+        module: the path of the module to save whole. A table may have one for deltas that are not low-rank.
     """
 
-    way: str
+    form: Form
     paths: tuple[str, ...] = ()
     module: str = ""
-    why: str = ""
 
     @property
-    def path(self) -> str:
-        """The path of the module that holds the parameter."""
-        return self.paths[0].rpartition(".")[0]
+    def layers(self) -> tuple[str, ...]:
+        """The paths of the modules that own the parameter."""
+        return tuple(path.rpartition(".")[0] for path in self.paths)
+
+    def form_of(self, delta: Delta | None) -> Form:
+        """How this delta is held. A stack of experts (None) is not; a table has a pair for low-rank deltas only."""
+        if delta is None:
+            return Form.NONE
+        if self.form is Form.TABLE_PAIR and not isinstance(delta, LowRank):
+            return Form.MODULE if self.module else Form.NONE
+        return self.form
 
 
-def lay_out(plan: Plan) -> dict[str, Carrier]:
-    """A carrier for every tensor of the plan, by its name in the base's files."""
+def adapter_slots(plan: Plan) -> dict[str, Slot]:
+    """A slot for every tensor of the plan, by its name in the base's files."""
     found = plan.preflight
-    memory = names_in_memory(found.architecture)
-    shift = _prefix_shift(found, memory)
-    carriers = {}
+    in_memory = names_in_memory(found.architecture)
+    rename = _renaming(found, in_memory)
+    slots = {}
     for entry in plan.entries:
-        known = memory.get(entry.name, (entry.name,) if found.base.bare else ())
-        carriers[entry.name] = _carrier(plan, entry, tuple(map(shift, known)))
-    return carriers
+        paths = in_memory.get(entry.name, (entry.name,) if found.base.bare else ())
+        slots[entry.name] = _slot(plan, entry, tuple(map(rename, paths)))
+    return slots
 
 
 def is_table(path: str) -> bool:
-    """Whether a name that is tied to an embedding table is one itself; else it is an output layer's weight."""
+    """Whether a parameter that shares the weight of an embedding table is one itself, and not an output layer's."""
     return _TABLE_NAME.search(path) is not None
 
 
-def _carrier(plan: Plan, entry: PlanEntry, paths: tuple[str, ...]) -> Carrier:
+def _slot(plan: Plan, entry: PlanEntry, paths: tuple[str, ...]) -> Slot:
     found = plan.preflight
     owner = found.architecture.owners.get(entry.name)
     if not paths or owner is None:
-        return Carrier("none", why="is no parameter of its own in the model")
+        return Slot(Form.NONE)
     module, _, name = paths[0].rpartition(".")
     if not owner.in_backbone and _CLASSIFIER.search(found.base.architecture):
-        # PEFT saves the heads of classifiers whole, whatever the factors are beside.
-        return Carrier("whole", paths, paths[0].partition(".")[0])
+        # PEFT saves the heads of classifiers whole, whatever the other layers have.
+        return Slot(Form.MODULE, paths, paths[0].partition(".")[0])
     if owner.kind == "norm":
-        return Carrier("whole", paths, module)
+        return Slot(Form.MODULE if module else Form.NONE, paths, module)
     if name == "bias":
-        return Carrier("bias", paths)
+        return Slot(Form.BIAS, paths)
     if name != "weight":
-        return Carrier("none", paths, why="is a bare parameter, no layer's weight")
+        return Slot(Form.NONE, paths)
     if owner.kind == "embedding":
-        kept_whole = len(paths) == 1 and any(
+        saved_whole = len(paths) == 1 and any(
             isinstance(source, str) and task.checkpoint.adapter
             for source, task in zip(entry.sources, found.tasks, strict=True)
         )
-        return Carrier("table", paths, module if kept_whole else "")
-    if entry.pairs or (entry.parts and entry.parts[0].expert is None and (found.base.bare or owner.module in _TARGETS)):
-        return Carrier("pair", paths)
-    return Carrier("none", paths, why=f"belongs to a {owner.module}, which PEFT puts no factors beside")
+        return Slot(Form.TABLE_PAIR, paths, module if saved_whole else "")
+    is_linear_map = bool(entry.parts) and not entry.in_experts
+    if entry.pairs or (is_linear_map and (found.base.bare or owner.module in _TARGETS)):
+        return Slot(Form.PAIR, paths)
+    return Slot(Form.NONE, paths)
 
 
-@dataclass(frozen=True)
-class _Shift:
-    """Adapters may be trained on a model with a head where the base is the backbone alone, or the other way round."""
+def _renaming(found: Preflight, in_memory: Mapping[str, tuple[str, ...]]) -> Callable[[str], str]:
+    """Turns the base's paths into those that the adapters among the tasks use.
 
-    add: str = ""
-    remove: str = ""
-
-    def __call__(self, name: str) -> str:
-        return self.add + name.removeprefix(self.remove)
-
-
-def _prefix_shift(found: Preflight, memory: Mapping[str, tuple[str, ...]]) -> _Shift:
-    """What turns the base's names in memory into those that the adapters among the tasks use."""
+    Adapters may be trained on a model with a head where the base is the backbone alone, or the other way round.
+    """
     prefix = found.architecture.backbone_prefix
     for task, match in zip(found.tasks, found.matches, strict=True):
-        modules = {
-            pair["A"]: module for module, pair in parse_names(task.checkpoint.tensors).factors.items() if "A" in pair
-        }
+        pairs = parse_names(task.checkpoint.tensors).factors
+        modules = {pair["A"]: module for module, pair in pairs.items() if "A" in pair}
         for name, pair in match.pairs.items():
             theirs = f"{modules[pair.a]}.weight"
-            for ours in memory.get(name, ()):
+            for ours in in_memory.get(name, ()):
                 if theirs == prefix + ours:
-                    return _Shift(add=prefix)
+                    return lambda path: prefix + path
                 if prefix + theirs == ours:
-                    return _Shift(remove=prefix)
-    return _Shift()
-
-
-def peft_name(path: str) -> str:
-    """The name in an adapter's file."""
-    return PEFT_PREFIX + path
+                    return lambda path: path.removeprefix(prefix)
+    return lambda path: path

@@ -1,9 +1,10 @@
-"""Run a plan into one LoRA adapter that PEFT loads over the base."""
+"""Merge into one LoRA adapter that PEFT loads over the base."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Generator, Iterator
+import math
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,17 +13,18 @@ from torch import Tensor
 
 from sftm_app.engine.records import TensorRecord
 from sftm_app.errors import InputError, NumericalError
-from sftm_app.linalg.factors import Factors, cumulative_energy
-from sftm_app.linalg.low_rank import LowRank, dense
-from sftm_app.output.adapter.changes import TensorDelta, n_features, tensor_deltas
-from sftm_app.output.adapter.files import adapter_dtype, write_adapter_config
-from sftm_app.output.adapter.layout import Carrier, is_table, lay_out, peft_name
+from sftm_app.linalg.factors import Factors, cumulative_energy, n_kept, rank_for_energy
+from sftm_app.linalg.low_rank import dense
+from sftm_app.output.adapter.deltas import TensorDelta, tensor_deltas
+from sftm_app.output.adapter.layout import Form, Slot, adapter_slots, is_table
+from sftm_app.output.adapter.peft_config import adapter_dtype, write_adapter_config
 from sftm_app.output.meter import MemoryMeter
 from sftm_app.output.progress import Clock, Progress
 from sftm_app.output.report import Report, hashing, make_report
 from sftm_app.output.side_files import write_documents, write_heads
 from sftm_app.planning.plan import COMPUTE_DTYPE, Plan, PlanEntry
 from sftm_app.session import Session
+from sftm_app.weights.adapter_config import PEFT_PREFIX
 from sftm_app.weights.file_names import ADAPTER_WEIGHTS_NAME
 from sftm_app.weights.partial import output_folder
 from sftm_app.weights.reader import open_reader
@@ -31,180 +33,197 @@ from sftm_app.weights.writer import write_tensors
 _MAX_NAMED = 5
 
 
-@dataclass
-class _Gathered:
-    """What the run has made so far.
+@dataclass(frozen=True)
+class _Kept:
+    """What the adapter keeps of one tensor's delta: its energy (squared norm), and the share of it that is kept."""
 
-    ranks: path of a module -> the rank of its pair. modules: those saved whole. kept, total: squares of what the pairs
-    hold and of what they stand for. worst: the share kept of the layer that lost most. left_out: name -> square.
+    name: str
+    form: Form
+    energy: float
+    share: float
+
+
+@dataclass
+class _Adapter:
+    """An adapter while it is made.
+
+    Attributes:
+        tensors: what is written, by its name in the file.
+        ranks: path of a module -> rank of its pair.
+        modules: paths of the modules that are saved whole, in order.
+        deltas: by the base's name, those of tensors that are saved with the base's values.
+        kept: a line for every tensor that changes.
+        records: the lines of the report.
     """
 
     tensors: dict[str, Tensor] = field(default_factory=dict)
     ranks: dict[str, int] = field(default_factory=dict)
     modules: dict[str, None] = field(default_factory=dict)
-    biases: dict[str, Tensor] = field(default_factory=dict)
-    changes: dict[str, Tensor] = field(default_factory=dict)
+    deltas: dict[str, Tensor] = field(default_factory=dict)
+    kept: list[_Kept] = field(default_factory=list)
     records: list[TensorRecord] = field(default_factory=list)
-    kept: float = 0.0
-    total: float = 0.0
-    worst: tuple[float, str] = (1.0, "")
-    left_out: dict[str, float] = field(default_factory=dict)
-    tied: list[str] = field(default_factory=list)
-    elsewhere: float = 0.0
 
 
 def save_adapter(plan: Plan, session: Session, output: Path, meter: MemoryMeter) -> Generator[Progress, None, Report]:
-    """Merge into the adapter folder `output`, yielding after each tensor and before the last step; see save().
+    """Merge into the adapter folder `output`, yielding after each tensor and before the last step.
 
-    Changes of linear layers become factors B = U sqrt(S), A = sqrt(S) V^T of scaling 1, cut to the recipe's rank and
-    energy; low-rank changes of embedding tables too. Norms, and heads of classifiers, are saved whole, biases as they
-    are. What an adapter cannot carry is named in the report's warnings with its share of the whole change.
+    Deltas of linear layers, and low-rank deltas of embedding tables, become factors B = U sqrt(S), A = sqrt(S) V^T at
+    scaling 1, cut to the recipe's rank and energy. Norms and the heads of classifiers are saved whole, biases as they
+    are. The report's warnings name what an adapter cannot hold, with its share of the whole delta.
 
-    Raises
-        InputError: no layer's weight changes, so there is nothing to put into an adapter.
-        OutputError, ResourceError: see output_folder; and what run_deltas() raises.
+    Args:
+        plan, session, output: as for `output.save.save`.
+        meter: watches the memory.
+
+    Raises:
+        InputError: no linear layer changes, so there is nothing to put into an adapter.
+        OutputError, ResourceError: see `output_folder`; and what `run_deltas` raises.
     """
-    clock = Clock(plan)
-    carriers = lay_out(plan)
-    made = _Gathered()
+    clock, slots, adapter = Clock(plan), adapter_slots(plan), _Adapter()
     with output_folder(output) as partial, hashing(plan, session) as hashed:
         write_heads(plan, partial)
-        for found in tensor_deltas(plan, session):
-            _take(plan, found, carriers[found.entry.name], made)
-            entry = found.entry
-            del found
+        for delta in tensor_deltas(plan, session):
+            entry = delta.entry
+            _add(plan, adapter, delta, slots[entry.name])
+            del delta  # so that it is not held while the next one is made
             meter.look()
             yield clock.after(entry)
-        if not made.ranks:
+        if not adapter.ranks:
             raise InputError(
                 "No weight of a linear layer changes, so there is nothing to put into an adapter. Save a full model."
             )
         yield clock.last()
-        _add_whole(plan, carriers, made)
-        write_tensors(partial / ADAPTER_WEIGHTS_NAME, made.tensors, {})
-        write_adapter_config(plan, partial, made.ranks, tuple(made.modules), bool(made.biases))
-        report = make_report(plan, session, made.records, clock.elapsed_s, meter.look(), hashed)
-        n_bytes = sum(tensor.nbytes for tensor in made.tensors.values())
-        said = (*report.warnings, *_losses(made))
-        report = dataclasses.replace(report, warnings=said, output_bytes=n_bytes)
+        has_biases = _add_values(plan, adapter, slots)
+        write_tensors(partial / ADAPTER_WEIGHTS_NAME, adapter.tensors, {})
+        write_adapter_config(plan, partial, adapter.ranks, tuple(adapter.modules), has_biases)
+        report = make_report(plan, session, adapter.records, clock.elapsed_s, meter.look(), hashed)
+        n_bytes = sum(tensor.nbytes for tensor in adapter.tensors.values())
+        warnings = (*report.warnings, *_losses(adapter, slots))
+        report = dataclasses.replace(report, warnings=warnings, output_bytes=n_bytes)
         write_documents(plan, report, partial)
     return report
 
 
-def _take(plan: Plan, found: TensorDelta, carrier: Carrier, made: _Gathered) -> None:
-    """Put one tensor's change where its carrier says."""
-    records = list(found.records)
-    as_pair = carrier.way == "pair" or (carrier.way == "table" and isinstance(found.delta, LowRank))
-    if found.square == 0.0:
-        pass
-    elif as_pair and found.delta is not None:
-        whole = found.features
-        kept = n_features(whole, plan.recipe.output.rank, plan.recipe.output.energy)
-        share = float(cumulative_energy(whole.S)[kept])
-        made.kept += share * found.square
-        made.total += found.square
-        made.worst = min(made.worst, (share, found.entry.name))
-        made.tensors |= _pair(plan, found.entry, carrier, whole.cut(kept))
-        made.tied += [found.entry.name] if len(carrier.paths) > 1 else []
-        made.ranks |= dict.fromkeys((path.rpartition(".")[0] for path in carrier.paths), kept)
-        figures = dataclasses.replace(records[-1].figures, adapter_rank=kept, energy_kept=share)
-        records[-1] = dataclasses.replace(records[-1], figures=figures)
-    elif (carrier.module or carrier.way == "bias") and found.delta is not None:
-        made.elsewhere += found.square
-        made.changes[found.entry.name] = dense(found.delta)
-        made.modules |= {carrier.module: None} if carrier.module else {}
+def _add(plan: Plan, adapter: _Adapter, delta: TensorDelta, slot: Slot) -> None:
+    """Put one tensor's delta where its slot says."""
+    adapter.records += delta.records
+    if delta.energy == 0.0:
+        return
+    name, form, share = delta.entry.name, slot.form_of(delta.delta), 1.0
+    last = adapter.records[-1]
+    figures = last.figures
+    if form in (Form.PAIR, Form.TABLE_PAIR):
+        features = delta.features
+        rank = _adapter_rank(plan, features)
+        share = float(cumulative_energy(features.S)[rank])
+        adapter.tensors |= _pair(plan, delta.entry, slot, features.leading(rank))
+        adapter.ranks |= dict.fromkeys(slot.layers, rank)
+        figures = dataclasses.replace(figures, adapter_rank=rank, energy_kept=share)
+    elif form is Form.NONE or delta.delta is None:
+        share = 0.0
+        figures = dataclasses.replace(figures, left_out=True)
     else:
-        made.left_out[found.entry.name] = found.square
-        figures = dataclasses.replace(records[-1].figures, left_out=True)
-        records[-1] = dataclasses.replace(records[-1], figures=figures)
-    made.records.extend(records)
+        adapter.deltas[name] = dense(delta.delta)
+        adapter.modules |= {slot.module: None} if form is Form.MODULE else {}
+    adapter.kept.append(_Kept(name, form, delta.energy, share))
+    adapter.records[-1] = dataclasses.replace(last, figures=figures)
 
 
-def _pair(plan: Plan, entry: PlanEntry, carrier: Carrier, found: Factors) -> dict[str, Tensor]:
-    """The factors under PEFT's names, once more for each name that is tied to the weight."""
-    root = found.S.sqrt()
-    dtype = adapter_dtype(plan)
-    B = _fit(entry, (found.U * root).to(dtype))
-    A = _fit(entry, (root[:, None] * found.Vh).to(dtype))
+def _adapter_rank(plan: Plan, features: Factors) -> int:
+    """How many features to keep: at most the recipe's rank, and no more than hold its share of the energy."""
+    rank, energy = plan.recipe.output.rank, plan.recipe.output.energy
+    kept = min(n_kept(rank, *features.shape), features.rank)
+    # Features whose energy is rounding error are not needed, even for all of the energy.
+    return kept if energy is None else min(kept, rank_for_energy(features.S, energy * (1 - 1e-12)))
+
+
+def _pair(plan: Plan, entry: PlanEntry, slot: Slot, features: Factors) -> dict[str, Tensor]:
+    """A and B under PEFT's names, once for each parameter that is tied to the weight."""
+    root, dtype = features.S.sqrt(), adapter_dtype(plan)
+    B = _fit(entry, (features.U * root).to(dtype))
+    A = _fit(entry, (root[:, None] * features.Vh).to(dtype))
+    kernel = entry.output.shape[2:]
     tensors: dict[str, Tensor] = {}
-    for path in carrier.paths:
-        module = peft_name(path.rpartition(".")[0])
-        if carrier.way == "table" and is_table(path):
-            tensors |= {f"{module}.lora_embedding_A": A.clone(), f"{module}.lora_embedding_B": B.clone()}
-        elif carrier.way == "table":
-            # The output layer multiplies with the table, which a pair there sees transposed.
-            tensors |= {f"{module}.lora_A.weight": B.T.contiguous(), f"{module}.lora_B.weight": A.T.contiguous()}
-        else:
-            kernel = entry.output.shape[2:]
-            shapes = (
-                (found.rank, *entry.output.shape[1:]) if kernel else A.shape,
-                (*B.shape, *[1] * len(kernel)),
-            )
-            tensors |= {
-                f"{module}.lora_A.weight": A.reshape(shapes[0]),
-                f"{module}.lora_B.weight": B.reshape(shapes[1]),
-            }
+    for path, layer in zip(slot.paths, slot.layers, strict=True):
+        name = PEFT_PREFIX + layer
+        if slot.form is Form.TABLE_PAIR and is_table(path):
+            tensors |= {f"{name}.lora_embedding_A": A.clone(), f"{name}.lora_embedding_B": B.clone()}
+            continue
+        first, second = A, B
+        if slot.form is Form.TABLE_PAIR:
+            # An output layer that shares the table's weight uses it transposed.
+            first, second = B.T.contiguous(), A.T.contiguous()
+        elif kernel:
+            first = A.reshape(features.rank, *entry.output.shape[1:])
+            second = B.reshape(*B.shape, *[1] * len(kernel))
+        tensors |= {f"{name}.lora_A.weight": first, f"{name}.lora_B.weight": second}
     return tensors
 
 
 def _fit(entry: PlanEntry, tensor: Tensor) -> Tensor:
     if not bool(torch.isfinite(tensor).all()):
         raise NumericalError(
-            f"{entry.name!r}: factors of the adapter do not fit {str(tensor.dtype).removeprefix('torch.')}. "
+            f"{entry.name!r}: values of the adapter do not fit {str(tensor.dtype).removeprefix('torch.')}. "
             "Choose float32 or bfloat16 as output dtype, or a lower scaling."
         )
     return tensor.contiguous()
 
 
-def _add_whole(plan: Plan, carriers: dict[str, Carrier], made: _Gathered) -> None:
-    """Biases that changed, and all of every module that is saved whole: the base's values with the changes added."""
-    with open_reader(plan.preflight.base) as base:
+def _add_values(plan: Plan, adapter: _Adapter, slots: Mapping[str, Slot]) -> bool:
+    """Add the biases that change, and every tensor of a module that is saved whole: the base's values plus the delta.
+
+    Returns:
+        Whether there are such biases.
+    """
+    has_biases = False
+    with open_reader(plan.preflight.base) as read:
         for entry in plan.entries:
-            carrier = carriers[entry.name]
-            if carrier.module and carrier.module in made.modules:
-                name = peft_name(carrier.paths[0])
-            elif carrier.way == "bias" and entry.name in made.changes:
-                wrapped = carrier.path in made.ranks
-                name = peft_name(f"{carrier.path}.base_layer.bias" if wrapped else carrier.paths[0])
-                made.biases[name] = made.changes[entry.name]
+            slot, delta = slots[entry.name], adapter.deltas.get(entry.name)
+            if slot.module in adapter.modules:
+                path = slot.paths[0]
+            elif slot.form is Form.BIAS and delta is not None:
+                (layer, *_), has_biases = slot.layers, True
+                path = f"{layer}.base_layer.bias" if layer in adapter.ranks else slot.paths[0]
             else:
                 continue
-            if entry.name in made.changes:
-                value = base.finite(entry.name, COMPUTE_DTYPE)
-                change = made.changes[entry.name]
-                value += _as_stored(entry, change).to(value)
-                made.tensors[name] = _fit(entry, value.to(entry.output.dtype))
+            if delta is None:
+                values = read(entry.name).to(entry.output.dtype)
             else:
-                made.tensors[name] = base(entry.name).to(entry.output.dtype)
+                values = read.finite(entry.name, COMPUTE_DTYPE)
+                values += _as_stored(entry, delta).to(values)
+                values = _fit(entry, values.to(entry.output.dtype))
+            adapter.tensors[PEFT_PREFIX + path] = values
+    return has_biases
 
 
-def _as_stored(entry: PlanEntry, change: Tensor) -> Tensor:
+def _as_stored(entry: PlanEntry, delta: Tensor) -> Tensor:
     """A linear map (m, n) in the tensor's own shape."""
     transposed = bool(entry.parts) and entry.parts[0].transposed
-    return (change.T if transposed else change).reshape(entry.output.shape)
+    return (delta.T if transposed else delta).reshape(entry.output.shape)
 
 
-def _losses(made: _Gathered) -> Iterator[str]:
-    """What the adapter keeps of the merged change, and what it cannot carry, in sentences."""
-    share = made.kept / made.total
-    highest = max(made.ranks.values())
-    if made.tied:
+def _losses(adapter: _Adapter, slots: Mapping[str, Slot]) -> Iterator[str]:
+    """What the adapter keeps of the merged delta, and what it cannot hold, in sentences."""
+    pairs = [one for one in adapter.kept if one.form in (Form.PAIR, Form.TABLE_PAIR)]
+    tied = [one.name for one in pairs if len(slots[one.name].paths) > 1]
+    if tied:
         yield (
-            f"{', '.join(made.tied)} is tied to other weights, so its change stands in the adapter once for each. "
-            "Use the adapter as it is: PEFT's merge_and_unload would add the change twice. A full model has it once."
+            f"{', '.join(tied)} is tied to other weights, so the adapter holds its change once for each of them. Use "
+            "the adapter as it is: PEFT's merge_and_unload would add the change twice. A full model holds it once."
         )
+    share = math.fsum(one.share * one.energy for one in pairs) / math.fsum(one.energy for one in pairs)
     if share < 1 - 1e-9:
-        worst, name = made.worst
+        worst = min(pairs, key=lambda one: one.share)
         yield (
-            f"Rank {highest} keeps {share:.1%} of the change of the layers (squared); the worst layer, {name}, keeps "
-            f"{worst:.1%}. Choose a higher rank or energy for more."
+            f"Rank {max(adapter.ranks.values())} keeps {share:.1%} of the change of the layers (squared norm). The "
+            f"worst layer, {worst.name}, keeps {worst.share:.1%}. Choose a higher rank or energy to keep more."
         )
-    if made.left_out:
-        whole = made.total + made.elsewhere + sum(made.left_out.values())
-        most = sorted(made.left_out, key=lambda name: -made.left_out[name])
-        named = ", ".join(f"{name} ({made.left_out[name] / whole:.1%})" for name in most[:_MAX_NAMED])
-        more = f" and {len(most) - _MAX_NAMED} more" if len(most) > _MAX_NAMED else ""
+    lost = sorted((one for one in adapter.kept if one.form is Form.NONE), key=lambda one: -one.energy)
+    if lost:
+        total = math.fsum(one.energy for one in adapter.kept)
+        named = ", ".join(f"{one.name} ({one.energy / total:.1%})" for one in lost[:_MAX_NAMED])
+        more = f" and {len(lost) - _MAX_NAMED} more" if len(lost) > _MAX_NAMED else ""
         yield (
-            f"An adapter cannot carry the changes of {named}{more}: {sum(made.left_out.values()) / whole:.1%} of the "
-            "whole change (squared) is not in it. Save a full model to have them."
+            f"An adapter cannot carry the changes of {named}{more}: {math.fsum(one.energy for one in lost) / total:.1%}"
+            " of the whole change (squared norm) is missing from it. Save a full model to keep them."
         )

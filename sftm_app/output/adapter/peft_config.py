@@ -1,4 +1,4 @@
-"""What stands beside the factors of an adapter: the config that PEFT reads."""
+"""The adapter_config.json that PEFT reads next to the factors."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from sftm_app.caching import write_text
 from sftm_app.output.card import base_name
 from sftm_app.planning.plan import Plan
 from sftm_app.planning.recipe import DTYPES
-from sftm_app.weights.checkpoint import Checkpoint
 from sftm_app.weights.file_names import ADAPTER_CONFIG_NAME
 from sftm_app.weights.hub_names import hub_name
 
+# PEFT's word for a kind of model, by the end of its class name.
 _TASK_TYPES = {
     "ForCausalLM": "CAUSAL_LM",
     "LMHeadModel": "CAUSAL_LM",
@@ -29,22 +29,29 @@ _TASK_TYPES = {
 
 
 def adapter_dtype(plan: Plan) -> torch.dtype:
-    """The type of the factors: as asked for, else the adapters' own where they agree, else float32."""
+    """The dtype of the factors: the recipe's, otherwise that of all tasks if they are adapters, otherwise float32."""
     if plan.recipe.output.dtype:
         return DTYPES[plan.recipe.output.dtype]
-    own = {
+    tasks = plan.preflight.tasks
+    dtypes = {
         task.checkpoint.tensors[pair.a].dtype
-        for task, match in zip(plan.preflight.tasks, plan.preflight.matches, strict=True)
+        for task, match in zip(tasks, plan.preflight.matches, strict=True)
         for pair in match.pairs.values()
     }
-    alone = all(task.checkpoint.adapter for task in plan.preflight.tasks)
-    return own.pop() if alone and len(own) == 1 else torch.float32
+    return dtypes.pop() if len(dtypes) == 1 and all(task.checkpoint.adapter for task in tasks) else torch.float32
 
 
 def write_adapter_config(
-    plan: Plan, folder: Path, ranks: Mapping[str, int], modules: Sequence[str], biases: bool
+    plan: Plan, folder: Path, ranks: Mapping[str, int], modules: Sequence[str], has_biases: bool
 ) -> None:
-    """Write adapter_config.json. ranks: path of a module -> rank; every scaling, alpha / r, is exactly 1."""
+    """Write adapter_config.json. Every scaling, alpha / r, is exactly 1.
+
+    Args:
+        plan, folder: of the run.
+        ranks: path of a module -> rank of its pair.
+        modules: paths of the modules that are saved whole.
+        has_biases: whether the adapter holds biases.
+    """
     common = Counter(ranks.values()).most_common(1)[0][0]
     pattern = {f"^{re.escape(path)}": rank for path, rank in ranks.items() if rank != common}
     base = plan.preflight.base
@@ -65,7 +72,7 @@ def write_adapter_config(
         "use_rslora": False,
         "lora_dropout": 0.0,
         "fan_in_fan_out": transposed,
-        "bias": "all" if biases else "none",
+        "bias": "all" if has_biases else "none",
         "target_modules": sorted(ranks),
         "modules_to_save": list(modules) or None,
         "init_lora_weights": True,
@@ -74,14 +81,11 @@ def write_adapter_config(
 
 
 def _task_type(plan: Plan) -> str | None:
-    """What PEFT calls the kind of model: the adapters' own word where they agree, else from the base's class."""
-    named = {task.checkpoint.adapter.task_type for task in plan.preflight.tasks if task.checkpoint.adapter}
-    if len(named) == 1:
-        return named.pop() or None
-    return _type_of(plan.preflight.base)
-
-
-def _type_of(base: Checkpoint) -> str | None:
+    """PEFT's word for the kind of model: the tasks' own if they agree, otherwise by the base's class."""
+    words = {task.checkpoint.adapter.task_type for task in plan.preflight.tasks if task.checkpoint.adapter}
+    if len(words) == 1:
+        return words.pop() or None
+    base = plan.preflight.base
     if base.config.get("is_encoder_decoder") and base.architecture.endswith("ForConditionalGeneration"):
         return "SEQ_2_SEQ_LM"
-    return next((kind for ending, kind in _TASK_TYPES.items() if base.architecture.endswith(ending)), None)
+    return next((word for ending, word in _TASK_TYPES.items() if base.architecture.endswith(ending)), None)
