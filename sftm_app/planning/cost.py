@@ -42,6 +42,11 @@ class _Machine:
     speed: MachineSpeed
     n_threads: int
 
+    @property
+    def products(self) -> float:
+        """Operations a second of products, by all threads."""
+        return self.speed.products * self.n_threads
+
 
 def estimate(plan: Plan, model: MemoryModel, session: Session) -> Cost:
     """What a plan takes. Reads no weights.
@@ -96,17 +101,18 @@ def _computed(plan: Plan, entry: PlanEntry, session: Session, machine: _Machine)
     seconds = read / READING
     sizes = layer_sizes(entry)
     if entry.rule == "method":
-        seconds += sum(plan.method.operations(size, plan.recipe.params) for size in sizes) / machine.speed.products
+        seconds += sum(plan.method.operations(size, plan.recipe.params) for size in sizes) / machine.products
     rank = plan.method.features(plan.recipe.params) if plan.method.features else None
     if (entry.rule == "method" and plan.method.features) or entry.measured:
-        seconds += sum(_factorising_s(size, rank, machine) for size in sizes) * _share_to_factorise(
-            plan, entry, session
-        )
+        share = _share_to_factorise(plan, entry, session)
+        seconds += share * sum(_factorising_s(size, rank, machine) for size in sizes)
+        # Factors are read from the cache or written to it.
+        seconds += sum(size.factor_bytes for size in sizes) / READING if session.cache else 0.0
     if entry.measured:
-        seconds += sum(_measuring_operations(size, rank) for size in sizes) / machine.speed.products
+        seconds += sum(_measuring_operations(size, rank) for size in sizes) / machine.products
     if plan.writes_adapter and not all(sizes[0].thin):
         # Every delta is factorised once more, in float64 and by an SVD.
-        seconds += sum(2 * SMALL_SVD * size.m * size.n * size.k for size in sizes) / machine.speed.products
+        seconds += sum(2 * SMALL_SVD * size.m * size.n * size.k for size in sizes) / machine.products
     if not entry.in_pieces:
         seconds += STEPS_S * sum(len(size.features) for size in sizes)
     return seconds, read
@@ -151,7 +157,7 @@ def _factorising_s(size: LayerSize, rank: Rank, machine: _Machine) -> float:
             products += 2.0 * size.m * size.n * size.k + 2.0 * size.m * size.n * count
             eigen += size.k**3
     at_once = min(machine.n_threads, len(size.features)) or 1
-    return products / machine.speed.products + eigen / machine.speed.eigen / at_once
+    return products / machine.products + eigen / machine.speed.eigen / at_once
 
 
 def _measuring_operations(size: LayerSize, rank: Rank) -> float:
