@@ -91,8 +91,8 @@ def trim(D: Tensor, smallest: float) -> Tensor:
 
 
 def workspace(size: LayerSize, params: TiesParams) -> int:
-    """Bytes: one task matrix as it is read, two copies of it, and three sums."""
-    return size.tensor_bytes + size.stored_bytes + 5 * size.matrix_bytes
+    """Bytes: one task matrix as it is read, a copy of it, and three sums."""
+    return size.tensor_bytes + size.stored_bytes + 4 * size.matrix_bytes
 
 
 def operations(size: LayerSize, params: TiesParams) -> float:
