@@ -54,7 +54,7 @@ def test_what_does_not_fit_is_said_before_the_download(hub: FakeHub, sftm: Run, 
     ("arguments", "said"),
     [
         ([], "Name a model"),
-        (["--preset", "nothing"], "There are clip-vit-b32-8"),
+        (["--preset", "nothing"], "Choose one of clip-vit-b32-8"),
         (["org/a", "--recipe", "x.yaml"], "Add --base MODEL"),
         (["not a model"], "is neither a folder on this machine nor the name of a model"),
         (["org/a", "org/none"], "org/none: there is no such model"),

@@ -1,1 +1,1 @@
-"""Everything that contacts the Hugging Face hub, and only when asked."""
+"""Everything that contacts the Hugging Face hub, which happens only on request."""

@@ -1,4 +1,4 @@
-"""Downloads from the hub into huggingface_hub's own cache, after a look; in the background for the app's pages."""
+"""Downloads models from the hub into huggingface_hub's cache, in the background for the app's pages."""
 
 from __future__ import annotations
 
@@ -7,43 +7,49 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from sftm_app.architecture.known_architectures import ArchitectureCache
 from sftm_app.errors import Cancelled, CompatibilityError, HubError, InputError, JobError, SFTMError
 from sftm_app.hub.hub_look import HubSelection, Look, Source, look
-from sftm_app.hub.hub_process import HubProcess, make_request
+from sftm_app.hub.hub_messages import Request
+from sftm_app.hub.hub_process import HubProcess
 from sftm_app.hub.presets import get_preset
 from sftm_app.planning.recipe import Recipe, default_name, make_recipe
-from sftm_app.weights.hub_names import HubRef, read_source
+from sftm_app.weights.hub_names import HubRef, hub_cache, read_source
 
 Report = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
 class Fetched:
-    """Everything is on this machine: the folders in the order of `Chosen.sources`."""
+    """A selection that is on this machine, and the folder of each model, in order."""
 
     look: Look
     folders: dict[Source, Path]
 
     def recipe(self) -> Recipe:
-        """The recipe of the set, with the default method.
+        """The recipe that merges the selection with the default method.
 
-        Raises
+        Raises:
             HubError: no base was chosen.
         """
         chosen = self.look.chosen
         if chosen.base is None:
-            raise HubError("No base is named, so there is no recipe. Name the base that the tasks were tuned from.")
+            raise HubError("There is no recipe without a base. Name the base that the tasks were fine-tuned from.")
         tasks = [{"path": self.folders[source], "name": name} for name, source in chosen.tasks]
         return make_recipe(self.folders[chosen.base], tasks)
 
 
 def choose(base: str, tasks: Sequence[str], preset: str | None, local: Callable[[str], Path | None]) -> HubSelection:
-    """What a person's texts name; `local` as for read_source. A base of "" is none.
+    """Read what a person typed.
 
-    A preset comes first; `base`, when given, takes its base's place, and `tasks` are added to its tasks.
+    Args:
+        base: a folder or a model on the hub, or ""; replaces the preset's base.
+        tasks: the same for tasks; added to the preset's.
+        preset: the name of a preset, if any.
+        local: see read_source.
 
-    Raises
-        CompatibilityError: texts that name nothing; says every one.
+    Raises:
+        CompatibilityError: texts that name nothing; names every one of them.
     """
     problems: list[str] = []
     notes: list[str] = []
@@ -71,32 +77,33 @@ def choose(base: str, tasks: Sequence[str], preset: str | None, local: Callable[
 
 
 def fetch(found: Look, hub: HubProcess, report: Report = lambda done, total: None) -> Fetched:
-    """Download what a look found, exactly the commits that it saw, into huggingface_hub's own cache.
+    """Download what a look found, at exactly its commits. Files in the cache are not downloaded again.
 
-    `report` is called with the bytes written so far and in all. What is in the cache already is not loaded again.
+    Args:
+        found: the look.
+        hub: a process that was not used yet.
+        report: called with the bytes written so far and in total.
 
-    Raises
+    Raises:
         CompatibilityError: the look found problems.
         HubError, ResourceError, Cancelled, JobError: see HubProcess.
     """
     found.require()
-    sources, wanted, total = list(found.found), list(found.found.values()), found.missing_bytes
-    folders: dict[Source, Path] = {source: source for source in found.chosen.sources if isinstance(source, Path)}
-    folders.update(found.kept)
-    commits, files = [one.commit for one in wanted], [one.files for one in wanted]
-    request = make_request("fetch", [one.ref for one in wanted], commits=commits, files=files)
+    wanted = [(model.source, model.download) for model in found.models if model.download]
+    folders, total = dict(found.folders), found.missing_bytes
+    request = Request(hub_cache(), downloads=tuple(download for _, download in wanted))
     for answer in hub.answers(request) if wanted else ():
-        if answer["event"] == "progress":
-            report(min(answer["done"], total), total)
-        elif answer["event"] == "fetched":
-            folders[sources[answer["index"]]] = Path(answer["folder"])
+        if answer.event == "progress":
+            report(min(answer.done_bytes, total), total)
+        elif answer.folder:
+            folders[wanted[answer.index][0]] = answer.folder
     report(total, total)
     return Fetched(found, {source: folders[source] for source in found.chosen.sources})
 
 
 @dataclass(frozen=True)
 class FetchStatus:
-    """Where things stand. state: "idle", "looking", "looked", "fetching", "fetched", "failed" or "cancelled"."""
+    """The state: "idle", "looking", "looked", "fetching", "fetched", "failed" or "cancelled"; and its figures."""
 
     state: str = "idle"
     message: str = ""
@@ -111,9 +118,10 @@ class FetchStatus:
 
 
 class Fetching:
-    """A look or a download in the background, one at a time; any page may watch it or stop it."""
+    """A look or a download in the background, one at a time. Any page may watch it or stop it."""
 
-    def __init__(self) -> None:
+    def __init__(self, architectures: ArchitectureCache | None = None) -> None:
+        self._architectures = architectures
         self._status = FetchStatus()
         self._hub = HubProcess()
         self._lock = threading.Lock()
@@ -123,35 +131,29 @@ class Fetching:
         return self._status
 
     def look(self, chosen: HubSelection) -> None:
-        """Begin to look at what was chosen.
-
-        Raises
-            JobError: something is under way already.
-        """
-        self._begin(FetchStatus("looking"), lambda hub: FetchStatus("looked", look=look(chosen, hub)))
+        """Start to look at a selection. Raises JobError if something is running."""
+        self._start(
+            FetchStatus("looking"), lambda hub: FetchStatus("looked", look=look(chosen, hub, self._architectures))
+        )
 
     def fetch(self) -> None:
-        """Begin to download what the last look found.
-
-        Raises
-            JobError: something is under way already, or nothing was looked at.
-        """
+        """Start to download what the last look found. Raises JobError if something is running, or there was no look."""
         seen = self._status.look
         if seen is None:
-            raise JobError("Look at the models first: that shows what they are and how large the download is.")
+            raise JobError("Look at the models first, to see what they are and how large the download is.")
 
         def download(hub: HubProcess) -> FetchStatus:
             return FetchStatus("fetched", look=seen, fetched=fetch(seen, hub, self._report))
 
-        self._begin(FetchStatus("fetching", total_bytes=seen.missing_bytes, look=seen), download)
+        self._start(FetchStatus("fetching", total_bytes=seen.missing_bytes, look=seen), download)
 
     def cancel(self) -> None:
-        """Stop what is under way within two seconds."""
+        """Stop what is running within two seconds."""
         if self._status.active:
             self._hub.cancel()
 
     def take(self) -> Fetched | None:
-        """What was fetched, once: whoever gets it loads it."""
+        """What was fetched, for the first caller only, who loads it."""
         with self._lock:
             fetched = self._status.fetched
             if fetched is not None:
@@ -163,10 +165,10 @@ class Fetching:
             if self._status.state == "fetching":
                 self._status = replace(self._status, done_bytes=done, total_bytes=total)
 
-    def _begin(self, status: FetchStatus, job: Callable[[HubProcess], FetchStatus]) -> None:
+    def _start(self, status: FetchStatus, job: Callable[[HubProcess], FetchStatus]) -> None:
         with self._lock:
             if self._status.active:
-                raise JobError("Models are being read from the hub already. Wait for it, or cancel it first.")
+                raise JobError("The hub is being read already. Wait for it, or cancel it first.")
             self._status, self._hub = status, HubProcess()
         threading.Thread(target=self._run, args=(job, self._hub), name="hub", daemon=True).start()
 

@@ -1,7 +1,7 @@
-"""Reads and downloads model repositories of the Hugging Face hub. Runs in a process of its own: see hub_worker.
+"""Reads and downloads model repositories of the Hugging Face hub. Runs in its own process: see hub_worker.
 
-What is sent: the names of the repositories and files asked for, and huggingface_hub's own user agent (its version and
-Python's). A token goes along only when the person has logged in (`hf auth login`) or set HF_TOKEN. No telemetry.
+It sends the names of the repositories and files that are needed, and huggingface_hub's user agent (its version and
+Python's). A token is sent only if the person has logged in (`hf auth login`) or set HF_TOKEN. There is no telemetry.
 """
 
 from __future__ import annotations
@@ -14,18 +14,19 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import HfApi, constants, hf_hub_url, snapshot_download
+from huggingface_hub.errors import LocalEntryNotFoundError
 from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
 
 from sftm_app.errors import HubError, SFTMError
 from sftm_app.hub.hub_errors import explained
-from sftm_app.hub.hub_files import CONFIGS, Found, needed_files, pickles, weight_files
+from sftm_app.hub.hub_files import CONFIGS, Download, needed_files, pickles, weight_files
 from sftm_app.weights.file_names import INDEX_NAME
 from sftm_app.weights.hub_names import HubRef
 
 MAX_JSON_BYTES = 64 * 1024 * 1024
-# The strict reader's own limit; a header beyond it is refused there, with a sentence.
+# The limit of weights.header, which refuses a longer header with a sentence.
 MAX_HEADER_BYTES = 16 * 1024 * 1024
-# Enough for that reader to tell other formats by their first bytes.
+# Enough for weights.header to recognise other formats by their first bytes.
 START_BYTES = 64
 CONVERTER = "https://huggingface.co/spaces/safetensors/convert"
 _CONVERSION_BOT, _CONVERSION_TITLE = "SFconvertbot", "Adding `safetensors` variant of this model"
@@ -34,7 +35,7 @@ Report = Callable[[int], None]
 
 @dataclass(frozen=True)
 class Listing:
-    """A repository at one commit. sizes: bytes of every file; blobs: its name in the cache; note: what to know."""
+    """The files of a repository at one commit: their sizes in bytes, and the names of their blobs in the cache."""
 
     ref: HubRef
     commit: str
@@ -43,23 +44,22 @@ class Listing:
     note: str = ""
 
 
-def look_up(ref: HubRef, folder: Path, cache: Path) -> Found:
-    """Read a repository's configs and safetensors headers, and no weights, into a new skeleton `folder`.
+def look_up(ref: HubRef, folder: Path, cache: Path) -> Download:
+    """Read a repository's configs and safetensors headers, but no weights, into a new skeleton `folder`.
 
-    A skeleton has the names and sizes of the real folder: JSON files are whole, weight files are their header and a
-    hole, which takes no room on the disk. It opens like any checkpoint; only its tensors must not be read.
+    A skeleton has the names and sizes of the real folder. JSON files are complete; a weight file is its header and a
+    hole, which takes no disk space. It opens like any checkpoint, but its tensors must not be read.
 
-    Raises
-        HubError: it cannot be reached, does not exist, may not be seen, or holds no safetensors; with the next step.
+    Raises:
+        HubError: the repository cannot be reached, does not exist, is not accessible, or holds no safetensors.
     """
     try:
         listing = _listing(ref)
         shards = _write_configs(listing, folder)
-        weights = weight_files(listing.sizes, shards)
-        if not weights and pickles(listing.sizes):
+        if not weight_files(listing.sizes, shards) and pickles(listing.sizes):
             listing = _converted(listing)
             shards = _write_configs(listing, folder)
-            weights = weight_files(listing.sizes, shards)
+        weights = weight_files(listing.sizes, shards)
         if not weights:
             raise HubError(f"{ref}: holds no weights in safetensors format. Pick another repository or revision.")
         for name in weights:
@@ -71,12 +71,12 @@ def look_up(ref: HubRef, folder: Path, cache: Path) -> Found:
     files = {name: listing.sizes[name] for name in needed_files(listing.sizes, shards)}
     home = repo_folder(cache, ref)
     snapshot = home / "snapshots" / listing.commit
-    missing = {
-        name: size
+    missing = [
+        size
         for name, size in files.items()
         if not (snapshot / name).exists() and not (home / "blobs" / listing.blobs[name]).exists()
-    }
-    return Found(listing.ref, listing.commit, files, sum(missing.values()), listing.note)
+    ]
+    return Download(listing.ref, listing.commit, files, sum(missing), listing.note)
 
 
 def repo_folder(cache: Path, ref: HubRef) -> Path:
@@ -85,54 +85,58 @@ def repo_folder(cache: Path, ref: HubRef) -> Path:
 
 
 def cached_snapshot(ref: HubRef, cache: Path) -> Path | None:
-    """The snapshot that an earlier download of this revision left in the cache, for when the hub is out of reach."""
-    home, revision = repo_folder(cache, ref), ref.revision or constants.DEFAULT_REVISION
+    """The snapshot that an earlier download of this revision left in the cache, if any."""
     try:
-        commit = (home / "refs" / revision).read_text("utf-8").strip()
-    except (OSError, UnicodeDecodeError):
-        commit = revision
-    folder = home / "snapshots" / commit
+        folder = Path(snapshot_download(ref.repo_id, revision=ref.revision, cache_dir=cache, local_files_only=True))
+    except LocalEntryNotFoundError:
+        return None
     return folder if any((folder / name).exists() for name in CONFIGS) else None
 
 
-def download(found: Found, cache: Path, report: Report) -> Path:
-    """Download what was found into huggingface_hub's cache and return the snapshot folder. Finished files are kept.
+def download(wanted: Download, cache: Path, report: Report) -> Path:
+    """Download a repository's files into huggingface_hub's cache. Complete files are kept if it fails.
 
-    `report` is called with the bytes that came since the last call, from several threads.
+    Args:
+        wanted: what to download.
+        cache: huggingface_hub's cache.
+        report: called from several threads, with the bytes written since its last call.
 
-    Raises
-        HubError: the connection broke for good, or the repository may not be read.
+    Returns:
+        The snapshot folder.
+
+    Raises:
+        HubError: the connection failed, or the repository is not accessible.
         ResourceError: the disk is full.
     """
     try:
         folder = Path(
             snapshot_download(
-                found.ref.repo_id,
-                revision=found.commit,
+                wanted.ref.repo_id,
+                revision=wanted.commit,
                 cache_dir=cache,
-                allow_patterns=[glob.escape(name) for name in found.files],
+                allow_patterns=[glob.escape(name) for name in wanted.files],
                 tqdm_class=_bar_class(report),
                 max_workers=4,
             )
         )
-        # huggingface_hub hands out an incomplete folder when the hub fails halfway and one is there.
-        for name, size in found.files.items():
+        # huggingface_hub returns an incomplete folder if the hub fails halfway and an older one exists.
+        for name, size in wanted.files.items():
             if not (folder / name).is_file() or (folder / name).stat().st_size != size:
-                raise HubError(f"{found.ref}: {name} did not arrive whole. Download it again; the rest is kept.")
-        _remember_revision(found, cache)
+                raise HubError(f"{wanted.ref}: {name} arrived incomplete. Download it again; the rest is kept.")
+        _remember_revision(wanted, cache)
     except SFTMError:
         raise
     except Exception as error:
-        raise explained(found.ref, error) from error
+        raise explained(wanted.ref, error) from error
     return folder
 
 
-def _remember_revision(found: Found, cache: Path) -> None:
-    """The cache's own note of which commit a branch stands for, so that the name works offline too."""
-    note = repo_folder(cache, found.ref) / "refs" / (found.ref.revision or constants.DEFAULT_REVISION)
-    if found.ref.revision != found.commit:
+def _remember_revision(wanted: Download, cache: Path) -> None:
+    """Record in the cache which commit a branch is at, so that the branch can be used offline."""
+    note = repo_folder(cache, wanted.ref) / "refs" / (wanted.ref.revision or constants.DEFAULT_REVISION)
+    if wanted.ref.revision != wanted.commit:
         note.parent.mkdir(parents=True, exist_ok=True)
-        note.write_text(found.commit, "utf-8")
+        note.write_text(wanted.commit, "utf-8")
 
 
 def _listing(ref: HubRef) -> Listing:
@@ -145,9 +149,9 @@ def _listing(ref: HubRef) -> Listing:
 
 
 def _converted(listing: Listing) -> Listing:
-    """The hub's own safetensors conversion of a repository with pickles only: an open pull request of its robot.
+    """The hub's own conversion of pickles to safetensors, which is an open pull request of its bot.
 
-    It counts only when it was made from the very commit asked for; transformers does the same.
+    As in transformers, it is used only if it was made from the requested commit.
     """
     ref, api = listing.ref, HfApi()
     if ref.revision is None:
@@ -160,19 +164,19 @@ def _converted(listing: Listing) -> Listing:
             commits = api.list_repo_commits(ref.repo_id, revision=offer.git_reference)
             if len(commits) > 1 and commits[1].commit_id == listing.commit:
                 note = (
-                    f"{ref}: holds a pickle only; the hub's own conversion of it to safetensors is taken "
+                    f"{ref}: holds only a pickle, so the hub's own conversion to safetensors is used "
                     f"({offer.git_reference}, by {_CONVERSION_BOT})."
                 )
                 return replace(_listing(HubRef(ref.repo_id, str(offer.git_reference))), note=note)
     raise HubError(
-        f"{ref}: its weights are a pickle ({pickles(listing.sizes)[0]}), which can run code when loaded. Ask for "
+        f"{ref}: its weights are a pickle ({pickles(listing.sizes)[0]}), which can run code when loaded. Request "
         f"safetensors at {CONVERTER} and then fetch {ref.repo_id}@refs/pr/N with the number of its pull request, or "
         "load the model with transformers and save it with `model.save_pretrained(folder)`."
     )
 
 
 def _write_configs(listing: Listing, folder: Path) -> list[str]:
-    """Write the JSON files that say what the weights are; returns the shards that an index names."""
+    """Write the JSON files that describe the weights. Returns the shards that an index names."""
     folder.mkdir(parents=True, exist_ok=True)
     index: Any = None
     for name in CONFIGS:
@@ -204,7 +208,7 @@ def _write_hollow(listing: Listing, name: str, path: Path) -> None:
 
 
 def _read(listing: Listing, name: str, start: int, stop: int) -> bytes:
-    """Bytes start:stop of a file at the listing's commit. Stops reading there even when the server ignores ranges."""
+    """Read bytes start:stop of a file, and no further even if the server ignores ranges."""
     if stop <= start:
         return b""
     headers = {**build_hf_headers(), "Range": f"bytes={start}-{stop - 1}", "Accept-Encoding": "identity"}
@@ -224,12 +228,12 @@ def _read(listing: Listing, name: str, start: int, stop: int) -> bytes:
 
 
 def _bar_class(report: Report) -> type:
-    """What huggingface_hub takes for a progress bar: shows nothing, passes the written bytes on."""
+    """A class that huggingface_hub uses as its progress bar. It shows nothing and reports the written bytes."""
 
     class Bar:
         def __init__(self, iterable: Any = None, *args: Any, **kwargs: Any) -> None:
             self.iterable, self.total, self.n = iterable, kwargs.get("total"), kwargs.get("initial") or 0
-            # There are bars for files, for bytes received and for bytes written; only the last one counts.
+            # There are bars for files, for bytes received and for bytes written; only the last kind counts.
             self.counts = kwargs.get("unit") == "B" and not str(kwargs.get("desc")).startswith("Downloading")
             self.format_dict: dict[str, Any] = {"rate": None}
 
@@ -248,7 +252,7 @@ def _bar_class(report: Report) -> type:
             pass
 
         def __getattr__(self, name: str) -> Any:
-            # The many ways a bar can be drawn: refresh, set_description, set_postfix_str, close, ...
+            # All methods that draw: refresh, set_description, set_postfix_str, close, ...
             if name.startswith("__") or name in ("get_lock", "set_lock"):
                 raise AttributeError(name)
             return lambda *args, **kwargs: None

@@ -1,4 +1,4 @@
-"""What goes wrong with the hub, in sentences with the next step."""
+"""Errors of the hub as sentences with the next step."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from sftm_app.weights.hub_names import HubRef, endpoint
 
 
 def is_unreachable(error: BaseException) -> bool:
-    """Whether an error, or what caused it, is the network's and not an answer of the hub."""
+    """Whether an error, or one of its causes, comes from the network and is not an answer of the hub."""
     causes = list(_chain(error))
     answered = any(isinstance(one, HfHubHTTPError) for one in causes)
     return not answered and any(isinstance(one, HTTPError) for one in causes)
@@ -34,12 +34,12 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def explained(ref: HubRef, error: Exception) -> SFTMError:
-    """The error as a sentence with the next step."""
+    """The error as one with a sentence and the next step."""
     for one in _chain(error):
         if isinstance(one, SFTMError):
             return one
         if isinstance(one, OSError) and one.errno in (errno.ENOSPC, errno.EDQUOT):
-            return ResourceError(f"{ref}: the disk is full. Free some room, then try again; finished files are kept.")
+            return ResourceError(f"{ref}: the disk is full. Free some space, then try again; complete files are kept.")
         if isinstance(one, HfHubHTTPError):
             return HubError(f"{ref}: {_answer(ref, one)}")
     if is_unreachable(error) or isinstance(error, LocalEntryNotFoundError):
@@ -47,17 +47,17 @@ def explained(ref: HubRef, error: Exception) -> SFTMError:
             f"{ref}: {endpoint()} cannot be reached. Check the connection or the proxy (HTTPS_PROXY), then try again. "
             "Everything else works offline."
         )
-    said = str(error).strip().splitlines()
+    lines = str(error).strip().splitlines()
     return HubError(
-        f"{ref}: the hub could not be read ({type(error).__name__}{f': {said[0][:200]}' if said else ''}). "
-        "Try again; finished files are kept."
+        f"{ref}: the hub could not be read ({type(error).__name__}{f': {lines[0][:200]}' if lines else ''}). "
+        "Try again; complete files are kept."
     )
 
 
 def _answer(ref: HubRef, error: HfHubHTTPError) -> str:
     status, login = error.response.status_code, "log in with `hf auth login` or set HF_TOKEN"
     if isinstance(error, GatedRepoError):
-        return f"is gated. Accept its conditions at {endpoint()}/{ref.repo_id}, then {login}, and start the app again."
+        return f"is gated. Accept its conditions at {endpoint()}/{ref.repo_id}, then {login}, and restart the app."
     if isinstance(error, RevisionNotFoundError):
         return "the repository has no such revision. Check the branch, tag or commit after @."
     if isinstance(error, RepositoryNotFoundError) or status == 404:
@@ -67,7 +67,7 @@ def _answer(ref: HubRef, error: HfHubHTTPError) -> str:
     if status == 429:
         wait = error.response.headers.get("Retry-After", "")
         when = f"in {wait} seconds" if wait.isdigit() else "in some minutes"
-        return f"the hub takes no more requests from here for now (429). Try again {when}; logged in, one may ask more."
+        return f"the hub accepts no more requests for now (429). Try again {when}. If you log in, the limit is higher."
     if status >= 500:
-        return f"the hub answers with an error of its own ({status}). Try again in some minutes."
+        return f"the hub has an internal error ({status}). Try again in some minutes."
     return f"the hub refused the request ({status}). Try again, or another revision."

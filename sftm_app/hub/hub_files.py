@@ -1,4 +1,4 @@
-"""Which files of a hub repository make a checkpoint. Never code, never pickles, never other formats' weights."""
+"""Which files of a hub repository make a checkpoint. Never code, pickles or weights in other formats."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from sftm_app.weights.hub_names import HubRef
 
 CONFIGS = (CONFIG_NAME, ADAPTER_CONFIG_NAME, INDEX_NAME)
 _PICKLE = re.compile(r"[^/]*\.(bin|pt|pth|ckpt|pkl|h5|msgpack)")
-# Beside config and weights: tokenizers, processors, chat templates, licences, and sentence-transformers' pooling.
-_ALONGSIDE = re.compile(
+# Tokenizers, processors, chat templates, licences, and sentence-transformers' pooling.
+_OTHERS = re.compile(
     r"(generation_config|tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab|preprocessor_config"
     r"|processor_config|image_processor_config|video_preprocessor_config|feature_extractor_config|chat_template"
     r"|modules|sentence_bert_config|config_sentence_transformers)\.json"
@@ -34,8 +34,16 @@ _ALONGSIDE = re.compile(
 
 
 @dataclass(frozen=True)
-class Found:
-    """What a download would bring. files: bytes by name; missing_bytes: those that the cache does not hold yet."""
+class Download:
+    """What to download of a repository.
+
+    Attributes:
+        ref: the repository, and the revision asked for.
+        commit: the commit of that revision.
+        files: name -> size in bytes.
+        missing_bytes: the size of the files that the cache does not hold yet.
+        note: a sentence worth knowing, or "".
+    """
 
     ref: HubRef
     commit: str
@@ -45,9 +53,9 @@ class Found:
 
 
 def weight_files(names: Iterable[str], shards: Iterable[str] = ()) -> list[str]:
-    """The safetensors files among a repository's `names`: an adapter's, else the single file, else the index's shards.
+    """The weights among a repository's files: an adapter's, or the single file, or the shards that the index names.
 
-    A repository that holds both a single file and shards holds the same weights twice; the single file is taken.
+    A repository with both a single file and shards holds the same weights twice; the single file is used.
     """
     there = set(names)
     if ADAPTER_CONFIG_NAME in there:
@@ -58,20 +66,20 @@ def weight_files(names: Iterable[str], shards: Iterable[str] = ()) -> list[str]:
 
 
 def needed_files(names: Iterable[str], shards: Iterable[str] = ()) -> list[str]:
-    """Everything to download, in the order of the names: the weights, their configs, and what stands beside them."""
+    """Everything to download, sorted: the weights, their configs, and the model's other files."""
     there = sorted(set(names))
     weights = weight_files(there, shards)
     configs = [name for name in CONFIGS if name in there and not (name == INDEX_NAME and weights == [WEIGHTS_NAME])]
-    return sorted({*weights, *configs, *(name for name in there if _ALONGSIDE.fullmatch(name))})
+    return sorted({*weights, *configs, *(name for name in there if _OTHERS.fullmatch(name))})
 
 
 def pickles(names: Iterable[str]) -> list[str]:
-    """Weights in formats that can run code when loaded, or that are not read here."""
+    """Weights in formats that can run code when loaded, or that cannot be read here."""
     return sorted(name for name in names if _PICKLE.fullmatch(name))
 
 
 def unfinished_files(cache: Path, process_id: int | None = None) -> list[Path]:
-    """What a process (by default this one) is still writing into the cache; nobody could go on with these files."""
+    """Files that a process (by default this one) is writing to the cache. They are useless without it."""
     with contextlib.suppress(psutil.Error, OSError):
         paths = [Path(file.path) for file in psutil.Process(process_id).open_files()]
         return [path for path in paths if path.suffix == ".incomplete" and cache in path.parents]

@@ -1,50 +1,44 @@
-"""The process that talks to the hub, seen from the app: started for one request, stopped within two seconds.
+"""Starts the process that contacts the hub, for one request, and stops it within two seconds.
 
-This process stays offline (HF_HUB_OFFLINE=1 from the start); that one goes online, since a person asked for it.
+This process stays offline (HF_HUB_OFFLINE=1 from the start); that one goes online, because a person asked for it.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator
 
 import psutil
 
 from sftm_app.errors import Cancelled, HubError, JobError, ResourceError
 from sftm_app.hub.hub_files import unfinished_files
+from sftm_app.hub.hub_messages import ANSWER, REQUEST, Answer, Request
 from sftm_app.jobs.workers import search_path
-from sftm_app.weights.hub_names import HubRef, hub_cache
+from sftm_app.weights.hub_names import hub_cache
 
-# Cancel promises two seconds in all: the process gets most of them to leave by itself.
+# Cancelling takes at most two seconds in total. The process gets most of them to exit by itself.
 POLITE_S = 1.2
 
 
-def make_request(action: str, refs: Sequence[HubRef], **more: Any) -> dict[str, Any]:
-    """What `HubProcess.answers` takes; see sftm_app.hub.hub_worker."""
-    return {"action": action, "refs": [[ref.repo_id, ref.revision] for ref in refs], "cache": str(hub_cache()), **more}
-
-
 class HubProcess:
-    """One request at a time to the process that talks to the hub. `cancel` may come from any thread."""
+    """Runs one request. `cancel` may be called from any thread."""
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[str] | None = None
         self._cancelled = False
         self._lock, self._ending = threading.Lock(), threading.Lock()
 
-    def answers(self, request: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        """Start the process, hand it the request, pass its answers on until it is done.
+    def answers(self, request: Request) -> Iterator[Answer]:
+        """Start the process, send the request, and yield its answers until it is done.
 
-        Raises
+        Raises:
             Cancelled: `cancel` was called.
-            HubError, ResourceError: what the process says.
-            JobError: it died.
+            HubError, ResourceError: the request failed.
+            JobError: the process died.
         """
         with self._lock:
             if self._cancelled:
@@ -53,24 +47,24 @@ class HubProcess:
         assert process.stdin is not None and process.stdout is not None
         try:
             with contextlib.suppress(BrokenPipeError):
-                process.stdin.write(json.dumps(request) + "\n")
+                process.stdin.write(REQUEST.dump_json(request).decode() + "\n")
                 process.stdin.flush()
             for line in process.stdout:
-                answer = json.loads(line)
-                if answer["event"] == "done":
+                answer = ANSWER.validate_json(line)
+                if answer.event == "done":
                     return
-                if answer["event"] == "failed":
-                    raise (ResourceError if answer["full"] else HubError)(answer["message"])
+                if answer.event == "failed":
+                    raise (ResourceError if answer.disk_full else HubError)(answer.message)
                 yield answer
             if self._cancelled:
-                raise Cancelled("Cancelled. Files that had arrived whole are kept.")
-            raise JobError(f"The process that reads the hub ended unexpectedly (code {process.wait()}). Try again.")
+                raise Cancelled("Cancelled. Files that were complete are kept.")
+            raise JobError(f"The process that contacts the hub died (code {process.wait()}). Try again.")
         finally:
             self._end(process)
             process.stdout.close()
 
     def cancel(self) -> None:
-        """Stop within two seconds, now or as soon as a process starts. Files that are whole are kept."""
+        """Stop within two seconds, now or as soon as a process starts. Complete files are kept."""
         with self._lock:
             self._cancelled = True
             process = self._process
@@ -78,7 +72,7 @@ class HubProcess:
             self._end(process)
 
     def _end(self, process: subprocess.Popen[str]) -> None:
-        """Tell the process to leave by closing its standard input; kill it when it does not."""
+        """Ask the process to exit by closing its standard input; kill it if it does not."""
         with self._ending:
             with contextlib.suppress(OSError, ValueError):
                 assert process.stdin is not None
@@ -87,7 +81,7 @@ class HubProcess:
                 process.wait(POLITE_S)
             except subprocess.TimeoutExpired:
                 with contextlib.suppress(psutil.Error):
-                    psutil.Process(process.pid).suspend()  # so that it begins no other file
+                    psutil.Process(process.pid).suspend()  # so that it starts no other file
                 unfinished = unfinished_files(hub_cache(), process.pid)
                 process.kill()
                 process.wait()
@@ -104,7 +98,7 @@ def _spawn() -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         text=True,
         encoding="utf-8",
-        # Ctrl-C at the terminal is for this process, which then ends that one.
+        # Ctrl-C at the terminal goes to this process, which then ends that one.
         start_new_session=True,
         env={**os.environ, **online},
     )

@@ -1,102 +1,80 @@
-"""The process that talks to the hub; see sftm_app.hub.fetching for who starts it.
+"""The process that contacts the hub. See hub_process for who starts it, and hub_messages for what it reads and writes.
 
-The app itself never goes online. This process gets one request on its standard input, answers with a JSON text a line
-on its standard output, and leaves at once when its standard input closes: that is how it is cancelled, and it cannot
-outlive the app.
-
-Request: {"action": "look" | "fetch", "cache": folder, "folder": folder for skeletons, "refs": [[repo, revision], ...],
-"commits": [...], "files": [{name: bytes}, ...]}; the last two for "fetch" only.
+The app itself never goes online. This process reads one request from its standard input and writes its answers to its
+standard output. It exits as soon as its standard input closes: that is how it is cancelled, and it cannot outlive the
+app.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 from sftm_app.errors import ResourceError, SFTMError
+from sftm_app.hub.hub import cached_snapshot, download, look_up
+from sftm_app.hub.hub_errors import is_unreachable
+from sftm_app.hub.hub_files import unfinished_files
+from sftm_app.hub.hub_messages import ANSWER, REQUEST, Answer, Request
 
 REPORT_EVERY_S = 0.2
-# Small answers mostly: what is waited for is the hub, not the line.
+# Looking waits for the hub rather than for the line.
 LOOKS_AT_ONCE = 4
 
 
 class _Answers:
-    """Writes one JSON text a line; safe to use from several threads."""
+    """Writes answers. Threads may share it."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream, self._lock = stream, threading.Lock()
-        self._done, self._said_at = 0, 0.0
+        self._done_bytes, self._reported_at = 0, 0.0
 
-    def say(self, event: str, **fields: Any) -> None:
+    def send(self, answer: Answer) -> None:
         with self._lock:
-            self._stream.write(json.dumps({"event": event, **fields}) + "\n")
+            self._stream.write(ANSWER.dump_json(answer).decode() + "\n")
             self._stream.flush()
 
     def count(self, n_bytes: int) -> None:
+        """Add to the written bytes, and report them now and then."""
         with self._lock:
-            self._done += n_bytes
-            due = time.monotonic() - self._said_at > REPORT_EVERY_S
-            if due:
-                self._said_at = time.monotonic()
-            done = self._done
-        if due:
-            self.say("progress", done=done)
+            self._done_bytes += n_bytes
+            done_bytes, is_due = self._done_bytes, time.monotonic() - self._reported_at > REPORT_EVERY_S
+            if is_due:
+                self._reported_at = time.monotonic()
+        if is_due:
+            self.send(Answer("progress", done_bytes=done_bytes))
 
 
-def _look(request: dict[str, Any], answers: _Answers) -> None:
-    from sftm_app.hub.hub import cached_snapshot, look_up
-    from sftm_app.hub.hub_errors import is_unreachable
-    from sftm_app.weights.hub_names import HubRef
+def _look(request: Request, answers: _Answers) -> None:
+    assert request.skeletons is not None
+    skeletons = request.skeletons
 
     def look(index: int) -> None:
-        ref, cache = HubRef(*request["refs"][index]), Path(request["cache"])
+        ref = request.refs[index]
         try:
-            found = look_up(ref, Path(request["folder"]) / str(index), cache)
+            answer = Answer("looked", index, look_up(ref, skeletons / str(index), request.cache))
         except SFTMError as error:
-            kept = cached_snapshot(ref, cache) if is_unreachable(error) else None
-            if kept is None:
-                answers.say("refused", index=index, message=str(error))
-            else:
-                note = f"{ref}: the hub cannot be reached; the copy in the cache is taken."
-                answers.say("cached", index=index, folder=str(kept), note=note)
-            return
-        answers.say(
-            "looked",
-            index=index,
-            revision=found.ref.revision,
-            commit=found.commit,
-            files=found.files,
-            missing_bytes=found.missing_bytes,
-            note=found.note,
-        )
+            folder = cached_snapshot(ref, request.cache) if is_unreachable(error) else None
+            answer = Answer("cached" if folder else "refused", index, folder=folder, message=str(error))
+        answers.send(answer)
 
     with ThreadPoolExecutor(LOOKS_AT_ONCE) as pool:
-        list(pool.map(look, range(len(request["refs"]))))
+        list(pool.map(look, range(len(request.refs))))
 
 
-def _fetch(request: dict[str, Any], answers: _Answers) -> None:
-    from sftm_app.hub.hub import download
-    from sftm_app.hub.hub_files import Found
-    from sftm_app.weights.hub_names import HubRef
-
-    for index, ref in enumerate(request["refs"]):
-        found = Found(HubRef(*ref), request["commits"][index], request["files"][index], 0)
-        answers.say("fetching", index=index)
-        answers.say("fetched", index=index, folder=str(download(found, Path(request["cache"]), answers.count)))
+def _fetch(request: Request, answers: _Answers) -> None:
+    for index, wanted in enumerate(request.downloads):
+        answers.send(Answer("fetched", index, folder=download(wanted, request.cache, answers.count)))
 
 
-def _leave_when_told(cache: Path) -> None:
-    from sftm_app.hub.hub_files import unfinished_files
-
+def _exit_when_cancelled(cache: Path) -> None:
     sys.stdin.read()
-    # Twice: another thread may have begun a file meanwhile.
+    # Twice: another thread may have started a file meanwhile.
     for path in (path for _ in range(2) for path in unfinished_files(cache)):
         with contextlib.suppress(OSError):
             path.unlink()
@@ -105,23 +83,23 @@ def _leave_when_told(cache: Path) -> None:
 
 def main() -> None:
     """Carry out the one request on standard input."""
-    # Whatever a library prints goes to the terminal, not among the answers.
+    # What libraries print goes to the terminal, not among the answers.
     answers = _Answers(os.fdopen(os.dup(1), "w", encoding="utf-8"))
     os.dup2(2, 1)
     line = sys.stdin.readline()
     if not line:
         return
-    request = json.loads(line)
-    threading.Thread(target=_leave_when_told, args=(Path(request["cache"]),), daemon=True).start()
+    request = REQUEST.validate_json(line)
+    threading.Thread(target=_exit_when_cancelled, args=(request.cache,), daemon=True).start()
     try:
-        {"look": _look, "fetch": _fetch}[request["action"]](request, answers)
+        (_look if request.refs else _fetch)(request, answers)
     except SFTMError as error:
-        answers.say("failed", message=str(error), full=isinstance(error, ResourceError))
+        answers.send(Answer("failed", message=str(error), disk_full=isinstance(error, ResourceError)))
     except Exception as error:
-        answers.say("failed", message=f"Unexpected {type(error).__name__} while reading the hub: {error}", full=False)
+        answers.send(Answer("failed", message=f"Unexpected {type(error).__name__} while contacting the hub: {error}"))
         raise
     else:
-        answers.say("done")
+        answers.send(Answer("done"))
 
 
 if __name__ == "__main__":

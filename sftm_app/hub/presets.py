@@ -1,7 +1,7 @@
-"""Well-known sets on the hub: a base and the checkpoints that were fine-tuned from it, by name.
+"""Well-known sets on the hub: a base and the checkpoints that were fine-tuned from it.
 
-Where each set comes from: FusionBench (Tang et al., arXiv 2406.03280), whose configurations name exactly these
-repositories. The names were read there; the hub itself could not be asked when this table was written.
+Source: the configurations of FusionBench (Tang et al., arXiv 2406.03280), which name exactly these repositories. The
+hub itself was out of reach when this table was written.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _GLUE = ("cola", "mnli", "mrpc", "qnli", "qqp", "rte", "sst2")
 
 @dataclass(frozen=True)
 class Preset:
-    """A set by its short name; `tasks` are pairs of task name and repository. about: where it is known from."""
+    """A set. `tasks` are pairs of task name and repository; `about` is one sentence on what it is."""
 
     name: str
     title: str
@@ -50,7 +50,7 @@ PRESETS: dict[str, Preset] = {
         Preset(
             "flan-t5-base-glue-lora",
             "Flan-T5 base, 8 GLUE tasks as LoRA adapters",
-            "The same tasks as adapters of rank 16: a few megabytes each beside the base.",
+            "The same tasks as adapters of rank 16: a few megabytes each, and the base.",
             HubRef("google/flan-t5-base"),
             _tasks((*_GLUE, "stsb"), "tanganke/flan-t5-base_glue-{}_lora-16"),
         ),
@@ -66,11 +66,7 @@ PRESETS: dict[str, Preset] = {
 
 
 def get_preset(name: str) -> Preset:
-    """The preset of that name.
-
-    Raises
-        HubError: there is none; says which there are.
-    """
+    """Look up a preset. Raises HubError, which lists all presets, if there is none of that name."""
     if name not in PRESETS:
-        raise HubError(f"{name!r} is no preset. There are {', '.join(PRESETS)}.")
+        raise HubError(f"{name!r} is not a preset. Choose one of {', '.join(PRESETS)}.")
     return PRESETS[name]

@@ -40,20 +40,20 @@ def unfinished() -> list[Path]:
 def test_a_set_is_looked_at_by_headers_then_fetched_and_merged(hub: FakeHub, tmp_path: Path) -> None:
     seen = look_at("org/base", "org/a", "org/b@main").require()
     sizes = {name: len(data) for name, data in hub.repos["org/a"].commits[hub.repos["org/a"].branches["main"]].items()}
-    head = 8 + int.from_bytes(hub.repos["org/a"].commits[seen.seen[1].found.commit]["model.safetensors"][:8], "little")
+    head = 8 + int.from_bytes(hub.repos["org/a"].commits[seen.models[1].download.commit]["model.safetensors"][:8], "little")
     assert (
         sum(one.n_bytes for one in hub.served if one.path.endswith("model.safetensors") and "/a/" in one.path) == head
     )
-    assert seen.seen[1].found.missing_bytes == sizes["config.json"] + sizes["model.safetensors"] + sizes["README.md"]
+    assert seen.models[1].download.missing_bytes == sizes["config.json"] + sizes["model.safetensors"] + sizes["README.md"]
     assert not hub_cache().exists()
 
     progress: list[tuple[int, int]] = []
     fetched = fetch(seen, HubProcess(), lambda done, total: progress.append((done, total)))
     folder = fetched.folders[HubRef("org/a")]
-    assert is_snapshot(folder.resolve()) and hub_name(folder) == f"org/a@{seen.seen[1].found.commit}"
+    assert is_snapshot(folder.resolve()) and hub_name(folder) == f"org/a@{seen.models[1].download.commit}"
     assert sorted(path.name for path in folder.iterdir()) == ["README.md", "config.json", "model.safetensors"]
     assert (folder / "model.safetensors").is_symlink() or os.name == "nt"
-    assert open_checkpoint(folder).tensors == seen.seen[1].checkpoint.tensors
+    assert open_checkpoint(folder).tensors == seen.models[1].checkpoint.tensors
     assert all(done <= total == seen.missing_bytes for done, total in progress)
 
     recipe = fetched.recipe()
@@ -134,7 +134,7 @@ def test_the_hubs_own_conversion_of_a_pickle_is_taken_and_said(hub: FakeHub, tin
     hub.repos["org/old"].parents[stale] = "0" * 40
     commit = hub.convert("org/old", {"model.safetensors": weights})
     seen = look_at("org/base", "org/old").require()
-    assert "the hub's own conversion of it to safetensors is taken (refs/pr/2" in seen.notes[0]
+    assert "so the hub's own conversion to safetensors is used (refs/pr/2" in seen.notes[0]
     folder = fetch(seen, HubProcess()).folders[HubRef("org/old")]
     assert folder.name == commit and not (folder / "pytorch_model.bin").exists()
 
@@ -254,7 +254,7 @@ def test_without_a_connection_the_sentence_says_what_still_works(hub: FakeHub, m
     with pytest.raises(CompatibilityError, match=r"org/b: .* cannot be reached.*Everything else works offline"):
         look_at("org/base", "org/b")
     seen = look_at("org/base", "org/a").require()
-    assert "the copy in the cache is taken" in seen.notes[0]
+    assert "the copy in its cache is used" in seen.notes[0]
     assert fetch(seen, HubProcess()).folders == kept.folders
 
 
@@ -263,10 +263,10 @@ def test_folders_and_hub_models_may_be_mixed(hub: FakeHub, tiny_models: Path) ->
         return tiny_models / text if (tiny_models / text).is_dir() else None
 
     seen = look_at("base", "org/a", "b", local=local).require()
-    assert [one.found is None for one in seen.seen] == [True, False, True]
+    assert [one.download is None for one in seen.models] == [True, False, True]
     fetched = fetch(seen, HubProcess())
     assert fetched.recipe().base == str(tiny_models / "base")
-    with pytest.raises(HubError, match="No base is named"):
+    with pytest.raises(HubError, match="no recipe without a base"):
         fetch(look_at("", "org/a"), HubProcess()).recipe()
 
 
