@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import platform
 import time
 from collections.abc import Callable
@@ -95,11 +96,11 @@ class SpeedFile:
             return self._known
 
     def _read(self) -> MachineSpeed | None:
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             if self._path is not None:
                 values = json.loads(self._path.read_text("utf-8"))[self._key]
                 speed = MachineSpeed(**{name: float(value) for name, value in values.items()})
-                return speed if min(asdict(speed).values()) > 0 else None
+                return speed if all(0 < value < math.inf for value in asdict(speed).values()) else None
         return None
 
     def _measure(self) -> MachineSpeed:

@@ -1,10 +1,9 @@
-"""What a plan says a merge will take: adds up, follows shapes, ranks and tasks, is measured on the engine itself."""
+"""What a plan says a merge takes: it adds up, follows shapes, ranks and tasks, and knows what is cached."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,384 +12,313 @@ import pytest
 import torch
 from tiny_adapters import build, save_adapter
 
-from sftm_app.engine import cache as factor_cache
-from sftm_app.engine.cache import FactorStore, open_store
-from sftm_app.linalg.svd import factorise
+from sftm_app.engine.run import run
+from sftm_app.machine_speed import MachineSpeed
 from sftm_app.methods import METHODS
 from sftm_app.output.report import load_report
 from sftm_app.output.save import save
-from sftm_app.planning import cost
-from sftm_app.planning import machine_speed as calibration
-from sftm_app.planning.cost import ENTRY_S, KEPT_PASSES, Cost, EntryCost, estimate
-from sftm_app.planning.machine_speed import DiskSpeed, MapKind, MapSpeed, Memory, map_speed, operations
+from sftm_app.pipeline import prepare
+from sftm_app.planning import cost as cost_module
+from sftm_app.planning.budget import memory_model
+from sftm_app.planning.cost import CACHED_PASSES, ENTRY_S, READING, STEPS_S, WRITING
+from sftm_app.planning.keys import is_cached
 from sftm_app.planning.memory import FIRST_USE_BYTES, entry_bytes
-from sftm_app.planning.plan import Plan
-from sftm_app.planning.planner import check_recipe, make_plan, plan_for
-from sftm_app.planning.recipe import make_recipe
+from sftm_app.planning.plan import Cost, EntryCost, Plan
+from sftm_app.planning.planner import make_plan, open_inputs
+from sftm_app.planning.recipe import Recipe, make_recipe
+from sftm_app.session import Session
 from sftm_app.units import format_duration
+from sftm_app.weights.reader import TensorReader
 
-CPU = torch.device("cpu")
-SFTM = METHODS["sftm"]
-DISK = DiskSpeed(read=1e6, write=2e6, keep=4e6, hash=8e6)
+PRODUCTS, EIGEN, HASHING = 1e9, 1e8, 8e6
 
 
-def planned(recipe: Any) -> Plan:
-    return plan_for(recipe, check_recipe(recipe).require())
+class KnownSpeed:
+    """The speed of a machine that does not change."""
+
+    def get(self) -> MachineSpeed:
+        return MachineSpeed(PRODUCTS, EIGEN, HASHING)
 
 
 @pytest.fixture
-def known_speeds(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Speeds by hand: 3 s of factorising and 4 s of superposing for each map, and DISK."""
-    monkeypatch.setattr(cost, "disk_speed", lambda *_: DISK)
-    monkeypatch.setattr(cost, "map_speed", lambda *_: MapSpeed(3.0, 4.0, 2.0))
-    monkeypatch.setattr(cost, "features_s", lambda *_: 5.0)
-    monkeypatch.setattr(cost, "SAMPLED_KINDS", 100)
-    monkeypatch.setenv("SFTM_CACHE_GB", "0")
+def session(session: Session) -> Session:
+    """A session without a cache, on a machine of known speed."""
+    return dataclasses.replace(session, speed=KnownSpeed())
 
 
-def keep_small_factors(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
-    """Those of the tiny models' layers, in `folder`, whose files count as changed only just now."""
-    monkeypatch.setattr(factor_cache, "MIN_SIDE", 2)
-    monkeypatch.setenv("SFTM_CACHE_GB", "1")
-    monkeypatch.setenv("SFTM_CACHE_DIR", str(folder))
+@pytest.fixture
+def cached_session(cached_session: Session, small_layers_cached: None) -> Session:
+    """A session with a cache of its own, also for tiny layers, on a machine of known speed."""
+    return dataclasses.replace(cached_session, speed=KnownSpeed())
+
+
+def save_all(plan: Plan, session: Session, output: Path) -> None:
+    for _ in save(plan, session, output):
+        pass
+
+
+def costs(plan: Plan) -> dict[str, EntryCost]:
+    return {cost.name: cost for cost in plan.cost.entries}
+
+
+def hollow(folder: Path, m: int, n: int, rows: int = 8) -> Path:
+    """A Llama of large matrices whose file is one hole: it takes no room, and nobody reads it."""
+    config = {"model_type": "llama", "architectures": ["LlamaModel"], "hidden_size": n, "num_hidden_layers": 1}
+    config |= {"intermediate_size": m, "num_attention_heads": 1, "num_key_value_heads": 1, "vocab_size": rows}
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(config))
+    header, offset = {}, 0
+    shapes = {"layers.0.mlp.up_proj.weight": [m, n], "embed_tokens.weight": [rows, n], "norm.weight": [n]}
+    for name, shape in shapes.items():
+        size = 4 * int(torch.Size(shape).numel())
+        header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [offset, offset + size]}
+        offset += size
+    raw = json.dumps(header).encode()
+    with open(folder / "model.safetensors", "wb") as file:
+        file.write(len(raw).to_bytes(8, "little") + raw)
+        file.truncate(8 + len(raw) + offset)
+    return folder
+
+
+@pytest.fixture
+def seconds(tmp_path: Path, session: Session) -> Callable[..., float]:
+    """The predicted seconds of merging hollow models of m x n; keyword arguments as for make_recipe."""
+    made: dict[tuple[int, int], list[Path]] = {}
+
+    def predict(m: int, n: int, n_tasks: int = 2, **changes: Any) -> float:
+        if (m, n) not in made:
+            made[m, n] = [hollow(tmp_path / f"{m}x{n} {index}", m, n) for index in range(5)]
+        folders = made[m, n]
+        recipe = make_recipe(folders[0], folders[1 : 1 + n_tasks], **{"device": "cpu"} | changes)
+        return make_plan(recipe, open_inputs(recipe, session), session).cost.seconds
+
+    return predict
 
 
 def test_every_tensor_has_its_seconds_memory_and_disk_and_they_add_up(
-    recipe_for: Callable[..., Any], known_speeds: None, monkeypatch: pytest.MonkeyPatch
+    recipe_for: Callable[..., Any], session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cost, "n_processors", lambda: 4)
-    monkeypatch.setattr(cost.torch, "get_num_threads", lambda: 4)
-    plan = planned(recipe_for(params={"rank": 3}))
-    found = estimate(plan)
-    assert [each.name for each in found.entries] == [entry.name for entry in plan.entries]
-    for each, entry in zip(found.entries, plan.entries, strict=True):
+    monkeypatch.setattr(cost_module, "n_processors", lambda: session.n_threads)
+    plan = prepare(recipe_for(params={"rank": 3}), session)
+    cost = plan.cost
+    assert [one.name for one in cost.entries] == [entry.name for entry in plan.entries]
+    model = memory_model(plan, session.n_threads)
+    for one, entry in zip(cost.entries, plan.entries, strict=True):
         n_bytes = entry.output.n_bytes
-        superposed = entry.rule == "superpose"
-        read = n_bytes * (1 + 3 * (2 if superposed else 1))  # base once; tasks once, or twice where they are superposed
-        assert each.read_bytes == read and each.written_bytes == n_bytes
-        assert each.memory_bytes == entry_bytes(entry, plan.preflight, plan.recipe.params)
-        assert each.seconds == pytest.approx(ENTRY_S + 7.0 * superposed + read / 1e6 + n_bytes / 2e6)
-    checkpoints = [plan.preflight.base, *(task.checkpoint for task in plan.preflight.tasks)]
-    inputs = sum(stamp.size_bytes for checkpoint in checkpoints for stamp in checkpoint.stamps.values())
-    assert found.hashing_s == pytest.approx(inputs / 8e6 / 4)
-    # A processor that nothing else wants is done with it long before the rest.
-    monkeypatch.setattr(cost, "n_processors", lambda: torch.get_num_threads() + 1)
-    assert estimate(plan).hashing_s == 0.0
-    assert found.seconds == pytest.approx(sum(each.seconds for each in found.entries) + found.hashing_s)
-    assert (found.peak_bytes, found.written_bytes) == (plan.peak_bytes, plan.output_bytes)
-    first = found.costliest(1)[0]
-    assert first.seconds == max(each.seconds for each in found.entries)
+        assert one.read_bytes == n_bytes * (1 + 3) and one.written_bytes == n_bytes
+        assert one.memory_bytes == entry_bytes(entry, model)
+        moved = ENTRY_S + one.read_bytes / READING + n_bytes / WRITING
+        if entry.rule == "method":
+            assert one.seconds > moved + 3 * STEPS_S, "factorising, superposing and measuring take time"
+        else:
+            assert one.seconds == pytest.approx(moved)
+    inputs = sum(stamp.size_bytes for one in plan.preflight.checkpoints for stamp in one.stamps.values())
+    assert cost.hashing_s == pytest.approx(inputs / HASHING / session.n_threads)
+    assert cost.seconds == pytest.approx(sum(one.seconds for one in cost.entries) + cost.hashing_s)
+    assert cost.read_bytes == sum(one.read_bytes for one in cost.entries)
+    assert (cost.peak_bytes, cost.written_bytes) == (plan.peak_bytes, plan.output_bytes)
+    assert cost.costliest(1)[0].seconds == max(one.seconds for one in cost.entries)
+    # Processors that nothing else uses hash meanwhile.
+    monkeypatch.setattr(cost_module, "n_processors", lambda: session.n_threads + 100)
+    assert prepare(recipe_for(params={"rank": 3}), session).cost.hashing_s < cost.hashing_s / 2
 
 
-def test_keeping_factors_costs_hashing_and_writing_them(
-    recipe_for: Callable[..., Any], known_speeds: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+@pytest.mark.parametrize("measure", ["all", "none"])
+@pytest.mark.parametrize("method", METHODS)
+def test_seconds_grow_with_the_size_of_a_layer(seconds: Callable[..., float], method: str, measure: str) -> None:
+    sizes = [(512, 512), (1024, 1024), (4096, 1024), (2048, 4096)]
+    found = [seconds(m, n, 2, method=method, measure=measure) for m, n in sizes]
+    assert found == sorted(found) and found[0] < found[1] < found[2] < found[3]
+    if method == "sftm" or measure == "all":
+        assert found[1] / found[0] > 5, "factorising takes eight times as long for twice the side"
+
+
+@pytest.mark.parametrize("method", [name for name, method in METHODS.items() if method.n_tasks is None])
+def test_seconds_grow_with_the_tasks(seconds: Callable[..., float], method: str) -> None:
+    one, two, four = (seconds(1024, 1024, n_tasks, method=method) for n_tasks in (1, 2, 4))
+    assert one < two < four and four > 1.5 * one
+
+
+@pytest.mark.parametrize("variant", ["readout", "mapping"])
+def test_seconds_grow_with_the_rank(seconds: Callable[..., float], variant: str) -> None:
+    ranks = (16, 0.1, 256, 0.5, None)
+    found = [seconds(1024, 1024, 3, params={"variant": variant, "rank": rank}) for rank in ranks]
+    assert found == sorted(found) and found[0] < found[2] < found[-1]
+    everything = seconds(1024, 1024, 3, params={"variant": variant, "rank": "99% energy"})
+    assert everything == found[-1], "a share of energy may keep all features"
+
+
+def test_seconds_follow_the_speed_of_the_machine(
+    recipe_for: Callable[..., Any], session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plan = planned(recipe_for())
-    without = {each.name: each.seconds for each in estimate(plan).entries}
-    monkeypatch.setenv("SFTM_CACHE_GB", "1")
-    monkeypatch.setenv("SFTM_CACHE_DIR", str(tmp_path))
-    assert {each.name: each.seconds for each in estimate(plan).entries} == without  # all maps are below MIN_SIDE
-    monkeypatch.setattr(factor_cache, "MIN_SIDE", 2)
-    for each, entry in zip(estimate(plan).entries, plan.entries, strict=True):
-        more = 0.0
-        if entry.rule == "superpose":
-            m, n = entry.parts[0].shape_in(entry.output.shape)
-            # Once more read for its address, hashed, and written; and what comes of it.
-            more = 3 * 4 * (m * n / 1e6 + m * n / 8e6 + (m + n) * min(m, n) / 4e6) + 4 * m * n / 4e6
-        assert each.seconds - without[each.name] == pytest.approx(more)
+    monkeypatch.setattr(cost_module, "n_processors", lambda: session.n_threads)
+    slow = prepare(recipe_for(), session)
+    monkeypatch.setattr(KnownSpeed, "get", lambda self: MachineSpeed(10 * PRODUCTS, 10 * EIGEN, 10 * HASHING))
+    fast = prepare(recipe_for(), session)
+    for one, other, entry in zip(slow.cost.entries, fast.cost.entries, slow.entries, strict=True):
+        assert (one.seconds > other.seconds) is (entry.rule == "method"), entry.name
+    assert slow.cost.hashing_s > fast.cost.hashing_s
 
 
-def test_factors_that_are_kept_are_read_instead_of_made(
-    recipe_for: Callable[..., Any], known_speeds: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+def test_measuring_costs_what_it_takes(recipe_for: Callable[..., Any], session: Session) -> None:
+    plans = [prepare(recipe_for(method="average", measure=measure), session) for measure in ("all", "auto", "none")]
+    measured, usual, bare = map(costs, plans)
+    assert measured == usual, "these layers are small"
+    for entry in plans[0].entries:
+        one, other = measured[entry.name], bare[entry.name]
+        if entry.rule == "method":
+            assert one.seconds > other.seconds and one.memory_bytes > other.memory_bytes
+        else:
+            assert one == other
+    # Summing and copying is reading and writing.
+    for entry in plans[2].entries:
+        n_bytes = entry.output.n_bytes
+        steps = len(entry.sources) * n_bytes / 4 / PRODUCTS if entry.rule == "method" else 0.0
+        assert bare[entry.name].seconds == pytest.approx(ENTRY_S + 4 * n_bytes / READING + n_bytes / WRITING + steps)
+
+
+def test_a_plan_reads_and_writes_nothing(
+    recipe_for: Callable[..., Any], cached_session: Session, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    keep_small_factors(monkeypatch, tmp_path / "factors")
-    plan = planned(recipe_for())
-    before = estimate(plan)
-    list(save(plan, tmp_path / "out"))
-    heavier = tuple(dataclasses.replace(task, weight=2.0) for task in plan.recipe.tasks)
-    others = [(recipe_for(params={"variant": "mapping"}), 1000), (recipe_for(params={"rank": 3}), 3)]
-    others += [(dataclasses.replace(plan.recipe, tasks=heavier), 1000)]
-    for other, count in others:
-        again = planned(other)
-        for each, earlier, entry in zip(estimate(again).entries, before.entries, plan.entries, strict=True):
-            less = 0.0
-            if entry.rule == "superpose":
-                m, n = entry.parts[0].shape_in(entry.output.shape)
-                less = 3 + 12 * (m + n) * (min(m, n) / 4e6 - min(count, m, n) / 1e6)
-                less += 2 * 12 * m * n / 1e6  # which no factorisation reads again
-            assert earlier.seconds - each.seconds == pytest.approx(less)
-    changed = planned(recipe_for("ab", params={"rank": 3}))
-    assert cost._what_is_kept(changed, open_store()) == cost._Kept(1.0)  # type: ignore[arg-type]
-    assert cost._what_is_kept(changed, FactorStore(tmp_path / "none", 1000)) == cost._Kept(0.0)
+    recipe = recipe_for()
+    found = open_inputs(recipe, cached_session).require()
+    before = sorted(tmp_path.rglob("*.safetensors"))
+    monkeypatch.setattr(TensorReader, "__call__", lambda *_, **__: pytest.fail("a tensor is read"))
+    monkeypatch.setattr(cached_session.cache, "put", lambda *_: pytest.fail("something is cached"))
+    assert make_plan(recipe, found, cached_session).cost.seconds > 0
+    assert sorted(tmp_path.rglob("*.safetensors")) == before
 
 
-def test_a_layer_that_is_kept_but_for_its_scaling_is_hashed_and_read(
-    recipe_for: Callable[..., Any], known_speeds: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+def test_large_models_are_planned_in_no_time(seconds: Callable[..., float], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(TensorReader, "__call__", lambda *_, **__: pytest.fail("a tensor is read"))
+    assert seconds(16384, 4096, 4) > 100
+
+
+def test_layers_that_are_cached_are_only_read_and_scaled(
+    recipe_for: Callable[..., Any], cached_session: Session, tmp_path: Path
 ) -> None:
-    keep_small_factors(monkeypatch, tmp_path / "factors")
-    list(save(planned(recipe_for()), tmp_path / "out"))
-    again = planned(recipe_for(params={"scaling": 0.5}))
-    assert cost._what_is_kept(again, open_store()) == cost._Kept(1.0, whole=True)  # type: ignore[arg-type]
-    for each, entry in zip(estimate(again).entries, again.entries, strict=True):
-        if entry.rule == "superpose":
-            n_bytes = entry.output.n_bytes
-            assert each.seconds == pytest.approx(ENTRY_S + n_bytes * (4 / 1e6 + 3 / 8e6 + KEPT_PASSES / 1e6 + 1 / 2e6))
-
-
-def test_files_that_nothing_touched_since_are_neither_hashed_nor_read(
-    recipe_for: Callable[..., Any], known_speeds: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    keep_small_factors(monkeypatch, tmp_path / "factors")
-    monkeypatch.setattr(cost, "n_processors", lambda: 1)
-    plan = planned(recipe_for())
-    first = estimate(plan)
-    assert first.hashing_s > 0 and estimate(plan) == first, "an estimate leaves nothing that a later one would go by"
-    list(save(plan, tmp_path / "out"))
-    again = planned(recipe_for(params={"scaling": 0.5}))
-    assert cost._what_is_kept(again, open_store()) == cost._Kept(1.0, True, True)  # type: ignore[arg-type]
-    found = estimate(again)
-    assert found.hashing_s == 0
-    for each, entry in zip(found.entries, again.entries, strict=True):
-        if entry.rule == "superpose":
-            n_bytes = entry.output.n_bytes
-            assert each.read_bytes == n_bytes
-            assert each.seconds == pytest.approx(ENTRY_S + n_bytes * (1 / 1e6 + KEPT_PASSES / 1e6 + 1 / 2e6))
+    plan = prepare(recipe_for(), cached_session)
+    save_all(plan, cached_session, tmp_path / "out")
+    again = prepare(recipe_for(params={"scaling": 0.5}), cached_session)
+    assert again.cost.hashing_s == 0, "hashes are cached too"
+    for one, before, entry in zip(again.cost.entries, plan.cost.entries, plan.entries, strict=True):
+        n_bytes = entry.output.n_bytes
+        if entry.rule == "method":
+            assert one.read_bytes == n_bytes
+            assert one.seconds == pytest.approx(ENTRY_S + (1 + CACHED_PASSES) * n_bytes / READING + n_bytes / WRITING)
             # The base's tensor and what is added to it.
-            assert each.memory_bytes == 2 * n_bytes < entry_bytes(entry, again.preflight, again.recipe.params)
-    assert found.peak_bytes == FIRST_USE_BYTES + max(each.memory_bytes for each in found.entries)
-    thin = planned(recipe_for(params={"rank": 1}))
-    assert cost._what_is_kept(thin, open_store()).whole is False  # type: ignore[arg-type]
-    list(save(thin, tmp_path / "thin"))
-    scaled = planned(recipe_for(params={"rank": 1, "scaling": 0.5}))
-    for each, entry in zip(estimate(scaled).entries, scaled.entries, strict=True):
-        if entry.rule == "superpose":
+            assert one.memory_bytes == 2 * n_bytes < before.memory_bytes
+        else:
+            assert one == before
+    assert again.cost.peak_bytes == FIRST_USE_BYTES + max(one.memory_bytes for one in again.cost.entries)
+    assert again.peak_bytes == plan.peak_bytes, "what it takes if the cache is cleared meanwhile"
+    for changes in ({"params": {"rank": 3}}, {"params": {"variant": "mapping"}}, {"measure": "none"}, {"tasks": "ab"}):
+        other = prepare(recipe_for(**changes), cached_session)
+        assert not any(is_cached(other, entry, cached_session.cache, other.device) for entry in other.entries)
+
+
+def test_a_thin_layer_that_is_cached_is_scaled_and_added_in_pieces(
+    recipe_for: Callable[..., Any], cached_session: Session, tmp_path: Path
+) -> None:
+    save_all(prepare(recipe_for(params={"rank": 1}), cached_session), cached_session, tmp_path / "thin")
+    scaled = prepare(recipe_for(params={"rank": 1, "scaling": 0.5}), cached_session)
+    for one, entry in zip(scaled.cost.entries, scaled.entries, strict=True):
+        if entry.rule == "method":
             m, n = entry.parts[0].shape_in(entry.output.shape)
             # Three features in float64, once more scaled; the product as it is added, in both types.
-            assert each.memory_bytes == 4 * m * n + 2 * 8 * (m + n) * 3 + 12 * m * n
+            assert one.memory_bytes == 4 * m * n + 2 * 8 * (m + n) * 3 + 12 * m * n
 
 
-def test_summing_and_copying_is_reading_and_writing(recipe_for: Callable[..., Any], known_speeds: None) -> None:
-    plan = planned(recipe_for(method="task_arithmetic"))
-    for each, entry in zip(estimate(plan).entries, plan.entries, strict=True):
-        assert each.seconds == pytest.approx(ENTRY_S + entry.output.n_bytes * (4 / 1e6 + 1 / 2e6))
+def test_a_cancelled_merge_leaves_no_cheap_prediction(
+    recipe_for: Callable[..., Any], cached_session: Session, tmp_path: Path
+) -> None:
+    """Only layers that are cached count as cached: once, one of them stood for all."""
+    plan = prepare(recipe_for(), cached_session)
+    steps = save(plan, cached_session, tmp_path / "out")
+    merged = []
+    for step in steps:
+        merged.append(step.name)
+        if sum(entry.rule == "method" for entry in plan.entries if entry.name in merged) == 2:
+            break
+    steps.close()
+    assert not (tmp_path / "out").exists()
+    again = prepare(recipe_for(), cached_session)
+    cheaper = [
+        entry.name
+        for entry, one, before in zip(plan.entries, again.cost.entries, plan.cost.entries, strict=True)
+        if one.seconds < before.seconds
+    ]
+    assert cheaper == [entry.name for entry in plan.entries if entry.name in merged and entry.rule == "method"]
+    assert again.cost.peak_bytes == plan.cost.peak_bytes, "the largest layer is not cached"
+    assert again.cost.seconds > 0.5 * plan.cost.seconds
 
 
-def test_an_adapter_reads_its_pairs_and_is_written_small(tmp_path: Path, known_speeds: None) -> None:
+def test_a_tensor_counts_as_cached_only_where_each_of_its_parts_is(cached_session: Session, tmp_path: Path) -> None:
+    root = tmp_path / "gpt2"
+    build("gpt2").save_pretrained(root / "base")
+    for seed in (1, 2):
+        model = build("gpt2")
+        torch.manual_seed(seed)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(0.1 * torch.randn_like(parameter))
+        model.save_pretrained(root / str(seed))
+    recipe = make_recipe(root / "base", [root / "1", root / "2"], device="cpu", split_fused=True)
+    plan = prepare(recipe, cached_session)
+    entry = next(entry for entry in plan.entries if len(entry.parts) == 3)
+    before = costs(plan)[entry.name]
+    for n_parts in (1, 2, 3):
+        part_of = dataclasses.replace(entry, parts=entry.parts[:n_parts])
+        list(run(dataclasses.replace(plan, entries=(part_of,)), cached_session))
+        after = costs(prepare(recipe, cached_session))[entry.name]
+        if n_parts < 3:
+            assert after.read_bytes == before.read_bytes and after.memory_bytes == before.memory_bytes
+            assert after.seconds > 0.3 * before.seconds
+        else:
+            assert after.read_bytes < before.read_bytes and after.memory_bytes < before.memory_bytes
+
+
+def test_factors_that_are_cached_need_not_be_computed(
+    recipe_for: Callable[..., Any], cached_session: Session, tmp_path: Path
+) -> None:
+    before = costs(prepare(recipe_for(params={"variant": "mapping"}), cached_session))
+    save_all(prepare(recipe_for(), cached_session), cached_session, tmp_path / "out")
+    plan = prepare(recipe_for(params={"variant": "mapping"}), cached_session)
+    for entry in plan.entries:
+        assert (costs(plan)[entry.name].seconds < before[entry.name].seconds) is (entry.rule == "method")
+
+
+def test_an_adapter_reads_its_pairs_and_is_written_small(tmp_path: Path, session: Session) -> None:
     build("llama").save_pretrained(tmp_path / "base")
     tasks = [save_adapter(tmp_path / name, "llama", seed) for seed, name in enumerate("ab", 1)]
-    plan = planned(make_recipe(tmp_path / "base", tasks, output={"kind": "adapter"}, device="cpu"))
-    changed = [
-        (each, entry)
-        for each, entry in zip(estimate(plan).entries, plan.entries, strict=True)
-        if entry.rule == "superpose" and any(entry.sources)
-    ]
+    plan = prepare(make_recipe(tmp_path / "base", tasks, output={"kind": "adapter"}, device="cpu"), session)
+    changed = [entry for entry in plan.entries if entry.rule == "method" and any(entry.sources)]
     assert len(changed) >= 4
-    for each, entry in changed:
-        pairs = sum(4 * sum(entry.parts[0].shape_in(entry.output.shape)) * s.rank for s in entry.sources)  # type: ignore
-        assert each.read_bytes == entry.output.n_bytes + 2 * pairs
-        assert each.written_bytes == entry.adapter_bytes(None) < 4 * entry.output.n_bytes
+    for entry in changed:
+        one = costs(plan)[entry.name]
+        shape = entry.parts[0].shape_in(entry.output.shape)
+        assert one.read_bytes == entry.output.n_bytes + sum(4 * sum(shape) * pair.rank for pair in entry.pairs)
+        assert one.written_bytes == entry.adapter_bytes(None) < 4 * entry.output.n_bytes
 
 
-def test_a_kind_that_was_not_sampled_follows_from_one_that_was(
-    recipe_for: Callable[..., Any], known_speeds: None, monkeypatch: pytest.MonkeyPatch
+def test_the_report_holds_what_was_predicted_and_what_it_took(
+    recipe_for: Callable[..., Recipe], session: Session, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(cost, "SAMPLED_KINDS", 1)
-    plan = planned(recipe_for())
-    asked: list[MapKind] = []
-    monkeypatch.setattr(cost, "map_speed", lambda m, me, p, kind, *_: (asked.append(kind), MapSpeed(3.0, 4.0, 1.0))[1])
-    found = cost._map_speeds(plan, Memory())
-    (like,) = asked
-    assert len(found) >= 3 and found[like] == MapSpeed(3.0, 4.0, 1.0)
-    for kind, speed in found.items():
-        ratio = kind.m * kind.n * kind.k / (like.m * like.n * like.k)
-        rest = operations(kind, plan.recipe.params) / operations(like, plan.recipe.params)
-        assert speed.factorise_s == pytest.approx(3 * ratio) and speed.rest_s == pytest.approx(4 * rest)
-
-
-def test_operations_grow_as_the_work_does() -> None:
-    params = SFTM.params()
-
-    def of(kind: MapKind, **changes: Any) -> float:
-        return operations(kind, dataclasses.replace(params, **changes)) - calibration.CALLS
-
-    kind = MapKind(1024, 1024, 4)
-    assert of(MapKind(2048, 2048, 4)) / of(kind) == pytest.approx(8, rel=0.05)
-    assert 2 < of(MapKind(1024, 1024, 8)) / of(kind) < 4.5
-    assert of(kind, rank=0.25) < of(kind) / 2 and of(kind, variant="mapping") > of(kind)
-    # Of eight square tasks, whose D* and sum take 2 * 8 * 2 k^3, forming A takes 28 * 4 k^3.
-    eight = MapKind(1024, 1024, 8)
-    assert 3 < of(eight) / (operations(eight, SFTM.params(), solved=True) - calibration.CALLS) < 6
-    thin = MapKind(4096, 4096, 0, (16,) * 8)
-    assert of(thin) < of(MapKind(4096, 4096, 8)) / 100
-
-
-def test_two_samples_tell_how_the_rate_grows() -> None:
-    def seconds(c: float) -> float:
-        return 8 * c**3 + 2 * c**2
-
-    assert calibration._extrapolated((0.25, seconds(0.25)), (0.5, seconds(0.5))) == pytest.approx(10)
-    assert calibration._extrapolated((0.0, 0.0), (0.5, 1.0)) == pytest.approx(8)
-    # Noise does not make the answer absurd: between half and all of what the last rate gives.
-    assert calibration._extrapolated((0.25, 5.0), (0.5, 1.0)) == pytest.approx(4 + 2)
-    assert calibration._extrapolated((0.25, 0.001), (0.5, 1.0)) == pytest.approx(8)
-
-
-def test_small_maps_are_sampled_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[tuple[int, ...]] = []
-    monkeypatch.setattr(
-        "sftm_app.engine.features.factorise", lambda D, rank=None: (seen.append(tuple(D.shape)), factorise(D, rank))[1]
-    )
-    started = time.perf_counter()
-    found = map_speed(Memory(), SFTM, SFTM.params(), MapKind(40, 24, 2), CPU)
-    took = time.perf_counter() - started
-    assert set(seen) == {(40, 24)} and found.n_reads >= 1
-    assert 0 < found.factorise_s < took and 0 < found.rest_s < took
-
-
-def test_samples_are_taken_by_one_thread_and_what_more_gain_is_asked_of_a_product(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    threads: set[int] = set()
-    merge = SFTM.merge_matrix
-
-    def seen(layer: Any, params: Any) -> Any:
-        threads.add(torch.get_num_threads())
-        return merge(layer, params)
-
-    before = torch.get_num_threads()
-    memory, kind = Memory(), MapKind(40, 24, 2)
-    try:
-        torch.set_num_threads(2)
-        found = map_speed(memory, dataclasses.replace(SFTM, merge_matrix=seen), SFTM.params(), kind, CPU)
-        assert threads == {1} and torch.get_num_threads() == 2
-        (sample,) = (values for key, values in memory.values.items() if "MapKind" in key)
-        (gain,) = (values for key, values in memory.values.items() if "'threads'" in key)
-        assert gain[1] >= 1 and found.rest_s == pytest.approx(sample[2] / gain[1])
-        assert found.factorise_s == sample[1], "as many tasks as there are threads are factorised at a time as it is"
-        gain[1] = 1.5
-        assert map_speed(memory, SFTM, SFTM.params(), kind, CPU).rest_s == pytest.approx(sample[2] / 1.5)
-        thin = MapKind(40, 24, 0, (2, 2))
-        alone = map_speed(memory, SFTM, SFTM.params(), thin, CPU)
-        (sample,) = (values for key, values in memory.values.items() if repr(thin) in key)
-        assert alone.rest_s == sample[2], "such maps are merged by one thread"
-    finally:
-        torch.set_num_threads(before)
-
-
-def test_what_is_slow_the_first_time_only_is_not_extrapolated(monkeypatch: pytest.MonkeyPatch) -> None:
-    first = [0.3]
-
-    def slow_once(D: torch.Tensor, rank: Any = None) -> Any:
-        if first:
-            time.sleep(first.pop())
-        return factorise(D, rank)
-
-    monkeypatch.setattr("sftm_app.engine.features.factorise", slow_once)
-    found = map_speed(Memory(), SFTM, SFTM.params(), MapKind(768, 768, 2), CPU)
-    assert not first and found.factorise_s < 20  # as seconds of a side of 96, those would be more than 100
-
-
-def test_large_maps_are_sampled_small_and_seldom_more_than_is_worth_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    sampled: list[MapKind] = []
-    rate = 1e-9  # seconds for an entry and a row
-
-    def sample(kind: MapKind, method: Any, params: Any, device: Any) -> MapSpeed:
-        sampled.append(kind)
-        return MapSpeed(rate * kind.n_dense * kind.m * kind.n * kind.k, 1e-12 * operations(kind, params), 1.0)
-
-    monkeypatch.setattr(calibration, "_sample", sample)
-    kind = MapKind(8192, 4096, 6)
-    found = map_speed(Memory(), SFTM, SFTM.params(), kind, CPU)
-    assert found.factorise_s == pytest.approx(rate * 6 * 8192 * 4096 * 4096)
-    assert found.rest_s == pytest.approx(1e-12 * operations(kind, SFTM.params()))
-    spent = sum(rate * each.n_dense * each.m * each.n * each.k for each in sampled)
-    assert spent < 2 * calibration.SAMPLE_S and sampled[-1].k < 4096 and len(sampled) > 1
-    sampled.clear()
-    rate = 1e-12
-    map_speed(Memory(), SFTM, SFTM.params(), MapKind(200, 200, 2), CPU)
-    assert sampled == [MapKind(96, 96, 2)] * 2  # once to warm up; it takes too little to be worth a larger one
-
-
-def test_nearby_ranks_share_a_sample(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[Any] = []
-
-    def measure(kind: MapKind, method: Any, params: Any, *_: Any) -> MapSpeed:
-        asked.append(params.rank)
-        return MapSpeed(1.0, 2.0, 1.0)
-
-    monkeypatch.setattr(calibration, "_map_speed", measure)
-    memory, kind = Memory(), MapKind(1024, 1024, 4)
-    for rank in (100, 128, 0.125, 150):
-        found = map_speed(memory, SFTM, SFTM.params(rank=rank), kind, CPU)
-        ratio = operations(kind, SFTM.params(rank=rank)) / operations(kind, SFTM.params(rank=0.125))
-        assert found.rest_s == pytest.approx(2 * ratio) and found.factorise_s == 1
-    for rank in (None, 1000, "90% energy", None):
-        map_speed(memory, SFTM, SFTM.params(rank=rank, scaling=0.5), kind, CPU)
-    assert asked == [0.125, None, "90% energy"]
-
-
-def test_what_was_measured_is_remembered_for_a_day(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path, made = tmp_path / "below" / "speeds.json", []
-
-    def measure() -> list[float]:
-        made.append(1)
-        return [1.5, 2.5]
-
-    assert Memory(path).recall(measure, "a", 1) == [1.5, 2.5] and Memory(path).recall(measure, "a", 1) == [1.5, 2.5]
-    assert len(made) == 1
-    Memory(path).recall(measure, "a", 2)
-    assert len(made) == 2
-    threads = torch.get_num_threads()
-    torch.set_num_threads(threads + 1)
-    Memory(path).recall(measure, "a", 1)
-    torch.set_num_threads(threads)
-    assert len(made) == 3
-    now = time.time()
-    monkeypatch.setattr(calibration.time, "time", lambda: now + calibration.REMEMBERED_S + 1)
-    Memory(path).recall(measure, "a", 1)
-    assert len(made) == 4 and len(json.loads(path.read_text())) == 1, "old ones are dropped"
-    for damaged in ("", "{", "[1]", '{"a": 1}', '{"a": ["x"]}'):
-        path.write_text(damaged)
-        Memory(path).recall(measure, "a", 1)
-    assert len(made) == 9
-    assert [file.name for file in path.parent.iterdir()] == ["speeds.json"]
-
-
-def test_a_place_that_cannot_be_written_is_no_error(tmp_path: Path, recipe_for: Callable[..., Any]) -> None:
-    (tmp_path / "file").write_text("in the way")
-    memory = Memory(tmp_path / "file" / "speeds.json")
-    assert memory.recall(lambda: [1.0], "x") == memory.recall(lambda: [2.0], "x") == [1.0]
-    found = calibration.disk_speed(memory, planned(recipe_for()), tmp_path / "file")
-    assert all(rate > 0 for rate in dataclasses.astuple(found))
-
-
-def test_a_merge_of_tiny_models_is_estimated_in_little_time_and_about_right(recipe_for: Callable[..., Any]) -> None:
-    plan = planned(recipe_for())
-    memory = Memory()
-    estimate(plan, memory)
-    started = time.perf_counter()
-    found = estimate(plan, memory)
-    assert time.perf_counter() - started < 1 and 0 < found.seconds < 10
-
-
-def test_the_report_holds_what_was_expected_and_what_it_took(
-    recipe_for: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    plan = make_plan(recipe_for())
-    assert plan.cost is not None
-    steps = save(plan, tmp_path / "out")
+    plan = prepare(recipe_for(), session)
+    steps = save(plan, session, tmp_path / "out")
     with pytest.raises(StopIteration) as end:
         while True:
             next(steps)
     report = load_report(tmp_path / "out" / "sftm_report.json")
     machine = report.machine
     assert end.value.value.machine == machine
-    assert machine["seconds_predicted"] == pytest.approx(plan.cost.seconds)
-    assert machine["tensor_seconds_predicted"] == {e.name: pytest.approx(e.seconds) for e in plan.cost.costliest()}
-    assert machine["tensor_seconds"] == pytest.approx(sum(record.seconds for record in report.tensors))
-    assert machine["hashing_seconds"] >= 0 and machine["tensor_seconds"] + machine["hashing_seconds"] < report.seconds
+    assert machine.seconds_predicted == pytest.approx(plan.cost.seconds)
+    assert machine.tensor_seconds_predicted == {e.name: pytest.approx(e.seconds) for e in plan.cost.costliest()}
+    assert machine.tensor_seconds == pytest.approx(sum(record.seconds for record in report.tensors))
+    assert machine.hashing_seconds >= 0 and machine.tensor_seconds + machine.hashing_seconds < report.seconds
     assert report.time == f"{report.seconds:.1f} s ({format_duration(plan.cost.seconds)} expected)"
-    assert dataclasses.replace(report, machine={}).time == f"{report.seconds:.1f} s"
+    alone = dataclasses.replace(report, machine=dataclasses.replace(machine, seconds_predicted=None))
+    assert alone.time == f"{report.seconds:.1f} s"
 
 
 def test_times_are_no_more_exact_than_they_are() -> None:
@@ -403,12 +331,13 @@ def test_times_are_no_more_exact_than_they_are() -> None:
 
 
 def test_sentences_name_what_takes_longest() -> None:
-    times = {"a": 2.0, "b": 30.0, "c": 0.5}
+    times = {"a": 6.0, "b": 300.0, "c": 0.5}
     entries = tuple(EntryCost(name, seconds, 1, 2_000_000, 3) for name, seconds in times.items())
     found = Cost(entries, 1.5, 5_000_000, 7_000_000)
     assert found.sentences() == [
-        "A merge takes about 34 s and 5 MB of memory (besides Python and torch, which start in some seconds and take "
-        "about 0.3 GB), reads 6 MB and writes 7 MB.",
-        "Longest: b (30.0 s), a (2.0 s).",
+        "The merge takes about 5 min and 5 MB of memory (Python and torch take a few seconds and about 0.3 GB more). "
+        "It reads 6 MB and writes 7 MB.",
+        "These take longest: b (about 5 min), a (about 6 s).",
     ]
     assert len(dataclasses.replace(found, entries=entries[2:]).sentences()) == 1
+    assert "It fits." in dataclasses.replace(found, budget="It fits.").sentences()
