@@ -1,10 +1,9 @@
 """SFTM on a GPU, layer by layer: `python -m bench.gpu [--device cuda] [--works vit-b-32,7b] [--ranks full,1/T]`.
 
-Task matrices are made up, one shape of a model at a time, and lie in main memory, as they do when they were read; the
-time of a shape counts as often as the model has it. Beside the engine stands torch's plain route on the same device: an
-SVD of each task by torch.linalg.svd, the whole system, Cholesky, the sum; and the engine on the CPU, which it may be
-compared with. Prints a Markdown table. `off` is the largest relative difference of D* from the
-engine's on the CPU, which is asked to stay below 1e-4.
+Task matrices are made up, one shape of a model at a time, and lie in main memory, as they do after reading. The time of
+a shape counts as often as the model has it. The method is compared with torch's plain route on the same device (an SVD
+of each task by torch.linalg.svd, the whole system, Cholesky, the sum) and with itself on the CPU. Prints a Markdown
+table. `off` is the largest relative difference of D* from the CPU's, which should stay below 1e-4.
 """
 
 from __future__ import annotations
@@ -18,13 +17,12 @@ import torch
 from torch import Tensor
 
 from bench.machine import machine_line
-from sftm_app.architecture.roles import Part, Role
-from sftm_app.engine.run import merge_layer
+from sftm_app.engine.features import features_of
+from sftm_app.engine.layer import as_merged
 from sftm_app.linalg.low_rank import dense
 from sftm_app.methods import get_method
+from sftm_app.methods.base import Features, Layer
 from sftm_app.methods.params import make_params
-from sftm_app.planning.plan import PlanEntry
-from sftm_app.weights.writer import OutputTensor
 
 
 @dataclass(frozen=True)
@@ -74,10 +72,14 @@ def engine(changes: Sequence[Tensor], rank: int | None, device: torch.device) ->
     """D* (m, n) on the CPU, by the functions that a merge calls, from changes on the CPU."""
     method = get_method("sftm")
     params = make_params(method.params, {"rank": rank}, "params")
-    output = OutputTensor("sample", torch.float32, tuple(changes[0].shape))
-    entry = PlanEntry(output, Role.MATRIX, method.matrix_rule, "", ("sample",) * len(changes), (Part(),))
     there = [change.to(device) for change in changes]
-    return dense(merge_layer(method, params, entry, there, [1.0] * len(there)).delta).float().cpu()
+    n_threads = torch.get_num_threads()
+
+    def factorise() -> list[Features]:
+        return features_of(there, [None] * len(there), rank, n_at_once=n_threads, n_threads=n_threads)
+
+    layer = Layer(there, [1.0] * len(there), lambda: torch.zeros_like(there[0]), factorise, n_threads=n_threads)
+    return dense(as_merged(method.merge(layer, params)).delta).float().cpu()
 
 
 def plain(changes: Sequence[Tensor], rank: int | None, device: torch.device) -> Tensor:
@@ -94,7 +96,7 @@ Route = Callable[[Sequence[Tensor], "int | None", torch.device], Tensor]
 
 
 def measure(model: Model, rank: str, route: Route, device: torch.device) -> Measured:
-    """Every shape once (and once before, on a GPU, whose libraries start then), times how many there are of it."""
+    """Run every shape once (on a GPU once before, to start its libraries), and multiply by how many there are."""
     seconds, changes, peak = 0.0, [], 0
     on_gpu = device.type == "cuda"
     for shape, count in model.maps.items():

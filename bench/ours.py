@@ -1,4 +1,4 @@
-"""Our command line as a process that is measured, and what its report says."""
+"""Our command line as a measured process, and what its report says."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ import yaml
 
 from bench.accounting import Spent, spend, threads
 from bench.reference import ROOT, Work
-from sftm_app.engine.cache import FactorStore
 from sftm_app.output.report import REPORT_NAME
+from sftm_app.weights.disk_cache import DiskCache
 from sftm_app.weights.partial import partial_of
 
 # Inputs, outputs and logs of every bench that needs gigabytes.
@@ -25,8 +25,8 @@ SFTM = (sys.executable, "-m", "sftm_app")
 
 @dataclass(frozen=True)
 class Merged:
-    """A merge: what its process took, and from its report: seconds in the layers, bytes that were taken and foretold,
-    the worst residual of a layer (None where no system was solved), and seconds that were taken and foretold."""
+    """A merge: what its process took, and from its report seconds in the layers, bytes taken and predicted, the worst
+    residual of a layer (None if no system was solved), and seconds taken and predicted."""
 
     spent: Spent
     layer_seconds: float
@@ -50,14 +50,14 @@ def merge_command(recipe: Path, output: Path) -> tuple[str | Path, ...]:
 
 
 def environment(n_threads: int, cache: Path) -> dict[str, str]:
-    """Of a process that may keep factors in `cache` and nowhere else."""
+    """The environment of a process whose cache is the folder `cache`."""
     return threads(n_threads) | {"SFTM_CACHE_DIR": str(cache)}
 
 
 def merge(recipe: Path, n_threads: int) -> Merged:
-    """Merge without factors of an earlier merge, into the folder of the recipe's name beside it.
+    """Merge with an empty cache, into a folder next to the recipe, with its name.
 
-    Raises
+    Raises:
         SystemExit: the merge failed; names its log.
     """
     output, cache = recipe.with_suffix(""), recipe.parent / "factors"
@@ -68,22 +68,21 @@ def merge(recipe: Path, n_threads: int) -> Merged:
 
 
 def forget_factors(cache: Path) -> None:
-    """Remove what earlier merges kept of task matrices. What this machine is, and what transformers says of an
-    architecture, stays known, as it does for anybody's second merge."""
-    FactorStore(cache, 1).clear()
+    """Clear the cache, but not what it knows of this machine and of architectures, as for any second merge."""
+    DiskCache(cache, 1).clear()
 
 
 def clear(output: Path) -> None:
-    """Remove what an earlier run wrote, and what one that was stopped left, so that nothing is gone on with."""
+    """Remove what an earlier run wrote, and what a stopped run left, so that nothing is resumed."""
     for left in (output, partial_of(output)):
         shutil.rmtree(left, ignore_errors=True)
 
 
 def must(command: tuple[str | Path, ...], log: Path, environment: Mapping[str, str]) -> Spent:
-    """Run a command that has to succeed. Raises SystemExit, with its log, where it does not."""
+    """Run a command that must succeed. Raises SystemExit, with its log, if it does not."""
     spent = spend(command, log, environment, ROOT)
     if spent.code:
-        raise SystemExit(f"It ended with exit code {spent.code}: {log.read_text(encoding='utf-8')[-2000:]}")
+        raise SystemExit(f"The command ended with exit code {spent.code}: {log.read_text(encoding='utf-8')[-2000:]}")
     return spent
 
 

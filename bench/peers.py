@@ -1,13 +1,13 @@
-"""SFTM beside other tools, on the same files, in turn: `python -m bench.peers [--quick] [--rounds 3]`.
+"""Compare with other tools on the same files, in turn: `python -m bench.peers [--quick] [--rounds 3]`.
 
 Makes the reference work (bench.reference) and an environment with FusionBench and mergekit (bench.peer_environment) if
-they do not stand in --folder and --env, then runs every job as a process of its own, one after the other, round after
-round, so that whatever else the machine does hits them all. Prints Markdown tables. What every command printed, and
-every figure, is kept in the folder. Inputs were read once before: they come out of the system's memory, not off a disk.
+--folder and --env do not hold them yet. Then it runs every job as a process of its own, one after the other, round after
+round, so that whatever else the machine does hits them all. Prints Markdown tables. The folder keeps what every command
+printed, and every figure. Inputs are read once before, so they come from the system's memory and not from a disk.
 
-Our merges find nothing of an earlier one's factors, except those called "again", which find what the one at full rank
-left. They do know what transformers says of the architecture, which takes seconds at a machine's first merge of a kind.
-`--quick` makes one round of a tower of two layers. `--jobs full,tsvm` runs some of them.
+Our merges start with an empty cache, except those called "again", which find what the merge at full rank cached. What
+transformers says of the architecture is cached for all; asking takes seconds at a machine's first merge of a kind.
+`--quick` makes one round of a tower of two layers. `--jobs full,tsvm` runs some jobs.
 """
 
 from __future__ import annotations
@@ -32,19 +32,19 @@ from bench.peer_environment import Environment, peer_environment
 from bench.peer_tables import (
     AGAIN,
     AGAIN_LOW,
-    AGAIN_OTHER,
     AGAIN_WEIGHTS,
     FLOOR,
     FULL,
     LOW,
     OURS_TA,
+    OURS_TIES,
     TA,
     TIES,
     TITLES,
     TSVM,
     Run,
-    foretold_table,
     goal_table,
+    predicted_table,
     work_table,
 )
 from bench.reference import ROOT, Tower, Work, make_towers
@@ -59,8 +59,8 @@ SCALING, DENSITY, AGAIN_SCALING = 0.3, 0.2, 0.5
 
 @dataclass(frozen=True)
 class Job:
-    """One command. peer: the package it needs. cache: the job before whose factors it may find; where that is itself,
-    those that are there are removed first."""
+    """One command. peer: the package it needs. cache: the job whose cache it uses; a job that names itself starts with an
+    empty cache."""
 
     name: str
     command: tuple[str | Path, ...]
@@ -69,21 +69,20 @@ class Job:
 
 
 def jobs(work: Work, folder: Path, python: Path) -> list[Job]:
-    """Every job, in the order of a round; writes their settings into `folder`."""
+    """Every job, in the order of a round. Writes their settings into `folder`."""
     weights = [model / "model.safetensors" for model in (work.base, *work.tasks)]
-    first, second, *others = map(str, work.tasks)
-    weighted = [{"path": first, "weight": 0.5}, second, *others]
-    otherwise = [*({"path": path, "weight": 0.7} for path in (first, second)), *others]
+    first, *others = map(str, work.tasks)
+    weighted = [{"path": first, "weight": 0.5}, *others]
     made = [
         Job(FLOOR, (sys.executable, "-I", "-S", HERE / "peer_floor.py", folder / FLOOR, *weights)),
         _mergekit(TA, "task_arithmetic", {"weight": SCALING}, weights, folder, python),
         _ours(OURS_TA, work, folder, "task_arithmetic", {"scaling": SCALING}),
         _mergekit(TIES, "ties", {"weight": SCALING, "density": DENSITY}, weights, folder, python),
+        _ours(OURS_TIES, work, folder, "ties", {"scaling": SCALING, "density": DENSITY}),
         Job(TSVM, (python, HERE / "peer_tsvm.py", folder / TSVM, work.base, *work.tasks), "FusionBench"),
         _ours(FULL, work, folder, "sftm", {}),
         _ours(AGAIN, work, folder, "sftm", {"scaling": AGAIN_SCALING}, FULL),
         _ours(AGAIN_WEIGHTS, work, folder, "sftm", {}, FULL, tasks=weighted),
-        _ours(AGAIN_OTHER, work, folder, "sftm", {}, FULL, tasks=otherwise),
         _ours(AGAIN_LOW, work, folder, "sftm", {"rank": 1 / len(work.tasks)}, FULL),
         _ours(LOW, work, folder, "sftm", {"rank": 1 / len(work.tasks)}),
     ]
@@ -119,27 +118,27 @@ def run(job: Job, round_number: int, folder: Path, n_threads: int) -> Run:
     if job.cache == job.name:
         forget_factors(cache)
     spent = spend(job.command, folder / f"{job.name}-{round_number}.log", environment(n_threads, cache), ROOT)
-    said = read_report(output, spent) if job.cache and not spent.code else None
+    report = read_report(output, spent) if job.cache and not spent.code else None
     failed = f", FAILED with exit code {spent.code}" if spent.code else ""
     print(
         f"round {round_number}, {job.name}: {spent.seconds:.1f} s, {spent.peak_bytes / 1e6:.0f} MB{failed}", flush=True
     )
     took = (job.name, spent.code, spent.seconds, spent.cpu_seconds, spent.peak_bytes)
-    if said is None:
+    if report is None:
         return Run(*took)
-    figures = (said.residual, said.took_seconds, said.predicted_seconds, said.took_bytes, said.predicted_bytes)
-    return Run(*took, *figures)
+    times = (report.took_seconds, report.predicted_seconds)
+    return Run(*took, report.residual, *times, report.took_bytes, report.predicted_bytes)
 
 
 def read_once(file: Path) -> None:
-    """Have the system keep a file's bytes in memory, where there is room."""
+    """Read a file once, so that the system keeps it in memory if there is room."""
     with file.open("rb", buffering=0) as data:
         while data.read(1 << 24):
             pass
 
 
 def off_exact(work: Work, tower: Tower, folder: Path) -> dict[str, list[float]]:
-    """How far the merged files are off the float64 change, for some layers: job -> relative differences."""
+    """How far the merged files are from the float64 delta, for some layers: job -> relative differences."""
     low = tower.hidden // len(work.tasks)
     settings = {FULL: (None, 1.0), AGAIN: (None, AGAIN_SCALING), AGAIN_LOW: (low, 1.0), LOW: (low, 1.0)}
     merges = {job: (folder / job, *how) for job, how in settings.items() if (folder / job / REPORT_NAME).exists()}
@@ -161,7 +160,7 @@ class Measured:
 def measure(
     tower: Tower, folder: Path, peers: Environment, names: Sequence[str], n_rounds: int, n_threads: int
 ) -> Measured:
-    """Run the named jobs in turn, round after round; every figure so far stands in `runs.json` in the folder."""
+    """Run the named jobs in turn, round after round. `runs.json` in the folder holds every figure so far."""
     work = make_towers(folder / "inputs", tower, N_TASKS)
     chosen = [job for job in jobs(work, folder, peers.python) if job.name in names]
     missing = {job.name: peers.missing[job.peer] for job in chosen if job.peer in peers.missing}
@@ -192,7 +191,7 @@ def main() -> None:
     n_rounds = 1 if options.quick else options.rounds
     measured = measure(tower, folder, peer_environment(options.env), options.jobs.split(","), n_rounds, options.threads)
     print(f"\n{work_table(measured.runs, measured.missing, measured.off)}\n\n{goal_table(measured.runs)}\n")
-    print(f"{foretold_table(measured.runs)}\n")
+    print(f"{predicted_table(measured.runs)}\n")
     print(
         f"{N_TASKS} tasks, {tower.layers} layers, rounds: {n_rounds}, load of the machine before {load:.1f}, "
         f"after {os.getloadavg()[0]:.1f}. {machine_line(options.threads)}"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bench.accounting import spend, threads
-from bench.peer_tables import FULL, TIES, TSVM, Run, foretold_table, goal_table, work_table
+from bench.peer_tables import FULL, TIES, TSVM, Run, goal_table, predicted_table, work_table
 
 
 def runs(**seconds: float) -> list[Run]:
@@ -46,9 +46,9 @@ def test_goals_are_judged_by_ratio_and_the_residual() -> None:
     assert not any("mergekit" in goal or "reading" in goal for goal in goals)
 
 
-def test_what_was_foretold_stands_beside_what_was_taken() -> None:
+def test_what_was_predicted_stands_next_to_what_was_taken() -> None:
     ours = [Run(FULL, 0, 9.0, 9.0, 1, 1e-6, took, 3.0, 200_000_000, 250_000_000) for took in (2.0, 4.0, 4.5)]
-    found = rows(foretold_table([*runs(tsvm=10.0), *ours]))
+    found = rows(predicted_table([*runs(tsvm=10.0), *ours]))
     assert found == {"**SFTM, full rank**": ["4.0 s", "3.0 s", "0.75", "200 MB", "250 MB", "1.25"]}
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from closeness import assert_close
 from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, CLIPVisionConfig, CLIPVisionModel, LlamaConfig, LlamaForCausalLM
@@ -79,7 +80,7 @@ def test_adapters_load_with_peft_and_densify_gives_the_same_model(tmp_path: Path
         plain = base(tokens).logits
         adapted = PeftModel.from_pretrained(base, made.tasks[1])(tokens).logits
         dense = AutoModelForCausalLM.from_pretrained(folded)(tokens).logits
-    torch.testing.assert_close(adapted, dense)
+    assert_close(adapted, dense)
     assert float((adapted - plain).abs().max()) > 1e-4
     pairs = dict(adapter_pairs("task1", SMALL_LANGUAGE, 4))
     assert len(pairs) == 14 and all(A.shape[0] == B.shape[1] == 4 for A, B in pairs.values())
@@ -102,4 +103,4 @@ def test_the_float64_change_keeps_every_gain() -> None:
     change = exact_change(matrices, 3)
     for matrix in matrices:
         U, S, Vh = torch.linalg.svd(matrix.double(), full_matrices=False)
-        torch.testing.assert_close((U[:, :3].T @ change @ Vh[:3].T).diagonal(), S[:3])
+        assert_close((U[:, :3].T @ change @ Vh[:3].T).diagonal(), S[:3])
