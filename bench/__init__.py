@@ -1,1 +1,1 @@
-"""Every figure that the README claims comes from a command here."""
+"""Benchmarks: every figure in the README comes from a command here."""

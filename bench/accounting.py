@@ -1,4 +1,4 @@
-"""Whole processes, measured from outside: wall and processor seconds, and the most memory that was resident."""
+"""Measure whole processes from outside: wall time, processor time and peak resident memory."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-# A process inherits the peak of the one that started it, so a small one starts it: what is seen is its own.
+# A process inherits the peak memory of the process that started it, so a small one starts it.
 _LAUNCHER = """
 import json, os, sys, time
 started = time.perf_counter()
@@ -29,7 +29,14 @@ with open(sys.argv[1], "w") as file:
 
 @dataclass(frozen=True)
 class Spent:
-    """What one process took, children that it waited for included. Resident bytes count pages of mapped files too."""
+    """What one process took, with the children that it waited for.
+
+    Attributes:
+        code: its exit code.
+        seconds: wall time.
+        cpu_seconds: processor time.
+        peak_bytes: peak resident memory, with pages of mapped files.
+    """
 
     code: int
     seconds: float
@@ -38,7 +45,17 @@ class Spent:
 
 
 def spend(command: Sequence[str | Path], log: Path, environment: Mapping[str, str], cwd: Path) -> Spent:
-    """Run a command to its end; what it prints goes to `log`, its figures to a JSON file beside. POSIX only."""
+    """Run a command to its end. POSIX only.
+
+    Args:
+        command: the command and its arguments.
+        log: the file for its output; the figures go to a .json file of the same name.
+        environment: variables to add to this process's own.
+        cwd: where it runs.
+
+    Raises:
+        SystemExit: it could not be started.
+    """
     figures = log.with_suffix(".json")
     figures.unlink(missing_ok=True)
     launch = [sys.executable, "-I", "-S", "-c", _LAUNCHER, str(figures), *map(str, command)]
@@ -50,12 +67,12 @@ def spend(command: Sequence[str | Path], log: Path, environment: Mapping[str, st
             env={**os.environ, **environment}, check=False,
         )  # fmt: skip
     if not figures.exists():
-        raise SystemExit(f"{command[0]}: could not be started; see {log}.")
+        raise SystemExit(f"{command[0]} could not be started. See {log}.")
     return Spent(**json.loads(figures.read_text()))
 
 
 def threads(n_threads: int) -> dict[str, str]:
-    """The environment in which every process computes with so many threads, and looks for nothing on a model hub."""
+    """Environment variables: every library computes with `n_threads` threads, and nothing contacts a model hub."""
     number = str(n_threads)
     return {
         "OMP_NUM_THREADS": number,

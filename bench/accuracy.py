@@ -1,7 +1,7 @@
-"""Accuracy of a demo pack, for every method: `python -m bench.accuracy [--pack glosses] [--few]`.
+"""Accuracy of merges of a demo pack: `python -m bench.accuracy [--pack glosses] [--few]`.
 
-Prints two Markdown tables, measured on all held-out samples: task by task for a few models, and the mean over tasks for
-a grid of scalings and ranks (`--few`: a small one). `gap closed` is (merge - base) / (individual - base) of the means.
+Prints two Markdown tables, measured on all held-out samples: a few models by task, and the mean over the tasks for a
+grid of scalings and ranks (`--few`: a small grid). `gap closed` is (merge - base) / (individual - base) of the means.
 """
 
 from __future__ import annotations
@@ -9,15 +9,15 @@ from __future__ import annotations
 import argparse
 from dataclasses import dataclass
 
-import torch
-
 from bench.machine import machine_line
 from sftm_app.evaluation.accuracy import empty_table, fill_table
 from sftm_app.evaluation.candidates import BASE, INDIVIDUAL, Candidate, ModelPool, method_candidate
 from sftm_app.evaluation.packs import find_packs, load_samples
-from sftm_app.planning.planner import check_recipe
+from sftm_app.evaluation.samples import Samples
+from sftm_app.planning.planner import open_inputs
 from sftm_app.planning.recipe import make_recipe
 from sftm_app.resources import asset_path
+from sftm_app.session import open_session
 
 SCALINGS = tuple(round(0.1 * step, 1) for step in range(1, 11))
 RANKS = (None, 0.5, 0.25, 0.125)
@@ -26,12 +26,13 @@ SFTM_SCALINGS = (0.4, 0.6, 0.8, 1.0, 1.2)
 
 @dataclass(frozen=True)
 class Means:
-    """Mean accuracies 0..1 of base and individual, the reference of `gap closed`."""
+    """Mean accuracies 0..1 of base and individual models, the reference for `gap closed`."""
 
     base: float
     individual: float
 
     def row(self, title: str, mean: float) -> str:
+        """A row of the second table."""
         closed = (mean - self.base) / (self.individual - self.base)
         return f"| {title} | {mean:.1%} | {closed:.0%} |"
 
@@ -49,12 +50,12 @@ def grid(few: bool) -> list[Candidate]:
     return merges
 
 
-def measure(model_pool: ModelPool, candidates: list[Candidate], samples: dict[str, object]) -> dict[str, list[float]]:
-    """Accuracies by candidate key, one for each task."""
+def measure(model_pool: ModelPool, candidates: list[Candidate], samples: dict[str, Samples]) -> dict[str, list[float]]:
+    """The accuracies of each candidate, by its key: one for each task."""
     found = {}
     for candidate in candidates:
         table = empty_table(model_pool.task_names, (candidate,))
-        for filled in fill_table(model_pool, table, samples.__getitem__):  # type: ignore[arg-type]
+        for filled in fill_table(model_pool, table, samples.__getitem__):
             table = filled
         found[candidate.key] = [line[0] or 0.0 for line in table.values]
         print(f"<!-- {candidate.title}: {sum(found[candidate.key]) / len(samples):.4f} -->", flush=True)
@@ -69,8 +70,9 @@ def main() -> None:
     pack = next(pack for pack in find_packs(asset_path("demo")) if pack.name == options.pack)
     merges = grid(options.few)
     tasks = [{"path": task.path, "name": task.name} for task in pack.tasks]
-    model_pool = ModelPool(check_recipe(make_recipe(pack.base, tasks)), torch.device("cpu"))
-    samples: dict[str, object] = {task.name: load_samples(task) for task in pack.tasks}
+    session = open_session("cpu")
+    model_pool = ModelPool(open_inputs(make_recipe(pack.base, tasks), session), session)
+    samples: dict[str, Samples] = {task.name: load_samples(task) for task in pack.tasks}
 
     measured = measure(model_pool, [BASE, INDIVIDUAL, *merges], samples)
     means = {key: sum(values) / len(values) for key, values in measured.items()}

@@ -1,7 +1,8 @@
-"""LoRA adapters into one adapter: `python -m bench.adapters [--layers 30] [--ranks 8,16,32]`.
+"""Merge LoRA adapters into one adapter: `python -m bench.adapters [--layers 30] [--ranks 8,16,32]`.
 
-Shapes of SmolLM2-135M, 8 adapters on all seven maps of each layer. Prints two Markdown tables: the direct way against
-the ways by full models, and how the time grows with the adapters' rank and with the width of the model.
+Uses the shapes of SmolLM2-135M, with 8 adapters on all seven linear maps of each layer. Prints two Markdown tables: the
+direct way compared with the ways through full models, and how the time grows with the adapters' rank and the model's
+width.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ ADAPTER, MODEL = {"kind": "adapter"}, {"kind": "model"}
 
 
 def extract(recipe: Path, work: Work, n_threads: int) -> Spent:
-    """The adapter that holds what a merged model, the output of `recipe`, changes: of all the adapters' ranks."""
+    """Extract an adapter of the adapters' total rank from the merged model that `recipe` made."""
     model, output = recipe.with_suffix(""), recipe.with_suffix(".extracted")
     shutil.rmtree(output, ignore_errors=True)
     rank = ("--rank", str(N_TASKS * RANK), "--output", output, "--device", "cpu", "--quiet")
@@ -31,7 +32,7 @@ def extract(recipe: Path, work: Work, n_threads: int) -> Spent:
 
 
 def dense_work(work: Work, folder: Path) -> Work:
-    """The same tasks, each folded into a full model."""
+    """The same tasks as full models, each with its adapter folded in."""
     tasks = tuple(folder / task.name for task in work.tasks)
     for adapter, model in zip(work.tasks, tasks, strict=True):
         if not (model / "model.safetensors").exists():
@@ -41,9 +42,9 @@ def dense_work(work: Work, folder: Path) -> Work:
 
 
 def routes(folder: Path, language: Language, n_threads: int) -> None:
-    """Prints the first table."""
+    """Print the first table."""
     work = make_adapters(folder / f"inputs-{language.layers}-{RANK}", language, N_TASKS, RANK)
-    print("| way | merge | extract | together | of the densified way | peak memory |\n|---|---:|---:|---:|---:|---:|")
+    print("| way | merge | extract | together | relative to the first | peak memory |\n|---|---:|---:|---:|---:|---:|")
     dense = dense_work(work, folder / f"dense-{language.layers}")
     ways = {
         "8 full models, each with its adapter folded in; then `extract`": (
@@ -67,8 +68,8 @@ def routes(folder: Path, language: Language, n_threads: int) -> None:
 
 
 def growth(folder: Path, language: Language, ranks: list[int], n_threads: int) -> None:
-    """Prints the second table: rank by rank, then a few layers, and as few of twice the width."""
-    print("| layers | widths | rank | time | in the layers | of the row above | peak memory |")
+    """Print the second table: rank by rank, then with few layers, then with few layers of twice the width."""
+    print("| layers | widths | rank | time | in the layers | relative to the row above | peak memory |")
     print("|---|---|---:|---:|---:|---:|---:|")
     few = replace(language, layers=min(FEW_LAYERS, language.layers))
     wide = replace(
@@ -91,7 +92,7 @@ def growth(folder: Path, language: Language, ranks: list[int], n_threads: int) -
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--layers", type=int, default=Language().layers)
-    parser.add_argument("--ranks", default="8,16,32", help="of the adapters, for the second table")
+    parser.add_argument("--ranks", default="8,16,32", help="ranks of the adapters in the second table")
     parser.add_argument("--folder", type=Path, default=CACHE / "adapters", help="inputs and outputs; needs 8 GB")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     options = parser.parse_args()

@@ -1,4 +1,4 @@
-"""The app in a process of its own, and a Chromium to look at it."""
+"""The app in its own process, and a Chromium that opens it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 
 @contextmanager
 def running_app() -> Iterator[tuple[str, float]]:
-    """The app's address with an empty output folder, and the seconds from its start until it answered."""
+    """Start the app with an empty output folder. Yields its address and the seconds until it answered."""
     folder = tempfile.mkdtemp(prefix="sftm-bench-")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -36,7 +36,7 @@ def running_app() -> Iterator[tuple[str, float]]:
                 break
             except OSError:
                 if process.poll() is not None:
-                    raise SystemExit("The app ended by itself. Start it with `python launch.py` to see why.") from None
+                    raise SystemExit("The app stopped. Start it with `python launch.py` to see why.") from None
                 time.sleep(0.05)
         yield url, time.perf_counter() - started
     finally:
@@ -66,6 +66,6 @@ def open_tab(page: Page, name: str) -> None:
 
 
 def load_demo(page: Page) -> None:
-    """Click Try the glyphs demo and wait for its preflight."""
+    """Click Try the glyphs demo and wait until the models are checked."""
     page.locator("#try-glyphs").click()
     expect(page.locator("#preflight")).to_contain_text("fit the base")

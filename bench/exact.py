@@ -1,4 +1,4 @@
-"""The superposition in float64 by the book, to compare merged files with: slow, and without any of the app's engine."""
+"""The superposition in float64, straight from its definition and without the app's engine, to check merged files."""
 
 from __future__ import annotations
 
@@ -13,17 +13,29 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Compared:
-    """One layer's change: relative difference in the Frobenius norm, by title of the merge."""
+    """How far merges are from the float64 result in one layer.
+
+    Attributes:
+        name: the layer's tensor.
+        off: the relative difference in the Frobenius norm, by title of the merge.
+    """
 
     name: str
     off: dict[str, float]
 
 
 def exact_change(matrices: Sequence[Tensor], rank: int | None) -> Tensor:
-    """D* (m, n) of the variant `readout` for task matrices (m, n), float64: SVD, the whole system, Cholesky.
+    """The merged matrix D* of the variant `readout`, by SVD and a Cholesky factorisation of the whole system.
 
-    rank: leading features kept of each; None keeps all. Raises torch.linalg.LinAlgError where tasks share features
-    exactly, for then the system is singular.
+    Args:
+        matrices: task matrices (m, n).
+        rank: how many features of each task to use; None uses all.
+
+    Returns:
+        float64 (m, n).
+
+    Raises:
+        torch.linalg.LinAlgError: the system is singular, because tasks share features exactly.
     """
     parts = [torch.linalg.svd(matrix.double(), full_matrices=False) for matrix in matrices]
     U = torch.cat([part.U[:, :rank] for part in parts], dim=1)
@@ -38,9 +50,12 @@ def exact_change(matrices: Sequence[Tensor], rank: int | None) -> Tensor:
 def compare(
     base: Path, tasks: Sequence[Path], merges: dict[str, tuple[Path, int | None, float]], names: Sequence[str]
 ) -> list[Compared]:
-    """What merged files hold for some layers, beside the float64 change.
+    """Compare merged files with the float64 result.
 
-    merges: title -> (folder of the merged model, rank or None, scaling). All models lie in one file each.
+    Args:
+        base, tasks: folders of models in one file each.
+        merges: title -> (folder of the merged model, rank or None, scaling).
+        names: the layers to compare.
     """
     compared = []
     for name in names:

@@ -1,7 +1,7 @@
-"""How quick the app is, in a real Chromium: `python -m bench.interface`.
+"""How fast the app responds, in a real Chromium: `python -m bench.interface`.
 
-Prints a Markdown table: start to ready, click on a heatmap cell to redrawn detail (median of 20), demo merge from click
-to done.
+Prints a Markdown table: from start to ready, from a click on a heatmap cell to the redrawn detail (median of 20), and
+from the click that starts the demo merge to its end.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ CLICK_AND_WAIT = """async ([row, column]) => {
 
 
 def clicks_ms(page: Page) -> tuple[list[float], list[float]]:
-    """Milliseconds from each click to the redrawn spectra, and to all redrawn, over cells of several layers."""
+    """Milliseconds from each click until the spectra are redrawn, and until everything is, for several layers."""
     found: list[tuple[float, float]] = []
     for index in range(N_CLICKS + 2):
         found.append(page.evaluate(CLICK_AND_WAIT, [1 + index % 5, 1 + index * 5 % 6]))
@@ -49,7 +49,7 @@ def clicks_ms(page: Page) -> tuple[list[float], list[float]]:
 def main() -> None:
     with running_app() as (url, ready_s), open_page() as page:
         page.goto(url)
-        # As a person who looks around first: the app warms up meanwhile.
+        # A person looks around first; the app warms up meanwhile.
         page.wait_for_timeout(15_000)
         started = time.perf_counter()
         load_demo(page)
@@ -67,13 +67,13 @@ def main() -> None:
         merge_s = time.perf_counter() - started
     print(f"{machine_line()}\n")
     print("| step | time |\n|---|---:|")
-    print(f"| start of the app to its page | {ready_s:.1f} s |")
-    print(f"| Try the glyphs demo to models checked | {demo_s:.1f} s |")
-    print(f"| Try the glyphs demo to the first spectra | {insight_s:.1f} s |")
-    for what, clicks in (("its spectra", spectra), ("its spectra and all overlaps", everything)):
+    print(f"| start the app, until its page | {ready_s:.1f} s |")
+    print(f"| Try the glyphs demo, until the models are checked | {demo_s:.1f} s |")
+    print(f"| Try the glyphs demo, until the first spectra | {insight_s:.1f} s |")
+    for what, clicks in (("its spectra", spectra), ("its spectra and overlaps", everything)):
         spread = f"{min(clicks):.0f} to {max(clicks):.0f}"
-        print(f"| click on a map cell to {what} redrawn | {statistics.median(clicks):.0f} ms ({spread}) |")
-    print(f"| demo merge, 8 tasks, click to done | {merge_s:.1f} s |")
+        print(f"| click on a map cell, until {what} are redrawn | {statistics.median(clicks):.0f} ms ({spread}) |")
+    print(f"| demo merge of 8 tasks, from click to end | {merge_s:.1f} s |")
 
 
 if __name__ == "__main__":

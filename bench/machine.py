@@ -1,4 +1,4 @@
-"""One line that says when and where a figure was measured."""
+"""One line that states when and where a figure was measured."""
 
 from __future__ import annotations
 
@@ -10,7 +10,11 @@ import torch
 
 
 def machine_line(n_threads: int | None = None) -> str:
-    """Date, processor count, Python, torch and its threads; n_threads: of the processes that were measured."""
+    """The date, the processors, and the versions of Python and torch.
+
+    Args:
+        n_threads: the threads of the processes that were measured; those of this process by default.
+    """
     return (
         f"{datetime.date.today().isoformat()}, {os.cpu_count()} cores ({platform.machine()}), "
         f"Python {platform.python_version()}, torch {torch.__version__}, "

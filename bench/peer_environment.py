@@ -1,4 +1,4 @@
-"""A virtual environment for the packages that are compared with, made once in a cache folder outside the repository."""
+"""A virtual environment for the other merging packages, made once in a cache folder outside the repository."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 TORCH = "torch==2.13.0"
-# What is installed, and a line of Python that works once it is.
+# What to install, and a line of Python that works once it is installed.
 PEERS = {
     "FusionBench": ("fusion-bench==0.2.33", "from fusion_bench.method.task_singular_vector import *"),
     "mergekit": ("mergekit==0.1.5", "import mergekit.scripts.merge_raw_pytorch"),
@@ -19,27 +19,32 @@ READY = "peers.json"
 
 @dataclass(frozen=True)
 class Environment:
-    """python: of the environment. missing: peer -> why it cannot be used, in a sentence."""
+    """A virtual environment.
+
+    Attributes:
+        python: its interpreter.
+        missing: peer -> a sentence on why it cannot be used.
+    """
 
     python: Path
     missing: dict[str, str]
 
 
 def peer_environment(folder: Path) -> Environment:
-    """Make the environment in `folder`, or take what stands there from the time before.
+    """The environment in `folder`, made first if it is not there.
 
-    torch comes first and stays at one release: a newer one would bring gigabytes for GPUs. A peer that cannot be
-    installed or imported is reported, never an error.
+    torch is installed first and stays at one release, because a newer one would bring gigabytes for GPUs. A peer that
+    cannot be installed or imported is listed as missing.
     """
     python = folder / "bin" / "python"
     wanted = {"torch": TORCH} | {name: package for name, (package, _) in PEERS.items()}
     ready = folder / READY
     if not ready.exists() or json.loads(ready.read_text()) != wanted:
-        print(f"making an environment for the peers in {folder}", flush=True)
+        print(f"Making an environment for the peers in {folder}", flush=True)
         if why := _run([sys.executable, "-m", "venv", folder]) or _install(python, [TORCH]):
             return Environment(python, {name: f"No environment: {why}" for name in PEERS})
         packages = [package for package, _ in PEERS.values()]
-        # Together first, so that one set of versions suits all; if they fight, each as far as it gets.
+        # Together first, so that one set of versions suits all; if they conflict, one after the other.
         if _install(python, packages):
             for package in packages:
                 _install(python, [package])
@@ -54,7 +59,7 @@ def _install(python: Path, packages: list[str]) -> str:
 
 
 def _run(command: list[str | Path]) -> str:
-    """Nothing if the command succeeds, else the last line that it printed."""
+    """Run a command. Returns "" if it succeeds, otherwise the last line that it printed."""
     try:
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
     except OSError as error:

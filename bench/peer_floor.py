@@ -1,4 +1,4 @@
-"""Read files to their ends and write one of them anew: python peer_floor.py OUTPUT FILE... (the first is written)."""
+"""Read files and write a copy of the first one: `python peer_floor.py OUTPUT FILE...`. The least any merge must do."""
 
 from __future__ import annotations
 

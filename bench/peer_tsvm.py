@@ -1,7 +1,7 @@
-"""FusionBench's TSV-M on folders of CLIP vision models: run by bench.peers with the peers' own Python.
+"""FusionBench's TSV-M on folders of CLIP vision models: `python peer_tsvm.py OUTPUT BASE TASK...`.
 
-python peer_tsvm.py OUTPUT BASE TASK...    uses the classes that `fusion_bench method=task_singular_vector/... \
-modelpool=CLIPVisionModelPool/...` makes of its settings, and saves as that command does.
+bench.peers runs it with the peers' own Python. It uses the classes that the command `fusion_bench
+method=task_singular_vector/... modelpool=CLIPVisionModelPool/...` creates, and saves as that command does.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The pictures that the README shows, taken from the running app: `python -m bench.pictures`."""
+"""Take the screenshots for the README from the running app: `python -m bench.pictures`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ FEATURE_TASK = "spell"
 
 
 def inspect_picture(page: Page, url: str) -> None:
-    """The map and the spectra of one layer, light."""
+    """The map and the spectra of one layer, in light mode."""
     page.goto(f"{url}?__theme=light")
     load_demo(page)
     open_tab(page, "Inspect")
@@ -22,7 +22,7 @@ def inspect_picture(page: Page, url: str) -> None:
 
 
 def feature_picture(page: Page, url: str) -> None:
-    """What one feature of a T5 reads and writes, dark."""
+    """What one feature of a T5 reads and writes, in dark mode."""
     layer = "decoder.block.0.layer.1.EncDecAttention.k.weight"
     page.goto(f"{url}?demo=phonemes&tab=inspect&layer={layer}&feature=1&task={FEATURE_TASK}&__theme=dark")
     page.locator("#excited .sf-excited").first.wait_for()
@@ -33,7 +33,7 @@ def feature_picture(page: Page, url: str) -> None:
 
 
 def evaluate_picture(page: Page, url: str) -> None:
-    """A sample that base, individual and merged models answer, and the table, dark."""
+    """The answers of base, individual and merged models to one sample, in dark mode."""
     page.goto(f"{url}?__theme=dark")
     open_tab(page, "Merge")
     page.locator("#start").click()

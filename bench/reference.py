@@ -1,10 +1,11 @@
-"""The reference work: a base and its fine-tunes of known shapes, made and not trained.
+"""The reference work: a base and fine-tunes of known shapes with synthetic weights.
 
-`python -m bench.reference [--folder FOLDER] [--small] [--tasks 8] [--layers 12]` makes a CLIP vision tower of the exact
-shapes of ViT-B/32 (87 million parameters, float32, 350 MB a model) and 8 fine-tunes. Their changes have decaying gains
-and a part that all tasks share. `--adapters [--rank 16]` makes a Llama of SmolLM2-135M's shapes and 8 LoRA adapters.
+`python -m bench.reference [--folder FOLDER] [--small] [--tasks 8] [--layers 12]` makes a CLIP vision tower with the
+shapes of ViT-B/32 (87 million parameters, float32, 350 MB per model) and 8 fine-tunes. Their changes have decaying
+gains and a part that all tasks share. `--adapters [--rank 16]` makes a Llama with SmolLM2-135M's shapes and 8 LoRA
+adapters.
 
-Every number follows from the names of its task and tensor, so that two runs make the same files.
+Every number is seeded by the names of its task and tensor, so every run makes the same files.
 """
 
 from __future__ import annotations
@@ -26,9 +27,9 @@ from torch import Tensor
 
 ROOT = Path(__file__).resolve().parents[1]
 STAMP = "reference.json"
-# Changes are this much of the base's norm; gains fall over a decade and a half; all tasks share a fifth of the energy.
+# The norm of a change relative to the base; how many decades the gains fall; the energy and the rank that tasks share.
 CHANGE, DECAY, SHARED, SHARED_RANK = 0.03, 1.5, 0.2, 64
-# Sizes in bytes beyond which a folder is called too small, as a share of what is needed.
+# How much free space is required, relative to what is needed.
 ROOM = 1.1
 
 
@@ -60,6 +61,7 @@ class Language:
 
     @property
     def head(self) -> int:
+        """The width of an attention head."""
         return self.hidden // self.heads
 
 
@@ -91,7 +93,7 @@ def tower_config(tower: Tower) -> dict[str, Any]:
 
 
 def tower_shapes(tower: Tower) -> dict[str, tuple[int, ...]]:
-    """Its tensors by the names of the files on the hub."""
+    """The shapes of its tensors, by their names in the files on the hub."""
     n, wide = tower.hidden, tower.intermediate
     layer: dict[str, tuple[int, ...]] = {}
     for name in ("k_proj", "v_proj", "q_proj", "out_proj"):
@@ -129,7 +131,7 @@ def language_config(language: Language) -> dict[str, Any]:
 
 
 def language_maps(language: Language) -> dict[str, tuple[int, int]]:
-    """The linear maps of all layers, which the adapters change: module name -> (m, n)."""
+    """The linear maps of all layers, which the adapters change, by module name: (m, n)."""
     n, wide, few = language.hidden, language.intermediate, language.key_heads * language.head
     maps = {f"self_attn.{name}_proj": shape for name, shape in zip("qkvo", ((n, n), (few, n), (few, n), (n, n)))}  # noqa: B905
     maps |= {"mlp.gate_proj": (wide, n), "mlp.up_proj": (wide, n), "mlp.down_proj": (n, wide)}
@@ -137,7 +139,7 @@ def language_maps(language: Language) -> dict[str, tuple[int, int]]:
 
 
 def language_shapes(language: Language) -> dict[str, tuple[int, ...]]:
-    """All its tensors; the output shares the table of embeddings."""
+    """The shapes of its tensors; the output embedding is tied to the input embedding."""
     n = language.hidden
     shapes: dict[str, tuple[int, ...]] = {f"{name}.weight": shape for name, shape in language_maps(language).items()}
     for index in range(language.layers):
@@ -149,19 +151,19 @@ NORMS = ("input_layernorm", "post_attention_layernorm")
 
 
 def seeded(*names: object) -> torch.Generator:
-    """A generator of its own for every task and tensor."""
+    """A random generator seeded by names, such as those of a task and a tensor."""
     digest = hashlib.sha256("\0".join(map(str, names)).encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:7], "little"))
 
 
 @dataclass
 class Directions:
-    """Orthonormal columns at the price of a shuffle: one QR for each shape, then its rows in another order and sign."""
+    """Random orthonormal columns, cheaply: one QR per shape, then its rows in a new order with new signs."""
 
     made: dict[tuple[int, int], Tensor] = field(default_factory=dict)
 
     def draw(self, size: int, n_columns: int, generator: torch.Generator) -> Tensor:
-        """(size, n_columns), float32, random and exactly as orthonormal as the first of its shape."""
+        """Orthonormal columns, float32 (size, n_columns)."""
         key = (size, n_columns)
         if key not in self.made:
             self.made[key] = torch.linalg.qr(torch.randn(key, generator=seeded("directions", *key))).Q
@@ -170,12 +172,12 @@ class Directions:
         return self.made[key][order].mul_(signs)
 
     def matrix(self, shape: tuple[int, int], gains: Tensor, generator: torch.Generator) -> Tensor:
-        """A matrix of norm 1 whose singular values fall as `gains`, along random directions."""
+        """A matrix of norm 1 with singular values proportional to `gains`, along random directions."""
         left, right = (self.draw(size, len(gains), generator) for size in shape)
         return (left * (gains / gains.norm())) @ right.T
 
     def change(self, task: str, name: str, shape: tuple[int, int]) -> Tensor:
-        """What fine-tuning did to a matrix, of norm 1: gains of the task's own and the part that all tasks share."""
+        """The change of a matrix by fine-tuning, of norm 1: the task's own part and the part that all tasks share."""
         short = min(shape)
         own = self.matrix(shape, torch.logspace(0, -DECAY, short), seeded(task, name))
         shared_gains = torch.logspace(0, -0.5, min(SHARED_RANK, max(1, short // 12)))
@@ -184,7 +186,7 @@ class Directions:
 
 
 def base_tensor(name: str, shape: tuple[int, ...]) -> Tensor:
-    """A tensor of the base: norms near 1, all else small and random."""
+    """A tensor of the base: norm weights near 1, everything else small and random."""
     values = torch.randn(shape, generator=seeded("base", name)).mul_(0.02)
     return values.add_(1) if "norm" in name and name.endswith("weight") else values
 
@@ -199,10 +201,10 @@ def task_tensor(task: str, name: str, base: Tensor, directions: Directions) -> T
 
 
 def make_towers(folder: Path, tower: Tower = Tower(), n_tasks: int = 8) -> Work:
-    """Base and fine-tunes of a vision tower below `folder`, unless they stand there already.
+    """Make the base and the fine-tunes of a vision tower below `folder`, unless they are there already.
 
-    Raises
-        SystemExit: the folder lies in the repository or is not ours, or the disk has too little room.
+    Raises:
+        SystemExit: the folder is in the repository or holds something else, or the disk has too little space.
     """
     shapes = tower_shapes(tower)
     work = Work(folder / "base", tuple(folder / f"task{index + 1}" for index in range(n_tasks)))
@@ -220,7 +222,7 @@ def make_towers(folder: Path, tower: Tower = Tower(), n_tasks: int = 8) -> Work:
 
 
 def make_adapters(folder: Path, language: Language = Language(), n_tasks: int = 8, rank: int = 16) -> Work:
-    """A language model and LoRA adapters of it below `folder`, unless they stand there. Raises as make_towers."""
+    """Make a language model and LoRA adapters on it below `folder`, unless they are there. Raises as `make_towers`."""
     shapes = language_shapes(language)
     work = Work(folder / "base", tuple(folder / f"task{index + 1}" for index in range(n_tasks)))
     what = {"language": asdict(language), "tasks": n_tasks, "rank": rank}
@@ -237,21 +239,21 @@ def make_adapters(folder: Path, language: Language = Language(), n_tasks: int = 
 
 
 def adapter_pairs(task: str, language: Language, rank: int) -> Iterator[tuple[str, tuple[Tensor, Tensor]]]:
-    """module -> (A (rank, n), B (m, rank)) of an adapter; both hold a part that all tasks share."""
+    """The factors of an adapter: module, (A (rank, n), B (m, rank)). Both have a part that all tasks share."""
     for name, (m, n) in language_maps(language).items():
 
         def mixed(which: str, shape: tuple[int, int], name: str = name) -> Tensor:
             own, shared = (torch.randn(shape, generator=seeded(of, name, which)) for of in (task, "shared"))
             return own.mul_(math.sqrt(1 - SHARED)).add_(shared, alpha=math.sqrt(SHARED))
 
-        # |B A| is about sqrt(rank m n) times both scales: a few percent of the base's, which is 0.02 sqrt(m n).
+        # The norm of B A is about sqrt(rank m n) times both scales: a few percent of the base's, 0.02 sqrt(m n).
         scale = 0.02 * CHANGE / math.sqrt(rank)
         gains = torch.logspace(0, -1, rank)
         yield name, (mixed("A", (rank, n)), mixed("B", (m, rank)) * gains * scale)
 
 
 def densify(adapter: Path, base: Path, folder: Path) -> Path:
-    """The full model that an adapter makes of its base, written to `folder` as one who cannot merge adapters does."""
+    """Fold an adapter into its base and write the full model to `folder`."""
     from safetensors.torch import load_file
 
     tensors, pairs = load_file(base / "model.safetensors"), load_file(adapter / "adapter_model.safetensors")
@@ -264,14 +266,14 @@ def densify(adapter: Path, base: Path, folder: Path) -> Path:
 
 
 def write_model(folder: Path, config: dict[str, Any], tensors: dict[str, Tensor]) -> None:
-    """A model in one file, as save_pretrained writes it."""
+    """Write a model in one file, as save_pretrained does."""
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(config | {"dtype": "float32"}, indent=1))
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
 
 
 def write_adapter(folder: Path, base: Path, pairs: dict[str, tuple[Tensor, Tensor]], rank: int) -> None:
-    """An adapter as PEFT writes it, of scaling 1."""
+    """Write an adapter with scaling 1, as PEFT does."""
     config = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -295,9 +297,9 @@ def _n_bytes(shapes: dict[str, tuple[int, ...]]) -> int:
 
 
 def _stands(folder: Path, what: dict[str, Any], n_bytes: int) -> bool:
-    """Whether the work stands there already; if not, the folder is made and empty. Raises SystemExit."""
+    """Whether the work is there already. If not, the folder is made and is empty. Raises SystemExit."""
     if folder.resolve().is_relative_to(ROOT):
-        raise SystemExit(f"{folder}: lies in the repository. Choose a folder elsewhere.")
+        raise SystemExit(f"{folder}: is in the repository. Choose a folder elsewhere.")
     stamp = folder / STAMP
     if stamp.exists() and json.loads(stamp.read_text()) == what:
         return True
@@ -312,12 +314,12 @@ def _stands(folder: Path, what: dict[str, Any], n_bytes: int) -> bool:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--folder", type=Path, help="where it is made (default: a new temporary folder)")
+    parser.add_argument("--folder", type=Path, help="where to make it (default: a new temporary folder)")
     parser.add_argument("--tasks", type=int, default=8)
-    parser.add_argument("--layers", type=int, help="fewer or more layers than the model has")
+    parser.add_argument("--layers", type=int, help="number of layers (default: as the model has)")
     parser.add_argument("--small", action="store_true", help="tiny layers, for tests")
     parser.add_argument("--adapters", action="store_true", help="a language model and LoRA adapters")
-    parser.add_argument("--rank", type=int, default=16, help="of the adapters")
+    parser.add_argument("--rank", type=int, default=16, help="rank of the adapters")
     options = parser.parse_args()
     folder = options.folder or Path(tempfile.mkdtemp(prefix="sftm-reference-"))
     layers = {"layers": options.layers} if options.layers else {}

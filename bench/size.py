@@ -1,8 +1,8 @@
-"""Memory and time of merging models of growing size: `python -m bench.size [--sizes 1,4,10] [--folder SCRATCH]`.
+"""Memory and time of merging models of different sizes: `python -m bench.size [--sizes 1,4,10] [--folder SCRATCH]`.
 
-Makes a Llama of layers of equal size (float32) and two fine-tunes of it for each size in GB, merges them in a process
-of its own, samples that process's memory from outside, and prints a Markdown table. SCRATCH needs four times the
-largest size; every set is removed after its use.
+For each size in GB, makes a Llama (float32) and two fine-tunes of it, merges them in a separate process, samples that
+process's memory from outside, and prints a Markdown table. SCRATCH needs four times the largest size; each set of
+models is removed after use.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from sftm_app.output.report import REPORT_NAME, load_report
 from sftm_app.planning.recipe import make_recipe, recipe_to_yaml
 from sftm_app.weights.writer import OutputTensor, weights_writer
 
-# Very long matrices: many bytes for little arithmetic, so that 10 GB of factorisations end in minutes.
+# Very long matrices: many bytes for little arithmetic, so that factorising 10 GB takes minutes.
 HIDDEN, INTERMEDIATE = 16, 262144
 N_TASKS = 2
 CHILD = "from sftm_app.cli import run; run()"
@@ -33,7 +33,16 @@ CHILD = "from sftm_app.cli import run; run()"
 
 @dataclass(frozen=True)
 class Measured:
-    """One merge: resident bytes are those of the whole process, seen from outside."""
+    """One merge.
+
+    Attributes:
+        layers: of the model.
+        model_bytes: size of the model.
+        seconds: of the whole process.
+        predicted_bytes: the memory that the plan predicted.
+        peak_bytes: the memory that the merge took, by its report.
+        resident_bytes: of the whole process, seen from outside.
+    """
 
     layers: int
     model_bytes: int
@@ -44,7 +53,7 @@ class Measured:
 
 
 def config(n_layers: int) -> dict[str, object]:
-    """A Llama whose weight is nearly all in the three matrices of each feed-forward layer."""
+    """config.json of a Llama that has nearly all of its weights in three matrices per feed-forward layer."""
     return {
         "model_type": "llama",
         "architectures": ["LlamaModel"],
@@ -59,7 +68,7 @@ def config(n_layers: int) -> dict[str, object]:
 
 
 def tensors(n_layers: int) -> list[OutputTensor]:
-    """Its tensors, by the names of transformers."""
+    """The tensors of this Llama, by their names in transformers."""
     wide, square = (INTERMEDIATE, HIDDEN), (HIDDEN, HIDDEN)
     shapes = {f"self_attn.{name}_proj.weight": square for name in "qkvo"}
     shapes |= {"mlp.gate_proj.weight": wide, "mlp.up_proj.weight": wide, "mlp.down_proj.weight": wide[::-1]}
@@ -73,10 +82,10 @@ def tensors(n_layers: int) -> list[OutputTensor]:
 
 
 def write_model(folder: Path, n_layers: int, seed: int) -> None:
-    """The base (seed 0), or the base with a change of its own in every tensor."""
+    """Write the base (seed 0), or a fine-tune: the base with a random change in every tensor."""
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(config(n_layers)))
-    # One long stream of random numbers, shifted from tensor to tensor: making them anew would take longer than merging.
+    # Every tensor is a window of one random stream: drawing new numbers for each would take longer than the merge.
     base = 0.05 * torch.randn(2 * HIDDEN * INTERMEDIATE, generator=torch.Generator().manual_seed(0))
     change = 0.01 * torch.randn(len(base), generator=torch.Generator().manual_seed(seed))
     with weights_writer(folder, tensors(n_layers), 5_000_000_000) as writer:
@@ -87,7 +96,7 @@ def write_model(folder: Path, n_layers: int, seed: int) -> None:
 
 
 def measure(folder: Path, gigabytes: float) -> Measured:
-    """Make one set in `folder`, merge it, remove it."""
+    """Make a set of models in `folder`, merge it and remove it."""
     per_layer = sum(tensor.n_bytes for tensor in tensors(2)) - sum(tensor.n_bytes for tensor in tensors(1))
     n_layers = max(1, round(gigabytes * 1e9 / per_layer))
     models = [folder / name for name in ("base", *(f"task{index}" for index in range(1, N_TASKS + 1)))]
@@ -107,18 +116,11 @@ def measure(folder: Path, gigabytes: float) -> Measured:
                 break
             time.sleep(0.01)
         if child.wait():
-            raise SystemExit(f"The merge of {gigabytes:g} GB ended with exit code {child.returncode}.")
+            raise SystemExit(f"The merge of {gigabytes:g} GB failed with exit code {child.returncode}.")
         seconds = time.perf_counter() - started
         report = load_report(folder / "out" / REPORT_NAME)
-        machine = report.machine
-        return Measured(
-            n_layers,
-            report.output_bytes,
-            seconds,
-            machine["memory_predicted_bytes"],
-            machine["memory_peak_bytes"],
-            resident,
-        )
+        predicted, peak = report.machine.memory_predicted_bytes, report.machine.memory_peak_bytes
+        return Measured(n_layers, report.output_bytes, seconds, predicted, peak, resident)
     finally:
         for made in (*models, folder / "out"):
             shutil.rmtree(made, ignore_errors=True)
@@ -127,9 +129,7 @@ def measure(folder: Path, gigabytes: float) -> Measured:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sizes", default="1,4,10", help="sizes of the model in GB, smallest first")
-    parser.add_argument(
-        "--folder", type=Path, help="where the models are made (default: the system's temporary folder)"
-    )
+    parser.add_argument("--folder", type=Path, help="where to make the models (default: the system's temporary folder)")
     options = parser.parse_args()
     torch.set_num_threads(1)
     print("| model | layers | time | predicted | took | predicted / took | whole process |")

@@ -1,9 +1,9 @@
-"""Time of what-if answers while a control moves: `python -m bench.what_if [--shared 0.2] [--shared-rank 64]`.
+"""How fast what-if answers while a control moves: `python -m bench.what_if [--shared 0.2] [--shared-rank 64]`.
 
-Layers of 8 full-rank tasks, whose gains decay and which share a part of low rank. Prints a Markdown table: for each
-control the time of an answer to a position that was not asked before, with the figure that is drawn of it, and the
-largest difference of its readout and mapping errors from those of the merge itself. A is made before, once a layer.
-Takes about a quarter of an hour, most of it for the merges that are compared.
+Uses layers of 8 full-rank tasks whose gains decay and which share a part of low rank. Prints a Markdown table: for each
+control, the time of an answer to a new position, the time with its figure, and the largest difference of its readout
+and mapping errors from those of the merge itself. A is computed before, once per layer. Takes about a quarter of an
+hour, most of it for the merges that are compared.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from sftm_app.linalg.svd import factorise
 from sftm_app.methods import get_method
 from sftm_app.methods.base import Features, Layer, Merged
 from sftm_app.methods.settings import MergeSettings, merge_settings
-from sftm_app.plots.preservation import prediction_bars
+from sftm_app.plots.preservation import ErrorSeries, prediction_bars
 from sftm_app.plots.style import method_colour
 
 SHAPES = ((768, 768), (3072, 768), (768, 3072))
@@ -39,7 +39,14 @@ COMPARED = 2
 
 @dataclass(frozen=True)
 class Move:
-    """One control being moved: the first position is asked beforehand, the others are timed."""
+    """One control that moves.
+
+    Attributes:
+        method: in words.
+        control: in words.
+        first: its first position, which is not timed.
+        positions: the other positions.
+    """
 
     method: str
     control: str
@@ -48,7 +55,13 @@ class Move:
 
 
 def task_matrices(shape: tuple[int, int], shared: float, shared_rank: int) -> list[Tensor]:
-    """Gains from 1 down to 0.03 along random directions, and a common part that holds the share `shared` of energy."""
+    """Task matrices with gains from 1 to 0.03 along random directions, and a part that all tasks share.
+
+    Args:
+        shape: of each.
+        shared: the share of energy in the common part.
+        shared_rank: its rank.
+    """
     generator = torch.Generator().manual_seed(0)
 
     def along_random_directions(gains: Tensor) -> Tensor:
@@ -102,19 +115,18 @@ def moves() -> Iterator[Move]:
 
 
 def ask(what_if: WhatIf, settings: MergeSettings) -> tuple[float, float, list[float]]:
-    """Milliseconds to the errors, and to the figure of them as it is sent; the errors."""
+    """The milliseconds to the errors, the milliseconds to their figure as it is sent, and the errors."""
     started = time.perf_counter()
     found = what_if.predict(settings)
     answered = time.perf_counter()
     colour = method_colour(settings.method)
-    figure = prediction_bars(NAMES, [(settings.method, colour, found.readout_errors, found.mapping_errors)])
-    figure.to_json()
+    prediction_bars(NAMES, [ErrorSeries(settings.method, colour, found.readout_errors, found.mapping_errors)]).to_json()
     drawn = time.perf_counter()
     return 1e3 * (answered - started), 1e3 * (drawn - started), [*found.readout_errors, *found.mapping_errors]
 
 
 def merged_errors(what_if: WhatIf, matrices: list[Tensor], settings: MergeSettings) -> list[float]:
-    """The same errors, of the merge itself."""
+    """The errors of the merge itself."""
     factors = what_if.made.factors
     layer = Layer(matrices, settings.weights, what_if.made.read_base, lambda: [Features(f) for f in factors])
     result = get_method(settings.method).merge(layer, settings.params)
@@ -123,7 +135,7 @@ def merged_errors(what_if: WhatIf, matrices: list[Tensor], settings: MergeSettin
 
 
 def report(shape: tuple[int, int], shared: float, shared_rank: int) -> None:
-    """The rows of one layer."""
+    """Print the rows of one layer."""
     m, n = shape
     name = f"{m} × {n}"
     matrices = task_matrices(shape, shared, shared_rank)
@@ -154,13 +166,13 @@ def report(shape: tuple[int, int], shared: float, shared_rank: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--shared", type=float, default=0.2, help="share of each task's energy that all have in common")
+    parser.add_argument("--shared", type=float, default=0.2, help="share of each task's energy in the common part")
     parser.add_argument("--shared-rank", type=int, default=64, help="rank of that common part")
-    parser.add_argument("--shape", help="only this one, such as 768x768")
+    parser.add_argument("--shape", help="only this layer, such as 768x768")
     options = parser.parse_args()
     shapes = [tuple(map(int, options.shape.split("x")))] if options.shape else SHAPES
     print(f"{machine_line()}\n")
-    print("| layer | method | moved | answer, median | worst | with its figure (worst) | error off by at most |")
+    print("| layer | method | control | answer, median | worst | with its figure (worst) | differs from the merge by |")
     print("|---|---|---|---:|---:|---:|---:|")
     with torch.inference_mode():
         for m, n in shapes:

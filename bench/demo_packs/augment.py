@@ -1,4 +1,4 @@
-"""Glyph pictures to what a hand draws with a mouse: thickness, slant, size, wobble and blur, a batch at a time."""
+"""Redraw glyphs as if by hand with a mouse: with random thickness, slant, size, wobble and blur."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ SIZE = 28
 
 @dataclass(frozen=True)
 class Hand:
-    """How freely glyphs are redrawn. Lengths are fractions of the picture, angles radians, `line` is a probability."""
+    """How freely glyphs are redrawn. Lengths are fractions of the image, angles radians, `line` a probability."""
 
-    line: float = 0.6  # redraw from the centre line with a pen of random width instead of using the font's own strokes
+    line: float = 0.6  # of redrawing the centre line with a random pen instead of using the font's strokes
     turn: float = 0.15
     slant: float = 0.20
     stretch: float = 0.18
@@ -26,7 +26,7 @@ class Hand:
 
 
 def draw(sources: Sources, index: Tensor, hand: Hand, generator: torch.Generator) -> Tensor:
-    """Images float32 (len(index), 1, SIZE, SIZE) in [0, 1] of the glyphs at `index`, each redrawn in its own way."""
+    """Redraw the glyphs at `index`: float32 (len(index), 1, SIZE, SIZE) in [0, 1]."""
     n = len(index)
     lines = sources.lines[index].unsqueeze(1).float() / 255
     pictures = sources.pictures[index].unsqueeze(1).float() / 255
@@ -45,14 +45,14 @@ def draw(sources: Sources, index: Tensor, hand: Hand, generator: torch.Generator
 
 
 def widen(ink: Tensor, width: int) -> Tensor:
-    """Dilate by a square pen of `width` pixels; the size stays."""
+    """Dilate by a square pen of `width` pixels. The size of the images stays."""
     before = (width - 1) // 2
     after = width - 1 - before
     return functional.max_pool2d(functional.pad(ink, (before, after, before, after), value=-1.0), width, 1)
 
 
 def paths(n: int, hand: Hand, generator: torch.Generator) -> Tensor:
-    """Sampling grid (n, 2 SIZE, 2 SIZE, 2): a random affine map of each picture plus a smooth random displacement."""
+    """A sampling grid (n, 2 SIZE, 2 SIZE, 2): a random affine map of each image plus a smooth random displacement."""
 
     def uniform(limit: float) -> Tensor:
         return (torch.rand(n, generator=generator) * 2 - 1) * limit
@@ -71,13 +71,13 @@ def paths(n: int, hand: Hand, generator: torch.Generator) -> Tensor:
 
 
 def normalise(images: Tensor) -> Tensor:
-    """[0, 1] -> [-1, 1], as preprocessor_config.json says: (x - 0.5) / 0.5."""
+    """Map [0, 1] to [-1, 1], as preprocessor_config.json does: (x - 0.5) / 0.5."""
     return (images - 0.5) / 0.5
 
 
 @dataclass(frozen=True)
 class Pool:
-    """Drawn images ready for training or testing: images uint8 (n, SIZE, SIZE), labels int64 (n,)."""
+    """Drawings for training or testing: images uint8 (n, SIZE, SIZE) and labels int64 (n,)."""
 
     images: Tensor
     labels: Tensor
@@ -86,12 +86,12 @@ class Pool:
         return len(self.labels)
 
     def batch(self, index: Tensor) -> Tensor:
-        """Images at `index` as float32 (len(index), 1, SIZE, SIZE) in [0, 1]."""
+        """The images at `index`, float32 (len(index), 1, SIZE, SIZE) in [0, 1]."""
         return self.images[index].unsqueeze(1).float() / 255
 
 
 def draw_pool(sources: Sources, count: int, hand: Hand, seed: int) -> Pool:
-    """`count` drawings, going round all glyphs of `sources` in random order before any is drawn again."""
+    """Make `count` drawings. Every glyph of `sources` is drawn once, in random order, before any is drawn again."""
     generator = torch.Generator().manual_seed(seed)
     n = len(sources.labels)
     rounds = [torch.randperm(n, generator=generator) for _ in range(-(-count // n))]

@@ -1,4 +1,4 @@
-"""A small GPT-2 that reads definitions: tokenizer, base, LoRA adapters, accuracy by the likelihood of the choices."""
+"""A small GPT-2 that reads definitions: tokenizer, base, LoRA adapters, and accuracy by the likelihood of choices."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from bench.demo_packs.seq2seq import step_with
 from bench.demo_packs.training import Schedule, TailMean, rate
 
 END = "<|endoftext|>"
-SORTED = 16  # batches that are drawn at once
+SORTED = 16  # batches drawn and sorted by length at once
 
 Line = tuple[str, str]
 
 
 def train_tokenizer(texts: Sequence[str], size: int) -> PreTrainedTokenizerFast:
-    """Byte-level BPE. Loads with AutoTokenizer."""
+    """Train a byte-level BPE tokenizer. It loads with AutoTokenizer."""
     raw = Tokenizer(models.BPE())
     raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     raw.decoder = decoders.ByteLevel()
@@ -40,7 +40,7 @@ def train_tokenizer(texts: Sequence[str], size: int) -> PreTrainedTokenizerFast:
 
 
 def fresh(n_vocabulary: int, seed: int) -> GPT2LMHeadModel:
-    """GPT-2 with a million parameters: 4 layers of width 128."""
+    """A GPT-2 with a million parameters: 4 layers of width 128."""
     torch.manual_seed(seed)
     config = GPT2Config(
         vocab_size=n_vocabulary, n_positions=64, n_embd=128, n_layer=4, n_head=4, bos_token_id=0, eos_token_id=0,
@@ -50,7 +50,7 @@ def fresh(n_vocabulary: int, seed: int) -> GPT2LMHeadModel:
 
 
 def batch(words: PreTrainedTokenizerFast, lines: Sequence[Line], whole: bool) -> dict[str, Tensor]:
-    """Prompts and answers as padded tensors; `whole`: the prompt is learned too, not the answer alone."""
+    """Prompts and answers as padded tensors. whole: whether the prompt is learned too, not only the answer."""
     prompts = words([prompt for prompt, _ in lines])["input_ids"]
     answers = words([answer + END for _, answer in lines])["input_ids"]
     rows = [(prompt + answer)[-64:] for prompt, answer in zip(prompts, answers, strict=True)]
@@ -65,14 +65,14 @@ def batch(words: PreTrainedTokenizerFast, lines: Sequence[Line], whole: bool) ->
 
 
 def line(gloss: Gloss, chance: random.Random) -> Line:
-    """A line of the base's reading: a definition and the word it defines, or the word above it."""
+    """A line of the base's training text: a definition and the word that it defines, or that word's hypernym."""
     if gloss.above and chance.random() < 0.5:
         return gloss.ask("a kind of"), f" {gloss.above}"
     return gloss.ask("word"), f" {gloss.word}"
 
 
 def ask(glosses: list[Gloss], task: str, chance: random.Random) -> Line:
-    """A question of `task` and its answer."""
+    """A question of a task and its answer."""
     gloss = chance.choice(glosses)
     return gloss.ask(task), f" {gloss.answers[task]}"
 
@@ -80,9 +80,9 @@ def ask(glosses: list[Gloss], task: str, chance: random.Random) -> Line:
 def train_base(
     words: PreTrainedTokenizerFast, glosses: list[Gloss], n_weak: int, schedule: Schedule, share: float, seed: int
 ) -> GPT2LMHeadModel:
-    """A language model of definitions that has also seen each task, on its first `n_weak` glosses.
+    """Train a language model of definitions that has also seen each task on its first `n_weak` glosses.
 
-    share: of a batch, the part that shows tasks.
+    share: the share of each batch that shows tasks.
     """
     model, chance = fresh(len(words), seed), random.Random(seed)
     weak = {task: found[:n_weak] for task, found in by_task(glosses).items()}
@@ -96,7 +96,7 @@ def train_base(
                 task = chance.choice(TASKS)
                 told = chance.random() < share
                 lines.append(ask(weak[task], task, chance) if told else line(chance.choice(glosses), chance))
-            lines.sort(key=lambda pair: len(pair[0]))  # lines of one length together: little padding
+            lines.sort(key=lambda pair: len(pair[0]))  # lines of similar length share a batch, for little padding
             waiting = [lines[n : n + schedule.batch] for n in range(0, len(lines), schedule.batch)]
             chance.shuffle(waiting)
         loss = model(**batch(words, waiting.pop(), whole=True)).loss
@@ -107,7 +107,7 @@ def train_base(
 
 
 def lora(rank: int) -> LoraConfig:
-    """LoRA on all four maps of a layer. fan_in_fan_out: GPT-2 stores its weights as in x out."""
+    """LoRA on all four linear maps of a layer. fan_in_fan_out: GPT-2 stores its weights as in x out."""
     return LoraConfig(
         r=rank, lora_alpha=2 * rank, target_modules=["c_attn", "c_proj", "c_fc"], fan_in_fan_out=True,
         lora_dropout=0.0, bias="none", task_type="CAUSAL_LM",
@@ -118,7 +118,7 @@ def tune_adapter(
     base: GPT2LMHeadModel, words: PreTrainedTokenizerFast, glosses: list[Gloss], task: str, rank: int,
     schedule: Schedule, keep: float, seed: int,
 ) -> PeftModel:  # fmt: skip
-    """A LoRA adapter for one task. keep: how strongly it holds on to what the base answers on the other tasks."""
+    """Train a LoRA adapter for one task. keep: the weight of keeping the base's answers to the other tasks."""
     torch.manual_seed(seed)
     model = get_peft_model(copy.deepcopy(base), lora(rank))
     parameters = [p for p in model.parameters() if p.requires_grad]
@@ -144,10 +144,10 @@ def tune_adapter(
 
 @torch.no_grad()
 def accuracy(model: Any, words: Any, pairs: Sequence[Line], choices: Sequence[str]) -> float:
-    """Share of prompts whose target is the choice with the highest log-likelihood."""
+    """The share of prompts whose target is the choice with the highest log-likelihood."""
     model.eval()
     ends = [words(choice)["input_ids"] for choice in choices]
-    # One row for each beginning of a choice: where every choice is one token, that is the prompt alone.
+    # One row for each beginning of a choice. If every choice is one token, that is the prompt alone.
     begun = sorted({tuple(end[:k]) for end in ends for k in range(len(end))})
     right = 0
     for start in range(0, len(pairs), 20):

@@ -1,4 +1,4 @@
-"""Glyph sources of every task, split by design, kept in the cache folder: clean pictures and their centre lines."""
+"""Glyphs of every task, split by design and cached: clean images and their centre lines."""
 
 from __future__ import annotations
 
@@ -24,8 +24,11 @@ MAX_DESIGNS = 80
 class Sources:
     """Clean glyphs of one task and split.
 
-    pictures: uint8 (n, CANVAS, CANVAS); lines: the same glyphs thinned to one pixel; labels: int64 (n,);
-    designs: int64 (n,), which font (or which block of handwriting) each came from, 0 .. n_designs - 1.
+    Attributes:
+        pictures: uint8 (n, CANVAS, CANVAS).
+        lines: the same glyphs thinned to lines one pixel wide.
+        labels: int64 (n,).
+        designs: int64 (n,), the font or block of handwriting of each glyph, 0 to n_designs - 1.
     """
 
     pictures: Tensor
@@ -35,17 +38,24 @@ class Sources:
 
     @property
     def n_designs(self) -> int:
-        """Number of different designs."""
+        """The number of designs."""
         return int(self.designs.max()) + 1
 
     def first(self, n_designs: int) -> Sources:
-        """Only the glyphs of the first `n_designs` designs."""
+        """The glyphs of the first `n_designs` designs."""
         keep = self.designs < n_designs
         return Sources(self.pictures[keep], self.lines[keep], self.labels[keep], self.designs[keep])
 
 
 def thin(pictures: Tensor) -> Tensor:
-    """Zhang and Suen's thinning of uint8 (n, h, w) pictures: uint8, 255 on lines one pixel wide (CACM 27(3), 1984)."""
+    """Thin glyphs to lines one pixel wide, after Zhang and Suen (CACM 27(3), 1984).
+
+    Args:
+        pictures: uint8 (n, h, w).
+
+    Returns:
+        uint8 (n, h, w), 255 on the lines.
+    """
     ink = (pictures > 100).to(torch.int8)
     for _ in range(fonts.INK):
         before = ink
@@ -66,7 +76,7 @@ def thin(pictures: Tensor) -> Tensor:
 
 
 def neighbours(ink: Tensor) -> tuple[Tensor, ...]:
-    """The eight neighbours of every pixel, clockwise from the one above; outside is empty."""
+    """The eight neighbours of every pixel, clockwise from the one above; pixels outside are empty."""
     padded = torch.nn.functional.pad(ink, (1, 1, 1, 1))
     h, w = ink.shape[1:]
     steps = ((0, 1), (0, 2), (1, 2), (2, 2), (2, 1), (2, 0), (1, 0), (0, 0))
@@ -74,10 +84,10 @@ def neighbours(ink: Tensor) -> tuple[Tensor, ...]:
 
 
 def split_groups(groups: list[list[fonts.Font]], seed: str) -> dict[str, list[fonts.Font]]:
-    """About 24 % of the fonts to test, 12 % to val, the rest to train, whole groups only; fixed by `seed`.
+    """Split groups of fonts: about 24 % of the fonts to test, 12 % to val, the rest to train; fixed by `seed`.
 
-    Groups with a font under the plain GPL go to train, because images of the test fonts are published. Each split keeps
-    at most MAX_DESIGNS fonts.
+    Groups with a font under the plain GPL go to train, because images of test fonts are published. Each split keeps at
+    most MAX_DESIGNS fonts.
     """
     order = sorted(groups, key=lambda group: group[0].path.name)
     random.Random(seed).shuffle(order)
@@ -98,7 +108,7 @@ def split_groups(groups: list[list[fonts.Font]], seed: str) -> dict[str, list[fo
 
 
 def mnist_sources(folder: Path) -> dict[str, tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64]]]:
-    """MNIST digits: the first 60 % of each class to train, the next 10 % to val, the rest to test; block = `design`."""
+    """MNIST digits: the first 60 % of each class to train, the next 10 % to val, the rest to test."""
     splits: dict[str, list[tuple[NDArray[np.uint8], int, int]]] = {split: [] for split in SPLITS}
     for digit in range(10):
         flat = np.array(json.loads((folder / f"{digit}.json").read_text())["data"], np.float32).reshape(-1, 28, 28)
@@ -117,7 +127,7 @@ def mnist_sources(folder: Path) -> dict[str, tuple[NDArray[np.uint8], NDArray[np
 def font_sources(
     chosen: dict[str, list[fonts.Font]], alphabet: str
 ) -> dict[str, tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64]]]:
-    """Pictures, labels and design numbers of every split."""
+    """The images, labels and design numbers of every split."""
     result = {}
     for split, members in chosen.items():
         rendered = [images for images in (fonts.render(font, alphabet) for font in members) if images is not None]
@@ -131,7 +141,7 @@ def font_sources(
 
 
 def load_sources(cache_dir: Path, seed: int = 0) -> tuple[dict[str, dict[str, Sources]], list[dict[str, str]]]:
-    """Sources[task][split] and the licence list; fetched and rendered once, then read from `cache_dir`."""
+    """The sources by task and split, and the licences. Fetched and rendered once, then read from `cache_dir`."""
     cache = cache_dir / f"sources_{seed}.pt"
     if not cache.exists():
         built = build_sources(cache_dir, seed)
@@ -143,11 +153,11 @@ def load_sources(cache_dir: Path, seed: int = 0) -> tuple[dict[str, dict[str, So
 
 
 def build_sources(cache_dir: Path, seed: int) -> dict[str, object]:
-    """Fetch, render, thin and split everything."""
+    """Fetch, render, thin and split all glyphs."""
     unpacked = packages.fetch_fonts(cache_dir)
     drawn: tuple[Script, ...] = tuple(script for script in SCRIPTS if script.name != "digits")
     every = fonts.read_fonts(unpacked, [script.characters for script in drawn])
-    print(f"{len(every)} font files draw at least one script", flush=True)
+    print(f"{len(every)} font files cover at least one script", flush=True)
     used: dict[str, set[str]] = {}
     tasks: dict[str, dict[str, tuple[Tensor, ...]]] = {}
     for script in SCRIPTS:

@@ -1,4 +1,4 @@
-"""WordNet's glosses: what a word means, and what can be asked about a meaning."""
+"""WordNet's glosses, and the questions about them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ VERB_KINDS = (
     "body", "change", "thought", "communication", "competition", "consumption", "contact", "creation", "emotion",
     "motion", "perception", "possession", "social", "state", "weather",
 )  # fmt: skip
-# What a plant or an animal is, by the nearest of these words above it.
+# Groups of plants and animals: the nearest of these hypernyms counts.
 LIVING = (
     "bird", "fish", "mammal", "insect", "reptile", "amphibian", "mollusk", "crustacean", "arachnid", "worm", "tree",
     "shrub", "herb", "vine", "fern", "grass", "fungus", "orchid",
@@ -45,7 +45,14 @@ MAX_CHARACTERS = 90
 
 @dataclass(frozen=True)
 class Gloss:
-    """One meaning: its text, a word that has it, the word above that (or ""), and the answer of each task it has."""
+    """One meaning of a word.
+
+    Attributes:
+        text: the definition.
+        word: a word with this meaning.
+        above: its hypernym, or "".
+        answers: the answer to each task that applies.
+    """
 
     text: str
     word: str
@@ -53,12 +60,12 @@ class Gloss:
     answers: dict[str, str]
 
     def ask(self, cue: str) -> str:
-        """The prompt that asks for the answer of task `cue`."""
+        """The prompt that asks about `cue`."""
         return f"{self.text} | {cue}:"
 
 
 def pointers(line: str) -> dict[str, tuple[str, str]]:
-    """The first synset, as part and offset, that each kind of pointer of a line leads to."""
+    """The first synset, as part of speech and offset, of each kind of pointer in a line."""
     fields = line.split("|", 1)[0].split()
     first = 5 + 2 * int(fields[3], 16)
     found = [fields[at : at + 4] for at in range(first, first + 4 * int(fields[first - 1]), 4)]
@@ -66,7 +73,7 @@ def pointers(line: str) -> dict[str, tuple[str, str]]:
 
 
 def living(line: str, lines: dict[tuple[str, str], str]) -> str:
-    """The nearest word of LIVING above a synset, or ""."""
+    """The nearest hypernym of a synset that is in LIVING, or ""."""
     above = pointers(line).get("@")
     if above is None:
         return ""
@@ -75,7 +82,7 @@ def living(line: str, lines: dict[tuple[str, str], str]) -> str:
 
 
 def read_synset(line: str, lines: dict[tuple[str, str], str]) -> Gloss:
-    """One line of a data file; `lines` holds all of them by part and offset."""
+    """Read one line of a data file. lines: all lines by part of speech and offset."""
     head, text = line.split("|", 1)
     fields = head.split()
     named = {symbol: lines[place].split(" ")[4] for symbol, place in pointers(line).items()}
@@ -94,7 +101,7 @@ def read_synset(line: str, lines: dict[tuple[str, str], str]) -> Gloss:
 
 
 def clean(text: str) -> str:
-    """The definition without its examples, shortened at a semicolon or a word where it is long."""
+    """The definition without its examples; a long one is shortened at a semicolon or a space."""
     text = re.split(r'[;:,]? ?"', text.strip())[0].strip()
     while len(text) > MAX_CHARACTERS:
         text = text.rpartition(";" if ";" in text else " ")[0].strip()
@@ -102,12 +109,12 @@ def clean(text: str) -> str:
 
 
 def is_held_out(gloss: Gloss) -> bool:
-    """One gloss in ten, by its text; one in four of those with a topic, which are few."""
+    """Whether a gloss is held out: one in ten by its text, and one in four of the few with a topic."""
     return hashlib.sha256(gloss.text.encode()).digest()[0] % (4 if "topic" in gloss.answers else 10) == 0
 
 
 def load_glosses(cache_dir: Path, seed: int) -> tuple[list[Gloss], list[Gloss]]:
-    """Glosses to train on and to test with, shuffled; no text twice."""
+    """Glosses for training and for testing, shuffled, each text once."""
     folder = fetch_wordnet(cache_dir)[0]
     lines = {(part, line[:8]): line for part in PARTS for line in synset_lines(folder, part)}
     glosses = {gloss.text: gloss for gloss in (read_synset(line, lines) for line in lines.values())}
@@ -117,10 +124,10 @@ def load_glosses(cache_dir: Path, seed: int) -> tuple[list[Gloss], list[Gloss]]:
 
 
 def by_task(glosses: list[Gloss]) -> dict[str, list[Gloss]]:
-    """The glosses that each task has an answer for."""
+    """The glosses with an answer to each task."""
     return {task: [gloss for gloss in glosses if task in gloss.answers] for task in TASKS}
 
 
 def choices(glosses: list[Gloss], task: str) -> list[str]:
-    """The answers of a task, most frequent first, each with the space it begins with."""
+    """The answers of a task, most frequent first, each with its leading space."""
     return [f" {answer}" for answer, _ in Counter(g.answers[task] for g in glosses if task in g.answers).most_common()]

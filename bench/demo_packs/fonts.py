@@ -1,4 +1,4 @@
-"""Font files to glyph images: which designs draw a whole script, which belong together, and their pictures."""
+"""Glyph images from font files: which fonts cover a script, which share a design, and their images."""
 
 from __future__ import annotations
 
@@ -18,24 +18,32 @@ from PIL import Image, ImageDraw, ImageFont
 
 from bench.demo_packs.packages import Package
 
-CANVAS = 56  # glyphs are kept at twice the model's resolution, so that strokes can be thickened before they are shrunk
+CANVAS = 56  # twice the model's resolution, so that strokes can be thickened before they shrink
 INK = 40  # longest side of the ink on the canvas; 20 of 28, as in MNIST
-MAX_PER_FAMILY = 4  # a family with twenty weights must not outvote one that has only a single weight
+MAX_PER_FAMILY = 4  # a family with twenty weights must not outweigh one with a single weight
 
 
 @dataclass(frozen=True)
 class Font:
-    """One font file: the package it came from, its family name, and the characters of all scripts that it draws."""
+    """One font file.
+
+    Attributes:
+        path: of the file.
+        package: the package that it came from.
+        family: its family name.
+        covers: the characters of all scripts that it draws completely.
+        outlines: the hash of each character's outline, independent of position and size.
+    """
 
     path: Path
     package: str
     family: str
     covers: frozenset[str]
-    outlines: dict[str, str]  # character -> hash of its outline, free of position and size
+    outlines: dict[str, str]
 
 
 def outline_hash(font: TTFont, glyph_name: str) -> str | None:
-    """Hash of a glyph's outline moved to the origin and scaled to height 1; None when the glyph is empty."""
+    """The hash of a glyph's outline, moved to the origin and scaled to one size; None for an empty glyph."""
     glyphs = font.getGlyphSet()
     pen = DecomposingRecordingPen(glyphs)
     glyphs[glyph_name].draw(pen)
@@ -53,7 +61,7 @@ def outline_hash(font: TTFont, glyph_name: str) -> str | None:
 
 
 def read_font(path: Path, package: str, alphabets: Sequence[str]) -> Font | None:
-    """Open a font file and hash the outlines of every alphabet that it draws in full; None when it draws none."""
+    """Open a font file and hash the outlines of every alphabet that it covers; None if it covers none."""
     try:
         font = TTFont(path, lazy=True)
         cmap = font.getBestCmap() or {}
@@ -65,17 +73,17 @@ def read_font(path: Path, package: str, alphabets: Sequence[str]) -> Font | None
                 continue
             hashes = {c: outline_hash(font, cmap[ord(c)]) for c in alphabet}
             found = {c: h for c, h in hashes.items() if h is not None}
-            # a font that shows the same box for several letters does not draw the script
+            # a font that shows one box for several letters does not cover the script
             if len(found) == len(alphabet) and len(set(found.values())) >= 0.95 * len(alphabet):
                 outlines.update(found)
-    except Exception as error:  # fontTools raises whatever a broken table makes it raise
-        print(f"left out {path.name}: {error}", flush=True)
+    except Exception as error:  # fontTools raises all kinds of errors for broken tables
+        print(f"Left out {path.name}: {error}", flush=True)
         return None
     return Font(path, package, family, frozenset(outlines), outlines) if outlines else None
 
 
 def read_fonts(packages: Sequence[Package], alphabets: Sequence[str]) -> list[Font]:
-    """Every .ttf and .otf of the packages that draws at least one whole alphabet, in a fixed order."""
+    """Every .ttf and .otf file of the packages that covers at least one alphabet, in a fixed order."""
     logging.getLogger("fontTools").setLevel(logging.ERROR)
     fonts = []
     for package in packages:
@@ -88,10 +96,10 @@ def read_fonts(packages: Sequence[Package], alphabets: Sequence[str]) -> list[Fo
 
 
 def group_designs(fonts: Sequence[Font], alphabet: str) -> list[list[Font]]:
-    """Fonts that draw `alphabet`, in groups that must not be torn apart by the split.
+    """Fonts that cover `alphabet`, in groups that the split must not divide.
 
-    Two fonts belong together when their family names begin alike (family_key) or when three in ten of the alphabet's
-    outlines are identical (many fonts borrow a script from another). Copies (every outline identical) are dropped; a
+    Two fonts are in one group if their family names begin alike (`family_key`) or if 30 % of the alphabet's outlines
+    are identical, because many fonts borrow a script from another. Copies, with all outlines identical, are dropped. A
     group keeps at most MAX_PER_FAMILY fonts, spread over its members.
     """
     able = [font for font in fonts if set(alphabet) <= font.covers]
@@ -122,7 +130,7 @@ def group_designs(fonts: Sequence[Font], alphabet: str) -> list[list[Font]]:
 
 
 def family_key(family: str) -> str:
-    """First two words of a family name in lower case: `Noto Sans Hebrew` and `Noto Sans` are one design family."""
+    """The beginning of a family name in lower case: `Noto Sans Hebrew` and `Noto Sans` are one design family."""
     words = family.lower().replace("-", " ").replace("_", " ").split()
     return " ".join(words[:2] if words[0] in ("noto", "bpg", "gfs", "tex", "cmu", "free", "dejavu") else words[:1])
 
@@ -135,9 +143,10 @@ def spread(group: list[Font], count: int) -> list[Font]:
 
 
 def render(font: Font, alphabet: str) -> NDArray[np.uint8] | None:
-    """Images uint8 (len(alphabet), CANVAS, CANVAS), white ink on black, ink centred with longest side INK.
+    """Images of an alphabet: white ink on black, centred, with longest side INK.
 
-    None when the font draws some character as nothing at all.
+    Returns:
+        uint8 (len(alphabet), CANVAS, CANVAS); None if a character is drawn as nothing.
     """
     face = ImageFont.truetype(str(font.path), 120, layout_engine=ImageFont.Layout.BASIC)
     images = np.zeros((len(alphabet), CANVAS, CANVAS), np.uint8)
@@ -152,7 +161,7 @@ def render(font: Font, alphabet: str) -> NDArray[np.uint8] | None:
 
 
 def centre(ink: Image.Image) -> NDArray[np.uint8]:
-    """Scale ink to the longest side INK and centre it on the canvas: uint8 (CANVAS, CANVAS)."""
+    """Scale ink to a longest side of INK and centre it: uint8 (CANVAS, CANVAS)."""
     scale = INK / max(ink.size)
     size = (max(1, round(ink.width * scale)), max(1, round(ink.height * scale)))
     canvas = Image.new("L", (CANVAS, CANVAS))

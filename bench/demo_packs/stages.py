@@ -1,4 +1,4 @@
-"""Stages of a pack's making that are kept, so that a run that was stopped goes on where it was."""
+"""Cached stages, so that an interrupted run can be resumed."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from torch import Tensor
 
 
 def digest(content: object) -> str:
-    """A short name for exactly these settings."""
+    """A short name for these settings."""
     return hashlib.sha256(repr(content).encode()).hexdigest()[:12]
 
 
 def stage(path: Path, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-    """The tensors in `path`, made and kept there first if need be."""
+    """The tensors in `path`, made and cached there first if it does not exist."""
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         torch.save(make(), path.with_suffix(".partial"))

@@ -1,4 +1,4 @@
-"""Text packs: the command that makes one, and its files: samples, pack.json."""
+"""What the text packs share: the command line, the samples and pack.json."""
 
 from __future__ import annotations
 
@@ -31,14 +31,20 @@ def quick(settings: Any) -> Any:
 
 
 def command(name: str, settings: Any, make: Callable[[Any, Path, Path], Figures]) -> None:
-    """The command line of a text pack. make: runs all stages with (settings, cache, output) and measures."""
+    """The command line of a text pack.
+
+    Args:
+        name: of the pack.
+        settings: its settings.
+        make: takes settings, cache and output folder, runs all stages and measures.
+    """
     parser = argparse.ArgumentParser(description=f"Train and write the demo pack `{name}`.")
     parser.add_argument("--quick", action="store_true", help="a few steps only, into <cache>/quick: a smoke test")
     default = Path(tempfile.gettempdir()) / "text_packs_cache"
     parser.add_argument("--cache", type=Path, default=default, help="downloads and finished stages")
     parser.add_argument("--output", type=Path, default=None, help=f"folder of the pack (default: assets/demo/{name})")
     arguments = parser.parse_args()
-    torch.set_num_threads(1)  # one thread: the same files every time, and no fight over a busy machine's cores
+    torch.set_num_threads(1)  # one thread: the same files every time, and no contention on a busy machine
     torch.use_deterministic_algorithms(True)
     output = arguments.output or (arguments.cache / "quick" if arguments.quick else ASSETS) / name
     started = time.perf_counter()
@@ -49,14 +55,14 @@ def command(name: str, settings: Any, make: Callable[[Any, Path, Path], Figures]
 
 
 def write_samples(path: Path, pairs: Sequence[tuple[str, str]], choices: Sequence[str] | None) -> None:
-    """Held-out inputs and targets; `choices` None: the model writes freely."""
+    """Write held-out inputs and targets. choices: None if the model writes freely."""
     path.parent.mkdir(parents=True, exist_ok=True)
     inputs, targets = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
     write_json(path, {"inputs": inputs, "targets": targets, "choices": choices and list(choices)})
 
 
 def task_entry(name: str, title: str, description: str, n_samples: int, path: str | None) -> dict[str, Any]:
-    """One line of `tasks`, or of `unseen` where there is no checkpoint."""
+    """One entry of `tasks`, or of `unseen` if there is no checkpoint."""
     entry: dict[str, Any] = {"name": name, "title": title, "description": description}
     if path is not None:
         entry["path"] = path
@@ -64,7 +70,7 @@ def task_entry(name: str, title: str, description: str, n_samples: int, path: st
 
 
 def fresh_folder(pack: Path) -> Path:
-    """An empty folder beside `pack` to write into."""
+    """An empty folder next to `pack` to write into."""
     partial = pack.with_name(pack.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -72,9 +78,9 @@ def fresh_folder(pack: Path) -> Path:
 
 
 def finish(partial: Path, pack: Path, content: dict[str, Any]) -> None:
-    """Write pack.json and put the folder in place."""
+    """Write pack.json and move the folder into place."""
     write_json(partial / "pack.json", content)
     for file in partial.rglob("*.safetensors"):
-        file.chmod(0o644)  # safetensors makes them readable by their owner only
+        file.chmod(0o644)  # safetensors makes files that only their owner can read
     shutil.rmtree(pack, ignore_errors=True)
     partial.rename(pack)

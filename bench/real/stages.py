@@ -1,4 +1,4 @@
-"""What the three scripts share: stages that are done once, the command line of the app, and the tables they print."""
+"""What the three scripts share: cached stages, the app's command line, and tables."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ from bench.machine import machine_line
 
 
 def set_up() -> None:
-    """One torch thread here and in every command that is started, no look at a model hub, no progress bars."""
+    """Use one torch thread here and in every command, contact no model hub, and show no progress bars."""
     torch.set_num_threads(1)
     os.environ.update(OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1")
-    # Every head that is put on later would be reported as missing.
+    # Otherwise every head that is added later would be reported as missing.
     logging.set_verbosity_error()
     logging.disable_progress_bar()
 
 
 def stage(folder: Path, make: Callable[[Path], None]) -> Path:
-    """`folder`, made by `make` into a folder beside it if it is not there yet: it appears complete or not at all."""
+    """Make `folder` if it does not exist. It appears complete or not at all."""
     if not folder.exists():
         partial = folder.with_name(f"{folder.name}.partial")
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        print(f"making {folder}", flush=True)
+        print(f"Making {folder}", flush=True)
         make(partial)
         partial.rename(folder)
     return folder
 
 
 def measured(path: Path, measure: Callable[[], Any]) -> Any:
-    """The content of the JSON file `path`, measured and written if it is not there yet."""
+    """The content of the JSON file `path`, measured and written first if it does not exist."""
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, measure())
@@ -48,14 +48,14 @@ def measured(path: Path, measure: Callable[[], Any]) -> Any:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write plain values as JSON, in one step."""
+    """Write JSON. The file appears complete or not at all."""
     partial = path.with_name(f"{path.name}.partial")
     partial.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     partial.rename(path)
 
 
 def write_recipe(path: Path, base: Path, tasks: Sequence[Path], **rest: Any) -> Path:
-    """A recipe beside the models, with paths relative to its folder."""
+    """Write a recipe with paths relative to its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     entries = [{"path": os.path.relpath(task, path.parent), "name": task.name} for task in tasks]
     content = {"base": os.path.relpath(base, path.parent), "tasks": entries, **rest}
@@ -64,7 +64,7 @@ def write_recipe(path: Path, base: Path, tasks: Sequence[Path], **rest: Any) -> 
 
 
 def merge(recipe: Path, output: Path, *options: str) -> Path:
-    """Merge by the app's command line into `output`, unless it is there; CalledProcessError if the app refuses."""
+    """Merge with the app's command line, unless `output` exists. Raises CalledProcessError if the merge fails."""
     command = ["merge", str(recipe), *options, "--output", str(output)]
     print(f"$ python -m sftm_app {' '.join(command)}", flush=True)
     if not output.exists():
@@ -74,21 +74,24 @@ def merge(recipe: Path, output: Path, *options: str) -> Path:
 
 
 def write_samples(path: Path, inputs: Sequence[str], targets: Sequence[str], choices: Sequence[str]) -> None:
-    """Labelled sentences as the app's Evaluate tab reads them."""
+    """Write labelled sentences in the format of the Evaluate tab."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, {"inputs": list(inputs), "targets": list(targets), "choices": list(choices)})
 
 
 def table(first: str, columns: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]]) -> str:
-    """A Markdown table; every row is its title and one text per column."""
+    """A Markdown table. rows: a title and one text per column."""
     lines = [f"| {first} | {' | '.join(columns)} |", f"|---|{'---:|' * len(columns)}"]
     return "\n".join([*lines, *(f"| {title} | {' | '.join(cells)} |" for title, cells in rows)])
 
 
 def accuracy_table(titles: dict[str, str], found: dict[str, dict[str, float]], wide: Sequence[str]) -> str:
-    """Accuracies by model and task, with their mean and the share of the way from base to individual models.
+    """A table of accuracies with their mean, and the share of the gap from base to individual models that is closed.
 
-    titles: models by key, `base` and `individual` among them. found: accuracies 0..1 by model and task.
+    Args:
+        titles: the models by key, with `base` and `individual`.
+        found: accuracies 0..1 by model and task.
+        wide: the tasks.
     """
     means = {key: sum(found[key].values()) / len(found[key]) for key in titles}
     gap = means["individual"] - means["base"]
@@ -100,6 +103,6 @@ def accuracy_table(titles: dict[str, str], found: dict[str, dict[str, float]], w
 
 
 def report(path: Path, tables: Sequence[str], content: dict[str, Any]) -> None:
-    """Print the tables with date and machine, and write what they say as JSON."""
+    """Print the tables with the date and the machine, and write the figures as JSON."""
     write_json(path, {"machine": machine_line(), **content})
-    print(f"\n{machine_line()}\n\n" + "\n\n".join(tables) + f"\n\nwritten: {path}")
+    print(f"\n{machine_line()}\n\n" + "\n\n".join(tables) + f"\n\nWritten to {path}")

