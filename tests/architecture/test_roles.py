@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from closeness import assert_close
 from tiny_checkpoints import change_config
 from transformers import GPT2Config, GPT2LMHeadModel, GPT2Model
 
@@ -56,7 +57,7 @@ def test_vit(tiny_models: Path, folder: str, prefix: str) -> None:
 
 
 def test_every_name_in_the_files_is_known_to_the_architecture(tiny_models: Path) -> None:
-    """transformers renames tensors in memory; the owners are those of the names in the files."""
+    """transformers renames tensors in memory; owners are listed by the names in the files."""
     for folder in ("base", "a"):
         checkpoint = open_checkpoint(tiny_models / folder)
         assert set(checkpoint.tensors) <= set(read_architecture(checkpoint.config, checkpoint.tensors).owners)
@@ -86,7 +87,7 @@ def test_gpt2_linear_maps_are_stored_transposed(tmp_path: Path, model_class: Any
     assert part.transposed
     assert found[f"{prefix}h.0.attn.c_attn.bias"].role is Role.BIAS
     assert found[f"{prefix}h.0.ln_1.weight"].role is Role.NORM
-    # The table is tied to the language-model head; it stays a table.
+    # The table is tied to the language-model head, and is still a table.
     for table in ("wte", "wpe"):
         assert (found[f"{prefix}{table}.weight"].role, found[f"{prefix}{table}.weight"].parts) == (Role.EMBEDDING, ())
     owners = opened_architecture(tmp_path).owners
@@ -97,7 +98,7 @@ def test_gpt2_linear_maps_are_stored_transposed(tmp_path: Path, model_class: Any
     assert matrix.shape == (24, 8)
     x = torch.randn(3, 8)
     block = model.get_submodule(f"{prefix}h.0.attn.c_attn")
-    torch.testing.assert_close(block(x) - block.bias, x @ matrix.T)
+    assert_close(block(x) - block.bias, x @ matrix.T)
 
 
 @pytest.mark.parametrize("shape", [(5, 3), (4, 3, 2, 2), (4, 3, 5), (2, 1, 1, 1), (3, 0)])
@@ -128,7 +129,7 @@ def test_a_convolution_is_the_linear_map_of_its_patches() -> None:
     convolution = torch.nn.Conv2d(3, 4, 2, bias=False)
     patch = torch.randn(1, 3, 2, 2)
     matrix = Part().of(convolution.weight.detach())
-    torch.testing.assert_close(convolution(patch).reshape(-1), matrix @ patch.reshape(-1))
+    assert_close(convolution(patch).reshape(-1), matrix @ patch.reshape(-1))
 
 
 def test_integers_are_buffers(tmp_path: Path, tiny_models: Path) -> None:
@@ -156,7 +157,7 @@ def test_configs_that_are_refused(models: Path, changes: dict[str, Any], said: s
         read_architecture(open_checkpoint(models / "base").config)
 
 
-def test_code_beside_a_checkpoint_never_runs(models: Path) -> None:
+def test_code_shipped_with_a_checkpoint_never_runs(models: Path) -> None:
     (models / "base" / "evil.py").write_text(f"open({str(models / 'ran')!r}, 'w')")
     change_config(models / "base", auto_map={"AutoConfig": "evil.Config"}, architectures=["evil.Model"])
     with pytest.raises(CheckpointError):
@@ -175,8 +176,8 @@ def owners_of(class_name: str, config: Any, *names: str) -> dict[str, Owner]:
     return read_architecture(config.to_dict() | {"architectures": [class_name]}, names).owners
 
 
-def test_stacks_of_experts_say_how_they_are_stored() -> None:
-    """Llama 4 does not say so itself: the shapes of the pair of stacks do."""
+def test_how_stacks_of_experts_are_stored() -> None:
+    """Llama 4 has no flag for it; the shapes of the two stacks decide."""
     small = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 11}
     llama = transformers.Llama4TextConfig(**small, num_local_experts=2, intermediate_size=8, num_key_value_heads=1)
     experts = "model.layers.0.feed_forward.experts."
@@ -194,7 +195,7 @@ def test_stacks_of_experts_say_how_they_are_stored() -> None:
     assert {name: owner.kind for name, owner in found.items()} == kinds
 
 
-def test_a_stack_is_as_many_matrices_as_it_has_experts() -> None:
+def test_a_stack_has_one_matrix_per_expert() -> None:
     info = TensorInfo("x", torch.float32, (3, 8, 6), 0, 576)
     fused = Fused(("gate", "up"), (3, 3))
     owner = Owner("Experts", "experts_transposed", True, fused=fused)
@@ -225,7 +226,7 @@ def test_kinds_of_torchs_own_modules(module: torch.nn.Module, expected: str) -> 
     assert kind_of(module, "weight", (2, 2)) == expected
 
 
-def test_masks_and_positions_that_a_model_makes_itself_are_copied() -> None:
+def test_masks_and_positions_that_a_model_computes_are_copied() -> None:
     config = GPT2Config(n_layer=1, n_head=2, n_embd=8, vocab_size=11, n_positions=6)
     found = owners_of("GPT2LMHeadModel", config, "h.0.attn.bias", "h.0.attn.c_attn.bias", "h.0.surprise")
     assert {name: owner.kind for name, owner in found.items()} == {

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
+from closeness import assert_close
 from tiny_adapters import build, inputs_of, load_adapter, logits, save_adapter
 
 from sftm_app.api import check, merge
@@ -55,11 +55,9 @@ def test_merging_one_adapter_is_what_peft_makes_of_it(name: str, tmp_path: Path)
             unloaded = load_adapter(adapter, kind, **base).merge_and_unload()
         theirs = unloaded.state_dict()
         for key, tensor in merged.state_dict().items():
-            torch.testing.assert_close(
-                tensor, theirs[key], rtol=0, atol=2e-6, msg=lambda text, key=key: f"{key}: {text}"
-            )
+            assert_close(tensor, theirs[key], 2e-6, what=key)
         assert (logits(merged, kind) - logits(model, kind)).abs().max() > 1e-3
-        torch.testing.assert_close(logits(merged, kind), logits(unloaded, kind), rtol=1e-5, atol=1e-5)
+        assert_close(logits(merged, kind), logits(unloaded, kind))
 
 
 @pytest.mark.parametrize(("kind", "norm"), [("llama", "norm"), ("gpt2", "ln_f"), ("vit", "layernorm")])
@@ -83,9 +81,7 @@ def test_adapters_and_their_full_models_merge_to_the_same(kind: str, norm: str, 
             wholly[label] = {name: read(name) for name in opened.tensors}
     for label in ("adapters", "mixed"):
         for name, tensor in wholly["full"].items():
-            torch.testing.assert_close(
-                wholly[label][name], tensor, rtol=0, atol=1e-5, msg=lambda text, n=name: f"{n}: {text}"
-            )
+            assert_close(wholly[label][name], tensor, what=name)
 
 
 def test_the_task_matrix_is_never_formed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

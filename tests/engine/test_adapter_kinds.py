@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from closeness import assert_close
 from peft import LoraConfig, PeftModel, get_peft_model
 from tiny_adapters import SIZE, build, load_adapter, logits, save_adapter
 from transformers import (
@@ -103,12 +104,10 @@ def test_model_and_adapter_say_the_same(name: str, tmp_path: Path) -> None:
     expected = said_by(type(fresh()).from_pretrained(tmp_path / "full"))
     assert (expected - said_by(fresh())).abs().max() > 1e-3
     base = type(fresh()).from_pretrained(tmp_path / "base")
-    torch.testing.assert_close(
-        said_by(PeftModel.from_pretrained(base, str(tmp_path / "adapter"))), expected, rtol=1e-5, atol=1e-5
-    )
+    assert_close(said_by(PeftModel.from_pretrained(base, str(tmp_path / "adapter"))), expected)
     write(tmp_path, "again", [tmp_path / "adapter"], "model", method="average")
     again = said_by(type(fresh()).from_pretrained(tmp_path / "again"))
-    torch.testing.assert_close(again, expected, rtol=1e-4, atol=1e-4)
+    assert_close(again, expected, 1e-4)
 
 
 def test_fused_maps_merged_apart_are_one_pair_again(tmp_path: Path) -> None:
@@ -118,9 +117,7 @@ def test_fused_maps_merged_apart_are_one_pair_again(tmp_path: Path) -> None:
     report = write(tmp_path, "adapter", tasks, "adapter", split_fused=True)
     assert len([record for record in report.tensors if "c_attn" in record.name]) == 6
     expected = logits(type(build("gpt2")).from_pretrained(tmp_path / "full"), "gpt2")
-    torch.testing.assert_close(
-        logits(load_adapter(tmp_path / "adapter", "gpt2"), "gpt2"), expected, rtol=1e-5, atol=1e-5
-    )
+    assert_close(logits(load_adapter(tmp_path / "adapter", "gpt2"), "gpt2"), expected)
 
 
 def test_experts_of_a_full_fine_tune_are_left_out_by_name(tmp_path: Path) -> None:
@@ -158,7 +155,7 @@ def test_both_towers_of_clip(tmp_path: Path) -> None:
         expected = CLIPModel.from_pretrained(tmp_path / "full").eval()(**samples).logits_per_image
         base = CLIPModel.from_pretrained(tmp_path / "base")
         found = PeftModel.from_pretrained(base, str(tmp_path / "adapter")).eval()(**samples).logits_per_image
-    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    assert_close(found, expected)
 
 
 def test_heads_of_adapters_and_full_checkpoints_are_never_mixed(tmp_path: Path) -> None:
@@ -191,4 +188,4 @@ def test_a_tied_table_that_is_saved_whole_twice(tmp_path: Path) -> None:
     assert "model.embed_tokens.weight" in found.matches[0].names
     merge(tmp_path / "base", [tmp_path / "one"], tmp_path / "out", "sftm", "cpu")
     merged = type(build("llama")).from_pretrained(tmp_path / "out")
-    torch.testing.assert_close(merged.lm_head.weight, model.get_input_embeddings().weight, rtol=0, atol=1e-6)
+    assert_close(merged.lm_head.weight, model.get_input_embeddings().weight, 1e-6)

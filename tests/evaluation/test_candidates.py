@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from closeness import assert_close
 from pools import SESSION, inputs_of, pool_of
 from safetensors.torch import load_file
 from tiny_checkpoints import change_config, change_weights
@@ -68,7 +69,7 @@ def test_individual_is_the_task_model(ready_models: Path, model_pool: ModelPool,
     with torch.no_grad():
         wanted = model(pixels_of(images)).logits.softmax(-1).numpy()
     classifier = model_pool.model(INDIVIDUAL, task)
-    np.testing.assert_allclose(classifier.probabilities(images), wanted, atol=1e-5)
+    assert_close(classifier.probabilities(images), wanted)
     assert classifier.labels == tuple(f"label {i} of {task}" for i in range(len(classifier.labels)))
 
 
@@ -78,7 +79,7 @@ def test_base_is_the_bases_backbone_with_the_tasks_head(
 ) -> None:
     backbone = ViTModel.from_pretrained(ready_models / "base", add_pooling_layer=False)
     wanted = plain(backbone, ready_models / task, images)
-    np.testing.assert_allclose(model_pool.model(BASE, task).probabilities(images), wanted, atol=1e-5)
+    assert_close(model_pool.model(BASE, task).probabilities(images), wanted)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -93,18 +94,18 @@ def test_a_merge_in_memory_is_the_merge_on_the_disk(
     wanted = plain(ViTModel.from_pretrained(tmp_path / "out", add_pooling_layer=False), ready_models / "b", images)
     for candidate in (method_candidate(method), folder_candidate(tmp_path / "out", "Saved", method)):
         found = model_pool.model(candidate, "b").probabilities(images)
-        np.testing.assert_allclose(found, wanted, atol=1e-5)
+        assert_close(found, wanted)
 
 
 def test_probabilities(model_pool: ModelPool, images: np.ndarray) -> None:
     classifier = model_pool.model(BASE, "c")
     found = classifier.probabilities(images)
     assert found.shape == (6, 5) and found.dtype == np.float32
-    np.testing.assert_allclose(found.sum(1), 1, atol=1e-5)
+    assert_close(found.sum(1), 1)
     assert classifier.probabilities(images[:0]).shape == (0, 5)
     # More than one batch changes nothing.
     many = classifier.probabilities(np.repeat(images, 50, axis=0))
-    np.testing.assert_allclose(many[::50], found, atol=1e-5)
+    assert_close(many[::50], found)
 
 
 def test_accuracy_counts_the_most_probable_class(model_pool: ModelPool, images: np.ndarray) -> None:
@@ -126,7 +127,7 @@ def test_weights_of_the_workspace_count_in_memory_too(ready_models: Path) -> Non
     found = merge_in_memory(inputs_of(ready_models / "base", tasks), "average", {}, SESSION)
     name = "layernorm.weight"
     a, b = (load_file(ready_models / t / "model.safetensors")[f"vit.{name}"] for t in "ab")
-    torch.testing.assert_close(found[name], (3 * a + b) / 4)
+    assert_close(found[name], (3 * a + b) / 4)
 
 
 def test_other_weights_are_tried_without_changing_the_workspace(ready_models: Path, images: np.ndarray) -> None:
@@ -135,13 +136,13 @@ def test_other_weights_are_tried_without_changing_the_workspace(ready_models: Pa
     assert tried.title.endswith(" (weights 3, 1, 0.5)") and tried.kind == "average"
     name = "layernorm.weight"
     a, b, c = (load_file(ready_models / t / "model.safetensors")[f"vit.{name}"] for t in "abc")
-    torch.testing.assert_close(model_pool.tensor(tried, "a", name), (3 * a + b + 0.5 * c) / 4.5)
-    torch.testing.assert_close(model_pool.tensor(method_candidate("average"), "a", name), (a + b + c) / 3)
+    assert_close(model_pool.tensor(tried, "a", name), (3 * a + b + 0.5 * c) / 4.5)
+    assert_close(model_pool.tensor(method_candidate("average"), "a", name), (a + b + c) / 3)
     told = model_pool.model(tried, "b").probabilities(images)
     assert abs(told - model_pool.model(method_candidate("average"), "b").probabilities(images)).max() > 1e-4
     tasks = [{"path": ready_models / n, "weight": weight} for n, weight in zip("abc", (3.0, 1.0, 0.5), strict=True)]
     own = ModelPool(inputs_of(ready_models / "base", tasks), SESSION)
-    np.testing.assert_allclose(told, own.model(method_candidate("average"), "b").probabilities(images), atol=1e-6)
+    assert_close(told, own.model(method_candidate("average"), "b").probabilities(images), 1e-6)
     with pytest.raises(InputError, match="2 weights for 3 tasks"):
         model_pool.model(method_candidate("average", weights=(1.0, 2.0)), "a")
 

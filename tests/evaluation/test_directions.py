@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from closeness import assert_close
 from tiny_models import clip, direction, language, part_of, place_of, shaken, vit
 from torch import nn
 
@@ -109,7 +110,7 @@ def check(found: Meaning, wanted: np.ndarray, tokenizer: Any) -> None:
     for shown, sign in ((found.positive, 1), (found.negative, -1)):
         tokens, scores = best(sign * wanted, tokenizer)
         assert list(shown.tokens) == tokens
-        np.testing.assert_allclose(shown.scores, sign * scores, atol=1e-4)
+        assert_close(shown.scores, sign * scores, 1e-4)
 
 
 def test_what_gpt2_reads_goes_back_through_its_layer_norm() -> None:
@@ -146,7 +147,7 @@ def test_a_layer_norm_lets_no_common_part_through() -> None:
     plain, shifted = write_meaning(lenses, u), write_meaning(lenses, u + 3)
     assert plain.positive is not None and shifted.positive is not None
     assert plain.positive.tokens == shifted.positive.tokens
-    np.testing.assert_allclose(plain.positive.scores, shifted.positive.scores, atol=1e-5)
+    assert_close(plain.positive.scores, shifted.positive.scores)
 
 
 def test_llama_has_two_tables_and_norms_that_do_not_centre() -> None:
@@ -213,7 +214,7 @@ def test_gains_are_read_off_any_norm(width: int, centred: bool) -> None:
     norm = shaken(nn.LayerNorm(width) if centred else nn.RMSNorm(width, eps=1e-6))
     found = gain_of(norm, width)
     assert found.centred == centred
-    torch.testing.assert_close(found.weight, norm.weight, atol=1e-4, rtol=1e-4)
+    assert_close(found.weight, norm.weight, 1e-4)
 
 
 # Nothing to say

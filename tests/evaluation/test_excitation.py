@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from closeness import assert_close
 from tiny_models import BUILT, clip, direction, language, part_of, place_of, resnet, tokenizer_of, vit
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor, nn
@@ -71,7 +72,7 @@ def test_a_heat_map_has_a_value_for_each_patch() -> None:
     n_class = 0
     for shown in found.strongest:
         values = wanted[shown.sample]
-        np.testing.assert_allclose(shown.heat, values[1:].reshape(2, 2), atol=1e-4)
+        assert_close(shown.heat, values[1:].reshape(2, 2), 1e-4)
         assert shown.heat.dtype == np.float32 and shown.image.dtype == np.uint8
         np.testing.assert_array_equal(shown.image, IMAGES[shown.sample])
         place = int(abs(values).argmax())
@@ -89,7 +90,7 @@ def test_one_own_image_is_a_set_of_one() -> None:
     samples = ImageSamples(IMAGES[3:4], np.array([-1]))
     (shown,) = asked(model, "vit.layers.0.mlp.fc2", samples, v).strongest
     (x,) = inputs_of(model.model.vit.layers[0].mlp.fc2, lambda: model.model(pixels_of(IMAGES[3])))
-    np.testing.assert_allclose(shown.heat, (x[0, 1:] @ v).reshape(2, 2), atol=1e-4)
+    assert_close(shown.heat, (x[0, 1:] @ v).reshape(2, 2), 1e-4)
     assert shown.sample == 0
 
 
@@ -102,7 +103,7 @@ def test_the_patch_embedding_is_a_convolution_with_the_direction() -> None:
             for column in range(2):
                 patch = pixels[4 * row : 4 * row + 4, 4 * column : 4 * column + 4]
                 wanted[row, column] = patch.reshape(-1) @ v
-        np.testing.assert_allclose(shown.heat, wanted, atol=1e-4)
+        assert_close(shown.heat, wanted, 1e-4)
 
 
 def test_a_convolution_keeps_its_stride_and_padding() -> None:
@@ -113,7 +114,7 @@ def test_a_convolution_keeps_its_stride_and_padding() -> None:
     v = direction(49)
     for shown in asked(model, path, ImageSamples(IMAGES[:5], UNKNOWN[:5]), v).strongest:
         columns = nn.functional.unfold(pixels_of(IMAGES[shown.sample]), (7, 7), padding=3, stride=2)
-        np.testing.assert_allclose(shown.heat, (v @ columns[0]).reshape(4, 4), atol=1e-4)
+        assert_close(shown.heat, (v @ columns[0]).reshape(4, 4), 1e-4)
         assert "of 4 x 4 places" in shown.sentence
 
 
@@ -167,7 +168,7 @@ def test_every_token_has_its_value(name: str, path: str, size: int) -> None:
     starts = {"bert": ("<cls>", "<sep>"), "llama": ("<s>", "")}
     for shown in found.strongest:
         assert shown.words is not None and shown.image is None and shown.heat is None
-        np.testing.assert_allclose([value for _, value in shown.words], wanted[shown.sample], atol=1e-4)
+        assert_close([value for _, value in shown.words], wanted[shown.sample], 1e-4)
         start, end = starts.get(name, ("", ""))
         assert joined(shown.words) == start + TEXTS[shown.sample] + end
         assert shown.score == max((value for _, value in shown.words), key=abs)
@@ -185,7 +186,7 @@ def test_a_layer_that_is_called_again_shows_its_strongest_call() -> None:
         calls = inputs_of(model.model.get_submodule(path), lambda ids=ids: model.model(input_ids=ids))
         assert len(calls) == 2
         wanted = max(((x[0] @ v).numpy() for x in calls), key=lambda values: abs(values).max())
-        np.testing.assert_allclose([value for _, value in shown.words], wanted, atol=1e-4)
+        assert_close([value for _, value in shown.words], wanted, 1e-4)
 
 
 def test_a_pass_ends_at_the_layer(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -248,7 +249,7 @@ def test_encoder_and_decoder_are_told_apart(name: str, target: str | None) -> No
             n = len(shown.words)
             assert n == len(ids[position > 1])
         wanted = (x[0] @ v)[:n]
-        np.testing.assert_allclose([value for _, value in shown.words][:n], wanted, atol=1e-4)
+        assert_close([value for _, value in shown.words][:n], wanted, 1e-4)
         assert f"what the {'decoder' if position > 1 else 'encoder'} reads" in shown.sentence
         if target is not None and position > 1:
             first = tokenizer.convert_ids_to_tokens(start)
@@ -287,7 +288,7 @@ def test_the_towers_of_clip_read_images_and_names() -> None:
     for shown in found.strongest:
         pixels = torch.from_numpy(images[shown.sample]).permute(2, 0, 1)[None].float() / 127.5 - 1
         (x,) = inputs_of(model.model.get_submodule(path), lambda p=pixels: model.model.get_image_features(p))
-        np.testing.assert_allclose(shown.heat, (x[0, 1:] @ v).reshape(2, 2), atol=1e-4)
+        assert_close(shown.heat, (x[0, 1:] @ v).reshape(2, 2), 1e-4)
     path = "text_model.encoder.layers.0.mlp.fc1"
     found = asked(model, path, samples, v)
     assert len(found.strongest) == 2 and all(shown.sample == NO_SAMPLE for shown in found.strongest)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from closeness import assert_close
 from pools import SESSION, pool_of
 from tiny_checkpoints import change_weights
 from tiny_language import VOCABULARY, save_tokenizer
@@ -89,7 +90,7 @@ def test_the_head_is_made_from_names(models: Path, images: np.ndarray) -> None:
     tried = model_pool.model(INDIVIDUAL, "b")
     wanted = by_hand(CLIPModel.from_pretrained(models / "b").eval(), models, images)
     answers = tried.answer(ImageSamples(images, np.full(5, -1), NAMES))
-    np.testing.assert_allclose([answer.scores for answer in answers], wanted, atol=1e-5)
+    assert_close([answer.scores for answer in answers], wanted)
     assert [answer.text for answer in answers] == [NAMES[i] for i in wanted.argmax(1)]
     assert all(answer.target is None and answer.correct is None for answer in answers)
     assert accuracy(tried, ImageSamples(images, wanted.argmax(1), NAMES)) == 1
@@ -119,7 +120,7 @@ def test_a_merge_of_whole_models(models: Path, images: np.ndarray) -> None:
         .model(method_candidate("average"), "a")
         .answer(ImageSamples(images, np.full(5, -1), NAMES))
     )
-    np.testing.assert_allclose([a.scores for a in answers], by_hand(left.eval(), models, images), atol=1e-5)
+    assert_close([a.scores for a in answers], by_hand(left.eval(), models, images))
 
 
 def test_a_vision_tower_needs_a_whole_base(models: Path) -> None:
@@ -148,9 +149,9 @@ def test_a_vision_tower_alone_takes_the_bases_text_tower(
     model = CLIPModel.from_pretrained(models / "base").eval()
     samples = ImageSamples(images, np.full(5, -1), NAMES)
     scores = [answer.scores for answer in model_pool.model(BASE, "tower").answer(samples)]
-    np.testing.assert_allclose(scores, by_hand(model, models, images), atol=1e-5)
+    assert_close(scores, by_hand(model, models, images))
     model.vision_model.load_state_dict(CLIPModel.from_pretrained(models / "a").vision_model.state_dict())
     wanted = by_hand(model, models, images)
     for candidate in (INDIVIDUAL, method_candidate("average")):
         found = [answer.scores for answer in model_pool.model(candidate, "tower").answer(samples)]
-        np.testing.assert_allclose(found, wanted, atol=1e-5)
+        assert_close(found, wanted)

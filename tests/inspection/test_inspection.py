@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from closeness import assert_close
 from inspection_cases import NAME, direct, layer_of, made_of, opened, preflight_of
 from safetensors.torch import load_file
 from tiny_checkpoints import change_weights
@@ -27,7 +28,7 @@ def test_factors_are_those_of_the_task_matrices(tiny_models: Path, name: str) ->
     base, parts = direct(tiny_models, name)
     assert made.base_norm == pytest.approx(np.linalg.norm(base), rel=1e-6)
     for factors, (U, s, Vh) in zip(made.factors, parts, strict=True):
-        np.testing.assert_allclose(factors.matrix().double().numpy(), (U * s) @ Vh, atol=1e-6)
+        assert_close(factors.matrix(), (U * s) @ Vh, 1e-6)
     assert made.n_bytes == sum(4 * (f.U.numel() + f.S.numel() + f.Vh.numel()) for f in made.factors)
 
 
@@ -42,7 +43,7 @@ def test_transposed_weights_are_turned(tmp_path: Path) -> None:
     layer = find_layer(map_layers(found), "h.0.attn.c_attn")
     assert (layer.shape, layer.part.transposed) == ((24, 8), True)
     base, task = (load_file(tmp_path / name / "model.safetensors")[layer.name] for name in ("base", "t"))
-    torch.testing.assert_close(factorise_layer(found, layer).factors[0].matrix(), (task - base).T)
+    assert_close(factorise_layer(found, layer).factors[0].matrix(), (task - base).T)
 
 
 def test_nan_is_refused_by_name(models: Path) -> None:

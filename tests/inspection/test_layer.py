@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from closeness import assert_close
 from inspection_cases import NAME, NAMES, direct, layer_of, made_of, orthogonal, preflight_of, with_features
 
 from sftm_app.inspection.factors import factorise_layer
@@ -35,7 +36,7 @@ def test_layer_detail_against_direct_svd(tiny_models: Path) -> None:
             [(p * q).sum() / (np.linalg.norm(p) * np.linalg.norm(q)) for q in projectors[kind]]
             for p in projectors[kind]
         ]
-        np.testing.assert_allclose(found_overlap, wanted, atol=1e-5)
+        assert_close(found_overlap, wanted)
         assert np.allclose(np.diag(found_overlap), 1)
 
 
@@ -49,16 +50,16 @@ def test_the_overview_of_whole_features_against_direct_svd(tiny_models: Path) ->
         vectors = np.stack([np.outer(U[:, k], Vh[k]).ravel() * s[k] for k in range(len(s))])
         projectors.append(vectors.T @ vectors)
     wanted = [[(P * Q).sum() / (np.linalg.norm(P) * np.linalg.norm(Q)) for Q in projectors] for P in projectors]
-    np.testing.assert_allclose(detail.both.numpy(), wanted, atol=1e-5)
+    assert_close(detail.both, wanted)
     assert bool((detail.both <= torch.minimum(detail.read, detail.write) + 1e-6).all())
 
 
 def test_a_shared_read_direction_alone_is_no_shared_feature() -> None:
     U, V = orthogonal(6, 1), orthogonal(5, 2)
     detail = layer_detail(made_of(with_features(U, [2.0], V), -with_features(U[:, 1:], [3.0], V)), NAMES)
-    torch.testing.assert_close(detail.read, torch.ones(2, 2), atol=1e-5, rtol=0)
-    torch.testing.assert_close(detail.write, torch.eye(2), atol=1e-5, rtol=0)
-    torch.testing.assert_close(detail.both, torch.eye(2), atol=1e-5, rtol=0)
+    assert_close(detail.read, torch.ones(2, 2))
+    assert_close(detail.write, torch.eye(2))
+    assert_close(detail.both, torch.eye(2))
     opposed = layer_detail(made_of(with_features(U, [2.0, 1.0], V), -with_features(U, [4.0, 2.0], V)), NAMES)
     assert float(opposed.both[0, 1]) == pytest.approx(1, abs=1e-5), "the sign does not matter"
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from closeness import assert_close
 from inspection_cases import NAMES, direct, gaussian, layer_of, made_of, preflight_of
 
 from sftm_app.inspection import stored, what_if
@@ -83,7 +84,7 @@ def test_measures_of_A_and_of_the_merge_against_direct_formulas(tiny_models: Pat
     readout = [np.linalg.norm(((u.T @ D) * vh).sum(1) - g) / np.linalg.norm(g) for u, g, vh in parts]
     mapping = [np.linalg.norm(D @ vh.T - u * g) / np.linalg.norm(g) for u, g, vh in parts]
     for name, wanted in (("readout_error", readout), ("mapping_error", mapping)):
-        np.testing.assert_allclose(values[name].tasks, wanted, atol=2e-3, err_msg=name)
+        assert_close(values[name].tasks, wanted, 2e-3, what=name)
         assert values[name].overall == pytest.approx(np.mean(wanted), abs=2e-3)
 
 

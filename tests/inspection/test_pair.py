@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from closeness import assert_close
 from inspection_cases import NAMES, direct, gaussian, layer_of, made_of, orthogonal, preflight_of, with_features
 
 from sftm_app.errors import InputError
@@ -23,21 +24,21 @@ def test_pair_detail_against_direct_svd(tiny_models: Path) -> None:
     _, parts = direct(tiny_models)
     (U, _, Vh), (P, _, Qh) = parts[0], parts[2]
     assert (pair.name, pair.first, pair.second, pair.angles.k) == (layer_of(found).name, "a", "c", 3)
-    np.testing.assert_allclose(pair.read.numpy(), np.abs(Vh @ Qh.T), atol=2e-3)
-    np.testing.assert_allclose(pair.write.numpy(), np.abs(U.T @ P), atol=2e-3)
+    assert_close(pair.read, np.abs(Vh @ Qh.T), 2e-3)
+    assert_close(pair.write, np.abs(U.T @ P), 2e-3)
     # A of a pair of features: <u v^T, p q^T>, up to the sign of either.
     entries = np.einsum("mk,kn,ml,ln->kl", U, Vh, P, Qh)
-    np.testing.assert_allclose(pair.both.abs().numpy(), np.abs(entries), atol=2e-3)
+    assert_close(pair.both.abs(), np.abs(entries), 2e-3)
     for angles, A, B in ((pair.angles.read, Vh[:3].T, Qh[:3].T), (pair.angles.write, U[:, :3], P[:, :3])):
         cosines = np.linalg.svd(A.T @ B, compute_uv=False)
-        np.testing.assert_allclose(angles.numpy(), np.degrees(np.arccos(cosines)), atol=0.05)
+        assert_close(angles, np.degrees(np.arccos(cosines)), 5e-4, scale=90)
 
 
 def test_entries_of_A_keep_their_sign() -> None:
     U, V = orthogonal(6, 1), orthogonal(5, 2)
     pair = pair_detail(made_of(with_features(U, [2.0, 1.0], V), with_features(U, [-3.0, 1.0], V)), NAMES, 0, 1)
-    torch.testing.assert_close(pair.both, torch.tensor([[-1.0, 0.0], [0.0, 1.0]]), atol=1e-5, rtol=0)
-    torch.testing.assert_close(pair.read, torch.eye(2), atol=1e-5, rtol=0)
+    assert_close(pair.both, torch.tensor([[-1.0, 0.0], [0.0, 1.0]]))
+    assert_close(pair.read, torch.eye(2))
     assert float(pair.angles.read.max()) < 0.01 and float(pair.angles.write.max()) < 0.01
 
 

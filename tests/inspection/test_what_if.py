@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from closeness import assert_close
 from inspection_cases import made_of
 from torch import Tensor
 
@@ -90,6 +91,7 @@ def check(what_if: WhatIf, matrices: list[Tensor], weights: list[float], method:
     D, solve = merged_by(what_if, matrices, settings)
     kept = errors(measure(D, factors))
     said = f"{method} {values} {weights}"
+    # Relative to the task matrix already.
     np.testing.assert_allclose(found.readout_errors, kept.readout, atol=1e-3, rtol=1e-3, err_msg=said)
     np.testing.assert_allclose(found.mapping_errors, kept.mapping, atol=1e-3, rtol=1e-3, err_msg=said)
     largest = max((float(f.S[0]) for f in factors if f.rank), default=1.0)
@@ -144,7 +146,7 @@ def test_methods_that_do_not_combine_features_are_asked_themselves(shape: tuple[
             found = check(what_if, matrices, weights, "ties", **values)
             assert found.coefficients is None and found.condition is None
             D, _ = merged_by(what_if, matrices, found.settings)
-            np.testing.assert_allclose(what_if.spectrum(found), np.linalg.svd(D.numpy(), compute_uv=False), atol=1e-3)
+            assert_close(what_if.spectrum(found), np.linalg.svd(D.numpy(), compute_uv=False), 1e-3)
     two = WhatIf(made_of(*matrices[:2], base=base), stored)
     check(two, matrices[:2], [1.0, 2.0], "slerp")
     with pytest.raises(RecipeError, match="exactly 2 tasks, but there are 3"):
@@ -288,7 +290,7 @@ def test_the_spectrum_is_that_of_the_merged_matrix(kind: str) -> None:
     wanted = np.linalg.svd(D.numpy(), compute_uv=False)
     spectrum = what_if.spectrum(found)
     assert list(spectrum) == sorted(spectrum, reverse=True) and len(spectrum) <= 18
-    np.testing.assert_allclose([*spectrum, *[0.0] * (18 - len(spectrum))], wanted, atol=1e-5)
+    assert_close([*spectrum, *[0.0] * (18 - len(spectrum))], wanted)
 
 
 @pytest.mark.parametrize("stored", [True, False])
@@ -298,13 +300,13 @@ def test_rows_and_interference_are_those_of_A(stored: bool) -> None:
     V = torch.cat([f.Vh.double() for f in what_if.made.factors]).T
     A = ((U.T @ U) * (V.T @ V)).numpy()
     what_if.predict(merge_settings("sftm", {}, (1.0, 1.0, 1.0)))
-    np.testing.assert_allclose(what_if.row(2, 3).numpy(), A[18 + 3], atol=1e-6)
-    np.testing.assert_allclose(what_if.row(0, 17).numpy(), A[17], atol=1e-6)
+    assert_close(what_if.row(2, 3), A[18 + 3], 1e-6)
+    assert_close(what_if.row(0, 17), A[17], 1e-6)
     apart = A - np.eye(36)
     overall, own = what_if.interference
     assert overall == pytest.approx(np.linalg.norm(apart) / 6, abs=1e-5)
     wanted = [np.sqrt((apart[:18] ** 2).sum(1).mean()), 0.0, np.sqrt((apart[18:] ** 2).sum(1).mean())]
-    np.testing.assert_allclose(own, wanted, atol=1e-5)
+    assert_close(own, wanted)
     for member, feature in ((1, 0), (0, 18), (0, -1)):
         with pytest.raises(InputError, match="so none at"):
             what_if.row(member, feature)

@@ -6,11 +6,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-from linalg_cases import mapping_error, readout_error
+from closeness import assert_close
+from linalg_cases import mapping_error, readout_error, superposed_matrix
 
 from sftm_app.errors import NumericalError
 from sftm_app.linalg.low_rank import LowRank, add_to, dense, image, norm, weighted_sum
-from sftm_app.linalg.superposition import superpose, superposed_delta, superposed_matrix
+from sftm_app.linalg.superposition import superpose, superposed_delta
 from sftm_app.linalg.svd import factorise
 
 
@@ -30,15 +31,15 @@ def test_its_arithmetic_is_that_of_the_dense_matrix(m: int, n: int, r: int) -> N
     whole = low.left @ low.right
     X = torch.randn(n, 3)
     assert (low.shape, low.rank) == ((m, n), r)
-    torch.testing.assert_close(dense(low), whole)
-    torch.testing.assert_close(low @ X, whole @ X)
-    torch.testing.assert_close(image(low, X), whole @ X)
-    torch.testing.assert_close(dense(low * -2.5), -2.5 * whole)
-    torch.testing.assert_close(dense(low.rows(0, m // 2)), whole[: m // 2])
+    assert_close(dense(low), whole)
+    assert_close(low @ X, whole @ X)
+    assert_close(image(low, X), whole @ X)
+    assert_close(dense(low * -2.5), -2.5 * whole)
+    assert_close(dense(low.rows(0, m // 2)), whole[: m // 2])
     assert norm(low) == pytest.approx(float(whole.norm()), rel=1e-5, abs=1e-6)
     target = torch.ones(m, n)
     add_to(target, low)
-    torch.testing.assert_close(target, 1 + whole)
+    assert_close(target, 1 + whole)
 
 
 @pytest.mark.parametrize(("m", "n", "r"), SHAPES)
@@ -46,10 +47,10 @@ def test_its_factors_are_those_of_the_dense_matrix(m: int, n: int, r: int) -> No
     low = thin(m, n, r)
     ours, theirs = factorise(low), factorise(dense(low.left @ low.right))
     assert ours.rank == theirs.rank == min(m, n, r)
-    torch.testing.assert_close(ours.S, theirs.S, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(ours.matrix(), low.left @ low.right, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(ours.U.T @ ours.U, torch.eye(ours.rank), atol=1e-5, rtol=0)
-    torch.testing.assert_close(ours.Vh @ ours.Vh.T, torch.eye(ours.rank), atol=1e-5, rtol=0)
+    assert_close(ours.S, theirs.S)
+    assert_close(ours.matrix(), low.left @ low.right)
+    assert_close(ours.U.T @ ours.U, torch.eye(ours.rank))
+    assert_close(ours.Vh @ ours.Vh.T, torch.eye(ours.rank))
     assert ours.how == ("zero" if r == 0 else "qr, gesdd")
 
 
@@ -73,10 +74,10 @@ def test_sums_stay_low_rank_only_among_low_rank_changes() -> None:
     both = weighted_sum([first, second], [0.5, -2.0])
     assert isinstance(both, LowRank) and both.rank == 3
     expected = 0.5 * dense(first) - 2 * dense(second)
-    torch.testing.assert_close(dense(both), expected)
+    assert_close(dense(both), expected)
     mixed = weighted_sum([first, whole, second], [0.5, 3.0, -2.0])
     assert isinstance(mixed, torch.Tensor)
-    torch.testing.assert_close(mixed, expected + 3 * whole)
+    assert_close(mixed, expected + 3 * whole)
 
 
 @pytest.mark.parametrize("variant", ["readout", "mapping"])
@@ -89,7 +90,7 @@ def test_superposing_low_rank_changes_is_superposing_their_products(variant: str
     change = superposed_delta(low, ours)
     assert isinstance(change, LowRank) and change.rank == 12
     theirs = superposed_matrix(whole, superpose(whole, variant, solver, [1.0, 2.0, 0.5, 1.0]))
-    torch.testing.assert_close(dense(change).float(), theirs, rtol=1e-4, atol=1e-4)
+    assert_close(dense(change).float(), theirs, 1e-4)
     for factors in low:
         assert readout_error(change, factors) == pytest.approx(readout_error(theirs, factors), abs=1e-4)
         assert mapping_error(change, factors) == pytest.approx(mapping_error(theirs, factors), abs=1e-4)

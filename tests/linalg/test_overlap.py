@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from closeness import assert_close
 from hypothesis import given
 from hypothesis import strategies as st
 from linalg_cases import SETTINGS, distance, gaussian, mapping_error, orthogonal, readout_error, task_matrices
@@ -37,8 +38,8 @@ def test_energy_overlap_is_the_cosine_of_weighted_projectors(dim: int, rank: int
     s = [torch.rand(rank, dtype=torch.float64) + 0.1 * seed for seed in range(5)]
     projectors = [(x * g**2 / (g**2).sum()) @ x.T for x, g in zip(X, s, strict=True)]
     wanted = torch.tensor([[float((p * q).sum() / (p.norm() * q.norm())) for q in projectors] for p in projectors])
-    torch.testing.assert_close(energy_overlap(X, s), wanted, atol=1e-6, rtol=0)
-    torch.testing.assert_close(energy_overlap(X[:2], s[:2]), wanted[:2, :2], atol=1e-6, rtol=0)
+    assert_close(energy_overlap(X, s), wanted, 1e-6)
+    assert_close(energy_overlap(X[:2], s[:2]), wanted[:2, :2], 1e-6)
 
 
 def test_energy_overlap_at_its_ends() -> None:
@@ -46,7 +47,7 @@ def test_energy_overlap_at_its_ends() -> None:
     ones = torch.ones(2)
     X, gains = [E[:, :2], E[:, :2], E[:, 2:], E[:, :0]], [3 * ones, 1e-20 * ones, ones, torch.ones(0)]
     wanted = [[1.0, 1.0, 0.0, 0.0], [1.0, 1.0, 0.0, 0.0], [0.0, 0.0, 1.0, 0.0], [0.0, 0.0, 0.0, 0.0]]
-    torch.testing.assert_close(energy_overlap(X, gains), torch.tensor(wanted))
+    assert_close(energy_overlap(X, gains), torch.tensor(wanted))
     # The same directions, other shares: p = (1, 0), q = (1/2, 1/2) give 1 / sqrt(2), not 1.
     other = energy_overlap([E[:, :2], E[:, :2]], [torch.tensor([1.0, 0.0]), ones])
     assert float(other[0, 1]) == pytest.approx(math.sqrt(0.5))
@@ -60,10 +61,10 @@ def test_energy_overlaps_are_those_of_directions_and_of_whole_features(matrices:
     factors = [factorise(D) for D in matrices]
     gains = [f.S for f in factors]
     read, write, both = energy_overlaps(factors)
-    torch.testing.assert_close(read, energy_overlap([f.Vh.T for f in factors], gains), atol=1e-5, rtol=0)
-    torch.testing.assert_close(write, energy_overlap([f.U for f in factors], gains), atol=1e-5, rtol=0)
+    assert_close(read, energy_overlap([f.Vh.T for f in factors], gains))
+    assert_close(write, energy_overlap([f.U for f in factors], gains))
     features = [torch.einsum("mk,kn->mnk", f.U, f.Vh).flatten(0, 1) for f in factors]
-    torch.testing.assert_close(both, energy_overlap(features, gains), atol=1e-5, rtol=0)
+    assert_close(both, energy_overlap(features, gains))
     assert bool((both <= torch.minimum(read, write) + 1e-5).all())
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from closeness import assert_close
 from peft import PeftModel
 from safetensors.torch import load_file
 from tiny_adapters import build, load_adapter, logits, save_adapter
@@ -54,12 +55,12 @@ def test_the_adapter_says_what_the_full_model_says(name: str, tmp_path: Path) ->
     expected = logits(type(model).from_pretrained(tmp_path / "full"), kind)
     assert (expected - logits(model, kind)).abs().max() > 1e-2
     adapted = load_adapter(tmp_path / "adapter", kind, **base)
-    torch.testing.assert_close(logits(adapted, kind), expected, rtol=1e-5, atol=1e-5)
+    assert_close(logits(adapted, kind), expected)
     tied = [text for text in report.warnings if "twice" in text]
     assert bool(tied) == (name in ("llama, tied", "t5"))
     if not tied:
         merged = load_adapter(tmp_path / "adapter", kind, **base).merge_and_unload()
-        torch.testing.assert_close(logits(merged, kind), expected, rtol=1e-5, atol=1e-5)
+        assert_close(logits(merged, kind), expected)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -73,7 +74,7 @@ def test_the_adapter_is_a_task_again(name: str, tmp_path: Path) -> None:
     write(tmp_path, "again", "model", [tmp_path / "adapter"], "average")
     full, again = (load_file(tmp_path / name / "model.safetensors") for name in ("full", "again"))
     for key, tensor in full.items():
-        torch.testing.assert_close(again[key], tensor, rtol=0, atol=2e-5, msg=lambda text, key=key: f"{key}: {text}")
+        assert_close(again[key], tensor, 2e-5, what=key)
 
 
 def test_every_scaling_is_one_and_ranks_add_up(tmp_path: Path) -> None:
@@ -101,7 +102,7 @@ def test_every_scaling_is_one_and_ranks_add_up(tmp_path: Path) -> None:
     tensors = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
     name = "base_model.model.model.layers.0.self_attn.q_proj.lora_"
     A, B = tensors[f"{name}A.weight"], tensors[f"{name}B.weight"]
-    torch.testing.assert_close(A.norm(dim=1), B.norm(dim=0))
+    assert_close(A.norm(dim=1), B.norm(dim=0))
 
 
 def test_a_lower_rank_states_what_is_lost(tmp_path: Path) -> None:
@@ -127,9 +128,7 @@ def test_a_lower_rank_states_what_is_lost(tmp_path: Path) -> None:
     unloaded = load_adapter(tmp_path / "cut", "llama").merge_and_unload().state_dict()
     name = "model.layers.0.self_attn.q_proj.weight"
     lost = torch.linalg.svdvals((full[name] - base[name]).double())[2:].square().sum().sqrt()
-    torch.testing.assert_close(
-        torch.linalg.vector_norm((unloaded[name] - full[name]).double()), lost, rtol=1e-4, atol=1e-7
-    )
+    assert_close(torch.linalg.vector_norm((unloaded[name] - full[name]).double()), lost, 1e-4)
 
 
 def test_an_energy_gives_each_layer_its_own_rank(tmp_path: Path) -> None:
@@ -162,10 +161,10 @@ def test_a_full_fine_tune_becomes_an_adapter(kind: str, tmp_path: Path) -> None:
     fresh = build(kind).state_dict()
     exact = 0
     for key, tensor in loaded.items():
-        if torch.allclose(unloaded[key], tensor, rtol=0, atol=1e-6):
+        if (unloaded[key] - tensor).abs().max() <= 1e-6 * tensor.abs().max():
             exact += 1
         else:
-            torch.testing.assert_close(unloaded[key], fresh[key], msg=lambda text, key=key: f"{key}: {text}")
+            assert_close(unloaded[key], fresh[key], what=key)
     assert exact >= len(loaded) - 2 * len(left_out) - 3
     squares = {key: float((task[key].double() - base[key].double()).square().sum()) for key in task}
     share = sum(squares[key] for key in left_out) / sum(squares.values())
@@ -183,9 +182,7 @@ def test_adapters_on_a_model_with_a_head_over_a_backbone(tmp_path: Path) -> None
     shutil.move(tmp_path / "whole", tmp_path / "base")
     write(tmp_path, "full", "model", tasks)
     expected = logits(type(model).from_pretrained(tmp_path / "full"), "bert")
-    torch.testing.assert_close(
-        logits(load_adapter(tmp_path / "adapter", "bert"), "bert"), expected, rtol=1e-5, atol=1e-5
-    )
+    assert_close(logits(load_adapter(tmp_path / "adapter", "bert"), "bert"), expected)
 
 
 def test_types(tmp_path: Path) -> None:

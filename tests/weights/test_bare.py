@@ -1,4 +1,4 @@
-"""Weights without config.json: opened, lined up, their roles guessed and set by a person."""
+"""Weights without config.json: opening, matching, guessing roles, and roles set by a person."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from closeness import assert_close
 from safetensors.torch import load_file, save_file
 from tiny_checkpoints import change_weights
 from transformers import BertConfig, BertModel, GPT2Config, GPT2Model, ViTConfig, ViTModel
@@ -58,7 +59,7 @@ def fine_tunes(make: Any, root: Path) -> Path:
 
 
 def strip(root: Path, *names: str) -> list[Path]:
-    """Bare copies of folders: files called as the folders, all in one folder."""
+    """Bare copies of the folders: one file per folder, named after it, all in one folder."""
     bare = root / "bare"
     bare.mkdir(exist_ok=True)
     for name in names:
@@ -74,7 +75,7 @@ def assert_same(left: Path, right: Path) -> None:
     ours, theirs = weights(left), weights(right)
     assert ours.keys() == theirs.keys()
     for name, tensor in ours.items():
-        torch.testing.assert_close(tensor, theirs[name], msg=name)
+        assert_close(tensor, theirs[name], what=name)
 
 
 @pytest.mark.parametrize("make", [vit, bert, gpt2])
@@ -104,7 +105,7 @@ def test_fused_maps_are_guessed_and_split_when_asked(tmp_path: Path) -> None:
     assert "h.0.attn.c_attn.weight [query]" in {record.name for record in report.tensors}
 
 
-def test_bare_tasks_of_a_base_with_config_and_the_other_way_round(tmp_path: Path) -> None:
+def test_bare_tasks_of_a_base_with_config_and_vice_versa(tmp_path: Path) -> None:
     root = fine_tunes(gpt2, tmp_path)
     merge(root / "base", [root / "a", root / "b"], tmp_path / "with", device="cpu")
     base, a, b = strip(root, "base", "a", "b")
@@ -196,7 +197,7 @@ def test_integers_are_copied_and_experts_are_stacks(tmp_path: Path) -> None:
     assert [part.shape_in((5, 4, 3)) for part in stack.parts] == [(4, 3)] * 5
 
 
-def test_the_bias_tells_how_a_matrix_is_stored(tmp_path: Path) -> None:
+def test_the_bias_shows_how_a_matrix_is_stored(tmp_path: Path) -> None:
     tensors = infos(
         tmp_path,
         h__0__c_fc__weight=torch.zeros(4, 6),
@@ -218,7 +219,7 @@ def test_the_bias_tells_how_a_matrix_is_stored(tmp_path: Path) -> None:
     assert kinds["lm_head.weight"] == "linear", "no bias tells otherwise"
 
 
-def test_roles_of_a_recipe_win_and_are_said(tiny_models: Path, tmp_path: Path) -> None:
+def test_roles_of_a_recipe_override_guesses_and_are_reported(tiny_models: Path, tmp_path: Path) -> None:
     last = "encoder.layer.1.output.dense.weight"
     roles = {"*.weight": "copy", "encoder.layer.*.output.dense.weight": "norm", last: "matrix"}
     report = merge(
@@ -232,12 +233,12 @@ def test_roles_of_a_recipe_win_and_are_said(tiny_models: Path, tmp_path: Path) -
     merged, base = weights(tmp_path / "out"), weights(tiny_models / "base")
     assert torch.equal(merged["layernorm.weight"], base["layernorm.weight"])
     mean = sum(weights(tiny_models / name)[f"vit.{first}"] for name in "ab") / 2
-    torch.testing.assert_close(merged[first], mean)
+    assert_close(merged[first], mean)
     assert report.recipe["roles"] == roles
 
 
 def test_a_transposed_matrix_by_the_recipe(tmp_path: Path) -> None:
-    """Told how c_proj is stored, a bare file without biases merges like the one with its config."""
+    """With the orientation of c_proj set, a bare file without biases merges like the one with its config."""
     root = fine_tunes(gpt2, tmp_path)
     names = ("base", "a", "b")
     for name in names:
@@ -254,7 +255,7 @@ def test_a_transposed_matrix_by_the_recipe(tmp_path: Path) -> None:
     assert found.base.tensors[name].shape == (16, 64) and part.shape_in((16, 64)) == (64, 16)
 
 
-def test_roles_that_do_not_fit_are_sentences(tiny_models: Path) -> None:
+def test_roles_that_do_not_fit_are_problems(tiny_models: Path) -> None:
     def problems(roles: dict[str, str]) -> tuple[str, ...]:
         return check(tiny_models / "base", [tiny_models / "a"], roles).problems
 
@@ -300,13 +301,13 @@ def test_a_sharded_set_without_config(tmp_path: Path) -> None:
     assert open_checkpoint(tmp_path / "out").bare
     written = {k: v for file in (tmp_path / "out").glob("*.safetensors") for k, v in load_file(file).items()}
     for name, tensor in weights(tmp_path / "with").items():
-        torch.testing.assert_close(tensor, written[name])
+        assert_close(tensor, written[name])
     (folder / "model.safetensors.index.json").unlink()
     with pytest.raises(CheckpointError, match=r"index\.json, which lists the shards, is not next to"):
         open_checkpoint(shard)
 
 
-def test_what_is_no_bare_checkpoint(tmp_path: Path, models: Path) -> None:
+def test_paths_that_are_not_bare_checkpoints(tmp_path: Path, models: Path) -> None:
     folder = tmp_path / "folder"
     folder.mkdir()
     with pytest.raises(CheckpointError, match=r"has no config\.json"):
