@@ -1,4 +1,4 @@
-"""A killed run is gone on with from its finished tensors, and ends as if it had never been stopped."""
+"""A killed run is resumed from its finished tensors, and ends as if it had never been stopped."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +19,16 @@ from safetensors.torch import load_file
 from tiny_checkpoints import change_weights
 
 from sftm_app.errors import OutputError, ResourceError
+from sftm_app.output import executors
 from sftm_app.output import resume as resuming
-from sftm_app.output import save as save_module
 from sftm_app.output.progress import LAST_STEP, Progress
 from sftm_app.output.report import Report
 from sftm_app.output.resume import has_progress, read_unfinished
 from sftm_app.output.save import save
+from sftm_app.pipeline import prepare
 from sftm_app.planning.plan import Plan
-from sftm_app.planning.planner import make_plan
 from sftm_app.planning.recipe import make_recipe
+from sftm_app.session import Session
 from sftm_app.weights import partial as partial_module
 from sftm_app.weights import writer
 from sftm_app.weights.partial import folder_lock, partial_of, remove_partial
@@ -36,8 +38,8 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="kills copies of
 SHARDED = {"max_shard_size": "6KB"}
 
 
-def finish(plan: Plan, output: Path, resume: bool | None = True) -> tuple[Report, list[Progress]]:
-    steps, seen = save(plan, output, resume), []
+def finish(plan: Plan, session: Session, output: Path, resume: bool | None = True) -> tuple[Report, list[Progress]]:
+    steps, seen = save(plan, session, output, resume), []
     while True:
         try:
             seen.append(next(steps))
@@ -61,9 +63,9 @@ def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def killed_after(n: int, plan: Plan, output: Path, resume: bool | None = None) -> None:
+def killed_after(n: int, plan: Plan, session: Session, output: Path, resume: bool | None = None) -> None:
     def work() -> None:
-        steps = save(plan, output, resume)
+        steps = save(plan, session, output, resume)
         for _ in range(n):
             next(steps)
         die()
@@ -87,56 +89,56 @@ def contents(folder: Path) -> dict[str, Any]:
 
 
 @pytest.fixture
-def plan(recipe_for: Callable) -> Plan:
-    return make_plan(recipe_for("ab", output=SHARDED))
+def plan(recipe_for: Callable, session: Session) -> Plan:
+    return prepare(recipe_for("ab", output=SHARDED), session)
 
 
 @pytest.fixture
-def whole(plan: Plan, tmp_path: Path) -> dict[str, Any]:
-    finish(plan, tmp_path / "whole", None)
+def whole(plan: Plan, session: Session, tmp_path: Path) -> dict[str, Any]:
+    finish(plan, session, tmp_path / "whole", None)
     return contents(tmp_path / "whole")
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.9, 1.0])
 def test_a_killed_run_ends_as_an_uninterrupted_one_and_only_does_the_rest(
-    plan: Plan, whole: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, share: float
+    plan: Plan, session: Session, whole: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, share: float
 ) -> None:
     n = max(1, round(share * len(plan.entries)))
-    killed_after(n, plan, tmp_path / "out")
+    killed_after(n, plan, session, tmp_path / "out")
     assert not (tmp_path / "out").exists() and has_progress(tmp_path / "out")
     made: list[str] = []
-    run = save_module.run
+    run = executors.run
 
     def watched(*given: Any) -> Any:
         for merged in run(*given):
             made.append(merged.entry.name)
             yield merged
 
-    monkeypatch.setattr(save_module, "run", watched)
-    report, seen = finish(plan, tmp_path / "out")
+    monkeypatch.setattr(executors, "run", watched)
+    report, seen = finish(plan, session, tmp_path / "out")
     assert made == [entry.name for entry in plan.entries[n:]]
     assert contents(tmp_path / "out") == whole
     assert len([name for name in whole if name.startswith("model-")]) > 2
     assert not partial_of(tmp_path / "out").exists() and not list((tmp_path / "out").glob("*.json*l"))
-    assert report.machine["resumed_after_tensors"] == n
+    assert report.machine.resumed_after_tensors == n
     assert [step.done for step in seen] == [*range(n, len(plan.entries) + 1), len(plan.entries)]
     assert seen[0].name == plan.entries[n - 1].name and seen[-1].name == LAST_STEP
     fractions = [step.fraction for step in seen]
     assert fractions == sorted(fractions) and fractions[-1] == 1.0
 
 
-def test_a_run_killed_again_and_again(plan: Plan, whole: dict[str, Any], tmp_path: Path) -> None:
+def test_a_run_killed_again_and_again(plan: Plan, session: Session, whole: dict[str, Any], tmp_path: Path) -> None:
     for n in (3, 4, 5):
-        killed_after(n, plan, tmp_path / "out", resume=True)
+        killed_after(n, plan, session, tmp_path / "out", resume=True)
     left = read_unfinished(tmp_path / "out")
     assert left is not None and len(left.finished) == 3 + (4 - 1) + (5 - 1)
-    report, _ = finish(plan, tmp_path / "out")
+    report, _ = finish(plan, session, tmp_path / "out")
     assert contents(tmp_path / "out") == whole
     assert report.seconds > max(one.elapsed_s for one in left.finished.values())
 
 
 def test_killed_at_any_touch_of_the_disk_the_output_is_absent_or_whole(
-    plan: Plan, whole: dict[str, Any], tmp_path: Path
+    plan: Plan, session: Session, whole: dict[str, Any], tmp_path: Path
 ) -> None:
     """Opening, syncing, renaming, making and removing; the end, where the output gets its name, touch by touch."""
     fsync = os.fsync
@@ -156,7 +158,7 @@ def test_killed_at_any_touch_of_the_disk_the_output_is_absent_or_whole(
         def work() -> None:
             sys.addaudithook(watch)
             os.fsync = synced
-            finish(plan, output, None)
+            finish(plan, session, output, None)
             (tmp_path / "count").write_text(str(count[0]))
             die()
 
@@ -171,14 +173,14 @@ def test_killed_at_any_touch_of_the_disk_the_output_is_absent_or_whole(
         in_a_killed_process(dying_at(k, output, [0]))
         states.add((output.exists(), has_progress(output)))
         if not output.exists():
-            finish(plan, output)
+            finish(plan, session, output)
         for name in ("lock.json", "progress.jsonl"):
             (output / name).unlink(missing_ok=True)  # what a kill just behind the renaming leaves
         assert contents(output) == whole, k
     assert states == {(False, False), (False, True), (True, False)}
 
 
-def test_killed_in_the_middle_of_a_tensor(plan: Plan, whole: dict[str, Any], tmp_path: Path) -> None:
+def test_killed_in_the_middle_of_a_tensor(plan: Plan, session: Session, whole: dict[str, Any], tmp_path: Path) -> None:
     def work() -> None:
         write, count = writer.TensorFile.write, [0]
 
@@ -192,12 +194,12 @@ def test_killed_in_the_middle_of_a_tensor(plan: Plan, whole: dict[str, Any], tmp
             return write(self, name, tensor)
 
         writer.TensorFile.write = half_written  # type: ignore[method-assign]
-        finish(plan, tmp_path / "out", None)
+        finish(plan, session, tmp_path / "out", None)
 
     in_a_killed_process(work)
     left = read_unfinished(tmp_path / "out")
     assert left is not None and len(left.finished) == 8
-    finish(plan, tmp_path / "out")
+    finish(plan, session, tmp_path / "out")
     assert contents(tmp_path / "out") == whole
 
 
@@ -253,43 +255,54 @@ def damage_small_files(folder: Path) -> None:
     ],
 )  # fmt: skip
 def test_only_what_is_whole_is_kept(
-    plan: Plan, whole: dict[str, Any], tmp_path: Path, damage: Callable[[Path], None], lost: int | None
+    plan: Plan,
+    session: Session,
+    whole: dict[str, Any],
+    tmp_path: Path,
+    damage: Callable[[Path], None],
+    lost: int | None,
 ) -> None:
-    killed_after(len(plan.entries), plan, tmp_path / "out")
+    killed_after(len(plan.entries), plan, session, tmp_path / "out")
     damage(partial_of(tmp_path / "out"))
-    report, _ = finish(plan, tmp_path / "out")
+    report, _ = finish(plan, session, tmp_path / "out")
     assert contents(tmp_path / "out") == whole
-    kept = report.machine["resumed_after_tensors"]
+    kept = report.machine.resumed_after_tensors
     assert kept < len(plan.entries) if lost is None else kept == len(plan.entries) - lost
     load_file(tmp_path / "out" / f"model-00001-of-00{len(list((tmp_path / 'out').glob('model-*'))):03d}.safetensors")
 
 
 @pytest.mark.parametrize("head", [b"", b"{}\n", b"[]\n", b"\0\0\0\0\n", b'{"made_from": 1, "total": 3}\nnull\n"x"\n'])
-def test_a_progress_file_that_says_nothing_is_begun_anew(plan: Plan, tmp_path: Path, head: bytes) -> None:
-    killed_after(5, plan, tmp_path / "out")
+def test_a_progress_file_that_says_nothing_starts_again(
+    plan: Plan, session: Session, tmp_path: Path, head: bytes
+) -> None:
+    killed_after(5, plan, session, tmp_path / "out")
     (partial_of(tmp_path / "out") / "progress.jsonl").write_bytes(head)
-    report, _ = finish(plan, tmp_path / "out", None)
-    assert "resumed_after_tensors" not in report.machine
+    report, _ = finish(plan, session, tmp_path / "out", None)
+    assert report.machine.resumed_after_tensors == 0
 
 
 # ---- what is refused ----
 
 
-def test_what_a_stopped_run_left_is_neither_removed_nor_used_without_being_asked(plan: Plan, tmp_path: Path) -> None:
-    killed_after(5, plan, tmp_path / "out")
+def test_what_a_stopped_run_left_is_neither_removed_nor_used_without_being_asked(
+    plan: Plan, session: Session, tmp_path: Path
+) -> None:
+    killed_after(5, plan, session, tmp_path / "out")
     said = rf"out\.partial: holds 5 of {len(plan.entries)} tensors of a merge that was stopped\. Add --resume"
     with pytest.raises(OutputError, match=said):
-        finish(plan, tmp_path / "out", None)
+        finish(plan, session, tmp_path / "out", None)
     assert has_progress(tmp_path / "out")
-    report, _ = finish(plan, tmp_path / "out", False)
-    assert "resumed_after_tensors" not in report.machine
+    report, _ = finish(plan, session, tmp_path / "out", False)
+    assert report.machine.resumed_after_tensors == 0
 
 
-def test_where_nothing_was_left_resume_is_a_whole_run(plan: Plan, whole: dict[str, Any], tmp_path: Path) -> None:
-    finish(plan, tmp_path / "out", True)
+def test_where_nothing_was_left_resume_is_a_whole_run(
+    plan: Plan, session: Session, whole: dict[str, Any], tmp_path: Path
+) -> None:
+    finish(plan, session, tmp_path / "out", True)
     assert contents(tmp_path / "out") == whole
     with pytest.raises(OutputError, match="exists already"):
-        finish(plan, tmp_path / "out", True)
+        finish(plan, session, tmp_path / "out", True)
 
 
 @pytest.mark.parametrize(
@@ -306,33 +319,33 @@ def test_where_nothing_was_left_resume_is_a_whole_run(plan: Plan, whole: dict[st
     ],
 )
 def test_another_recipe_refuses(
-    plan: Plan, tmp_path: Path, recipe_for: Callable, changes: dict[str, Any], said: str
+    plan: Plan, session: Session, tmp_path: Path, recipe_for: Callable, changes: dict[str, Any], said: str
 ) -> None:
-    killed_after(5, plan, tmp_path / "out")
+    killed_after(5, plan, session, tmp_path / "out")
     changes = {"output": SHARDED} | changes
-    other = make_plan(recipe_for(changes.pop("tasks", "ab"), **changes))
-    with pytest.raises(OutputError, match=rf"(?s)cannot be resumed.*{said}.*merge anew"):
-        finish(other, tmp_path / "out")
+    other = prepare(recipe_for(changes.pop("tasks", "ab"), **changes), session)
+    with pytest.raises(OutputError, match=rf"(?s)cannot be resumed.*{said}.*start again"):
+        finish(other, session, tmp_path / "out")
     left = read_unfinished(tmp_path / "out")
     assert left is not None and len(left.finished) == 5
-    finish(plan, tmp_path / "out")
+    finish(plan, session, tmp_path / "out")
 
 
 def test_another_place_for_the_output_or_word_for_the_device_is_the_same_recipe(
-    plan: Plan, tmp_path: Path, recipe_for: Callable
+    plan: Plan, session: Session, tmp_path: Path, recipe_for: Callable
 ) -> None:
-    killed_after(5, plan, tmp_path / "out")
-    other = make_plan(recipe_for("ab", output=SHARDED | {"path": str(tmp_path / "elsewhere")}))
-    assert finish(other, tmp_path / "out")[0].machine["resumed_after_tensors"] == 5
+    killed_after(5, plan, session, tmp_path / "out")
+    other = prepare(recipe_for("ab", output=SHARDED | {"path": str(tmp_path / "elsewhere")}), session)
+    assert finish(other, session, tmp_path / "out")[0].machine.resumed_after_tensors == 5
 
 
 @pytest.mark.parametrize("which", ["base", "b"])
-def test_a_changed_input_refuses(models: Path, tmp_path: Path, which: str) -> None:
+def test_a_changed_input_refuses(models: Path, tmp_path: Path, which: str, session: Session) -> None:
     recipe = make_recipe(models / "base", [models / "a", models / "b"], device="cpu")
-    killed_after(5, make_plan(recipe), tmp_path / "out")
+    killed_after(5, prepare(recipe, session), session, tmp_path / "out")
     change_weights(models / which / "model.safetensors", lambda tensors: next(iter(tensors.values())).mul_(1.5))
     with pytest.raises(OutputError, match=rf"cannot be resumed.*{which}/model\.safetensors was changed"):
-        finish(make_plan(recipe), tmp_path / "out")
+        finish(prepare(recipe, session), session, tmp_path / "out")
     assert has_progress(tmp_path / "out")
 
 
@@ -342,45 +355,52 @@ def test_a_changed_input_refuses(models: Path, tmp_path: Path, which: str) -> No
         (resuming, "__version__", r"SFTM Studio was \d.* and is other"),
         (torch, "__version__", r"torch was \d.* and is other"),
         (torch.backends.cpu, "get_cpu_capability", "the processor was .* and is other"),
-        (torch, "get_num_threads", "the number of threads was 1 and is other"),
     ],
 )
 def test_another_version_or_machine_refuses(
-    plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: Any, name: str, said: str
+    plan: Plan, session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: Any, name: str, said: str
 ) -> None:
-    killed_after(5, plan, tmp_path / "out")
+    killed_after(5, plan, session, tmp_path / "out")
     monkeypatch.setattr(place, name, "other" if name == "__version__" else lambda: "other")
     with pytest.raises(OutputError, match=f"cannot be resumed.*{said}"):
-        finish(plan, tmp_path / "out")
+        finish(plan, session, tmp_path / "out")
 
 
-def test_a_long_list_of_changes_is_cut(plan: Plan, tmp_path: Path, recipe_for: Callable) -> None:
-    killed_after(5, plan, tmp_path / "out")
-    with pytest.raises(OutputError, match=r"and \d+ more\. Put that back"):
-        finish(make_plan(recipe_for("c", method="average", output={"dtype": "float16"})), tmp_path / "out")
+def test_another_number_of_threads_refuses(plan: Plan, session: Session, tmp_path: Path) -> None:
+    killed_after(5, plan, session, tmp_path / "out")
+    with pytest.raises(OutputError, match=r"cannot be resumed.*the number of threads was 1 and is 2"):
+        finish(plan, replace(session, n_threads=2), tmp_path / "out")
 
 
-def test_two_runs_on_one_output(plan: Plan, tmp_path: Path) -> None:
-    killed_after(5, plan, tmp_path / "out")
-    first = save(plan, tmp_path / "out", True)
+def test_a_long_list_of_changes_is_cut(plan: Plan, session: Session, tmp_path: Path, recipe_for: Callable) -> None:
+    killed_after(5, plan, session, tmp_path / "out")
+    with pytest.raises(OutputError, match=r"and \d+ more\. Undo that"):
+        finish(
+            prepare(recipe_for("c", method="average", output={"dtype": "float16"}), session), session, tmp_path / "out"
+        )
+
+
+def test_two_runs_on_one_output(plan: Plan, session: Session, tmp_path: Path) -> None:
+    killed_after(5, plan, session, tmp_path / "out")
+    first = save(plan, session, tmp_path / "out", True)
     next(first)
     for resume in (True, False, None):
         with pytest.raises(OutputError, match="another run is writing it"):
-            finish(plan, tmp_path / "out", resume)
+            finish(plan, session, tmp_path / "out", resume)
     for _ in first:
         pass
     assert (tmp_path / "out" / "sftm_report.json").exists()
 
 
-def test_of_two_that_resume_at_once_one_is_refused(plan: Plan, tmp_path: Path) -> None:
-    killed_after(5, plan, tmp_path / "out")
+def test_of_two_that_resume_at_once_one_is_refused(plan: Plan, session: Session, tmp_path: Path) -> None:
+    killed_after(5, plan, session, tmp_path / "out")
     children = []
     for _ in range(4):
         child = os.fork()
         if child == 0:
             code = 9
             try:
-                steps = save(plan, tmp_path / "out", True)
+                steps = save(plan, session, tmp_path / "out", True)
                 next(steps)
                 time.sleep(0.5)
                 for _ in steps:
@@ -395,36 +415,38 @@ def test_of_two_that_resume_at_once_one_is_refused(plan: Plan, tmp_path: Path) -
     assert codes == [0, 2, 2, 2]
 
 
-def test_stopping_a_resumed_run_leaves_nothing(plan: Plan, tmp_path: Path) -> None:
-    killed_after(5, plan, tmp_path / "out")
-    steps = save(plan, tmp_path / "out", True)
+def test_stopping_a_resumed_run_leaves_nothing(plan: Plan, session: Session, tmp_path: Path) -> None:
+    killed_after(5, plan, session, tmp_path / "out")
+    steps = save(plan, session, tmp_path / "out", True)
     next(steps)
     steps.close()
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_adapter_is_made_anew(tmp_path: Path, recipe_for: Callable) -> None:
-    plan = make_plan(recipe_for("ab", output={"kind": "adapter", "rank": 2}))
-    killed_after(5, plan, tmp_path / "out")
+def test_an_adapter_starts_again(tmp_path: Path, recipe_for: Callable, session: Session) -> None:
+    plan = prepare(recipe_for("ab", output={"kind": "adapter", "rank": 2}), session)
+    killed_after(5, plan, session, tmp_path / "out")
     assert not has_progress(tmp_path / "out")
-    _, seen = finish(plan, tmp_path / "out", None)
+    _, seen = finish(plan, session, tmp_path / "out", None)
     assert seen[0].done == 1
 
 
 # ---- what lies below ----
 
 
-def test_what_was_begun_counts_as_room(plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    killed_after(5, plan, tmp_path / "out")
+def test_what_was_begun_counts_as_room(
+    plan: Plan, session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed_after(5, plan, session, tmp_path / "out")
     monkeypatch.setattr(partial_module.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 0})())
     with pytest.raises(ResourceError, match="the disk has 0"):
-        finish(plan, tmp_path / "other")
+        finish(plan, session, tmp_path / "other")
     if sys.platform == "linux":
-        finish(plan, tmp_path / "out")
+        finish(plan, session, tmp_path / "out")
 
 
 def test_the_disk_has_the_bytes_before_it_has_the_line(
-    plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    plan: Plan, session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     synced: list[str] = []
     fsync = os.fsync
@@ -437,7 +459,7 @@ def test_the_disk_has_the_bytes_before_it_has_the_line(
         pytest.skip("names of open files are read from /proc")
     monkeypatch.setattr(os, "fsync", watched)
     monkeypatch.setattr(resuming, "SYNC_S", 0.0)
-    steps = save(plan, tmp_path / "out")
+    steps = save(plan, session, tmp_path / "out")
     next(steps)
     synced.clear()
     for k in range(4):
@@ -445,7 +467,7 @@ def test_the_disk_has_the_bytes_before_it_has_the_line(
         assert len(synced) == 2 * (k + 1) and synced[-2].startswith("model-") and synced[-1].startswith("progress")
     steps.close()
     monkeypatch.setattr(resuming, "SYNC_S", 3600.0)
-    steps = save(plan, tmp_path / "out")
+    steps = save(plan, session, tmp_path / "out")
     next(steps)
     synced.clear()
     next(steps)
