@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from closeness import assert_close
 from safetensors.torch import load_file
 from tiny_checkpoints import change_weights, save_task
 
@@ -99,10 +100,10 @@ def expected(folder: Path, tasks: str, weights: list[float], method: str, params
     return result
 
 
-def assert_close(found: dict[str, torch.Tensor], wanted: Arrays, tolerance: float = 1e-5) -> None:
+def assert_all_close(found: dict[str, torch.Tensor], wanted: Arrays, tolerance: float) -> None:
     assert set(found) == set(wanted)
     for name, tensor in found.items():
-        np.testing.assert_allclose(tensor.double().numpy(), wanted[name], atol=tolerance, rtol=0, err_msg=name)
+        assert_close(tensor, wanted[name], tolerance, what=name)
 
 
 CASES: list[tuple[str, dict[str, Any]]] = [
@@ -123,7 +124,7 @@ def test_every_tensor_against_the_direct_computation(
 ) -> None:
     tasks = [{"path": tiny_models / t, "weight": w} for t, w in zip("abc", weights, strict=True)]
     recipe = make_recipe(tiny_models / "base", tasks, method, params, device="cpu")
-    assert_close(merged(recipe), expected(tiny_models, "abc", weights, method, params), 5e-5)
+    assert_all_close(merged(recipe), expected(tiny_models, "abc", weights, method, params), 5e-5)
 
 
 @pytest.mark.parametrize(("method", "params"), [("sftm", {}), ("average", {}), ("task_arithmetic", {"scaling": 1.0})])
@@ -131,7 +132,7 @@ def test_one_task_at_scaling_1_gives_that_task_back(
     merged: Merged, tiny_models: Path, recipe_for: Callable, method: str, params: dict[str, Any]
 ) -> None:
     found = merged(recipe_for("a", method=method, params=params))
-    assert_close(found, arrays(tiny_models / "a"), 2e-6)
+    assert_all_close(found, arrays(tiny_models / "a"), 2e-6)
 
 
 def test_scaling_0_gives_the_base_back_but_for_the_norms(
@@ -147,17 +148,17 @@ def test_copies_of_one_task_count_once_for_sftm_and_each_time_for_a_sum(merged: 
     twice = [{"path": tiny_models / "a", "name": name} for name in ("x", "y")]
     name = "encoder.layer.0.intermediate.dense.weight"
     base, task = arrays(tiny_models / "base")[name], arrays(tiny_models / "a")[name]
-    sftm = merged(make_recipe(tiny_models / "base", twice, device="cpu"))[name].double().numpy()
-    np.testing.assert_allclose(sftm, task, atol=2e-6)
+    sftm = merged(make_recipe(tiny_models / "base", twice, device="cpu"))[name]
+    assert_close(sftm, task, 2e-6)
     summed = merged(make_recipe(tiny_models / "base", twice, "task_arithmetic", {"scaling": 1.0}, device="cpu"))[name]
-    np.testing.assert_allclose(summed.double().numpy(), base + 2 * (task - base), atol=2e-6)
+    assert_close(summed, base + 2 * (task - base), 2e-6)
 
 
 @pytest.mark.parametrize("method", ["sftm", "average", "task_arithmetic"])
 def test_the_order_of_tasks_does_not_matter(merged: Merged, recipe_for: Callable, method: str) -> None:
     left, right = merged(recipe_for("abc", method=method)), merged(recipe_for("cab", method=method))
     for name in left:
-        torch.testing.assert_close(left[name], right[name], atol=1e-5, rtol=0)
+        assert_close(left[name], right[name], what=name)
 
 
 @pytest.mark.parametrize("method", ["average", "task_arithmetic"])
@@ -195,7 +196,7 @@ def test_half_precision_tasks_are_upcast_before_anything(merged: Merged, models:
     folder = models
     (models / "h").symlink_to(models / "half")
     wanted = expected(folder, "ha", [1.0, 1.0], "sftm", params)
-    assert_close(merged(recipe), wanted, 5e-5)
+    assert_all_close(merged(recipe), wanted, 5e-5)
 
 
 def test_a_difference_beyond_half_precision(merged: Merged, models: Path) -> None:
@@ -375,7 +376,7 @@ def test_opposed_tasks_give_the_base_and_a_warning_that_says_conflict(models: Pa
     records = []
     for step in run(plan, session):
         records.extend(step.records)
-        np.testing.assert_allclose(step.tensor.double().numpy(), base[step.entry.name], atol=1e-5)
+        assert_close(step.tensor, base[step.entry.name], what=step.entry.name)
     said = findings(plan.task_names, records)
     assert any(sentence.startswith("Conflict: a and mirror oppose each other in") for sentence in said)
 
@@ -436,7 +437,7 @@ def test_weights_that_are_stored_transposed(merged: Merged, tmp_path: Path) -> N
         GPT2Model(config).save_pretrained(tmp_path / name)
     found = merged(make_recipe(tmp_path / "base", [tmp_path / "t"], device="cpu"))
     for name, tensor in load_file(tmp_path / "t" / "model.safetensors").items():
-        torch.testing.assert_close(found[name], tensor, atol=2e-6, rtol=0)
+        assert_close(found[name], tensor, 2e-6, what=name)
 
 
 @pytest.mark.parametrize(("params", "low", "high"), [({}, 0, 1e-5), ({"scaling": 0.0}, 1, 1), ({"rank": 1}, 0.1, 1)])

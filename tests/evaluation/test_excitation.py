@@ -76,7 +76,7 @@ def test_a_heat_map_has_a_value_for_each_patch() -> None:
         assert shown.heat.dtype == np.float32 and shown.image.dtype == np.uint8
         np.testing.assert_array_equal(shown.image, IMAGES[shown.sample])
         place = int(abs(values).argmax())
-        assert shown.score == pytest.approx(values[place], abs=1e-4) and shown.words is None
+        assert shown.score == pytest.approx(values[place], rel=1e-4) and shown.words is None
         at = (place - 1) // 2 + 1, (place - 1) % 2 + 1
         said = "the class token" if place == 0 else f"row {at[0]}, column {at[1]} of 2 x 2 places"
         assert said in shown.sentence and f"{shown.score:+.3g}" in shown.sentence
@@ -123,7 +123,7 @@ def test_a_layer_that_reads_the_whole_image_tells_no_place() -> None:
     found = asked(model, "classifier", ImageSamples(IMAGES[:3], UNKNOWN[:3]), v)
     for shown in found.strongest:
         (x,) = inputs_of(model.model.classifier, lambda shown=shown: model.model(pixels_of(IMAGES[shown.sample])))
-        assert shown.score == pytest.approx(float(x[0] @ v), abs=1e-4)
+        assert shown.score == pytest.approx(float(x[0] @ v), rel=1e-4)
         assert shown.heat is None and "one vector for the whole image" in shown.sentence
 
 
@@ -262,7 +262,7 @@ def test_a_layer_that_reads_the_whole_text_tells_no_word() -> None:
     for shown in found.strongest:
         ids = torch.tensor([model.tokenizer(TEXTS[shown.sample])["input_ids"]])
         (x,) = inputs_of(model.model.bert.pooler.dense, lambda ids=ids: model.model(input_ids=ids))
-        assert shown.score == pytest.approx(float(x[0] @ v), abs=1e-4)
+        assert shown.score == pytest.approx(float(x[0] @ v), rel=1e-4)
         assert shown.words is None and "one vector for the whole text" in shown.sentence
 
 
@@ -273,7 +273,7 @@ def test_a_sentence_encoder_reads_a_query_and_its_candidates() -> None:
     apart = asked(model, path, texts_of(*TEXTS[:3]), v)
     scores = {shown.sample: shown.score for shown in apart.strongest}
     assert {shown.sample: shown.score for shown in both.strongest} == pytest.approx(
-        {0: max(scores[0], scores[1], key=abs), 1: scores[2]}, abs=1e-5
+        {0: max(scores[0], scores[1], key=abs), 1: scores[2]}, rel=1e-5
     )
     chosen = asked(model, path, texts_of(TEXTS[0], choices=("dog", "sky")), v)
     assert joined(chosen.strongest[0].words) == f"<cls>{TEXTS[0]}<sep>"
@@ -297,7 +297,7 @@ def test_the_towers_of_clip_read_images_and_names() -> None:
         ids = torch.tensor([model.tokenizer("a photo of a cat.")["input_ids"]])
         (x,) = inputs_of(model.model.get_submodule(path), lambda ids=ids: model.model.get_text_features(ids))
         if "cat" in joined(shown.words):
-            assert shown.score == pytest.approx(max((x[0] @ v).tolist(), key=abs), abs=1e-4)
+            assert shown.score == pytest.approx(max((x[0] @ v).tolist(), key=abs), rel=1e-4)
     nameless = asked(model, path, ImageSamples(images, np.full(3, -1)), v)
     assert nameless.strongest == () and nameless.sentence == NOT_RUN
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from closeness import assert_close
 
 from sftm_app.api import merge
 from sftm_app.weights.header import read_header
@@ -70,7 +71,8 @@ def test_experts_are_sharded_by_their_own_size(tmp_path: Path) -> None:
     model, info = transformers.MixtralForCausalLM.from_pretrained(tmp_path / "out", output_loading_info=True)
     assert not info["missing_keys"] and not info["unexpected_keys"]
     merged, expected = model.state_dict(), transformers.MixtralForCausalLM.from_pretrained(task).state_dict()
-    assert all(torch.allclose(merged[name], expected[name], atol=1e-6) for name in expected)
+    for name in expected:
+        assert_close(merged[name], expected[name], 1e-6, what=name)
 
 
 def test_a_tensor_beyond_the_limit_gets_its_own_shard_and_the_one_being_filled_goes_on() -> None:
