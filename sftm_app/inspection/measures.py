@@ -36,19 +36,19 @@ class Measure:
     Attributes:
         name: in links and files.
         title, help: for the screen.
+        compute: (what_if, settings) -> value.
+        number: how its values are written, as a Python format.
         of_method: whether it depends on the settings of the merge.
         log: whether its values span orders of magnitude.
-        number: how its values are written, as a Python format.
-        compute: (what_if, settings) -> value.
     """
 
     name: str
     title: str
     help: str
-    of_method: bool
-    log: bool
-    number: str
     compute: Callable[[WhatIf, MergeSettings], MeasureValue]
+    number: str = ".3g"
+    of_method: bool = False
+    log: bool = False
 
 
 def relative_change(what_if: WhatIf, settings: MergeSettings) -> MeasureValue:
@@ -125,88 +125,71 @@ MEASURES: dict[str, Measure] = {
             "change",
             "Relative change",
             "The size of the task matrices relative to the base's weight: ‖D‖ / ‖W₀‖.",
-            of_method=False,
+            relative_change,
+            ".1%",
             log=True,
-            number=".1%",
-            compute=relative_change,
         ),
         Measure(
             "effective_rank",
             "Effective rank",
             "How many directions the task matrices really use, as a share of all: near 0 for one, 1 for all equally.",
-            of_method=False,
-            log=False,
-            number=".1%",
-            compute=effective_ranks,
+            effective_ranks,
+            ".1%",
         ),
         Measure(
             "rank_90",
             "Rank for 90 % energy",
             "How many of a task's features hold 90 % of its energy. If there are few, a low rank loses little.",
-            of_method=False,
-            log=False,
-            number=".0f",
-            compute=ranks_for_90,
+            ranks_for_90,
+            ".0f",
         ),
         Measure(
             "read_overlap",
             "Read overlap",
             "How similar the input directions of two tasks are, weighted by energy: 1 means the same directions with "
             "the same shares, 0 none in common.",
-            of_method=False,
-            log=False,
-            number=".2f",
-            compute=read_overlap,
+            read_overlap,
+            ".2f",
         ),
         Measure(
             "write_overlap",
             "Write overlap",
             "How similar the output directions of two tasks are, weighted by energy: 1 means the same directions with "
             "the same shares, 0 none in common.",
-            of_method=False,
-            log=False,
-            number=".2f",
-            compute=write_overlap,
+            write_overlap,
+            ".2f",
         ),
         Measure(
             "interference",
             "Interference",
             "How much features of other tasks disturb a feature, all at unit gain: ‖A − I‖ / √R over all R features. "
             "0 means not at all.",
-            of_method=False,
-            log=False,
-            number=".3g",
-            compute=interference,
+            interference,
         ),
         Measure(
             "condition",
             "Condition",
             "How hard it is to keep all features apart at the chosen rank (an estimate). 1 is easy; a large value "
             "means that some features of different tasks are nearly the same.",
+            condition,
             of_method=True,
             log=True,
-            number=".3g",
-            compute=condition,
         ),
         Measure(
             "readout_error",
             "Readout error",
             "How far the chosen merge is from keeping the gain of each task's features: 0 keeps all, 1 is as bad as "
             "adding nothing.",
+            readout_error,
             of_method=True,
-            log=False,
-            number=".3g",
-            compute=readout_error,
         ),
         Measure(
             "mapping_error",
             "Mapping error",
             "How far the chosen merge is from what each task does on its own inputs, including what other tasks leak "
             "in: 0 keeps all, 1 is as bad as adding nothing.",
+            mapping_error,
             of_method=True,
-            log=False,
-            number=".3g",
-            compute=mapping_error,
         ),
     )
 }

@@ -150,7 +150,8 @@ class StoredAnswers:
                 self._split(remainder)[t].sub_(gains[t], alpha=alpha)
                 missed = max(0.0, float(remainder @ (readouts - alpha * reads[t])) - length(seen) ** 2)
             else:
-                missed = length(torch.addcmul(seen, factors.U, gains[t], value=-alpha)) ** 2
+                # In float32: this is the largest matrix here, and float64 would take twelve times as long.
+                missed = float(torch.linalg.vector_norm(torch.addcmul(seen, factors.U, gains[t], value=-alpha))) ** 2
             kept.append(Preservation(energy, 0.0, alpha, off, missed))
         return tuple(kept)
 

@@ -18,7 +18,7 @@ from sftm_app.linalg.conflicts import Conflict
 from sftm_app.linalg.factors import Factors
 from sftm_app.linalg.low_rank import Delta, LowRank
 from sftm_app.linalg.solvers import Outcome
-from sftm_app.linalg.superposition import Superposition, superpose, superposed_delta, superposed_matrix
+from sftm_app.linalg.superposition import Superposition, superpose, superposed_delta
 from sftm_app.linalg.svd import factorise
 
 __all__ = [
@@ -31,5 +31,4 @@ __all__ = [
     "factorise",
     "superpose",
     "superposed_delta",
-    "superposed_matrix",
 ]

@@ -22,7 +22,7 @@ from torch import Tensor
 from sftm_app.errors import InputError, NumericalError, RecipeError, ResourceError
 from sftm_app.linalg.conflicts import Conflict, find_conflicts, inner_product
 from sftm_app.linalg.factors import Factors, power_of_two
-from sftm_app.linalg.low_rank import Delta, LowRank, dense, norm
+from sftm_app.linalg.low_rank import Delta, LowRank, norm
 from sftm_app.linalg.solvers import Outcome, Solution, solve_direct, solve_iterative
 from sftm_app.linalg.system import System, superposed
 from sftm_app.linalg.tolerance import GROWTH_LIMIT, solve_tolerance, system_rcond
@@ -70,7 +70,6 @@ class Superposition:
     Attributes:
         coefficients: (r_t,) per task: float64 from the direct solver (nearly shared features get large ones, which
             cancel in D*), in the factors' dtype from the iterative one.
-        variant: "readout" or "mapping".
         outcome: which solver gave them.
         n_features: R, the number of unknowns.
         residual: ||A a - b|| / ||b||.
@@ -81,7 +80,6 @@ class Superposition:
     """
 
     coefficients: tuple[Tensor, ...]
-    variant: str
     outcome: Outcome
     n_features: int
     residual: float
@@ -122,7 +120,7 @@ def superpose(
     scale = max((float(f.S[0]) for f in factors if f.rank), default=0.0)
     if scale == 0.0:
         nothing = tuple(f.S.clone() for f in factors)
-        return Superposition(nothing, variant, Outcome.DIRECT, n_features, 0.0, 1.0, 0, 0, ())
+        return Superposition(nothing, Outcome.DIRECT, n_features, 0.0, 1.0, 0, 0, ())
     # In units of about the largest gain, so that squares neither overflow nor vanish.
     scale = power_of_two(scale)
     weights = weights or [1.0] * len(factors)
@@ -150,7 +148,6 @@ def superpose(
 
     return Superposition(
         coefficients,
-        variant,
         outcome,
         n_features,
         found.residual,
@@ -171,11 +168,6 @@ def superposed_delta(factors: Sequence[Factors], superposition: Superposition) -
     """
     delta = superposed(factors, superposition.coefficients)
     return delta if isinstance(delta, LowRank) else delta.to(factors[0].U)
-
-
-def superposed_matrix(factors: Sequence[Factors], superposition: Superposition) -> Tensor:
-    """Form D* as a dense (m, n) matrix in the factors' dtype."""
-    return dense(superposed_delta(factors, superposition)).to(factors[0].U)
 
 
 def superpose_operations(m: int, n: int, kept: Sequence[int], variant: str) -> float:

@@ -14,7 +14,8 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from sftm_app.linalg import Delta, Factors, factorise, superpose, superposed_matrix
+from sftm_app.linalg import Delta, Factors, Superposition, factorise, superpose, superposed_delta
+from sftm_app.linalg.low_rank import dense
 from sftm_app.linalg.preservation import errors, measure
 
 SETTINGS = settings(
@@ -69,6 +70,11 @@ def merged(
 ) -> Tensor:
     factors = [factorise(D, rank) for D in matrices]
     return superposed_matrix(factors, superpose(factors, variant, solver))
+
+
+def superposed_matrix(factors: Sequence[Factors], superposition: Superposition) -> Tensor:
+    """D* as a dense matrix in the factors' dtype."""
+    return dense(superposed_delta(factors, superposition)).to(factors[0].U)
 
 
 def features(factors: Sequence[Factors]) -> tuple[Tensor, Tensor, Tensor]:

@@ -17,13 +17,14 @@ from linalg_cases import (
     oracle,
     orthogonal,
     readout_error,
+    superposed_matrix,
     task_matrices,
     total_norm,
     with_gains,
 )
 from torch import Tensor
 
-from sftm_app.linalg import Conflict, Factors, Outcome, factorise, superpose, superposed_matrix
+from sftm_app.linalg import Conflict, Factors, Outcome, factorise, superpose
 from sftm_app.linalg.system import gram
 from sftm_app.linalg.tolerance import GROWTH_LIMIT, conflict_cosine
 

@@ -6,10 +6,10 @@ import math
 
 import pytest
 import torch
-from linalg_cases import distance, gaussian, with_gains
+from linalg_cases import distance, gaussian, superposed_matrix, with_gains
 from torch import Tensor
 
-from sftm_app.linalg import Factors, factorise, gram_svd, superpose, superposed_matrix, svd
+from sftm_app.linalg import Factors, factorise, gram_svd, superpose, svd
 from sftm_app.linalg.factors import Rank
 from sftm_app.linalg.tolerance import rcond
 

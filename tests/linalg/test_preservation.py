@@ -7,10 +7,10 @@ import math
 import pytest
 import torch
 from hypothesis import given
-from linalg_cases import SETTINGS, distance, gaussian, readout_error, task_matrices, with_gains
+from linalg_cases import SETTINGS, distance, gaussian, readout_error, superposed_matrix, task_matrices, with_gains
 from torch import Tensor
 
-from sftm_app.linalg import Factors, Outcome, factorise, superpose, superposed_delta, superposed_matrix, system
+from sftm_app.linalg import Factors, Outcome, factorise, superpose, superposed_delta, system
 from sftm_app.linalg.low_rank import dense
 from sftm_app.linalg.preservation import errors, measure
 from sftm_app.linalg.system import Blocks, gram, superposed

@@ -15,6 +15,7 @@ from linalg_cases import (
     mapping_error,
     merged,
     readout_error,
+    superposed_matrix,
     task_matrices,
     total_norm,
     with_gains,
@@ -29,7 +30,6 @@ from sftm_app.linalg import (
     factorise,
     solvers,
     superpose,
-    superposed_matrix,
     superposition,
 )
 from sftm_app.linalg.tolerance import GROWTH_LIMIT

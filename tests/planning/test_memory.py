@@ -18,7 +18,8 @@ from safetensors.torch import load_file, save_file
 
 from sftm_app.engine import task_matrices
 from sftm_app.engine.run import run
-from sftm_app.linalg import factorise, superpose, superposed_matrix
+from sftm_app.linalg import factorise, superpose, superposed_delta
+from sftm_app.linalg.low_rank import dense
 from sftm_app.output.meter import MemoryMeter
 from sftm_app.pipeline import prepare
 from sftm_app.planning.budget import memory_model
@@ -278,7 +279,7 @@ def test_a_stack_of_experts_is_merged_expert_by_expert(tmp_path: Path, took: Too
     (merged,) = run(plan, uncached())
     for expert in range(len(base)):
         factors = [factorise(task[expert] - base[expert]) for task in tasks]
-        expected = base[expert] + superposed_matrix(factors, superpose(factors))
+        expected = base[expert] + dense(superposed_delta(factors, superpose(factors)))
         assert torch.allclose(merged.tensor[expert], expected, atol=1e-5)
     assert [record.name for record in merged.records] == [f"{name} [expert {expert}]" for expert in range(8)]
     found = took(files, name, "sftm", {})
