@@ -1,4 +1,4 @@
-"""The process that carries out one run; see sftm_app.jobs.workers for who starts it."""
+"""The process that carries out one run; sftm_app.jobs.workers starts it."""
 
 from __future__ import annotations
 
@@ -11,62 +11,60 @@ from pathlib import Path
 from types import FrameType
 
 from sftm_app.errors import Cancelled, SFTMError
+from sftm_app.jobs.events import Done, Failed, Progressed, WasCancelled
 from sftm_app.jobs.folder import RunFolder
+from sftm_app.output.save import save
+from sftm_app.pipeline import prepare
+from sftm_app.session import Session, open_session
 
 
-def work(folder: RunFolder) -> None:
-    """Carry out the run of a folder; every end is an event."""
+def work(folder: RunFolder, session: Session) -> None:
+    """Carry out the run of a folder. However it ends, the last event says so."""
     try:
-        _merge(folder)
+        _merge(folder, session)
     except Cancelled:
-        # SIGTERM may come after the model got its name; then nothing is left to be stopped.
-        folder.append("done" if folder.report.is_file() else "cancelled")
+        # SIGTERM may come after the model got its name; then nothing is left to stop.
+        folder.append(Done() if folder.report.is_file() else WasCancelled())
     except SFTMError as error:
-        folder.append("failed", message=str(error))
+        folder.append(Failed(str(error)))
     except BaseException as error:
-        folder.append("failed", message=f"Unexpected {type(error).__name__}; worker.log in the run's folder has more.")
+        folder.append(Failed(f"Unexpected {type(error).__name__}. See worker.log in the run's folder."))
         raise
     else:
-        folder.append("done")
+        folder.append(Done())
 
 
-def _merge(folder: RunFolder) -> None:
-    from sftm_app.output.save import save
-    from sftm_app.pipeline import prepare
-    from sftm_app.session import open_session
+def _merge(folder: RunFolder, session: Session) -> None:
+    _stop_if_cancelled(folder)
+    plan = prepare(folder.recipe(), session)
+    # What is in a run's own folder can only come from an earlier worker of the same run.
+    steps = save(plan, session, folder.model, resume=True)
+    try:
+        for progress in steps:
+            folder.append(Progressed.to(progress))
+            _stop_if_cancelled(folder)
+    finally:
+        steps.close()
 
+
+def _stop_if_cancelled(folder: RunFolder) -> None:
     if folder.cancel_flag.exists():
         raise Cancelled("Cancelled.")
-    # What lies in a run's own folder can only be what an earlier worker of the same run left.
-    session = open_session()
-    steps = save(prepare(folder.recipe(), session), session, folder.model, resume=True)
-    while True:
-        if folder.cancel_flag.exists():
-            steps.close()
-            raise Cancelled("Cancelled.")
-        try:
-            progress = next(steps)
-        except StopIteration:
-            return
-        folder.append("progress", **vars(progress))
 
 
 def _stopping(folder: RunFolder) -> Callable[[int, FrameType | None], None]:
     def stop(signal_number: int, frame: FrameType | None) -> None:
-        if folder.cancel_flag.exists():
-            raise Cancelled("Cancelled.")
-        # Nobody cancelled: the machine shuts down. As after a power cut, what is finished stays to be resumed.
+        _stop_if_cancelled(folder)
+        # Nobody cancelled: the machine shuts down. As after a power cut, finished tensors stay to be resumed.
         os._exit(128 + signal_number)
 
     return stop
 
 
 def main() -> None:
-    """Import what takes long, then wait to be told the run's folder (a JSON text on standard input)."""
-    import sftm_app.output.save  # noqa: F401
-    from sftm_app.architecture.architecture import preload
+    """Import what takes long, wait for the run's folder (a JSON text on standard input), and carry it out."""
+    import sftm_app.architecture.reading  # noqa: F401  (transformers: seconds that a waiting worker has done)
 
-    preload()
     line = sys.stdin.readline()
     if not line:
         return
@@ -75,7 +73,7 @@ def main() -> None:
     for stream in (1, 2):
         os.dup2(log, stream)
     signal.signal(signal.SIGTERM, _stopping(folder))
-    work(folder)
+    work(folder, open_session())
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Worker processes, one of them warm: importing torch and transformers takes seconds that nobody should wait for."""
+"""Worker processes. One is kept warm, because importing torch and transformers takes seconds."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ import threading
 import psutil
 
 from sftm_app.errors import JobError
-from sftm_app.jobs.folder import RunFolder, identity
+from sftm_app.jobs.events import Started
+from sftm_app.jobs.folder import RunFolder
 
 
 class Workers:
-    """Starts worker processes. Once `prepare` was called, the next one has its imports behind it.
+    """Starts worker processes. After `prepare`, the next one has done its imports already.
 
-    An idle worker waits for a folder's name on its standard input. It leaves by itself when this process ends, for then
-    the pipe closes.
+    An idle worker waits for a folder's name on its standard input. It ends when this process ends, because the pipe is
+    closed then.
     """
 
     def __init__(self) -> None:
@@ -28,25 +29,25 @@ class Workers:
         self._lock = threading.Lock()
 
     def prepare(self) -> None:
-        """Have a warm worker at hand from now on."""
+        """Keep a warm worker ready from now on."""
         with self._lock:
             self._keep_warm = True
             if self._idle is None or self._idle.poll() is not None:
                 self._idle = _spawn()
 
     def close(self) -> None:
-        """Send the idle worker home."""
+        """End the idle worker."""
         with self._lock:
             self._keep_warm = False
             idle, self._idle = self._idle, None
         if idle is not None:
-            _hand_over(idle, b"")
+            _send(idle, b"")
             idle.wait(10)
 
     def launch(self, folder: RunFolder) -> None:
         """Give a run to the warm worker, or to a new one.
 
-        Raises
+        Raises:
             OSError: no process can be started, or the run's folder cannot be written.
             JobError: the new process ended at once.
         """
@@ -59,58 +60,62 @@ class Workers:
         threading.Thread(target=self._reap, args=(process,), name=f"reap-{process.pid}", daemon=True).start()
 
     def _reap(self, process: subprocess.Popen[bytes]) -> None:
-        """Leave no zombie behind; the next worker is warmed only now, so that it takes nothing from the run."""
+        """Leave no zombie behind. The next worker is started only now, so that it takes nothing from the run."""
         process.wait()
         if self._keep_warm:
             self.prepare()
 
 
-def _line(folder: RunFolder) -> bytes:
-    return (json.dumps(os.path.abspath(folder.path)) + "\n").encode()
-
-
 def search_path() -> list[str]:
-    """Where a worker looks for modules: where this process does, but not in the folder it happens to be started from.
+    """Where a worker looks for modules: where this process does, except for the folder it is started in.
 
     `python -m` would put that folder first, and a file `random.py` of the person's would break or take over the run.
-    The folder this package lies in stays, so that a checkout that is not installed finds itself.
+    The folder that holds this package stays, so that a checkout that is not installed finds itself.
     """
     home = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     try:
         here = os.path.realpath(os.getcwd())
-    except OSError:  # removed meanwhile
+    except OSError:  # it was removed
         here = ""
     entries = [os.path.abspath(entry) for entry in sys.path if os.path.isabs(entry) or (entry and here)]
     kept = [entry for entry in entries if entry == home or os.path.realpath(entry) != here]
     return kept if home in kept else [home, *kept]
 
 
+# The folder that a process is started in comes first in its path once `site` has run, so the path is replaced then.
+_WORKER = """
+import os, sys
+sys.path[:] = sys.argv[1:]
+os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_VERBOSITY="error")
+from sftm_app.jobs.worker import main
+main()
+"""
+
+
 def _spawn() -> subprocess.Popen[bytes]:
-    # The folder it is started from stands first in a process's path only after `site` is done; it is replaced at once.
-    code = "import sys; sys.path[:] = sys.argv[1:]; from sftm_app.jobs.worker import main; main()"
     return subprocess.Popen(
-        [sys.executable, "-c", code, *search_path()],
+        [sys.executable, "-c", _WORKER, *search_path()],
         stdin=subprocess.PIPE,
-        # Its own session: Ctrl-C at the server's terminal does not reach it, the run goes on.
+        # A session of its own: Ctrl-C at the server's terminal does not reach it, and the run continues.
         start_new_session=True,
-        env={**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"},
     )
 
 
 def _give(process: subprocess.Popen[bytes], folder: RunFolder) -> bool:
-    # Said here, not by the worker: until a cold one speaks it could be neither seen nor stopped. And said before it
-    # knows the run: a warm one may fail within a millisecond, and its word must be the last.
+    # The event is written here and not by the worker: until a cold one has its imports, it could be neither seen nor
+    # stopped. And it is written before the worker knows the run: a warm one may fail within a millisecond, and its
+    # event must be the last.
     try:
         with contextlib.suppress(psutil.Error):
-            folder.append("started", **identity(psutil.Process(process.pid)))
+            folder.append(Started.by(psutil.Process(process.pid)))
     except OSError:
-        _hand_over(process, b"")  # sends it home
+        _send(process, b"")  # ends it
         raise
-    return _hand_over(process, _line(folder))
+    return _send(process, (json.dumps(os.path.abspath(folder.path)) + "\n").encode())
 
 
-def _hand_over(process: subprocess.Popen[bytes], line: bytes) -> bool:
-    """Write the line and close the pipe; False when the process is gone."""
+def _send(process: subprocess.Popen[bytes], line: bytes) -> bool:
+    """Write the line and close the pipe; False if the process has ended."""
     assert process.stdin is not None
     try:
         with process.stdin as pipe:

@@ -25,21 +25,22 @@ def address_of(studio: Studio, ws: Workspace, view: View) -> str:
 
 
 def workspace_to_query(studio: Studio, ws: Workspace) -> list[tuple[str, str]]:
-    """A demo by its name; else base and tasks by their paths, below the models folder relative to it."""
+    """A demo by its name; otherwise base and tasks by their paths, relative to the models folder if they lie in it."""
     for pack in studio.packs:
         if (ws.base, ws.tasks, ws.roles) == _content(pack_workspace(pack)):
             return [("demo", pack.name)]
-    tasks = [("with", f"{task.name}:{_short(studio.settings, task.path)}") for task in ws.tasks]
-    roles = [("role", f"{role}:{pattern}") for pattern, role in ws.roles]
+    query = [("base", _short(studio.settings, ws.base))]
+    query += [("with", f"{task.name}:{_short(studio.settings, task.path)}") for task in ws.tasks]
+    query += [("role", f"{role}:{pattern}") for pattern, role in ws.roles]
     if any(task.weight != 1.0 for task in ws.tasks):
-        roles.append(("own-weights", ",".join(f"{task.weight:.9g}" for task in ws.tasks)))
-    return [("base", _short(studio.settings, ws.base)), *tasks, *roles]
+        query.append(("own-weights", ",".join(f"{task.weight:.9g}" for task in ws.tasks)))
+    return query
 
 
 def workspace_from_query(studio: Studio, query: Mapping[str, Sequence[str]]) -> Workspace | None:
-    """The workspace that an address names, checked as a picked one is; None where it names none. Nothing is remembered.
+    """The workspace that an address names, checked like one that is picked; None if it names none. It is not stored.
 
-    Raises
+    Raises:
         InputError: there is no such demo, a path is not allowed, or base and tasks do not fit.
     """
     demos = query.get("demo", ())
@@ -47,16 +48,16 @@ def workspace_from_query(studio: Studio, query: Mapping[str, Sequence[str]]) -> 
         pack = next((pack for pack in studio.packs if pack.name == demos[0]), None)
         if pack is None:
             known = ", ".join(pack.name for pack in studio.packs)
-            raise InputError(f"The address names the demo {demos[0][:80]!r}. There are {known}.")
+            raise InputError(f"The address names the demo {demos[0][:80]!r}, which does not exist. Demos are {known}.")
         return checked(studio, pack_workspace(pack))
     bases, given = query.get("base", ()), query.get("with", ())
     if not bases or not given:
         return None
     if len(given) > MOST_TASKS:
-        raise InputError(f"The address names {len(given)} tasks; at most {MOST_TASKS} are opened from one.")
+        raise InputError(f"The address names {len(given)} tasks; an address may name at most {MOST_TASKS}.")
     named = [text.partition(":") for text in given]
     base, *paths = allowed_all(studio.settings, [bases[0], *(path for _, _, path in named)])
-    # The recipe's own checks hold for names and roles from an address too.
+    # make_recipe checks names and roles from an address too.
     weights = _own_weights(query.get("own-weights", ()), len(named))
     tasks = [
         {"path": path, "name": name, "weight": weight}
@@ -73,7 +74,7 @@ def _own_weights(given: Sequence[str], n_tasks: int) -> list[float]:
     except ValueError:
         found = []
     if len(found) != n_tasks:
-        raise InputError(f"The address's weights {given[0][:80]!r} are not {n_tasks} numbers.")
+        raise InputError(f"The weights in the address, {given[0][:80]!r}, are not {n_tasks} numbers.")
     return found
 
 

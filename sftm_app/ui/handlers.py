@@ -1,62 +1,81 @@
-"""Every handler goes through here, so that an error reaches the person as a sentence and never as a trace."""
+"""How events reach handlers. Values come and go by component, and an error reaches the person as a sentence."""
 
 from __future__ import annotations
 
 import functools
 import inspect
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NoReturn
 
 import gradio as gr
 
 from sftm_app.errors import Cancelled, SFTMError
-from sftm_app.ui.widgets.html import Safe, join, sentence
+from sftm_app.ui.widgets import Sliders
+from sftm_app.ui.widgets.html import Html, join, sentence
 
-# How long a message stays: long enough to be read, not much longer than what it is about.
+# A handler is given the values of its inputs by component, and returns the changes of its outputs by component: new
+# values, or gr.update(...). What it leaves out stays as it is.
+Values = Mapping[Any, Any]
+Updates = dict[Any, Any]
+
+# Options of events whose outputs show no progress bar of Gradio's.
+QUIET: dict[str, Any] = {"show_progress": "hidden"}
+# How long a message stays.
 SHOWN_S = 10.0
 
 _log = logging.getLogger(__name__)
 
 
-def sentences(handler: Callable[..., Any]) -> Callable[..., Any]:
-    """Turn an SFTMError of a handler (plain or generator) into a message on the page; log anything else in full."""
+def handle(handler: Callable[..., Any]) -> Callable[..., Any]:
+    """Turn an SFTMError of a handler (a function or a generator) into a message on the page; log anything else."""
     if inspect.isgeneratorfunction(handler):
 
         @functools.wraps(handler)
         def stream(*arguments: Any) -> Iterator[Any]:
             try:
-                yield from handler(*arguments)
+                for updates in handler(*arguments):
+                    yield _some(updates)
             except Exception as error:
-                _say(error)
+                _report(error)
 
         return stream
 
     @functools.wraps(handler)
     def call(*arguments: Any) -> Any:
         try:
-            return handler(*arguments)
+            return _some(handler(*arguments))
         except Exception as error:
-            _say(error)
+            _report(error)
 
     return call
 
 
-def say_info(text: str) -> None:
-    """A message on the page; the names in it are text, for Gradio would take them as HTML."""
+def when_set(component: Any) -> Any:
+    """The event of a control that fires once for each change by a person, and for none by the server."""
+    return component.release if isinstance(component, gr.Slider | Sliders) else component.input
+
+
+def show_info(text: str) -> None:
+    """A message on the page. Names in it are escaped, because Gradio would render them as HTML."""
     gr.Info(_lines(text), duration=SHOWN_S)
 
 
-def say_warning(text: str, title: str = "Warning") -> None:
+def show_warning(text: str, title: str = "Warning") -> None:
     """The same as a warning."""
     gr.Warning(_lines(text), duration=SHOWN_S, title=title)
 
 
-def _lines(text: str) -> Safe:
+def _some(updates: Any) -> Any:
+    """Gradio does not take an empty dict for "no changes"."""
+    return gr.skip() if isinstance(updates, dict) and not updates else updates
+
+
+def _lines(text: str) -> Html:
     return join(map(sentence, text.split("\n")), "<br>")
 
 
-def _say(error: Exception) -> NoReturn:
+def _report(error: Exception) -> NoReturn:
     if isinstance(error, gr.Error):
         raise error
     if isinstance(error, SFTMError):
@@ -64,7 +83,7 @@ def _say(error: Exception) -> NoReturn:
         raise gr.Error(_lines(str(error)), duration=SHOWN_S, title=title, print_exception=False) from None
     _log.exception("unexpected error in a handler")
     raise gr.Error(
-        "Something unexpected happened; nothing was written. The terminal that runs the app has the details.",
+        "An unexpected error occurred. Nothing was written. See the terminal that runs the app for details.",
         duration=SHOWN_S,
         title="Unexpected error",
         print_exception=False,

@@ -1,24 +1,27 @@
-"""The workspace: what is merged. Kept in a small file, so that a reload, a second tab and a restart show the same."""
+"""The workspace: what is merged. A small file stores it, so that a reload, a second tab and a restart show the same."""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from sftm_app.planning.recipe import TaskEntry, default_name
+from sftm_app.weights.header import FileStamp
 
 WORKSPACE_NAME = "workspace.json"
 
 
 @dataclass(frozen=True)
 class Workspace:
-    """Base and tasks by absolute paths; an empty base means that nothing is loaded.
+    """Base and tasks by absolute paths. Nothing is loaded while the base is empty.
 
-    fingerprint: of the files when they were loaded, so that loading retrained checkpoints is a change. roles: what the
-    person says that tensors are, as in Recipe.
+    Attributes:
+        fingerprint: of the files when they were loaded, so that loading retrained checkpoints counts as a change.
+        roles: the roles of tensors that the person set, as in Recipe.
     """
 
     base: str = ""
@@ -39,17 +42,35 @@ class Workspace:
     def task_names(self) -> tuple[str, ...]:
         return tuple(task.name for task in self.tasks)
 
+    @property
+    def weights(self) -> tuple[float, ...]:
+        """The tasks' weights."""
+        return tuple(task.weight for task in self.tasks)
+
 
 def make_workspace(base: Path, tasks: list[Path]) -> Workspace:
-    """A workspace with names taken from the folders and weights of one."""
+    """A workspace whose tasks are named after their folders and have weight 1."""
     entries: list[TaskEntry] = []
     for path in tasks:
         entries.append(TaskEntry(str(path), default_name(path, {entry.name for entry in entries})))
     return Workspace(str(base), tuple(entries))
 
 
+def fingerprint(workspace: Workspace) -> str:
+    """Changes whenever a file in the workspace's folders is written, replaced, added or removed."""
+    found: list[tuple[str, FileStamp | None]] = []
+    for path in workspace.inputs:
+        # The neighbours of a weight file may be further parts of it.
+        folder = os.path.dirname(path) if os.path.isfile(path) else path
+        with contextlib.suppress(OSError):
+            for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+                found.append((entry.name, FileStamp.of(entry.path)))
+        found.append((path, None))
+    return hashlib.sha256(repr(found).encode()).hexdigest()[:16]
+
+
 def store(output_dir: Path, workspace: Workspace) -> None:
-    """Remember the workspace. A failure to write costs only the memory, so it is not reported."""
+    """Remember the workspace. If that fails, the next start only opens with nothing loaded; so it is not reported."""
     with contextlib.suppress(OSError):
         temporary = output_dir / f"{WORKSPACE_NAME}.{os.getpid()}"
         temporary.write_text(json.dumps(asdict(workspace)), encoding="utf-8")
@@ -57,7 +78,7 @@ def store(output_dir: Path, workspace: Workspace) -> None:
 
 
 def restore(output_dir: Path) -> Workspace:
-    """The workspace last remembered; an empty one when there is none."""
+    """The workspace stored last; an empty one if there is none."""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         value = json.loads((output_dir / WORKSPACE_NAME).read_text(encoding="utf-8"))
         tasks = tuple(TaskEntry(**task) for task in value["tasks"])

@@ -16,9 +16,13 @@ import pytest
 from sftm_app.errors import Cancelled, JobError
 from sftm_app.jobs import workers as workers_module
 from sftm_app.jobs.control import active_run, cancel, start
-from sftm_app.jobs.folder import START_LIMIT_S, RunFolder, create_run, identity, list_runs, open_run, status
+from sftm_app.jobs.events import Done, Event, Failed, Progressed, Started, WasCancelled
+from sftm_app.jobs.folder import RunFolder, create_run, list_runs, open_run
+from sftm_app.jobs.status import START_LIMIT_S, status
 from sftm_app.jobs.worker import work
+from sftm_app.jobs.workers import Workers
 from sftm_app.output.progress import LAST_STEP
+from sftm_app.session import Session
 
 
 @pytest.fixture
@@ -27,25 +31,33 @@ def folder(tmp_path: Path, recipe_for: Callable) -> RunFolder:
 
 
 def progress(folder: RunFolder, done: int) -> None:
-    folder.append("progress", done=done, total=4, name=f"t{done}", fraction=done / 4, elapsed_s=1.0, remaining_s=2.0)
+    folder.append(Progressed(done, 4, f"t{done}", done / 4, 1.0, 2.0))
+
+
+def this_process() -> Started:
+    return Started.by(psutil.Process())
+
+
+# A process of this pid that started at another time has ended.
+GONE = Started(os.getpid(), 1.0)
 
 
 def test_the_states_of_a_run(folder: RunFolder) -> None:
     assert (status(folder).state, status(folder).active) == ("starting", True)
-    folder.append("started", **identity(psutil.Process()))
+    folder.append(this_process())
     assert status(folder).message == "Reading the checkpoints"
     progress(folder, 1)
     now = status(folder)
     assert (now.state, now.fraction, now.done, now.total, now.message) == ("running", 0.25, 1, 4, "t1")
-    folder.append("failed", message="Because.")
+    folder.append(Failed("Because."))
     now = status(folder)
     assert (now.state, now.message, now.fraction, now.active) == ("failed", "Because.", 0.25, False)
 
 
 def test_done_is_complete(folder: RunFolder) -> None:
-    folder.append("started", **identity(psutil.Process()))
+    folder.append(this_process())
     progress(folder, 3)
-    folder.append("done")
+    folder.append(Done())
     assert (status(folder).state, status(folder).fraction, status(folder).remaining_s) == ("done", 1.0, 0.0)
 
 
@@ -56,67 +68,83 @@ def test_a_worker_that_never_started(folder: RunFolder) -> None:
 
 
 def test_a_line_that_is_still_being_written_is_left_out(folder: RunFolder) -> None:
-    folder.append("started", **identity(psutil.Process()))
+    folder.append(this_process())
     with open(folder.events_file, "a") as file:
         file.write('{"kind": "progr')
-    assert [event["kind"] for event in folder.events()] == ["started"]
+    assert folder.events() == [this_process()]
 
 
 @pytest.mark.parametrize("torn", [b"\0\0\0\0", b'{"kind": "prog', b"\xff\xfe"])
 def test_a_line_that_a_crash_tore_does_not_hide_the_others(folder: RunFolder, torn: bytes) -> None:
-    folder.append("started", **identity(psutil.Process()))
+    folder.append(this_process())
     with open(folder.events_file, "ab") as file:
         file.write(torn + b"\n")
-    folder.append("done")
+    folder.append(Done())
     assert status(folder).state == "done"
 
 
 def test_the_worker_named_last_counts(folder: RunFolder) -> None:
     """A warm worker may turn out to be gone when the run is handed to it; then another one gets it."""
-    folder.append("started", pid=os.getpid(), process_started=1.0)
+    folder.append(GONE)
     assert status(folder).state == "died"
-    folder.append("started", **identity(psutil.Process()))
+    folder.append(this_process())
     assert status(folder).state == "running"
 
 
-def test_cancelled_before_the_worker_looked(folder: RunFolder) -> None:
+def test_a_run_of_version_0_1_0_is_read(folder: RunFolder) -> None:
+    """Its events had the same names; the time left could be unknown."""
+    lines = [
+        {"kind": "started", "time": 1.0, "pid": 1, "process_started": 1.0},
+        {"kind": "progress", "time": 2.0, "done": 1, "total": 1, "name": "a", "fraction": 1.0, "elapsed_s": 1.0}
+        | {"remaining_s": None, "something": "else"},
+        {"kind": "resumed", "time": 2.5},
+        {"kind": "of another version", "time": 3.0},
+        {"kind": "cancelled", "time": 4.0},
+    ]
+    folder.events_file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    now = status(folder)
+    assert (now.state, now.done, now.remaining_s, now.message) == ("cancelled", 1, None, "Cancelled.")
+
+
+def test_cancelled_before_the_worker_looked(folder: RunFolder, session: Session) -> None:
     folder.cancel_flag.touch()
-    work(folder)
-    assert folder.events()[-1]["kind"] == "cancelled"
+    work(folder, session)
+    assert folder.events()[-1] == WasCancelled()
     assert not list(folder.path.glob("model*"))
 
 
-def test_the_worker_writes_model_and_report(folder: RunFolder) -> None:
-    work(folder)
-    kinds = [event["kind"] for event in folder.events()]
-    assert kinds[-1] == "done" and kinds.count("progress") == status(folder).total + 1 > 10
-    assert folder.events()[-2]["name"] == LAST_STEP
+def test_the_worker_writes_model_and_report(folder: RunFolder, session: Session) -> None:
+    work(folder, session)
+    *steps, last, done = folder.events()
+    assert done == Done() and isinstance(last, Progressed) and last.name == LAST_STEP
+    assert all(isinstance(step, Progressed) for step in steps) and len(steps) == status(folder).total > 10
     assert folder.report == folder.model / "sftm_report.json"
     assert json.loads(folder.report.read_text())["method"] == "sftm"
     assert sorted(path.name for path in folder.path.iterdir()) == ["events.jsonl", "model", "recipe.yaml"]
 
 
-def test_a_cancel_at_the_last_step_is_heard(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cancel_at_the_last_step_is_heard(
+    folder: RunFolder, session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
     append = RunFolder.append
 
-    def cancel_at_the_end(self: RunFolder, kind: str, **values: object) -> None:
-        append(self, kind, **values)
-        if values.get("name") == LAST_STEP:
+    def cancel_at_the_end(self: RunFolder, event: Event) -> None:
+        append(self, event)
+        if isinstance(event, Progressed) and event.name == LAST_STEP:
             self.cancel_flag.touch()
 
     monkeypatch.setattr(RunFolder, "append", cancel_at_the_end)
-    work(folder)
+    work(folder, session)
     assert status(folder).state == "cancelled"
     assert not list(folder.path.glob("model*"))
 
 
-def test_a_worker_killed_before_it_could_say_done_was_done(folder: RunFolder) -> None:
-    work(folder)
-    kept = [event for event in folder.events() if event["kind"] == "progress"]
+def test_a_worker_killed_before_it_could_say_done_was_done(folder: RunFolder, session: Session) -> None:
+    work(folder, session)
+    kept = [event for event in folder.events() if isinstance(event, Progressed)]
     folder.events_file.unlink()
-    folder.append("started", pid=os.getpid(), process_started=1.0)
-    for event in kept:
-        folder.append(**event)
+    for event in (GONE, *kept):
+        folder.append(event)
     now = status(folder)
     assert (now.state, now.fraction, now.done) == ("done", 1.0, now.total)
     cancel(folder)
@@ -127,19 +155,19 @@ def test_a_worker_killed_before_it_could_say_done_was_done(folder: RunFolder) ->
 
 
 def test_a_signal_after_the_model_got_its_name_changes_nothing(
-    folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+    folder: RunFolder, session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from sftm_app.weights import writer
+    from sftm_app.weights import partial
 
-    sync = writer.sync_folder
+    sync = partial.sync_folder
 
     def stop(path: Path) -> None:
         sync(path)
         if path == folder.path:
             raise Cancelled("Cancelled.")
 
-    monkeypatch.setattr(writer, "sync_folder", stop)
-    work(folder)
+    monkeypatch.setattr(partial, "sync_folder", stop)
+    work(folder, session)
     assert status(folder).state == "done" and folder.report.exists()
 
 
@@ -152,7 +180,7 @@ def test_a_worker_that_cannot_be_started_ends_the_run(
 
     monkeypatch.setattr(workers_module.Workers, "launch", fail)
     with pytest.raises(JobError, match=r"No worker process could be started \((Resource|it ended)"):
-        start(tmp_path / "runs", recipe_for("a"))
+        start(tmp_path / "runs", recipe_for("a"), Workers())
     (run,) = list_runs(tmp_path / "runs")
     assert status(run).state == "failed" and "could be started" in status(run).message
     assert active_run(tmp_path / "runs") is None
@@ -184,8 +212,8 @@ def test_runs_of_others_are_left_out_and_an_unreadable_root_is_a_sentence(as_ord
     assert list_runs(root.parent / "none") == []
 
 
-def test_cancelling_what_is_over_changes_nothing(folder: RunFolder) -> None:
-    work(folder)
+def test_cancelling_what_is_over_changes_nothing(folder: RunFolder, session: Session) -> None:
+    work(folder, session)
     before = folder.events()
     cancel(folder)
     assert folder.events() == before
@@ -208,7 +236,6 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path, recipe_for: Callable) -
 
 def test_a_warm_worker_that_fails_at_once_has_the_last_word(tmp_path: Path, models: Path) -> None:
     """It may be done before the process that handed the run over has taken a breath."""
-    from sftm_app.jobs.workers import Workers
     from sftm_app.planning.recipe import make_recipe
 
     (models / "a" / "model.safetensors").write_bytes(b"12345")
@@ -221,7 +248,7 @@ def test_a_warm_worker_that_fails_at_once_has_the_last_word(tmp_path: Path, mode
         deadline = time.monotonic() + 30
         while status(folder).active and time.monotonic() < deadline:
             time.sleep(0.01)
-        assert (status(folder).state, [event["kind"] for event in folder.events()]) == ("failed", ["started", "failed"])
+        assert [event.kind for event in folder.events()] == ["started", "failed"] and status(folder).state == "failed"
         assert "too few for a safetensors file" in status(folder).message
     finally:
         workers.close()

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 from transformers import ViTImageProcessor
 
+from sftm_app.session import Session
 from sftm_app.ui.loading import pack_workspace
 from sftm_app.ui.settings import Settings
 from sftm_app.ui.studio import Studio
@@ -18,7 +19,7 @@ from sftm_app.ui.workspace import Workspace
 
 
 @pytest.fixture
-def studio(tiny_models: Path, tmp_path: Path) -> Studio:
+def studio(tiny_models: Path, tmp_path: Path, session: Session) -> Studio:
     """Packs, models and output in folders of their own; nothing was merged yet."""
     pack = Path(shutil.copytree(tiny_models, tmp_path / "packs" / "tiny"))
     ViTImageProcessor(size={"height": 8, "width": 8}, image_mean=[0.5], image_std=[0.5]).save_pretrained(pack / "base")
@@ -33,7 +34,7 @@ def studio(tiny_models: Path, tmp_path: Path) -> Studio:
     output = tmp_path / "output"
     output.mkdir()
     models = Path(shutil.copytree(tiny_models, tmp_path / "models"))
-    return Studio(Settings(models, output, tmp_path / "packs", "cpu"))
+    return Studio(Settings(models, output, tmp_path / "packs", "cpu"), session)
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tab_values import values_of
 from tiny_language import VOCABULARY, save_set, save_tokenizer
 from transformers import (
     BertConfig,
@@ -30,32 +30,44 @@ from transformers import (
 from sftm_app.errors import InputError, SampleError
 from sftm_app.evaluation.accuracy import empty_table
 from sftm_app.evaluation.candidates import BASE, INDIVIDUAL, method_candidate
-from sftm_app.evaluation.samples import ImageSamples
-from sftm_app.evaluation.texts import TextSamples
+from sftm_app.evaluation.samples import ImageSamples, TextSamples
+from sftm_app.session import Session
 from sftm_app.ui import loading
-from sftm_app.ui.evaluate import tab as evaluate_tab
+from sftm_app.ui.evaluate import answers, labelled
+from sftm_app.ui.evaluate.sample_inputs import SampleInputs, image_sample, read_names, text_sample
+from sftm_app.ui.evaluate.tab import EvaluateTab
 from sftm_app.ui.settings import Settings
 from sftm_app.ui.studio import Studio
-from sftm_app.ui.trying import labelled, trying
-from sftm_app.ui.trying.evaluate_inputs import for_task, image_sample, read_names, text_sample
 from sftm_app.ui.workspace import Workspace
 
 KEYS = ["base", "individual", "method:average"]
 SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
-INPUTS = ("pad", "picture", "text", "choices", "chat", "ask", "pick", "known")
 
 
-def handlers(studio: Studio) -> dict[str, Callable[..., Any]]:
-    """The tab's handlers by their names."""
-    with gr.Blocks() as page, gr.Tab() as tab:
-        evaluate_tab.build(studio, gr.State(Workspace()), gr.State(""), tab)
-    return {event.fn.__name__: event.fn for event in page.fns.values() if event.fn is not None}
+def open_tab(studio: Studio) -> EvaluateTab:
+    with gr.Blocks(), gr.Tab() as tab:
+        return EvaluateTab(studio, gr.State(Workspace()), gr.State(""), tab)
+
+
+def asked(tab: EvaluateTab, ws: Workspace, task: str = "a", **changes: Any) -> Any:
+    """The values of the tab's inputs; those of the boxes by their own names."""
+    boxes = {name: changes.pop(name) for name in tuple(changes) if hasattr(tab.boxes, name)}
+    empty = {"text": "", "choices": "", "chat": False, "picture": None, "pad": None}
+    found = values_of(tab, tab.inputs, workspace=ws, task=task, models=KEYS, **{"where": "", "sample": None} | changes)
+    return found | {getattr(tab.boxes, name): value for name, value in (empty | boxes).items()}
+
+
+def suited(studio: Studio, ws: Workspace, task: str) -> dict[str, Any]:
+    """The updates of the inputs for a task, by name."""
+    with gr.Blocks():
+        boxes = SampleInputs(studio)
+    updates = boxes.suit(ws, task)
+    return {name: updates[component] for name, component in vars(boxes).items() if component in boxes.all}
 
 
 def offered(studio: Studio, ws: Workspace, task: str) -> set[str]:
-    """Which inputs are to be seen."""
-    updates = dict(zip(INPUTS[:-1], for_task(studio, ws, task), strict=False))
-    return {name for name, update in updates.items() if update["visible"]}
+    """Which inputs are visible."""
+    return {name for name, update in suited(studio, ws, task).items() if name != "known" and update["visible"]}
 
 
 @pytest.fixture(scope="session")
@@ -98,13 +110,13 @@ def text_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def text_studio(text_models: Path, tmp_path: Path) -> Studio:
+def text_studio(text_models: Path, tmp_path: Path, session: Session) -> Studio:
     """gpt2 as a pack, all three as a person's own models."""
     packs, output = tmp_path / "text_packs", tmp_path / "text_output"
     shutil.copytree(text_models / "gpt2", packs / "words")
     models = Path(shutil.copytree(text_models, tmp_path / "text_models"))
     output.mkdir()
-    return Studio(Settings(models, output, packs, "cpu"))
+    return Studio(Settings(models, output, packs, "cpu"), session)
 
 
 @pytest.fixture
@@ -122,7 +134,7 @@ def own(studio: Studio, name: str) -> Workspace:
 def test_each_model_answers_for_one_image(studio: Studio, workspace: Workspace) -> None:
     image = np.zeros((8, 8), np.uint8)
     models = [BASE, INDIVIDUAL, method_candidate("average")]
-    lines, figure = trying.answer(studio, workspace, "b", ImageSamples(image[None], np.array([2])), models)
+    lines, figure = list(answers.answers(studio, workspace, "b", ImageSamples(image[None], np.array([2])), models))[-1]
     assert lines.count("sf-stat-value") == 3 and "The right answer is label 2 of b" in lines
     assert [trace.name for trace in figure.data] == ["Base", "Individual", "Plain average"]
     for trace in figure.data:
@@ -146,11 +158,11 @@ def test_samples_come_from_the_pack_or_from_a_folder(studio: Studio, workspace: 
 def test_the_table_shows_means_and_marks_the_best_merge() -> None:
     models = (BASE, INDIVIDUAL, method_candidate("average"), method_candidate("sftm"))
     measured = empty_table(("a", "b"), models)
-    assert "·" in trying.table_html(measured)
+    assert "·" in answers.table_html(measured)
     for row, values in enumerate([(0.5, 0.8, 0.6, 0.7), (0.4, 1.0, 0.9, 0.8)]):
         for column, value in enumerate(values):
             measured = measured.with_value(row, column, value)
-    shown = trying.table_html(measured)
+    shown = answers.table_html(measured)
     assert "<strong>70.0%</strong>" in shown and "<strong>90.0%</strong>" in shown
     assert "<strong>80.0%</strong>" not in shown, "the individual model is no merge"
     assert "75.0%" in shown and "·" not in shown
@@ -158,12 +170,12 @@ def test_the_table_shows_means_and_marks_the_best_merge() -> None:
 
 def test_keys_from_the_browser_must_be_on_offer(studio: Studio, workspace: Workspace) -> None:
     with pytest.raises(InputError, match="No model is chosen"):
-        trying.chosen_candidates(studio, workspace, "", ["folder:/etc", "method:nothing"])
+        answers.chosen_candidates(studio, workspace, "", ["folder:/etc", "method:nothing"])
 
 
 def test_a_colour_picture_is_tried_on_a_gray_model(studio: Studio, workspace: Workspace) -> None:
     picture = np.random.default_rng(0).integers(0, 256, (30, 20, 3)).astype(np.uint8)
-    lines, _ = trying.answer(studio, workspace, "a", image_sample(picture, ""), [BASE])
+    ((lines, _),) = answers.answers(studio, workspace, "a", image_sample(picture, ""), [BASE])
     assert "What each model says" in lines
 
 
@@ -188,8 +200,7 @@ def test_each_family_is_asked_in_its_own_way(studio: Studio, workspace: Workspac
     assert offered(text_studio, words, "a") == {"text", "choices", "chat", "ask", "pick"}
     assert offered(text_studio, own(text_studio, "bert"), "a") == {"text", "ask", "pick"}
     assert offered(text_studio, own(text_studio, "clip"), "a") == {"picture", "choices", "ask", "pick"}
-    known = for_task(text_studio, own(text_studio, "bert"), "a")[-1]
-    assert "Classes: good · bad · so so" in known
+    assert "Classes: good · bad · so so" in suited(text_studio, own(text_studio, "bert"), "a")["known"]
     assert offered(studio, Workspace(), "") == set()
 
 
@@ -201,45 +212,47 @@ def test_a_family_that_cannot_be_tried_says_so(studio: Studio) -> None:
     change_weights(bare / "model.safetensors", lambda t: [tensor.add_(0.1) for tensor in t.values()])
     ws = loading.load_own(studio, "base", ["bare"])
     assert offered(studio, ws, "bare") == set()
-    assert "ViTModel cannot be tried here" in for_task(studio, ws, "bare")[-1]
+    assert "ViTModel cannot be tried" in suited(studio, ws, "bare")["known"]
 
 
 def test_the_tab_opens_on_texts(text_studio: Studio, words: Workspace) -> None:
-    found = handlers(text_studio)["open_workspace"](words, "")
-    where, limit = found[5], found[6]
-    assert ".jsonl" in where["info"] and limit == 50
-    chart = found[11]
-    assert chart["visible"] is False, "what is written freely has no scores"
+    tab = open_tab(text_studio)
+    found = tab.open_workspace(asked(tab, words))
+    assert ".jsonl" in found[tab.where]["info"] and found[tab.limit] == 50
+    assert found[tab.chart]["visible"] is False, "what is written freely has no scores"
 
 
 def test_models_answer_one_after_the_other(text_studio: Studio, words: Workspace) -> None:
-    steps = list(handlers(text_studio)["asked"](words, "a", KEYS, "", None, "the cat", "", False))
+    tab = open_tab(text_studio)
+    steps = list(tab.ask_written(asked(tab, words, text="the cat")))
     assert len(steps) == 3
-    assert [step[1].count("…") for step in steps] == [2, 1, 0]
-    sample, verdict, chart = steps[-1]
+    assert [step[tab.verdict].count("…") for step in steps] == [2, 1, 0]
+    sample, verdict, chart = (steps[-1][component] for component in (tab.sample, tab.verdict, tab.chart))
     assert sample == TextSamples(("the cat",), (None,)) and chart["visible"] is False
     model_pool = text_studio.model_pool(words)
     for candidate in (BASE, INDIVIDUAL, method_candidate("average")):
         (answer,) = model_pool.model(candidate, "a").answer(sample)
-        for word in answer.said.split():
+        for word in answer.text.split():
             assert word in verdict
 
 
 def test_choices_are_shown_as_bars(text_studio: Studio, words: Workspace) -> None:
-    steps = list(handlers(text_studio)["asked"](words, "b", KEYS, "", None, "the cat", " sat\n ran", False))
-    sample, verdict, chart = steps[-1]
-    assert sample.choices == (" sat", " ran") and chart["visible"]
-    assert verdict.count("% sure") == 3
-    for trace in chart["value"].data:
+    tab = open_tab(text_studio)
+    last = list(tab.ask_written(asked(tab, words, "b", text="the cat", choices=" sat\n ran")))[-1]
+    assert last[tab.sample].choices == (" sat", " ran") and last[tab.chart]["visible"]
+    assert last[tab.verdict].count("% sure") == 3
+    for trace in last[tab.chart]["value"].data:
         assert len(trace.x) == 2 and sum(trace.x) == pytest.approx(1, abs=1e-4)
 
 
 def test_a_picked_text_is_shown_with_its_answer(text_studio: Studio, words: Workspace) -> None:
-    first, *later = handlers(text_studio)["picked"](words, "b", KEYS, "", "", "", True)
-    sample = first[0]
-    text, listed, chat = first[5], first[6], first[7]
+    tab = open_tab(text_studio)
+    first, *later = tab.ask_picked(asked(tab, words, "b", chat=True))
+    sample, boxes = first[tab.sample], tab.boxes
+    text, listed, chat = first[boxes.text], first[boxes.choices], first[boxes.chat]
     assert (text, listed, chat) == (sample.inputs[0], " sat\n ran", False), "a pack's texts are whole prompts"
-    assert f"The right answer is {sample.targets[0].strip()}" in later[-1][1]
+    assert f"The right answer is {sample.targets[0].strip()}" in later[-1][tab.verdict]
+    assert not boxes.all & later[-1].keys(), "the inputs are left alone while the models answer"
     assert text_sample(text, listed, False, sample) == sample, "asked again, the answer is still known"
     assert text_sample(text + " sat", listed, False, sample).targets == (None,)
     assert text_sample(text, " sat\n not", False, sample).targets == (None,)
@@ -258,17 +271,19 @@ def test_what_is_no_text_is_refused() -> None:
 
 def test_a_classifier_reads_a_persons_own_table(text_studio: Studio) -> None:
     ws = own(text_studio, "bert")
-    asked = TextSamples(("the cat", "a dog"), (None, None))
-    first, second = (answer.said for answer in text_studio.model_pool(ws).model(INDIVIDUAL, "a").answer(asked))
+    texts = TextSamples(("the cat", "a dog"), (None, None))
+    first, second = (answer.text for answer in text_studio.model_pool(ws).model(INDIVIDUAL, "a").answer(texts))
     other = next(label for label in ("good", "bad") if label != second)
     (text_studio.settings.models_dir / "mine.csv").write_text(f"text,label\nthe cat,{first}\na dog,{other}\n")
     samples, left_out = labelled.all_samples(text_studio, ws, "mine.csv")
     assert list(samples) == ["a", "b"] and not left_out
-    steps = list(handlers(text_studio)["measure"](ws, KEYS, "", "mine.csv", 50, "a", "", False))
-    assert steps[0][0].count("·") > 6 and "50.0%" in steps[-1][0]
+    tab = open_tab(text_studio)
+    *tables, _ = tab.fill_table(asked(tab, ws, where="mine.csv", limit=50))
+    first_table, last_table = tables[0][tab.accuracies], tables[-1][tab.accuracies]
+    assert first_table.count("·") > 6 and "50.0%" in last_table
     right = [text_studio.model_pool(ws).model(INDIVIDUAL, name).answer(samples[name]) for name in "ab"]
-    for answers in right:
-        assert f"{sum(bool(one.right) for one in answers) / 2:.1%}" in steps[-1][0]
+    for given in right:
+        assert f"{sum(bool(one.correct) for one in given) / 2:.1%}" in last_table
 
 
 def test_one_file_a_task(text_studio: Studio) -> None:
@@ -295,15 +310,15 @@ def test_one_file_a_task(text_studio: Studio) -> None:
 def test_clip_is_given_names(text_studio: Studio) -> None:
     ws = own(text_studio, "clip")
     image = np.random.default_rng(0).integers(0, 256, (9, 7, 3)).astype(np.uint8)
-    call = handlers(text_studio)
-    ((sample, verdict, chart),) = call["uploaded"](ws, "a", KEYS, "", image, "")
-    assert "Write the names" in verdict and chart is None
-    steps = list(call["asked"](ws, "a", KEYS, "", sample, "", "cat, big_dog\nred bird", False))
-    sample, verdict, chart = steps[-1]
-    assert sample.choices == ("cat", "big_dog", "red bird") and verdict.count("% sure") == 3
-    assert [len(trace.x) for trace in chart["value"].data] == [3, 3, 3]
-    with pytest.raises(gr.Error, match="There is no image yet"):
-        list(call["asked"](ws, "a", KEYS, "", None, "", "cat, dog", False))
+    tab = open_tab(text_studio)
+    (waiting,) = tab.ask_image(asked(tab, ws, picture=image))
+    assert "Write the names" in waiting[tab.verdict] and waiting[tab.chart] is None
+    names = "cat, big_dog\nred bird"
+    last = list(tab.ask_written(asked(tab, ws, sample=waiting[tab.sample], choices=names)))[-1]
+    assert last[tab.sample].choices == ("cat", "big_dog", "red bird") and last[tab.verdict].count("% sure") == 3
+    assert [len(trace.x) for trace in last[tab.chart]["value"].data] == [3, 3, 3]
+    with pytest.raises(SampleError, match="There is no image yet"):
+        list(tab.ask_written(asked(tab, ws, choices="cat, dog")))
 
 
 def test_folders_of_images_name_the_classes_for_clip(text_studio: Studio) -> None:
@@ -318,8 +333,9 @@ def test_folders_of_images_name_the_classes_for_clip(text_studio: Studio) -> Non
     assert more.choices == ("bird", "dog", "cat") and sorted(more.labels.tolist()) == [1, 2]
     with pytest.raises(SampleError, match="'cat' is not a class"):
         labelled.samples_of(text_studio, ws, "a", "pictures", ("bird", "dog"))
-    steps = list(handlers(text_studio)["measure"](ws, KEYS, "", "pictures", 50, "a", "", False))
-    assert "·" not in steps[-1][0] and steps[-1][1]["visible"]
+    tab = open_tab(text_studio)
+    *_, table, chart = tab.fill_table(asked(tab, ws, where="pictures", limit=50))
+    assert "·" not in table[tab.accuracies] and chart[tab.bars]["visible"]
 
 
 def test_names() -> None:

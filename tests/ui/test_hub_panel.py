@@ -18,8 +18,9 @@ from sftm_app.hub.fetching import Fetching, FetchStatus, choose, fetch
 from sftm_app.hub.hub_look import look
 from sftm_app.hub.hub_process import HubProcess
 from sftm_app.hub.presets import PRESETS, Preset
-from sftm_app.ui.loading import load_checked, load_own
+from sftm_app.ui.loading import load_own
 from sftm_app.ui.models import hub_panel
+from sftm_app.ui.models.hub_panel import HubPanel
 from sftm_app.ui.models.tab import preflight_html
 from sftm_app.ui.settings import allowed
 from sftm_app.ui.studio import Studio
@@ -27,18 +28,21 @@ from sftm_app.ui.workspace import Workspace, restore
 from sftm_app.weights.hub_names import HubRef, hub_cache
 
 
-def handlers(studio: Studio) -> dict[str, Any]:
-    """The panel's own handlers by their names, as the page would call them."""
+@pytest.fixture
+def panel(studio: Studio) -> HubPanel:
     with gr.Blocks() as page:
-        hub_panel.build(studio, gr.State(Workspace()), page, load_checked)
-    return {function.fn.__name__: function.fn for function in page.fns.values() if function.fn is not None}
+        return HubPanel(studio, gr.State(Workspace()), page)
 
 
-def watch_until(page: dict[str, Any], word: str, seconds: float = 20) -> tuple[Any, ...]:
+def named(panel: HubPanel, preset: str, base: str = "", tasks: str = "") -> dict[Any, Any]:
+    return {panel.preset: preset, panel.base: base, panel.tasks: tasks}
+
+
+def watch_until(panel: HubPanel, word: str, seconds: float = 20) -> dict[Any, Any]:
     deadline = time.monotonic() + seconds
     while True:
-        seen = page["watch"]()
-        if word in str(seen[1]):
+        seen = panel.watch()
+        if word in str(seen[panel.shown]):
             return seen
         assert time.monotonic() < deadline, seen
         time.sleep(0.05)
@@ -50,20 +54,21 @@ def tiny_preset(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(PRESETS, "tiny", Preset("tiny", "Tiny", "For tests.", HubRef("org/base"), tasks))
 
 
-def test_a_preset_is_two_clicks(hub: FakeHub, studio: Studio, tiny_preset: None) -> None:
-    page = handlers(studio)
+def test_a_preset_is_two_clicks(hub: FakeHub, studio: Studio, panel: HubPanel, tiny_preset: None) -> None:
     assert hub.served == []
-    text, look_button, fetch_button, cancel, timer = page["begin_look"]("tiny", "", "")
-    assert "Reading headers" in text and hub.url in text
-    assert (look_button["interactive"], fetch_button["interactive"], cancel["interactive"]) == (False, False, True)
-    assert timer.active
-    seen = watch_until(page, "The 2 tasks fit the base")
-    assert "The download takes" in seen[1] and "org/a" in seen[1] and seen[3]["interactive"] is True
-    page["begin_fetch"]("tiny", "", "")
-    loaded = watch_until(page, "Downloaded")
-    workspace = loaded[0]
-    while not isinstance(workspace, Workspace):  # the page that saw the end first gets it
-        workspace = page["watch"]()[0]
+    shown = panel.begin_look(named(panel, "tiny"))
+    assert "Reading headers" in shown[panel.shown] and hub.url in shown[panel.shown]
+    buttons = [shown[button]["interactive"] for button in (panel.look, panel.fetch, panel.cancel)]
+    assert buttons == [False, False, True]
+    assert shown[panel.timer].active
+    seen = watch_until(panel, "The 2 tasks fit the base")
+    assert "The download is" in seen[panel.shown] and "org/a" in seen[panel.shown]
+    assert seen[panel.fetch]["interactive"] is True
+    panel.begin_fetch(named(panel, "tiny"))
+    loaded = watch_until(panel, "Downloaded")
+    while panel.workspace not in loaded:  # the page that saw the end first gets it
+        loaded = panel.watch()
+    workspace = loaded[panel.workspace]
     assert workspace.task_names == ("first", "second")
     assert restore(studio.settings.output_dir) == workspace
     assert os.environ["HF_HUB_OFFLINE"] == "1"
@@ -71,54 +76,54 @@ def test_a_preset_is_two_clicks(hub: FakeHub, studio: Studio, tiny_preset: None)
     assert "2 tasks fit the base" in shown and "org/a@" in shown
 
 
-def test_mismatches_and_refusals_are_shown_and_nothing_can_be_downloaded(hub: FakeHub, studio: Studio) -> None:
+def test_mismatches_and_refusals_are_shown_and_nothing_can_be_downloaded(
+    hub: FakeHub, studio: Studio, panel: HubPanel
+) -> None:
     odd = studio.settings.models_dir / "c"
     change_config(odd, model_type="bert", architectures=["BertModel"])
     hub.add("org/odd", read_folder(odd))
-    page = handlers(studio)
-    page["begin_look"]("", "hub:org/base", "org/a\norg/odd\n")
-    seen = watch_until(page, "cannot be merged, so nothing is downloaded")
-    assert "is a &#x27;bert&#x27; model" in seen[1] and seen[3]["interactive"] is False
-    page["begin_look"]("", "org/base", "org/none")
-    assert "org/none: there is no such model" in watch_until(page, "The hub models cannot be used")[1]
+    panel.begin_look(named(panel, "", "hub:org/base", "org/a\norg/odd\n"))
+    seen = watch_until(panel, "cannot be merged, so nothing is downloaded")
+    assert "is a &#39;bert&#39; model" in seen[panel.shown] and seen[panel.fetch]["interactive"] is False
+    panel.begin_look(named(panel, "", "org/base", "org/none"))
+    seen = watch_until(panel, "The models on the hub cannot be used")
+    assert "org/none: there is no such model" in seen[panel.shown]
     assert hub.bytes_of(".safetensors") < 3 * 8000 and not hub_cache().exists()
 
 
-def test_a_changed_choice_is_not_downloaded(hub: FakeHub, studio: Studio) -> None:
-    page = handlers(studio)
-    with pytest.raises(gr.Error, match="Press Look again"):
-        page["begin_fetch"]("", "org/base", "org/a")
-    page["begin_look"]("", "org/base", "org/a")
-    watch_until(page, "The task fits")
-    with pytest.raises(gr.Error, match="Press Look again"):
-        page["begin_fetch"]("", "org/base", "org/b")
+def test_a_changed_choice_is_not_downloaded(hub: FakeHub, panel: HubPanel) -> None:
+    with pytest.raises(InputError, match="Press Look again"):
+        panel.begin_fetch(named(panel, "", "org/base", "org/a"))
+    panel.begin_look(named(panel, "", "org/base", "org/a"))
+    watch_until(panel, "The task fits")
+    with pytest.raises(InputError, match="Press Look again"):
+        panel.begin_fetch(named(panel, "", "org/base", "org/b"))
     assert not hub_cache().exists()
 
 
-def test_cancel(hub: FakeHub, studio: Studio, tiny_preset: None) -> None:
-    page = handlers(studio)
-    page["begin_look"]("tiny", "", "")
-    watch_until(page, "fit the base")
+def test_cancel(hub: FakeHub, panel: HubPanel, tiny_preset: None) -> None:
+    panel.begin_look(named(panel, "tiny"))
+    watch_until(panel, "fit the base")
     hub.stall.add("model.safetensors")
-    page["begin_fetch"]("tiny", "", "")
-    watch_until(page, "Downloading")
+    panel.begin_fetch(named(panel, "tiny"))
+    watch_until(panel, "Downloading")
     began = time.monotonic()
-    page["stop"]()
-    seen = watch_until(page, "Cancelled", 2)
+    panel.stop()
+    seen = watch_until(panel, "Cancelled", 2)
     assert time.monotonic() - began < 2
-    assert seen[3]["interactive"] is True, "what was looked at can be downloaded again"
+    assert seen[panel.fetch]["interactive"] is True, "what was looked at can be downloaded again"
 
 
 def test_own_choice_needs_base_and_tasks_and_prefers_folders(studio: Studio) -> None:
-    with pytest.raises(InputError, match="Name a base and at least one task"):
-        hub_panel.read_choice(studio, "", "org/base", " \n")
+    with pytest.raises(InputError, match="Enter a base and at least one task"):
+        hub_panel.read_selection(studio, "", "org/base", " \n")
     shutil.copytree(studio.settings.models_dir / "a", studio.settings.models_dir / "org" / "a")
-    chosen = hub_panel.read_choice(studio, "", "base", "org/a\nhub:org/b@main")
+    chosen = hub_panel.read_selection(studio, "", "base", "org/a\nhub:org/b@main")
     assert chosen.base == studio.settings.models_dir / "base"
     assert chosen.tasks == (("a", studio.settings.models_dir / "org" / "a"), ("b", HubRef("org/b", "main")))
     assert "means the folder" in chosen.notes[0]
     with pytest.raises(InputError, match="lies outside the models folder"):
-        hub_panel.read_choice(studio, "", "/etc", "org/a")
+        hub_panel.read_selection(studio, "", "/etc", "org/a")
 
 
 def test_texts_of_others_are_shown_letter_by_letter() -> None:

@@ -11,6 +11,7 @@ import gradio as gr
 import numpy as np
 import pytest
 from PIL import Image
+from tab_values import values_of
 from tiny_checkpoints import change_weights
 
 from sftm_app.engine.run import run
@@ -19,24 +20,23 @@ from sftm_app.evaluation.candidates import method_candidate
 from sftm_app.evaluation.samples import ImageSamples
 from sftm_app.inspection.layers import map_layers
 from sftm_app.inspection.measures import MEASURES, MeasureValue
-from sftm_app.linalg.overlap import readout_error
+from sftm_app.linalg.preservation import errors, measure
 from sftm_app.methods.settings import MergeSettings, merge_settings
-from sftm_app.planning.planner import make_plan
+from sftm_app.pipeline import prepare
 from sftm_app.planning.recipe import make_recipe
 from sftm_app.ui import loading
 from sftm_app.ui.inspect import map_panel
-from sftm_app.ui.inspect import showing as show
-from sftm_app.ui.inspect import tab as inspect_tab
-from sftm_app.ui.inspect.clicks import cell_of, link_of, name_of, place_of
-from sftm_app.ui.inspect.layer_panel import detail_of
+from sftm_app.ui.inspect.clicks import layer_name, link_target, spectrum_point
 from sftm_app.ui.inspect.map_panel import map_steps
-from sftm_app.ui.inspect.meaning_panel import SIDE, picture_uri
+from sftm_app.ui.inspect.panels import Panels
+from sftm_app.ui.inspect.pictures import SIDE, picture_uri
 from sftm_app.ui.inspect.state import InspectState
-from sftm_app.ui.inspect.what_if_panel import build_views, build_what_if
+from sftm_app.ui.inspect.tab import InspectTab
 from sftm_app.ui.studio import Studio
 from sftm_app.ui.view import Pinned, View
-from sftm_app.ui.widgets import AddressBar, slider_rows
+from sftm_app.ui.widgets import AddressBar, Selection, parse_selection, slider_rows
 from sftm_app.ui.workspace import Workspace
+from sftm_app.weights.reader import open_reader
 
 NAME = "encoder.layer.1.intermediate.dense.weight"
 OTHER = "encoder.layer.0.output.dense.weight"
@@ -51,8 +51,15 @@ def chosen(workspace: Workspace) -> InspectState:
     return InspectState(workspace, None, "change", "", NAME, "a", "b", None, "a", 1, "", settings())
 
 
-def shown(event: dict[str, Any]) -> gr.EventData:
-    return gr.EventData(None, {"x": None, "y": None, "customdata": None, "curve": 0, **event})
+@pytest.fixture
+def tab(studio: Studio) -> InspectTab:
+    with gr.Blocks():
+        return InspectTab(studio, gr.State(Workspace()), gr.State(None), gr.State("inspect"), AddressBar())
+
+
+@pytest.fixture
+def panels(tab: InspectTab) -> Panels:
+    return tab.panels
 
 
 # The map
@@ -99,46 +106,56 @@ def test_a_broken_layer_leaves_the_rest_of_the_map(studio: Studio) -> None:
 # The layer
 
 
-def test_a_layer_shows_spectra_and_its_members(studio: Studio, chosen: InspectState) -> None:
-    asked = replace(chosen, first="c", second="a", task="b")
-    title, spectra, _, first, second, task, _ = show.show_layer(studio, asked)
-    assert NAME.removesuffix(".weight") in title
+def choices(tab: InspectTab) -> tuple[Any, ...]:
+    panels = tab.panels
+    return panels.map.about, panels.map.layer, panels.pairs.first, panels.pairs.second, panels.feature.task
+
+
+def test_a_layer_shows_spectra_and_its_members(tab: InspectTab, panels: Panels, chosen: InspectState) -> None:
+    shown = tab.chains.layer.show(replace(chosen, first="c", second="a", task="b"))
+    assert set(shown) <= tab.chains.layer.outputs
+    assert NAME.removesuffix(".weight") in shown[panels.layer.title]
+    spectra = shown[panels.layer.spectra]
     assert {trace.name.split(" · ")[0] for trace in spectra.data if trace.showlegend is not False} == {"a", "b", "c"}
-    assert (first["value"], second["value"], task["value"]) == ("c", "a", "b")
-    settled, warnings = show.show_settled(studio, chosen)
-    assert any("merged" in str(trace.name) for trace in settled.data)
-    assert "sf-notice" in warnings
+    assert [shown[choice]["value"] for choice in choices(tab)[2:]] == ["c", "a", "b"]
+    settled = panels.layer.show_settled(chosen)
+    assert any("merged" in str(trace.name) for trace in settled[panels.layer.spectra].data)
+    assert "sf-notice" in settled[panels.layer.warnings]
 
 
-def test_where_two_tasks_meet(studio: Studio, chosen: InspectState) -> None:
-    read, write, both, first, second, pair_read, pair_write, pair_both, angles = show.show_pair(studio, chosen)
-    assert (first, second) == ("a", "b")
-    assert show.show_pair(studio, replace(chosen, second="a"))[3:5] == ("a", "b"), "shown is what is drawn"
-    assert all(np.array(figure.data[0].z).shape == (3, 3) for figure in (read, write, both))
-    assert "features of a" in pair_read.layout.yaxis.title.text
-    assert "features of b" in pair_write.layout.xaxis.title.text
-    assert np.array(pair_both.data[0].z).min() < 0 < np.array(pair_both.data[0].z).max(), "entries of A have signs"
-    assert len(angles.data) == 4
+def test_where_two_tasks_meet(panels: Panels, chosen: InspectState) -> None:
+    pairs = panels.pairs
+    shown = pairs.show(chosen)
+    assert set(shown) == pairs.views and (shown[pairs.first], shown[pairs.second]) == ("a", "b")
+    again = pairs.show(replace(chosen, second="a"))
+    assert (again[pairs.first], again[pairs.second]) == ("a", "b"), "shown is what is drawn"
+    assert all(np.array(shown[overview].data[0].z).shape == (3, 3) for overview in pairs.overviews)
+    assert "features of a" in shown[pairs.pair_read].layout.yaxis.title.text
+    assert "features of b" in shown[pairs.pair_write].layout.xaxis.title.text
+    both = np.array(shown[pairs.pair_both].data[0].z)
+    assert both.min() < 0 < both.max(), "entries of A have signs"
+    assert len(shown[pairs.angles].data) == 4
 
 
-def test_unknown_names_from_the_browser_do_no_harm(studio: Studio, chosen: InspectState) -> None:
+def test_unknown_names_from_the_browser_do_no_harm(tab: InspectTab, chosen: InspectState) -> None:
     with pytest.raises(InputError, match="no layer"):
-        show.show_layer(studio, replace(chosen, layer="../../etc/passwd"))
-    updates = show.show_layer(studio, replace(chosen, first="nobody", second="a", task="<b>"))
-    assert [update["value"] for update in updates[3:6]] == ["a", "b", "a"]
+        tab.chains.layer.show(replace(chosen, layer="../../etc/passwd"))
+    shown = tab.chains.layer.show(replace(chosen, first="nobody", second="a", task="<b>"))
+    assert [shown[choice]["value"] for choice in choices(tab)[2:]] == ["a", "b", "a"]
 
 
-def test_opening_with_a_view_shows_that_view(studio: Studio, workspace: Workspace) -> None:
+def test_opening_with_a_view_shows_that_view(tab: InspectTab, panels: Panels, workspace: Workspace) -> None:
     view = View(
         measure="condition", about="b", layer=NAME.removesuffix(".weight"), first="c", second="b", task="c", feature=2
     )
-    measure, about, layer, first, second, task, number = show.show_controls(studio, workspace, view)
-    found = [update["value"] for update in (about, layer, first, second, task)]
-    assert (measure, *found, number) == ("condition", "b", NAME, "c", "b", "c", 3)
-    measure, about, layer, first, second, task, number = show.show_controls(
-        studio, workspace, View(measure="x", about="x")
-    )
-    assert (measure, about["value"], first["value"], second["value"], number) == ("change", "", "a", "b", 1)
+    shown = tab.open_workspace({tab.workspace: workspace, tab.opened: view})
+    assert [shown[choice]["value"] for choice in choices(tab)] == ["b", NAME, "c", "b", "c"]
+    assert (shown[panels.map.measure], shown[panels.feature.number]) == ("condition", 3)
+    assert shown[tab.opened] is None, "it counts once"
+    shown = tab.open_workspace({tab.workspace: workspace, tab.opened: View(measure="x", about="x")})
+    about, layer, first, second, _ = (shown[choice] for choice in choices(tab))
+    assert (about["value"], first["value"], second["value"]) == ("", "a", "b")
+    assert (shown[panels.map.measure], shown[panels.feature.number]) == ("change", 1)
     assert layer["value"] in [name for _, name in layer["choices"]]
 
 
@@ -154,83 +171,114 @@ def test_opening_with_a_view_shows_that_view(studio: Studio, workspace: Workspac
         settings(variant="mapping", rank=0.5),
         settings("average"),
         settings("task_arithmetic", scaling=0.4),
+        settings("ties", scaling=0.7),
     ],
 )
-def test_the_bars_are_what_the_merge_itself_reports(studio: Studio, chosen: InspectState, asked: MergeSettings) -> None:
+def test_the_bars_are_what_the_merge_itself_reports(
+    studio: Studio, panels: Panels, chosen: InspectState, asked: MergeSettings
+) -> None:
     """The predicted errors against a merge of the same settings, read off the merged tensor."""
-    bars, figures = show.show_prediction(studio, replace(chosen, settings=asked))
+    shown = panels.what_if.show(replace(chosen, settings=asked))
+    bars, figures = shown[panels.what_if.bars], shown[panels.what_if.figures]
     found = studio.preflight(chosen.ws)
     tasks = [{"path": t.path, "name": t.name, "weight": w} for t, w in zip(chosen.ws.tasks, asked.weights, strict=True)]
-    params = vars(asked.params) if asked.method != "average" else {}
-    plan = make_plan(make_recipe(chosen.ws.base, tasks, asked.method, params, device="cpu"))
-    merged = next(one for one in run(plan) if one.entry.name == NAME)
-    from sftm_app.weights.reader import open_reader
+    recipe = make_recipe(chosen.ws.base, tasks, asked.method, vars(asked.params), device="cpu")
+    merged = next(one for one in run(prepare(recipe, studio.session), studio.session) if one.entry.name == NAME)
 
     with open_reader(found.base) as read:
         change = merged.tensor - read(NAME)
     layer = next(layer for layer in map_layers(found) if layer.name == NAME)
-    wanted = [readout_error(change, f) for f in studio.inspector.factors(found, layer).factors]
+    wanted = errors(measure(change, studio.inspector.factors(found, layer).factors)).readout
     assert list(bars.data[0].y) == pytest.approx(wanted, abs=2e-3)
     assert f"{max(wanted):.2f}" in figures
 
 
-def test_settings_go_through_the_controls_unchanged(workspace: Workspace) -> None:
-    with gr.Blocks():
-        controls = build_what_if(*build_views())
+def test_settings_go_through_the_controls_unchanged(tab: InspectTab, workspace: Workspace) -> None:
+    values = values_of(tab.controls, tab.controls.inputs, workspace=workspace)
     for asked in (
         settings(),
         settings(rank=4),
         settings(rank="90% energy", scaling=0.3, weights=(0.5, 1.0, 2.0)),
         settings("average"),
     ):
-        updates = controls.write(workspace, asked)
-        values = [
-            component.value if update == gr.skip() else update["value"] if isinstance(update, dict) else update
-            for component, update in zip(controls.inputs, updates, strict=True)
-        ]
-        assert controls.read(workspace, tuple(values)) == asked
-    odd = (slider_rows(["x"], ["#fff"], [3.0]), *(component.value for component in controls.form.inputs))
-    assert controls.read(workspace, odd).weights == (1.0, 1.0, 1.0)
+        updates = tab.panels.what_if.open(workspace, asked)
+        shown = {
+            control: update["value"] if isinstance(update, dict) else update for control, update in updates.items()
+        }
+        assert tab.controls.read(values | shown).settings == asked
+    odd = tab.controls.read(values | {tab.controls.weights: slider_rows(["x"], ["#fff"], [3.0])})
+    assert odd.settings.weights == (1.0, 1.0, 1.0)
+
+
+def test_settings_that_cannot_be_predicted_are_said(panels: Panels, chosen: InspectState) -> None:
+    shown = panels.what_if.show(replace(chosen, settings=settings("slerp")))
+    assert set(shown) == {panels.what_if.figures} and "Nothing can be predicted" in shown[panels.what_if.figures]
 
 
 # A feature
 
 
-def test_a_feature_shows_its_figures_and_neighbours(studio: Studio, chosen: InspectState) -> None:
-    figures, reasons, neighbours = show.show_feature(studio, replace(chosen, task="b", number=2))
-    assert "Feature 2 of b" in figures and "Coefficient" in figures
-    assert len(reasons.data) >= 1
-    assert "data-sf-go" in neighbours
-    beyond, _, _ = show.show_feature(studio, replace(chosen, number=10_000))
-    assert "Feature 16 of a" in beyond, "a number beyond the last one shows the last one"
+def test_a_feature_shows_its_figures_and_neighbours(panels: Panels, chosen: InspectState) -> None:
+    feature = panels.feature
+    shown = feature.show(replace(chosen, task="b", number=2))
+    assert "Feature 2 of b" in shown[feature.figures] and "Coefficient" in shown[feature.figures]
+    assert len(shown[feature.reasons].data) >= 1
+    assert "data-sf-go" in shown[feature.neighbours]
+    beyond = feature.show(replace(chosen, number=10_000))
+    assert "Feature 16 of a" in beyond[feature.figures], "a number beyond the last one shows the last one"
 
 
-def test_what_a_feature_of_an_image_model_means(studio: Studio, chosen: InspectState) -> None:
-    tokens, excited = show.show_meaning(studio, chosen)
-    assert "images only" in tokens
+def test_a_method_without_coefficients_is_shown_by_what_is_read_back(panels: Panels, chosen: InspectState) -> None:
+    state = replace(chosen, settings=settings("ties"))
+    shown = panels.feature.show(state)
+    figures = shown[panels.feature.figures]
+    assert "Readout after the merge" in figures and ">Coefficient<" not in figures
+    assert "no coefficients" in figures or "no coefficients" in str(shown[panels.feature.reasons].to_json())
+    assert "data-sf-go" in shown[panels.feature.neighbours]
+    assert any("merged" in str(trace.name) for trace in panels.layer.show_settled(state)[panels.layer.spectra].data)
+
+
+def test_what_a_feature_of_an_image_model_means(panels: Panels, chosen: InspectState) -> None:
+    (shown,) = panels.meaning.show(chosen)
+    assert "mages only" in shown[panels.meaning.tokens] or "image" in shown[panels.meaning.tokens]
+    excited = shown[panels.meaning.excited]
     assert excited.count("<img") == 6 and "data:image/png;base64" in excited
 
 
-def test_switching_a_feature_off_changes_the_answer_and_no_file(studio: Studio, chosen: InspectState) -> None:
+@pytest.mark.parametrize("method", ["sftm", "ties"])
+def test_switching_a_feature_off_changes_the_answer_and_no_file(
+    studio: Studio, panels: Panels, chosen: InspectState, method: str
+) -> None:
+    steer, state = panels.steer, replace(chosen, settings=settings(method))
     sample = ImageSamples(np.random.default_rng(0).integers(0, 255, (1, 8, 8), np.uint8), np.array([1]))
     model_pool = studio.model_pool(chosen.ws)
-    merged = method_candidate("sftm", vars(settings().params), settings().weights)
+    merged = method_candidate(method, vars(state.settings.params), state.settings.weights)
     before = model_pool.model(merged, "a").answer(sample)[0].scores
-    (same, _, _), (off, figure, excited) = (show.show_sample(studio, chosen, factor, sample) for factor in (1.0, 0.0))
-    assert "stays the same" in same and "× 0" in off and figure["visible"] and "<img" in excited
+    (same,), (off,) = (steer.show(replace(state, factor=factor, sample=sample)) for factor in (1.0, 0.0))
+    figure = off[steer.chart]
+    assert "stays the same" in same[steer.verdict] and "× 0" in off[steer.verdict]
+    assert figure["visible"] and "<img" in off[steer.excited]
     bars = [np.array(trace.y if trace.orientation != "h" else trace.x) for trace in figure["value"].data]
     assert not np.allclose(bars[0], bars[1]), "the shown scores must differ"
     assert model_pool.model(merged, "a").answer(sample)[0].scores == before, "the merged model itself is left alone"
-    said, hidden, _ = show.show_sample(studio, chosen, 0.0, None)
-    assert "Pick a sample" in said and not hidden["visible"]
+    (nothing,) = steer.show(state)
+    assert "Pick a sample" in nothing[steer.verdict] and not nothing[steer.chart]["visible"]
 
 
-def test_a_picked_sample_is_shown_in_the_inputs(studio: Studio, chosen: InspectState) -> None:
-    sample, *updates = show.pick_sample(studio, chosen)
-    assert len(sample) == 1 and len(updates) == 8
+def test_a_picked_sample_is_shown_in_the_inputs(studio: Studio, panels: Panels, chosen: InspectState) -> None:
+    steer = panels.steer
+    shown = steer.pick(chosen)
+    assert len(shown[steer.sample]) == 1 and shown[steer.boxes.pad] is not None
     own = loading.load_own(studio, "base", ["a", "b"])
-    nothing, *_, said = show.pick_sample(studio, replace(chosen, ws=own))
-    assert nothing is None and "No samples" in said
+    nothing = steer.pick(replace(chosen, ws=own, settings=settings(weights=(1.0, 1.0))))
+    assert nothing[steer.sample] is None and "No samples" in nothing[steer.boxes.known]
+
+
+def test_inputs_suit_the_task_once(panels: Panels, chosen: InspectState) -> None:
+    steer = panels.steer
+    shown = steer.suit(chosen)
+    assert shown[steer.sample] is None and shown[steer.fitted] == "a" and set(shown) == steer.inputs
+    assert steer.suit(replace(chosen, fitted="a")) == {}, "a sample of the same task stays"
 
 
 def test_the_picture_shows_where_a_sample_is_read() -> None:
@@ -248,7 +296,7 @@ def test_the_picture_shows_where_a_sample_is_read() -> None:
 def test_no_event_of_the_tab_is_dropped_while_another_runs(studio: Studio) -> None:
     """Gradio's own default drops it and all that follows: the page would show what was left."""
     with gr.Blocks() as page:
-        inspect_tab.build(studio, gr.State(Workspace()), gr.State(None), gr.State("inspect"), AddressBar())
+        InspectTab(studio, gr.State(Workspace()), gr.State(None), gr.State("inspect"), AddressBar())
     modes = [function.trigger_mode for function in page.fns.values() if function.fn is not None]
     named = [mode for mode in modes if mode != "once"]
     # Left are the forms' own: which group of controls is shown follows the method at once.
@@ -275,16 +323,17 @@ def test_many_experts_share_a_column(studio: Studio, workspace: Workspace, monke
 # Two views
 
 
-def test_two_views_stand_side_by_side(studio: Studio, chosen: InspectState) -> None:
-    assert show.show_comparison(studio, chosen)[0]["visible"] is False
-    pinned = replace(chosen, pinned=Pinned(OTHER, settings("average")))
-    box, unpin, note, left, *_, right_figures = show.show_comparison(studio, pinned)
-    assert box["visible"] and unpin["visible"] and note == ""
-    assert OTHER.removesuffix(".weight") in left and "Plain average" in left and "sf-stat" in right_figures
-    same = show.show_comparison(studio, replace(chosen, pinned=chosen.now))
-    assert "same" in same[2]
-    gone = show.show_comparison(studio, replace(chosen, pinned=Pinned("gone", settings())))
-    assert "cannot be shown" in gone[3]
+def test_two_views_stand_side_by_side(panels: Panels, chosen: InspectState) -> None:
+    compare = panels.compare
+    assert compare.show(chosen)[compare.box]["visible"] is False
+    shown = compare.show(replace(chosen, pinned=Pinned(OTHER, settings("average"))))
+    assert shown[compare.box]["visible"] and shown[compare.unpin]["visible"] and shown[compare.note] == ""
+    left = shown[compare.pinned.title]
+    assert OTHER.removesuffix(".weight") in left and "Plain average" in left
+    assert "sf-stat" in shown[compare.now.figures]
+    assert "same" in compare.show(replace(chosen, pinned=chosen.now))[compare.note]
+    gone = compare.show(replace(chosen, pinned=Pinned("gone", settings())))
+    assert "cannot be shown" in gone[compare.pinned.title] and gone[compare.pinned.spectra] is None
 
 
 # Clicks come from the browser
@@ -292,21 +341,39 @@ def test_two_views_stand_side_by_side(studio: Studio, chosen: InspectState) -> N
 
 @pytest.mark.parametrize("data", [None, [1], [1, -1], ["a", 1], [1, 2, 3], [True, 1], [1e12, 1], {"a": 1}])
 def test_a_point_of_a_spectrum_is_two_whole_numbers_or_nothing(data: Any) -> None:
-    assert place_of(shown({"customdata": data})) is None
-    assert place_of(shown({"customdata": [2, 5]})) == (2, 5)
+    selection = parse_selection({"x": 1.0, "customdata": data})
+    assert selection is None or spectrum_point(selection) is None
+    assert spectrum_point(Selection(customdata=[2, 5])) == (2, 5)
 
 
 def test_other_clicks_are_checked_too() -> None:
-    assert name_of(shown({"customdata": 3})) is None and name_of(shown({"customdata": "x"})) == "x"
-    assert cell_of(shown({"x": -7, "y": 1})) is None and cell_of(shown({"x": 2, "y": 1})) == (1, 2)
+    assert layer_name(Selection(customdata=3)) is None and layer_name(Selection(customdata="x")) == "x"
     members = ["a", "b"]
-    assert link_of(shown({"customdata": ["feature", "b", 3]}), members) is not None
+    assert link_target(Selection(customdata=["feature", "b", 3]), members) is not None
     for data in (["feature", "x", 3], ["feature", "a", "b"], ["overlap", "a", "x"], ["spectra", "a", "b"], "feature"):
-        assert link_of(shown({"customdata": data}), members) is None
+        assert link_target(Selection(customdata=data), members) is None
+
+
+def test_clicks_open_what_they_name(tab: InspectTab, panels: Panels, chosen: InspectState) -> None:
+    opened = tab.open_layer(chosen, Selection(customdata=OTHER))
+    assert opened[panels.map.layer] == OTHER and opened[panels.feature.number] == 1
+    assert OTHER.removesuffix(".weight") in opened[panels.layer.title]
+    point = tab.open_point(chosen, Selection(customdata=[1, 4]))
+    assert (point[panels.feature.task], point[panels.feature.number]) == ("b", 5)
+    assert tab.open_point(chosen, Selection(customdata=[7, 4])) == {}
+    row = tab.open_row(chosen, Selection(x=3, y=2))
+    assert (row[panels.feature.task], row[panels.feature.number]) == ("a", 3)
+    pair = tab.open_pair(chosen, Selection(x=2, y=0))
+    assert (pair[panels.pairs.first], pair[panels.pairs.second]) == ("a", "c")
+    assert tab.open_pair(chosen, Selection(x=9, y=0)) == {}
+    near = tab.open_neighbour(chosen, Selection(customdata=0))
+    assert near[panels.feature.task] in ("b", "c") and tab.open_neighbour(chosen, Selection(customdata=99)) == {}
+    link = tab.follow_link(chosen, Selection(customdata=["overlap", "b", "c"]))
+    assert link == {panels.pairs.first: "b", panels.pairs.second: "c"}
 
 
 def test_a_layer_that_one_task_lacks_is_shown_for_the_others(studio: Studio, chosen: InspectState) -> None:
     found = studio.preflight(chosen.ws)
     looked = chosen.look(studio)
-    detail = detail_of(studio, replace(looked, layer=replace(looked.layer, members=(0, 2))))
+    detail = replace(looked, layer=replace(looked.layer, members=(0, 2))).detail
     assert [s.task for s in detail.spectra] == ["a", "c"] and len(found.tasks) == 3

@@ -10,7 +10,8 @@ import pytest
 from sftm_app.api import extraction_costs
 from sftm_app.errors import RecipeError
 from sftm_app.planning.recipe import Output, make_recipe
-from sftm_app.ui.merging.output_form import SAME_AS_INPUT, OutputForm
+from sftm_app.session import Session
+from sftm_app.ui.forms.output_form import SAME_AS_INPUT, OutputForm
 from sftm_app.ui.merging.recipe_view import rank_costs_html
 from sftm_app.ui.studio import Studio
 from sftm_app.ui.workspace import Workspace
@@ -18,8 +19,19 @@ from sftm_app.ui.workspace import Workspace
 UNTOUCHED = ("model", "full", "all", SAME_AS_INPUT, "5GB")
 
 
-def output_of(*values: Any) -> Output:
-    return make_recipe("base", ["task"], output=OutputForm.read(values)).output
+@pytest.fixture(scope="module")
+def form() -> OutputForm:
+    with gr.Blocks():
+        return OutputForm()
+
+
+def controls(form: OutputForm) -> tuple[Any, ...]:
+    return form.kind, form.rank, form.energy, form.dtype, form.shard
+
+
+def output_of(form: OutputForm, *values: Any) -> Output:
+    read = form.read(dict(zip(controls(form), values, strict=True)))
+    return make_recipe("base", ["task"], output=read).output
 
 
 @pytest.mark.parametrize(
@@ -34,31 +46,33 @@ def output_of(*values: Any) -> Output:
         (("adapter", "full", "0.5", "float32", "5GB"), Output(kind="adapter", energy=0.5, dtype="float32")),
     ],
 )
-def test_the_controls_make_an_output_and_show_it_again(values: tuple[Any, ...], expected: Output) -> None:
-    assert output_of(*values) == expected
-    assert output_of(*OutputForm.write(expected)) == expected
+def test_the_controls_make_an_output_and_show_it_again(
+    form: OutputForm, values: tuple[Any, ...], expected: Output
+) -> None:
+    assert output_of(form, *values) == expected
+    shown = form.write(expected)
+    assert output_of(form, *(shown[control] for control in controls(form))) == expected
 
 
 @pytest.mark.parametrize(
     ("rank", "energy", "said"),
-    [("full", "most", "'most' is no share"), ("-3", "all", "is no rank"), ("full", "0", "is no share")],
+    [("full", "most", "'most' is not a share"), ("-3", "all", "rank"), ("full", "0", "share")],
 )
-def test_what_is_not_understood_is_said(rank: str, energy: str, said: str) -> None:
+def test_what_is_not_understood_is_said(form: OutputForm, rank: str, energy: str, said: str) -> None:
     with pytest.raises(RecipeError, match=said):
-        output_of("adapter", rank, energy, SAME_AS_INPUT, "5GB")
+        output_of(form, "adapter", rank, energy, SAME_AS_INPUT, "5GB")
 
 
-def test_the_controls_begin_with_a_full_model() -> None:
-    with gr.Blocks():
-        form = OutputForm()
-    assert tuple(component.value for component in form.inputs) == UNTOUCHED
+def test_the_controls_begin_with_a_full_model(form: OutputForm) -> None:
+    assert set(controls(form)) == form.inputs
+    assert tuple(component.value for component in controls(form)) == UNTOUCHED
 
 
-def test_what_each_rank_would_keep(studio: Studio, workspace: Workspace) -> None:
+def test_what_each_rank_would_keep(studio: Studio, workspace: Workspace, session: Session) -> None:
     recipe = make_recipe(workspace.base, [{"path": workspace.tasks[0].path, "name": "a"}], device="cpu")
     alone = Workspace(workspace.base, workspace.tasks[:1])
     shown = rank_costs_html(studio, alone, recipe)
-    for cost in extraction_costs(workspace.base, workspace.tasks[0].path, "cpu"):
+    for cost in extraction_costs(workspace.base, workspace.tasks[0].path, "cpu", session=session):
         assert f"{cost.energy:.1%}" in shown
         assert cost.worst_layer in shown or cost.worst_energy == 1
-    assert "outside the layers that an adapter carries" in shown
+    assert "outside the layers that an adapter can hold" in shown

@@ -9,12 +9,13 @@ import pytest
 
 from sftm_app.errors import CompatibilityError, InputError
 from sftm_app.inspection.layers import map_layers
-from sftm_app.ui import loading
+from sftm_app.methods.settings import merge_settings
 from sftm_app.ui.loading import load_own, remember
 from sftm_app.ui.merging import recipe_view
 from sftm_app.ui.models import roles_panel
 from sftm_app.ui.models import tab as models_tab
-from sftm_app.ui.studio import Studio, find_checkpoints
+from sftm_app.ui.models.checkpoints import checkpoint_choices, find_checkpoints
+from sftm_app.ui.studio import Studio
 from sftm_app.ui.workspace import Workspace, restore
 
 ROW = "encoder.layer.*.intermediate.dense.weight"
@@ -53,7 +54,7 @@ def test_bare_files_and_adapters_are_offered(studio: Studio, bare: Workspace) ->
         *(f"bare/{name}.safetensors" for name in ("a", "b", "base")),
         "sharded/model.safetensors.index.json",
     }
-    assert ("bare/a.safetensors", str(root / "bare" / "a.safetensors")) in loading.checkpoint_choices(studio)
+    assert ("bare/a.safetensors", str(root / "bare" / "a.safetensors")) in checkpoint_choices(studio.settings)
 
 
 def test_a_bare_workspace_is_said_to_be_guessed(studio: Studio, bare: Workspace) -> None:
@@ -87,10 +88,9 @@ def test_setting_a_role_changes_preflight_map_and_plan(studio: Studio, workspace
     names = {layer.tensor for layer in map_layers(studio.preflight(made))}
     assert not any("intermediate" in name for name in names)
     assert any("intermediate" in layer.tensor for layer in map_layers(studio.preflight(workspace)))
-    output = {"path": None, "dtype": None, "max_shard_size": "5GB"}
-    recipe = recipe_view.read_recipe(made, [], "cpu", "any", False, output, ("sftm", {}))
+    recipe = recipe_view.read_recipe(made, merge_settings("sftm", {}, made.weights), "any", device="cpu")
     assert recipe.roles == made.roles
-    assert "set by the recipe" in recipe_view.plan_view(studio, made, recipe)[0]
+    assert "set by the recipe" in recipe_view.plan_html(studio.plan(made, recipe))
     assert "set by you" in roles_panel.roles_html(roles_panel.groups_of(studio, made))
 
 
@@ -125,13 +125,13 @@ def test_what_cannot_be_set_is_said_and_changes_nothing(studio: Studio, workspac
         roles_panel.set_role(studio, workspace, "nothing.*", "copy")
     with pytest.raises(InputError, match="No tensors are chosen"):
         roles_panel.set_role(studio, workspace, " ", "copy")
-    with pytest.raises(InputError, match="is no role"):
+    with pytest.raises(InputError, match="is not a role"):
         roles_panel.set_role(studio, workspace, ROW, "head")
 
 
 def test_roles_of_an_uploaded_recipe_reach_the_workspace(studio: Studio, tmp_path: Path) -> None:
     file = tmp_path / "recipe.yaml"
     file.write_text("base: base\ntasks: [a, b]\nroles:\n  '*.bias': norm\n")
-    loaded, recipe = recipe_view.workspace_of(studio, file)
+    loaded, recipe = recipe_view.open_recipe(studio, file)
     assert loaded.roles == recipe.roles == (("*.bias", "norm"),)
     assert restore(studio.settings.output_dir).roles == loaded.roles

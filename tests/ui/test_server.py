@@ -9,11 +9,12 @@ import gradio as gr
 import pytest
 
 from sftm_app.errors import InputError, OutputError, RecipeError
-from sftm_app.ui.app import build, launch_options
+from sftm_app.ui.app import Page, launch_options
 from sftm_app.ui.guard import refusal
-from sftm_app.ui.handlers import sentences
+from sftm_app.ui.handlers import handle
+from sftm_app.ui.models.checkpoints import find_checkpoints
 from sftm_app.ui.settings import Settings, allowed, make_settings
-from sftm_app.ui.studio import Studio, find_checkpoints
+from sftm_app.ui.studio import Studio
 from sftm_app.ui.workspace import Workspace, restore, store
 
 
@@ -55,7 +56,7 @@ def test_the_guard_stands_before_every_route_and_nothing_is_shared(studio: Studi
     options = launch_options(studio.settings)
     assert options["server_name"] == "127.0.0.1"
     assert not any(options[name] for name in ("share", "enable_monitoring", "run_history", "show_error", "ssr_mode"))
-    app = App.create_app(build(studio), app_kwargs=options["app_kwargs"])
+    app = App.create_app(Page(studio).blocks, app_kwargs=options["app_kwargs"])
     client = TestClient(app, base_url="http://127.0.0.1:7860")
     assert client.get("/config").status_code == 200
     for path in ("/", "/config", "/gradio_api/info", "/gradio_api/queue/join", "/gradio_api/upload"):
@@ -99,11 +100,11 @@ def test_errors_become_messages_that_show_names_as_text() -> None:
         raise RecipeError(text)
 
     with pytest.raises(gr.Error) as caught:
-        sentences(refuses)("<img src=x onerror=alert(1)>")
+        handle(refuses)("<img src=x onerror=alert(1)>")
     assert "&lt;img" in caught.value.message and "<img" not in caught.value.message
 
     with pytest.raises(gr.Error) as caught:
-        sentences(refuses)("Set `rank` lower.\nOr `<b>`.")
+        handle(refuses)("Set `rank` lower.\nOr `<b>`.")
     assert caught.value.message == (
         'Set <code class="sf-code">rank</code> lower.<br>Or <code class="sf-code">&lt;b&gt;</code>.'
     )
@@ -113,7 +114,7 @@ def test_errors_become_messages_that_show_names_as_text() -> None:
         yield 1
         raise RecipeError(text)
 
-    steps = sentences(streams)("no")
+    steps = handle(streams)("no")
     assert next(steps) == 1
     with pytest.raises(gr.Error, match="no"):
         next(steps)
@@ -124,7 +125,7 @@ def test_unexpected_errors_tell_nothing_of_the_inside(caplog: pytest.LogCaptureF
         raise KeyError("/secret/path")
 
     with pytest.raises(gr.Error) as caught:
-        sentences(breaks)()
+        handle(breaks)()
     assert "secret" not in caught.value.message
     assert "/secret/path" in caplog.text
 
@@ -146,7 +147,7 @@ def test_checkpoints_are_found_below_the_models_folder(studio: Studio) -> None:
 
 
 def test_every_control_has_a_label_and_a_help_line(studio: Studio) -> None:
-    demo = build(studio)
+    demo = Page(studio).blocks
     controls = (gr.Dropdown, gr.Radio, gr.Slider, gr.Textbox, gr.CheckboxGroup)
     found = [block for block in demo.blocks.values() if isinstance(block, controls)]
     assert len(found) > 10

@@ -29,4 +29,4 @@ def test_what_is_no_sliders_value_is_none(value: Any) -> None:
 
 def test_links_show_untrusted_names_as_text() -> None:
     link = view_link("<img src=x>", 'a"b', ("feature", '"><script>', 3))
-    assert "<img" not in link and "<script" not in link and 'data-sf-show="a&quot;b"' in link
+    assert "<img" not in link and "<script" not in link and 'data-sf-show="a&#34;b"' in link

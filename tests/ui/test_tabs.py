@@ -13,36 +13,50 @@ from typing import Any
 import gradio as gr
 import psutil
 import pytest
+from tab_values import values_of
 from tiny_checkpoints import change_config, change_weights
 
 from sftm_app.errors import CheckpointError, InputError, JobError, OutputError, RecipeError, SFTMError
 from sftm_app.evaluation.candidates import BASE, INDIVIDUAL
-from sftm_app.jobs.folder import RunFolder, RunStatus, create_run, identity, status
+from sftm_app.jobs.events import Started
+from sftm_app.jobs.folder import RunFolder, create_run
+from sftm_app.jobs.status import RunStatus, status
 from sftm_app.jobs.worker import work
 from sftm_app.methods import METHODS
 from sftm_app.methods.params import controls
+from sftm_app.methods.settings import merge_settings
+from sftm_app.planning.budget import is_over_budget
 from sftm_app.planning.recipe import make_recipe, recipe_from_yaml, recipe_to_yaml
 from sftm_app.ui import loading
-from sftm_app.ui.merging import recipe_view, run_view, runs
+from sftm_app.ui.evaluate import answers
+from sftm_app.ui.forms.params_form import ParamsForm
+from sftm_app.ui.merging import recipe_view, run_panel, run_view, saving
+from sftm_app.ui.merging.run_panel import RunPanel
+from sftm_app.ui.merging.tab import MergeTab
 from sftm_app.ui.models import tab as models_tab
-from sftm_app.ui.params_form import ParamsForm
 from sftm_app.ui.studio import Studio
-from sftm_app.ui.trying import trying
 from sftm_app.ui.workspace import Workspace, restore
 
-NO_WEIGHTS: list[list[Any]] = []
 
-
-def default_recipe(ws: Workspace, method: str = "sftm", **params: Any) -> Any:
-    return recipe_view.read_recipe(ws, NO_WEIGHTS, "cpu", "any", False, {}, (method, params))
+def default_recipe(ws: Workspace) -> Any:
+    return recipe_view.read_recipe(ws, merge_settings("sftm", {}, ws.weights), "any", device="cpu")
 
 
 def run_here(studio: Studio, recipe: Any) -> RunFolder:
     """A run carried out in this process; tests/jobs covers the worker process."""
     folder = create_run(studio.settings.runs_dir, recipe)
-    folder.append("started", **identity(psutil.Process()))
-    work(folder)
+    folder.append(Started.by(psutil.Process()))
+    work(folder, studio.session)
     return folder
+
+
+@pytest.fixture
+def panel(studio: Studio) -> RunPanel:
+    with gr.Blocks():
+        made = RunPanel(studio)
+        made.lay_out_buttons()
+        made.lay_out()
+    return made
 
 
 @pytest.fixture
@@ -56,7 +70,7 @@ def finished(studio: Studio, workspace: Workspace) -> RunFolder:
 
 
 def test_the_demo_is_loaded_and_remembered(studio: Studio) -> None:
-    loaded = loading.load_pack(studio, studio.packs[0])
+    loaded = loading.remember(studio, loading.pack_workspace(studio.packs[0]))
     assert loaded.task_names == ("a", "b", "c")
     assert restore(studio.settings.output_dir) == loaded
     shown = models_tab.preflight_html(studio, loaded)
@@ -133,69 +147,71 @@ def test_controls_follow_from_the_declarations() -> None:
         form = ParamsForm()
     fields = [(name, field) for name, method in METHODS.items() for field in controls(method.params)]
     assert len(form.inputs) == 1 + len(fields)
-    values = ("sftm", *(component.value for component in form.inputs[1:]))
-    method, params = form.read(values)
-    assert method == "sftm" and set(params) == set(controls(METHODS["sftm"].params))
-    shown = form.write("sftm", {"variant": "mapping", "rank": None, "scaling": 0.5})
-    assert len(shown) == len(form.inputs)
-    assert [update["value"] for update in shown[1:4]] == ["mapping", "full", 0.5]
+    for name in METHODS:
+        assert form.read(values_of(form, form.inputs, method=name), [1.0]) == merge_settings(name, {}, [1.0])
+    asked = merge_settings("sftm", {"variant": "mapping", "scaling": 0.5}, [1.0])
+    shown = form.write(asked)
+    assert sorted(map(str, shown.values())) == ["0.5", "full", "mapping", "sftm"]
+    assert form.read(values_of(form, form.inputs) | shown, [1.0]) == asked
 
 
 def test_the_recipe_of_the_controls(workspace: Workspace) -> None:
-    recipe = recipe_view.read_recipe(
-        workspace,
-        [["a", 1], ["b", "0.5"], ["c", 2.0]],
-        "cpu",
-        " 2GB",
-        True,
-        {"dtype": "float16", "max_shard_size": "1MB"},
-        ("sftm", {"variant": "readout", "rank": "25%", "scaling": 0.5}),
-    )
+    weights = recipe_view.read_weights(workspace, [["a", 1], ["b", "0.5"], ["c", 2.0]])
+    settings = merge_settings("sftm", {"variant": "readout", "rank": "25%", "scaling": 0.5}, weights)
+    output = {"dtype": "float16", "max_shard_size": "1MB"}
+    recipe = recipe_view.read_recipe(workspace, settings, " 2GB", device="cpu", split_fused=True, output=output)
     assert (recipe.output.dtype, recipe.output.max_shard_size, recipe.split_fused) == ("float16", "1MB", True)
     assert (recipe.params.rank, recipe.params.scaling, recipe.memory) == (0.25, 0.5, "2GB")
     assert [task.weight for task in recipe.tasks] == [1.0, 0.5, 2.0]
-    text, command, link = recipe_view.recipe_views(recipe)
+    link = recipe_view.download_html(recipe_to_yaml(recipe))
     downloaded = base64.b64decode(link.partition("base64,")[2].partition('"')[0]).decode()
-    assert recipe_from_yaml(text) == recipe == recipe_from_yaml(downloaded)
-    assert "sftm_app merge" in command
+    assert recipe_from_yaml(downloaded) == recipe
+    assert "sftm_app merge" in recipe_view.command_html()
 
 
 @pytest.mark.parametrize("weights", [[["a", "x"], ["b", 1], ["c", 1]], [["a", -1], ["b", 1], ["c", 1]]])
 def test_a_bad_weight_is_said(workspace: Workspace, weights: Any) -> None:
     with pytest.raises(RecipeError, match="weight"):
-        recipe_view.read_recipe(workspace, weights, "cpu", "any", False, {}, ("average", {}))
+        merge_settings("average", {}, recipe_view.read_weights(workspace, weights))
 
 
 def test_the_plan_says_what_happens_to_what(studio: Studio, workspace: Workspace) -> None:
-    shown, works = recipe_view.plan_view(studio, workspace, default_recipe(workspace))
-    assert works and "cannot start" not in shown
-    for word in ("superposed", "summed", "averaged", "kept separately", "owned by LayerNorm", "on cpu"):
+    shown = recipe_view.plan_html(studio.plan(workspace, default_recipe(workspace)))
+    assert "cannot start" not in shown
+    for word in ("merged by SFTM", "summed", "averaged", "one file per task", "owned by LayerNorm", "on cpu"):
         assert word in shown
 
 
 def test_a_plan_over_its_budget_says_so_and_cannot_start(studio: Studio, workspace: Workspace) -> None:
     recipe = default_recipe(workspace)
-    shown, works = recipe_view.plan_view(studio, workspace, replace(recipe, memory="1KB"))
-    assert not works and "cannot start" in shown and "more than the budget of 1KB" in shown
-    shown, works = recipe_view.plan_view(studio, workspace, replace(recipe, memory="4GB"))
-    assert works and "keeps to the budget of 4GB" in shown
+    for memory, over, said in (
+        ("1KB", True, "more than the budget of 1 kB"),
+        ("4GB", False, "fits the budget of 4 GB"),
+    ):
+        plan = studio.plan(workspace, replace(recipe, memory=memory))
+        shown = recipe_view.plan_html(plan)
+        assert is_over_budget(plan) == over == ("cannot start" in shown) and said in shown
 
 
-def test_a_finished_run_is_shown_saved_and_offered(studio: Studio, workspace: Workspace, finished: RunFolder) -> None:
+def test_a_finished_run_is_shown_saved_and_offered(
+    studio: Studio, workspace: Workspace, finished: RunFolder, panel: RunPanel
+) -> None:
     run_id = finished.run_id
-    assert runs.show_latest(studio, workspace)[0] == run_id
-    progress, result, chart, save_box, active, cancel, resume, timer, listed = runs.show_run(studio, run_id)
-    assert not resume["visible"], "what is done needs no going on"
-    assert "All" in progress and "Readout error" in result and chart["visible"] and save_box["visible"]
-    assert not active and not cancel["interactive"] and not timer.active
-    assert listed["value"] == run_id and "done" in listed["choices"][0][0]
-    assert "a, b, c merged into" in result and "rank full, scaling 1<" in result
+    assert panel.open_latest(workspace)[panel.run_id] == run_id
+    shown = panel.show(run_id)
+    assert set(shown) == panel.view
+    assert not shown[panel.resume]["visible"], "a run that is done needs no resuming"
+    assert "All" in shown[panel.progress] and shown[panel.chart]["visible"] and shown[panel.save_box]["visible"]
+    assert not shown[panel.active] and not shown[panel.cancel]["interactive"] and not shown[panel.timer].active
+    assert shown[panel.runs]["value"] == run_id and "done" in shown[panel.runs]["choices"][0][0]
+    for words in ("Readout error", "Merged a, b and c (base", "rank full, scaling 1<"):
+        assert words in shown[panel.result]
 
-    target = runs.save_run(studio, run_id, "my model")
+    target = saving.save_run(studio, run_id, "my model")
     assert (target / "model.safetensors").is_file() and (target / "heads" / "a.safetensors").is_file()
     with pytest.raises(OutputError, match="exists already"):
-        runs.save_run(studio, run_id, "my model")
-    offered = [candidate.title for candidate in trying.candidates(studio, workspace, run_id)]
+        saving.save_run(studio, run_id, "my model")
+    offered = [candidate.title for candidate in answers.candidates(studio, workspace, run_id)]
     assert offered[-1] == "SFTM, your merge"
 
 
@@ -204,22 +220,22 @@ def test_a_finished_run_is_shown_saved_and_offered(studio: Studio, workspace: Wo
     [
         ({}, "SFTM, 3 tasks"),
         ({"params": {"rank": 0.25, "scaling": 0.8}}, "SFTM, rank 25%, scaling 0.8, 3 tasks"),
-        ({"params": {"variant": "mapping", "rank": "90% energy"}}, "SFTM, variant mapping, rank 90% energy, 3 tasks"),
+        ({"params": {"variant": "mapping", "rank": "90% energy"}}, "SFTM, mapping, rank 90% energy, 3 tasks"),
         ({"method": "task_arithmetic", "params": {"scaling": 1.0}}, "Task arithmetic, scaling 1, 3 tasks"),
-        ({"split_fused": True, "output": {"dtype": "float16"}}, "SFTM, fused maps apart, float16, 3 tasks"),
-        ({"output": {"kind": "adapter", "rank": 16, "energy": 0.9}}, "adapter of rank 16, 90% of the change, 3 tasks"),
+        ({"split_fused": True, "output": {"dtype": "float16"}}, "SFTM, fused maps split, float16, 3 tasks"),
+        ({"output": {"kind": "adapter", "rank": 16, "energy": 0.9}}, "adapter of rank 16, 90% of the energy, 3 tasks"),
         ({"roles": {"*.norm": "embedding"}, "device": "cpu", "memory": "4GB"}, "SFTM, roles set, 3 tasks"),
     ],
 )
 def test_runs_of_other_settings_are_told_apart(studio: Studio, changes: dict[str, Any], said: str) -> None:
     folder = create_run(studio.settings.runs_dir, make_recipe("base", ["a", "b", "c"], **changes))
-    assert f"{said} · starting" in run_view.run_label(folder)
+    assert f"{said} · starting" in run_view.run_label(studio, folder)
 
 
 def test_weights_of_a_run_are_named_while_they_are_few(studio: Studio) -> None:
     def label(*weights: float) -> str:
         tasks = [{"path": name, "weight": weight} for name, weight in zip("abc", weights, strict=True)]
-        return run_view.run_label(create_run(studio.settings.runs_dir, make_recipe("base", tasks)))
+        return run_view.run_label(studio, create_run(studio.settings.runs_dir, make_recipe("base", tasks)))
 
     assert "SFTM, a weight 0.5, 3 tasks" in label(0.5, 1, 1) and "SFTM, 3 weights, 3 tasks" in label(2, 2, 3)
 
@@ -227,27 +243,27 @@ def test_weights_of_a_run_are_named_while_they_are_few(studio: Studio) -> None:
 @pytest.mark.parametrize("name", ["a\tb", "..", ".hidden", "a/b", "../x", "a\\b", "a\0b"])
 def test_a_name_that_is_no_folder_name_is_refused(studio: Studio, finished: RunFolder, name: str) -> None:
     with pytest.raises(OutputError, match="cannot be a folder name"):
-        runs.save_run(studio, finished.run_id, name)
+        saving.save_run(studio, finished.run_id, name)
 
 
 def test_only_finished_runs_are_saved(studio: Studio) -> None:
     with pytest.raises(JobError, match="No merge is chosen"):
-        runs.save_run(studio, "", "x")
+        saving.save_run(studio, "", "x")
     with pytest.raises(JobError, match="no run"):
-        runs.save_run(studio, "../..", "x")
+        saving.save_run(studio, "../..", "x")
 
 
 def test_a_recipe_file_cannot_lead_outside(studio: Studio, workspace: Workspace, tmp_path: Path) -> None:
     file = tmp_path / "recipe.yaml"
     recipe = default_recipe(workspace)
     file.write_text(recipe_to_yaml(recipe))
-    loaded, again = recipe_view.workspace_of(studio, file)
+    loaded, again = recipe_view.open_recipe(studio, file)
     assert loaded.inputs == workspace.inputs and again == recipe
     file.write_text("base: base\ntasks: [a, b]\n")
-    assert recipe_view.workspace_of(studio, file)[0].task_names == ("a", "b"), "paths start at the models folder"
+    assert recipe_view.open_recipe(studio, file)[0].task_names == ("a", "b"), "paths start at the models folder"
     file.write_text(recipe_to_yaml(replace(recipe, base="/etc")))
     with pytest.raises(InputError, match="outside"):
-        recipe_view.workspace_of(studio, file)
+        recipe_view.open_recipe(studio, file)
 
 
 # Evaluate
@@ -257,28 +273,28 @@ def test_a_new_merge_takes_the_place_of_the_one_in_memory(
     studio: Studio, workspace: Workspace, finished: RunFolder
 ) -> None:
     merge = f"folder:{finished.model}"
-    first, keys = trying.offer(studio, workspace, "", [], [])
-    assert merge in first["value"] and merge in keys
-    before = [key for key in keys if key != merge]
-    update, _ = trying.offer(studio, workspace, finished.run_id, ["base", "method:sftm"], before)
-    assert update["value"] == ["base", merge]
-    update, _ = trying.offer(studio, workspace, finished.run_id, ["base"], keys)
-    assert update["value"] == ["base"], "what the person unticked stays so"
+    first = answers.first_offer(studio, workspace, "")
+    assert merge in first.ticked and merge in first.keys
+    before = [key for key in first.keys if key != merge]
+    offer = answers.next_offer(studio, workspace, finished.run_id, ["base", "method:sftm"], before)
+    assert offer.ticked == ("base", merge)
+    offer = answers.next_offer(studio, workspace, finished.run_id, ["base"], first.keys)
+    assert offer.ticked == ("base",), "what the person unticked stays so"
 
 
 def test_a_run_of_other_inputs_is_not_offered(studio: Studio, workspace: Workspace, finished: RunFolder) -> None:
     other = Workspace(workspace.base, workspace.tasks[:2])
-    assert not [c for c in trying.candidates(studio, other, "") if c.key.startswith("folder:")]
+    assert not [c for c in answers.candidates(studio, other, "") if c.key.startswith("folder:")]
 
 
-def test_nan_in_a_weight_fails_the_run_with_a_sentence(studio: Studio) -> None:
+def test_nan_in_a_weight_fails_the_run_with_a_sentence(studio: Studio, panel: RunPanel) -> None:
     def spoil(tensors: dict[str, Any]) -> None:
         tensors["vit.encoder.layer.1.output.dense.weight"][0, :2] = float("nan")
 
     change_weights(studio.settings.models_dir / "a" / "model.safetensors", spoil)
     own = loading.load_own(studio, "base", ["a", "b"])
     folder = run_here(studio, default_recipe(own))
-    shown = runs.show_run(studio, folder.run_id)[0]
+    shown = panel.show(folder.run_id)[panel.progress]
     assert "layer.1.output.dense.weight" in shown and "holds 2 values that are NaN" in shown
     assert not list(folder.path.glob("model*"))
     assert json.loads((folder.path / "events.jsonl").read_text().splitlines()[-1])["kind"] == "failed"
@@ -296,37 +312,36 @@ def test_the_time_left_is_said_in_the_plans_words_once_it_is_known(remaining_s: 
 def test_what_a_stopped_run_left_is_said_and_offered(state: str) -> None:
     kept = run_view.progress_html(RunStatus("r", state, message="Changed.", resumable=True))
     gone = run_view.progress_html(RunStatus("r", state, message="Changed."))
-    assert "it finished is kept" in kept and "nothing was written" in gone.lower()
+    assert "inished tensors are kept" in kept and "nothing was written" in gone.lower()
 
 
-def test_a_run_to_go_on_with_has_its_button(
-    studio: Studio, finished: RunFolder, monkeypatch: pytest.MonkeyPatch
+def test_a_run_that_can_be_resumed_has_its_button(
+    panel: RunPanel, finished: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for resumable in (False, True):
         died = RunStatus(finished.run_id, "died", message="Gone.", resumable=resumable)
-        monkeypatch.setattr(runs, "status", lambda folder, died=died: died)
-        assert runs.show_run(studio, finished.run_id)[6]["visible"] == resumable
+        monkeypatch.setattr(run_panel, "status", lambda folder, died=died: died)
+        assert panel.show(finished.run_id)[panel.resume]["visible"] == resumable
 
 
 def test_a_run_of_other_checkpoints_is_not_shown_nor_named_for_them(
-    studio: Studio, workspace: Workspace, finished: RunFolder
+    studio: Studio, panel: RunPanel, finished: RunFolder
 ) -> None:
     own = loading.load_own(studio, "base", ["a", "b"])
-    assert runs.show_latest(studio, own)[0] == ""
-    assert runs.default_save_name(studio, finished.run_id) == "tiny-merged"
-    assert runs.open_a_run(studio, finished.run_id)[2] == "tiny-merged"
+    assert panel.open_latest(own)[panel.run_id] == ""
+    assert saving.default_save_name(studio, finished.run_id) == "tiny-merged"
+    assert panel.open(finished.run_id)[panel.name] == "tiny-merged"
 
 
 @pytest.mark.parametrize("damage", ["recipe.yaml", "model/sftm_report.json", "."])
 def test_a_damaged_run_is_said_once_and_stops_nothing(
-    studio: Studio, workspace: Workspace, finished: RunFolder, damage: str
+    studio: Studio, workspace: Workspace, finished: RunFolder, panel: RunPanel, damage: str
 ) -> None:
     target = finished.path / damage
     shutil.rmtree(target) if target.is_dir() else target.write_text("{")
-    run_view.recipe_of.cache_clear()
-    shown = runs.show_run(studio, finished.run_id)
-    assert not shown[7].active, "the timer must not repeat it"
-    assert trying.candidates(studio, workspace, "")[:2] == [BASE, INDIVIDUAL]
+    shown = panel.show(finished.run_id)
+    assert not shown[panel.timer].active, "the timer must not repeat it"
+    assert answers.candidates(studio, workspace, "")[:2] == [BASE, INDIVIDUAL]
 
 
 def test_a_replaced_file_is_noticed_whatever_its_date(studio: Studio, workspace: Workspace) -> None:
@@ -344,11 +359,10 @@ def test_a_replaced_file_is_noticed_whatever_its_date(studio: Studio, workspace:
 
 
 def test_an_outdated_map_stops_drawing(studio: Studio) -> None:
-    first = studio.newer_draw("page")
-    assert studio.is_latest_draw("page", first)
-    second = studio.newer_draw("page")
-    assert not studio.is_latest_draw("page", first) and studio.is_latest_draw("page", second)
-    assert not studio.is_latest_draw("another page", second)
+    first = studio.latest_request("page map")
+    assert first()
+    second, other = studio.latest_request("page map"), studio.latest_request("another page map")
+    assert not first() and second() and other()
 
 
 def test_refusals_say_what_is_still_loaded(studio: Studio, workspace: Workspace) -> None:
@@ -358,4 +372,62 @@ def test_refusals_say_what_is_still_loaded(studio: Studio, workspace: Workspace)
 
 def test_a_name_is_asked_for(studio: Studio, finished: RunFolder) -> None:
     with pytest.raises(OutputError, match="no name yet"):
-        runs.save_run(studio, finished.run_id, "  ")
+        saving.save_run(studio, finished.run_id, "  ")
+
+
+# The Merge tab as a whole
+
+
+@pytest.fixture
+def merge_tab(studio: Studio) -> MergeTab:
+    with gr.Blocks():
+        return MergeTab(studio, gr.State(Workspace()))
+
+
+def test_one_change_of_a_control_makes_one_plan(
+    studio: Studio, workspace: Workspace, merge_tab: MergeTab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plans: list[Any] = []
+    plan = studio.plan
+    monkeypatch.setattr(studio, "plan", lambda ws, recipe: plans.append(recipe) or plan(ws, recipe))
+    values = values_of(merge_tab, merge_tab.inputs, workspace=workspace, weights=[])
+    shown = merge_tab.preview(values)
+    assert len(plans) == 1 and shown[merge_tab.ready] and set(shown) == merge_tab.previewed
+    assert recipe_from_yaml(shown[merge_tab.recipe]) == plans[0]
+    # Start plans nothing: its worker does.
+    started: list[Any] = []
+    monkeypatch.setattr(merge_tab.run, "start", lambda recipe: started.append(recipe) or {})
+    merge_tab.begin(values)
+    assert started == plans
+
+
+def test_settings_that_do_not_work_leave_the_recipe_as_it_was(workspace: Workspace, merge_tab: MergeTab) -> None:
+    values = values_of(merge_tab, merge_tab.inputs, workspace=workspace, weights=[], memory="lots")
+    shown = merge_tab.preview(values)
+    assert set(shown) == {merge_tab.plan, merge_tab.ready}
+    assert not shown[merge_tab.ready] and "do not work" in shown[merge_tab.plan]
+
+
+def test_a_recipe_is_shown_by_the_controls_as_it_is(studio: Studio, merge_tab: MergeTab, tmp_path: Path) -> None:
+    made = make_recipe(
+        "base",
+        [{"path": "a", "weight": 0.5}, "b"],
+        "sftm",
+        {"rank": "25%"},
+        {"kind": "adapter", "rank": 8, "energy": 0.5},
+        "cpu",
+        {"*.bias": "norm"},
+        split_fused=True,
+        memory="4GB",
+        measure="all",
+    )
+    file = tmp_path / "recipe.yaml"
+    file.write_text(recipe_to_yaml(made))
+    shown = merge_tab.use_recipe({merge_tab.upload: str(file)})
+    again = merge_tab.read(values_of(merge_tab, merge_tab.inputs) | shown)
+    root = studio.settings.models_dir
+    assert again == replace(made, base=str(root / "base"), tasks=again.tasks)
+    assert [(task.path, task.name, task.weight) for task in again.tasks] == [
+        (str(root / "a"), "a", 0.5),
+        (str(root / "b"), "b", 1.0),
+    ]

@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 from sftm_app.errors import InputError
 from sftm_app.methods.settings import merge_settings
 from sftm_app.ui.address import address_of, workspace_from_query, workspace_to_query
-from sftm_app.ui.loading import load_own, load_pack
-from sftm_app.ui.rank_slider import amount_update, controls_of, rank_of
+from sftm_app.ui.forms.rank_slider import amount_update, kind_and_amount, rank_of
+from sftm_app.ui.loading import load_own, pack_workspace, remember
 from sftm_app.ui.studio import Studio
-from sftm_app.ui.view import Pinned, View, read_query, settings_title, view_from_query, view_to_query
+from sftm_app.ui.view import Pinned, View, read_query, view_from_query, view_to_query
+from sftm_app.ui.wording import settings_title
 from sftm_app.ui.workspace import Workspace
 
 SETTINGS = merge_settings("sftm", {"variant": "mapping", "rank": "90% energy", "scaling": 0.8}, [1.0, 0.5, 1.0])
@@ -53,9 +54,9 @@ def test_every_kind_of_rank_comes_back(rank: int | float | str | None) -> None:
 
 @pytest.mark.parametrize("rank", [None, 1, 5, 64, 5000, 0.25, 0.005, 0.995, "90% energy", "5% energy", "99.95% energy"])
 def test_a_rank_comes_back_from_its_slider(rank: int | float | str | None) -> None:
-    kind, amount = controls_of(rank)
+    kind, amount = kind_and_amount(rank)
     assert rank_of(kind, amount) == rank
-    update = amount_update(kind, amount, most=128)
+    update = amount_update(kind, amount, n_features=128)
     slider = gr.Slider(update["minimum"], update["maximum"], value=update["value"], step=update["step"])
     assert slider.preprocess(amount) == amount, "what an address may hold must not stop every event of the page"
 
@@ -63,7 +64,8 @@ def test_a_rank_comes_back_from_its_slider(rank: int | float | str | None) -> No
 def test_what_is_odd_in_an_address_is_left_out_and_said() -> None:
     asked = view_from_query({"method": "sftm", "scaling": "nan", "layer": "x", "tab": "<b>", "feature": "-3"}, 2)
     assert (asked.view.settings, asked.view.tab, asked.view.feature, asked.view.layer) == (None, "", 0, "x")
-    assert "settings are left out" in asked.problems[0]
+    for word in ("settings in the address were ignored", "address's tab", "address's feature"):
+        assert any(word in problem for problem in asked.problems)
     assert view_from_query({"method": "nonsense"}, 1).problems
     assert view_from_query({"layer": "x" * 10_000}, 1).view.layer == ""
     other = view_from_query({"method": "average", "weights": "1,2,3"}, 2)
@@ -89,7 +91,7 @@ def test_settings_in_words() -> None:
 
 
 def test_the_workspace_in_an_address(studio: Studio) -> None:
-    demo = load_pack(studio, studio.packs[0])
+    demo = remember(studio, pack_workspace(studio.packs[0]))
     assert workspace_to_query(studio, demo) == [("demo", "tiny")]
     own = load_own(studio, "base", ["a", "b"])
     query = workspace_to_query(studio, own)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import base64
 import math
-from types import SimpleNamespace
 from typing import Any
 
+import gradio as gr
 import numpy as np
 import plotly.graph_objects as go
 import pytest
@@ -94,7 +94,7 @@ def test_the_pad_passes_on_only_what_is_a_drawing() -> None:
 
 
 def test_a_click_on_a_cell() -> None:
-    selection = parse_selection(SimpleNamespace(_data={"x": 3, "y": 2.0, "customdata": "layer.weight", "curve": 0}))
+    selection = parse_selection(gr.EventData(None, {"x": 3, "y": 2.0, "customdata": "layer.weight", "curve": 0}))
     assert selection is not None
     assert (selection.x, selection.y, selection.customdata) == (3.0, 2.0, "layer.weight")
     assert selection.cell == (2, 3)
@@ -134,7 +134,7 @@ def test_a_click_on_a_spectrum_names_task_and_feature() -> None:
 )
 def test_malformed_clicks_are_no_selection(data: Any) -> None:
     assert parse_selection(data) is None
-    assert parse_selection(SimpleNamespace(_data=data)) is None
+    assert parse_selection(gr.EventData(None, data)) is None
 
 
 @given(ANYTHING, ANYTHING, ANYTHING, ANYTHING)
@@ -184,7 +184,7 @@ def test_widget_templates_name_no_prop() -> None:
 
 def hostile_blocks() -> dict[str, str]:
     return {
-        "safe": html.safe(HOSTILE),
+        "escape": html.Html.escape(HOSTILE),
         "chip": html.chip(HOSTILE, '#fff"><script>', title=HOSTILE),
         "card": html.card(HOSTILE, HOSTILE, subtitle=HOSTILE, colour="red;}", badge=HOSTILE),
         "facts": html.facts([(HOSTILE, HOSTILE)]),

@@ -1,1 +1,1 @@
-"""The Evaluate tab."""
+"""The Evaluate tab, and what Inspect shares with it: inputs for samples, labelled samples, answers."""

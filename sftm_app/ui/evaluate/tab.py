@@ -4,66 +4,80 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import gradio as gr
 
 from sftm_app.errors import SampleError
 from sftm_app.evaluation.accuracy import empty_table, fill_table
-from sftm_app.evaluation.family import Samples
-from sftm_app.evaluation.samples import ImageSamples, centre_glyph
+from sftm_app.evaluation.family import Family
+from sftm_app.evaluation.samples import ImageSamples, Samples
 from sftm_app.plots.accuracy import accuracy_bars
-from sftm_app.plots.style import METHOD_COLOURS
-from sftm_app.ui.handlers import sentences
+from sftm_app.plots.style import Series, method_colour
+from sftm_app.ui.evaluate.answers import Offer, answers, chosen_candidates, first_offer, next_offer, table_html
+from sftm_app.ui.evaluate.labelled import all_samples, samples_of
+from sftm_app.ui.evaluate.sample_inputs import SampleInputs, family_of, read_names
+from sftm_app.ui.handlers import QUIET, Updates, Values, handle
 from sftm_app.ui.studio import Studio
-from sftm_app.ui.trying.evaluate_inputs import (
-    FEW_SAMPLES,
-    SOME_SAMPLES,
-    build_inputs,
-    family_of,
-    for_task,
-    image_sample,
-    read_names,
-    showing,
-    text_sample,
-)
-from sftm_app.ui.trying.labelled import all_samples, samples_of
-from sftm_app.ui.trying.trying import answers, chosen_candidates, offer, table_html
-from sftm_app.ui.widgets import PlotlyView, decode_drawing
-from sftm_app.ui.widgets.html import Safe, empty_state, heading, hint
+from sftm_app.ui.widgets import PlotlyView
+from sftm_app.ui.widgets.html import Html, empty_state, heading, hint
 from sftm_app.ui.workspace import Workspace
 
-INFO_IMAGES = "Inside the models folder: per task a folder, in it one per class. Empty: the demo's own."
-INFO_TEXTS = (
-    "Inside the models folder: a .csv, .tsv, .jsonl or .json, or a folder of one per task. Empty: the demo's own."
+INFO_IMAGES = (
+    "In the models folder: a folder per task, and in each one folder of images per class. Empty: the demo's samples."
 )
+INFO_TEXTS = (
+    "In the models folder: a .csv, .tsv, .jsonl or .json, or a folder with one per task. Empty: the demo's samples."
+)
+FEW_SAMPLES, SOME_SAMPLES = 50, 200
 NOTHING_TRIED = (
     "Nothing tried yet",
-    "Give the models something to read on the left, or pick a sample that none has seen.",
+    "Give the models something to read on the left, or pick a sample that none of them has seen.",
 )
 
 
-def build(studio: Studio, workspace: gr.State, run_id: gr.State, tab: gr.Tab) -> None:
-    """Lay out the tab and wire it."""
-    current = gr.State(None)
-    offered = gr.State([])
-    empty = gr.HTML(
-        empty_state("Nothing to try yet", "Load models on the Models tab; one click on a demo is enough."),
-        apply_default_css=False,
-    )
-    with gr.Column(visible=False, elem_classes="sf-stack") as body:
+@dataclass(frozen=True)
+class Question:
+    """What is asked. run_id: of the merge on show on the Merge tab. where, names, chat: see labelled.samples_of."""
+
+    ws: Workspace
+    task: str
+    keys: tuple[str, ...]
+    run_id: str
+    where: str
+    names: tuple[str, ...] | None
+    chat: bool
+    family: Family | None
+
+
+class EvaluateTab:
+    """The tab. It follows `workspace`, and offers the run on show in `run_id` as one of the models."""
+
+    def __init__(self, studio: Studio, workspace: gr.State, run_id: gr.State, tab: gr.Tab) -> None:
+        self.studio, self.workspace, self.run_id = studio, workspace, run_id
+        self.sample, self.offered = gr.State(None), gr.State([])
+        self.empty = gr.HTML(
+            empty_state("Nothing to try yet", "Load models on the Models tab; one click loads a demo."),
+            apply_default_css=False,
+        )
+        with gr.Column(visible=False, elem_classes="sf-stack") as self.body:
+            self._lay_out_question()
+            self._lay_out_table()
+        self._wire(tab)
+
+    def _lay_out_question(self) -> None:
         with gr.Row(equal_height=False):
-            task = gr.Dropdown(
+            self.task = gr.Dropdown(
                 label="Task",
-                info="Whose model, or whose head on a merge, answers.",
+                info="Its model answers; a merged model answers with the head of this task.",
                 choices=[],
                 value=None,
                 elem_id="task",
             )
-            models = gr.CheckboxGroup(
+            self.models = gr.CheckboxGroup(
                 label="Models",
-                info="Methods are merged in memory with their defaults; your merges are read from the disk.",
+                info="Methods are merged in memory with their default settings; your own merges are read from disk.",
                 choices=[],
                 value=[],
                 scale=3,
@@ -71,172 +85,192 @@ def build(studio: Studio, workspace: gr.State, run_id: gr.State, tab: gr.Tab) ->
             )
         with gr.Row(equal_height=False):
             with gr.Column(scale=1, min_width=280):
-                inputs = build_inputs()
+                self.boxes = SampleInputs(self.studio)
             with gr.Column(scale=2, min_width=360, elem_classes="sf-stack"):
-                verdict = gr.HTML(apply_default_css=False, elem_id="verdict")
-                chart = PlotlyView(
+                self.verdict = gr.HTML(apply_default_css=False, elem_id="verdict")
+                self.chart = PlotlyView(
                     label="Probabilities",
                     filename="probabilities",
                     empty_title=NOTHING_TRIED[0],
                     empty_body=NOTHING_TRIED[1],
                     elem_id="probabilities",
                 )
+
+    def _lay_out_table(self) -> None:
         gr.HTML(
             heading("All tasks", "Accuracy on labelled samples that no model was trained on."), apply_default_css=False
         )
         with gr.Row(equal_height=False):
-            where = gr.Textbox(
-                label="Labelled samples",
-                info=INFO_IMAGES,
-                max_lines=1,
-                scale=3,
-                elem_id="labelled",
+            self.where = gr.Textbox(
+                label="Labelled samples", info=INFO_IMAGES, max_lines=1, scale=3, elem_id="labelled"
             )
-            limit = gr.Slider(
+            self.limit = gr.Slider(
                 10,
                 1000,
                 value=SOME_SAMPLES,
                 step=10,
                 label="Samples per task",
-                info="Fewer is faster, more is surer.",
+                info="Fewer is faster; more is more precise.",
                 scale=2,
             )
-            fill = gr.Button("Fill the table", variant="primary", scale=1, elem_id="fill")
-        accuracies = gr.HTML(_no_table(), apply_default_css=False, elem_id="accuracies")
-        bars = PlotlyView(label="Accuracy per task", filename="accuracy", visible=False, elem_id="accuracy-bars")
+            self.fill = gr.Button("Fill the table", variant="primary", scale=1, elem_id="fill")
+        self.accuracies = gr.HTML(_no_table(), apply_default_css=False, elem_id="accuracies")
+        self.bars = PlotlyView(label="Accuracy per task", filename="accuracy", visible=False, elem_id="accuracy-bars")
 
-    def open_workspace(ws: Workspace, shown: str) -> tuple[Any, ...]:
-        usable = studio.usable(ws)
-        names = list(ws.task_names) if usable else []
-        family = family_of(studio, ws, names[0]) if names else None
-        text = bool(family and family.reads == "text")
-        return (
-            gr.update(visible=not usable),
-            gr.update(visible=usable),
-            gr.update(choices=names, value=names[0] if names else None),
-            *offer(studio, ws, shown, [], []),
-            gr.update(value="", info=INFO_TEXTS if text else INFO_IMAGES),
-            FEW_SAMPLES if family and family.writes else SOME_SAMPLES,
-            _no_table(),
-            gr.update(visible=False),
-            *open_task(ws, names[0] if names else ""),
+    def _wire(self, tab: gr.Tab) -> None:
+        boxes, answered, minimal = self.boxes, {self.sample, self.verdict, self.chart}, {"show_progress": "minimal"}
+        opened = {self.empty, self.body, self.task, self.models, self.offered, self.where, self.limit}
+        opened |= {self.accuracies, self.bars, *answered, *boxes.all}
+        self.workspace.change(handle(self.open_workspace), self.inputs, opened, **QUIET)
+        # A merge may have finished since the tab was last shown.
+        tab.select(handle(self.offer_again), self.inputs, {self.models, self.offered}, **QUIET)
+        self.task.input(handle(self.open_task), self.inputs, {*answered, *boxes.all}, **QUIET)
+        self.models.input(handle(self.ask_again), self.inputs, {self.verdict, self.chart}, **QUIET)
+        options = {"queue": False, "trigger_mode": "always_last", **QUIET}
+        boxes.pad.input(handle(self.ask_drawing), self.inputs, answered, **options)
+        boxes.picture.input(handle(self.ask_image), self.inputs, answered, **QUIET)
+        boxes.ask.click(handle(self.ask_written), self.inputs, answered, **minimal)
+        boxes.pick.click(handle(self.ask_picked), self.inputs, {*answered, *boxes.all}, **minimal)
+        self.fill.click(handle(self.fill_table), self.inputs, {self.accuracies, self.bars}, **QUIET)
+
+    @property
+    def inputs(self) -> set[Any]:
+        """What every handler is given."""
+        own = {self.workspace, self.run_id, self.sample, self.offered, self.task, self.models, self.where, self.limit}
+        return own | self.boxes.values
+
+    def read(self, values: Values) -> Question:
+        """The question that the controls describe."""
+        ws, task = values[self.workspace], values[self.task] or ""
+        family = family_of(self.studio, ws, task)
+        # Class names count where a model has no classes of its own; a writer's choices are those of the file.
+        takes_names = family is not None and family.reads == "images" and bool(family.choices)
+        return Question(
+            ws,
+            task,
+            tuple(values[self.models] or ()),
+            values[self.run_id],
+            values[self.where] or "",
+            read_names(values[self.boxes.choices]) if takes_names else None,
+            bool(values[self.boxes.chat]),
+            family,
         )
 
-    def open_task(ws: Workspace, name: str) -> tuple[Any, ...]:
-        family = family_of(studio, ws, name)
-        # A chart that writers may never fill would only repeat that nothing was tried.
-        writes = bool(family and family.writes)
-        said = empty_state(*NOTHING_TRIED) if writes else ""
-        return None, said, gr.update(value=None, visible=not writes), *for_task(studio, ws, name)
+    # What the tab offers.
 
-    def try_it(ws: Workspace, name: str, keys: list[str], shown: str, sample: Samples | None) -> Iterator[Any]:
-        if sample is None or not studio.usable(ws) or name not in ws.task_names:
-            yield "", None
-        elif not keys:
-            yield hint("Tick at least one model."), None
+    def open_workspace(self, values: Values) -> Updates:
+        """Show a workspace that was just loaded."""
+        ws = values[self.workspace]
+        names = list(ws.task_names) if self.studio.usable(ws) else []
+        first = names[0] if names else None
+        family = family_of(self.studio, ws, first) if first else None
+        reads_text = family is not None and family.reads == "text"
+        return {
+            self.empty: gr.update(visible=not names),
+            self.body: gr.update(visible=bool(names)),
+            self.task: gr.update(choices=names, value=first),
+            **self._offer(first_offer(self.studio, ws, values[self.run_id])),
+            self.where: gr.update(value="", info=INFO_TEXTS if reads_text else INFO_IMAGES),
+            self.limit: FEW_SAMPLES if family and family.writes else SOME_SAMPLES,
+            self.accuracies: _no_table(),
+            self.bars: gr.update(visible=False),
+            **self._open_task(ws, first or ""),
+        }
+
+    def offer_again(self, values: Values) -> Updates:
+        """Offer the models again, with merges that finished meanwhile."""
+        ticked, before = values[self.models] or (), values[self.offered]
+        return self._offer(next_offer(self.studio, values[self.workspace], values[self.run_id], ticked, before))
+
+    def open_task(self, values: Values) -> Updates:
+        """Show the inputs that suit the chosen task."""
+        return self._open_task(values[self.workspace], values[self.task] or "")
+
+    def _offer(self, offer: Offer) -> Updates:
+        choices = [(candidate.title, candidate.key) for candidate in offer.candidates]
+        return {self.models: gr.update(choices=choices, value=list(offer.ticked)), self.offered: offer.keys}
+
+    def _open_task(self, ws: Workspace, task: str) -> Updates:
+        family = family_of(self.studio, ws, task)
+        # Models that write freely may never fill the chart, so the verdict's place says that nothing was tried.
+        writes = family is not None and family.writes
+        return {
+            self.sample: None,
+            self.verdict: empty_state(*NOTHING_TRIED) if writes else "",
+            self.chart: gr.update(value=None, visible=not writes),
+            **self.boxes.suit(ws, task),
+        }
+
+    # Asking the models.
+
+    def ask(self, question: Question, sample: Samples | None) -> Iterator[Updates]:
+        """The answers to a sample, updated after each model."""
+        ws, task = question.ws, question.task
+        if sample is None or not self.studio.usable(ws) or task not in ws.task_names:
+            yield {self.sample: sample, self.verdict: "", self.chart: None}
+        elif not question.keys:
+            yield {self.sample: sample, self.verdict: hint("Tick at least one model."), self.chart: None}
         else:
-            for verdicts, figure in answers(studio, ws, name, sample, chosen_candidates(studio, ws, shown, keys)):
-                yield verdicts, gr.update(value=figure, visible=figure is not None)
+            models = chosen_candidates(self.studio, ws, question.run_id, question.keys)
+            for verdicts, figure in answers(self.studio, ws, task, sample, models):
+                chart = gr.update(value=figure, visible=figure is not None)
+                yield {self.sample: sample, self.verdict: verdicts, self.chart: chart}
 
-    def drawn(ws: Workspace, name: str, keys: list[str], shown: str, drawing: Any) -> tuple[Any, ...]:
-        pixels = decode_drawing(drawing)
-        glyph = None if pixels is None else centre_glyph(pixels)
-        sample = None if glyph is None else image_sample(glyph, "")
-        return sample, *list(try_it(ws, name, keys, shown, sample))[-1]
+    def ask_again(self, values: Values) -> Iterator[Updates]:
+        """Ask about the same sample, after other models were ticked."""
+        for updates in self.ask(self.read(values), values[self.sample]):
+            yield {component: update for component, update in updates.items() if component is not self.sample}
 
-    def uploaded(
-        ws: Workspace, name: str, keys: list[str], shown: str, image: Any, listed: str
-    ) -> Iterator[tuple[Any, ...]]:
-        sample = None if image is None else image_sample(image, listed)
-        # An image without the names that its model needs waits for them.
-        family = family_of(studio, ws, name)
-        if sample is not None and family is not None and family.picks and not sample.choices:
-            yield sample, hint("Write the names to choose from, then press Ask the models."), None
-            return
-        for found in try_it(ws, name, keys, shown, sample):
-            yield sample, *found
+    def ask_drawing(self, values: Values) -> Updates:
+        """Ask about what is drawn; the answers appear all at once."""
+        return list(self.ask(self.read(values), self.boxes.drawing(values)))[-1]
 
-    def asked(
-        ws: Workspace, name: str, keys: list[str], shown: str, before: Any, text: str, listed: str, chat: bool
-    ) -> Iterator[tuple[Any, ...]]:
-        family = family_of(studio, ws, name)
-        if family is not None and family.reads == "images":
+    def ask_image(self, values: Values) -> Iterator[Updates]:
+        """Ask about an uploaded image."""
+        question, sample = self.read(values), self.boxes.image(values)
+        if sample is not None and question.family is not None and question.family.picks and not sample.choices:
+            said = hint("Write the names to choose from, then press Ask the models.")
+            yield {self.sample: sample, self.verdict: said, self.chart: None}
+        else:
+            yield from self.ask(question, sample)
+
+    def ask_written(self, values: Values) -> Iterator[Updates]:
+        """Ask about the written text, or about the image with the written names."""
+        question, before = self.read(values), values[self.sample]
+        if question.family is not None and question.family.reads == "images":
             if not isinstance(before, ImageSamples):
                 raise SampleError("There is no image yet. Upload one, or pick a sample.")
-            sample: Samples = replace(before, choices=read_names(listed))
+            sample: Samples = replace(before, choices=read_names(values[self.boxes.choices]))
         else:
-            sample = text_sample(text, listed, chat, before)
-        for found in try_it(ws, name, keys, shown, sample):
-            yield sample, *found
+            sample = self.boxes.written(values, before)
+        yield from self.ask(question, sample)
 
-    def picked(
-        ws: Workspace, name: str, keys: list[str], shown: str, where: str, listed: str, chat: bool
-    ) -> Iterator[tuple[Any, ...]]:
-        labelled = samples_of(studio, ws, name, where or "", _names(ws, name, listed), chat)
-        sample = labelled.take([random.randrange(len(labelled))])
-        yield sample, gr.skip(), gr.skip(), *showing(studio, ws, sample)
-        for found in try_it(ws, name, keys, shown, sample):
-            yield sample, *found, *(gr.skip() for _ in inputs.all)
+    def ask_picked(self, values: Values) -> Iterator[Updates]:
+        """Pick a random labelled sample, show it, and ask about it."""
+        question = self.read(values)
+        found = samples_of(self.studio, question.ws, question.task, question.where, question.names, question.chat)
+        sample = found.take([random.randrange(len(found))])
+        yield {self.sample: sample, **self.boxes.show(question.ws, sample)}
+        yield from self.ask(question, sample)
 
-    def _names(ws: Workspace, name: str, listed: str) -> tuple[str, ...] | None:
-        """Class names count where a model has no classes of its own; a writer's choices are the file's."""
-        family = family_of(studio, ws, name)
-        return read_names(listed) if family is not None and family.reads == "images" and family.choices else None
-
-    def measure(
-        ws: Workspace, keys: list[str], shown: str, where: str, most: float, name: str, listed: str, chat: bool
-    ) -> Iterator[Any]:
-        studio.preflight(ws).require()
-        candidates = chosen_candidates(studio, ws, shown, keys)
-        samples, left_out = all_samples(studio, ws, where or "", _names(ws, name, listed), chat)
-        used = min(int(most), max(len(found) for found in samples.values()))
-        caption = f"Up to {used} samples per task. The best merge of each row is bold. {' '.join(left_out)}"
-        measured = empty_table(tuple(samples), tuple(candidates))
-        yield table_html(measured, caption), gr.update(visible=False)
-        for filled in fill_table(studio.model_pool(ws), measured, samples.__getitem__, int(most)):
+    def fill_table(self, values: Values) -> Iterator[Updates]:
+        """Measure every chosen model on every task, cell by cell."""
+        question, limit = self.read(values), int(values[self.limit])
+        self.studio.preflight(question.ws).require()
+        models = chosen_candidates(self.studio, question.ws, question.run_id, question.keys)
+        samples, left_out = all_samples(self.studio, question.ws, question.where, question.names, question.chat)
+        used = min(limit, max(len(found) for found in samples.values()))
+        caption = f"Up to {used} samples per task. The best merge in each row is bold. {' '.join(left_out)}"
+        measured = empty_table(tuple(samples), tuple(models))
+        yield {self.accuracies: table_html(measured, caption), self.bars: gr.update(visible=False)}
+        for filled in fill_table(self.studio.model_pool(question.ws), measured, samples.__getitem__, limit):
             measured = filled
-            yield table_html(measured, caption), gr.skip()
-        columns = zip(*measured.values, strict=True)
-        figure = accuracy_bars(
-            measured.tasks,
-            [candidate.title for candidate in measured.candidates],
-            [list(column) for column in columns],
-            [METHOD_COLOURS[candidate.kind] for candidate in measured.candidates],
-        )
-        yield table_html(measured, caption), gr.update(value=figure, visible=True)
-
-    quick: dict[str, Any] = {"show_progress": "hidden"}
-    asking = [workspace, task, models, run_id]
-    answered = [current, verdict, chart]
-    workspace.change(
-        sentences(open_workspace),
-        [workspace, run_id],
-        [empty, body, task, models, offered, where, limit, accuracies, bars, *answered, *inputs.all],
-        **quick,
-    )
-    # A merge may have finished since the tab was last looked at.
-    tab.select(
-        sentences(lambda *values: offer(studio, *values)),
-        [workspace, run_id, models, offered],
-        [models, offered],
-        **quick,
-    )
-    pad, listed, chat = inputs.pad, inputs.choices, inputs.chat
-    pad.input(sentences(drawn), [*asking, pad], answered, queue=False, trigger_mode="always_last", **quick)
-    inputs.picture.input(sentences(uploaded), [*asking, inputs.picture, listed], answered, **quick)
-    inputs.ask.click(sentences(asked), [*asking, current, inputs.text, listed, chat], answered, show_progress="minimal")
-    inputs.pick.click(
-        sentences(picked), [*asking, where, listed, chat], [*answered, *inputs.all], show_progress="minimal"
-    )
-    task.input(sentences(open_task), [workspace, task], [*answered, *inputs.all], **quick)
-    models.input(sentences(try_it), [*asking, current], [verdict, chart], **quick)
-    fill.click(
-        sentences(measure),
-        [workspace, models, run_id, where, limit, task, listed, chat],
-        [accuracies, bars],
-        show_progress="hidden",
-    )
+            yield {self.accuracies: table_html(measured, caption)}
+        columns = zip(models, zip(*measured.values, strict=True), strict=True)
+        series = [Series(model.title, column, method_colour(model.kind)) for model, column in columns]
+        figure = accuracy_bars(measured.tasks, series)
+        yield {self.bars: gr.update(value=figure, visible=True)}
 
 
-def _no_table() -> Safe:
-    return empty_state("Not measured yet", "Press Fill the table: every chosen model is tried on every task.")
+def _no_table() -> Html:
+    return empty_state("Not measured yet", "Press Fill the table to try every chosen model on every task.")

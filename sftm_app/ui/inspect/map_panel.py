@@ -9,40 +9,119 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import gradio as gr
+
 from sftm_app.errors import NumericalError
 from sftm_app.inspection.layers import MapLayer, kind_labels, map_layers, short_rows
 from sftm_app.inspection.measures import MEASURES
 from sftm_app.methods.settings import MergeSettings
 from sftm_app.plots.layer_map import layer_map
 from sftm_app.preflight.preflight import Preflight
+from sftm_app.ui.handlers import Updates
+from sftm_app.ui.inspect.glossary import glossary_html
+from sftm_app.ui.inspect.state import InspectState
 from sftm_app.ui.studio import Studio
-from sftm_app.ui.view import FIRST_MEASURE, settings_title
-from sftm_app.ui.widgets.html import Safe, code, hint, join, notice, stack
+from sftm_app.ui.view import FIRST_MEASURE, View
+from sftm_app.ui.widgets import PlotlyView
+from sftm_app.ui.widgets.html import Html, code, hint, join, notice, stack
+from sftm_app.ui.wording import settings_title
+from sftm_app.ui.workspace import Workspace
 
-# The map is redrawn this often while it fills; what is known already is drawn at once.
+ALL_TASKS = "all tasks"
+# How often the map is redrawn while it fills.
 SECONDS_PER_STEP = 0.3
 FILLING, NO_VALUE = "The first layers are being measured.", "No layer has a value for this measure."
 LEAST_ERROR = 0.01
-# Beyond so many columns the experts of a layer share one.
+# With more columns than this, the experts of a layer share one.
 MOST_COLUMNS = 64
 _EXPERT = re.compile(r"\bexperts?[. ]\d+\b")
 
 
+class MapPanel:
+    """The map, its measure, and the layer that is looked at."""
+
+    def __init__(self, studio: Studio) -> None:
+        self.studio = studio
+        with gr.Row(equal_height=False):
+            self.measure = gr.Dropdown(
+                [(measure.title, measure.name) for measure in MEASURES.values()],
+                value=FIRST_MEASURE,
+                label="Measure",
+                info="What the colours of the map show.",
+                scale=2,
+                min_width=200,
+                elem_id="measure",
+            )
+            self.about = gr.Dropdown(
+                [(ALL_TASKS, "")],
+                value="",
+                label="Tasks",
+                info="All tasks together, or one.",
+                min_width=160,
+                elem_id="about",
+            )
+            self.layer = gr.Dropdown(
+                label="Layer",
+                info="Click a cell of the map, or choose a layer here.",
+                choices=[],
+                value=None,
+                scale=3,
+                # Wide enough for the whole name of a layer; in a narrow window it moves below the measures.
+                min_width=400,
+                elem_id="layer",
+            )
+            with gr.Column(scale=1, min_width=120, elem_classes="sf-buttons"):
+                self.pin = gr.Button("Pin this view", size="sm", elem_id="pin")
+                self.unpin = gr.Button("Unpin", size="sm", visible=False, elem_id="unpin")
+        self.help = gr.HTML(apply_default_css=False)
+        gr.HTML(glossary_html(), apply_default_css=False)
+        self.map = PlotlyView(label="Map of the model", filename="map", elem_id="layer-map", min_plot_height=300)
+
+    @property
+    def views(self) -> set[Any]:
+        """What `draw` updates."""
+        return {self.map, self.help}
+
+    @property
+    def choices(self) -> set[Any]:
+        """What `open` updates."""
+        return {self.measure, self.about, self.layer}
+
+    def open(self, ws: Workspace, view: View) -> Updates:
+        """The choices for a workspace that was just loaded, set to this view."""
+        layers = map_layers(self.studio.preflight(ws))
+        tasks = ws.task_names
+        return {
+            self.measure: known_measure(view.measure),
+            self.about: gr.update(choices=[(ALL_TASKS, ""), *((name, name) for name in tasks)], value=view.about),
+            self.layer: gr.update(
+                choices=[(layer.name.removesuffix(".weight"), layer.name) for layer in layers], value=view.layer or None
+            ),
+        }
+
+    def draw(self, state: InspectState) -> Iterator[Updates]:
+        """The map while it fills, and what its colours mean."""
+        found, measure = self.studio.preflight(state.ws).require(), known_measure(state.measure)
+        for figure, problems in map_steps(self.studio, found, measure, state.about, state.settings, state.layer):
+            yield {self.map: figure, self.help: measure_help(measure, state.settings, problems)}
+
+
 @dataclass(frozen=True)
 class Grid:
-    """Where each layer stands on the map."""
+    """Where each layer is on the map."""
 
     layers: tuple[MapLayer, ...]
     rows: tuple[str, ...]
     columns: tuple[str, ...]
 
     def position(self, layer: MapLayer) -> tuple[int, int]:
+        """Row and column of a layer."""
         column = layer.column if layer.column in self.columns else _folded(layer.column)
         return self.rows.index(layer.row), self.columns.index(column)
 
 
 def make_grid(found: Preflight) -> Grid:
-    """Rows are blocks, columns modules, both in the order of the model; many experts are folded into one column."""
+    """Rows are blocks, columns modules, both in the model's order; many experts are folded into one column."""
     layers = map_layers(found)
     columns = tuple(dict.fromkeys(layer.column for layer in layers))
     if len(columns) > MOST_COLUMNS:
@@ -65,15 +144,6 @@ def map_steps(
     names = [task.name for task in found.tasks]
     task = names.index(about) if about in names else None
     cells: dict[tuple[int, int], list[float]] = {}
-    titles: list[list[str | None]] = [[None] * len(grid.columns) for _ in grid.rows]
-    for layer in reversed(grid.layers):
-        row, column = grid.position(layer)
-        titles[row][column] = layer.name
-    selected = next((grid.position(layer) for layer in grid.layers if layer.name == chosen), None)
-    shown = MEASURES[measure]
-    title = f"{shown.title}, {about}" if task is not None else shown.title
-    rows = [f"layer {row}" if row.isdigit() else row for row in short_rows(grid.rows)]
-    columns = kind_labels(grid.columns)
     problems: list[str] = []
     drawn_at = time.monotonic()
     for layer in grid.layers:
@@ -86,18 +156,31 @@ def map_steps(
             problems.append(str(error))
         last = layer is grid.layers[-1]
         if last or time.monotonic() - drawn_at > SECONDS_PER_STEP:
-            values = [[_mean(cells.get((i, j))) for j in range(len(columns))] for i in range(len(rows))]
-            empty = NO_VALUE if last else FILLING
-            # An error that is nothing anywhere should not look like a pattern.
-            largest = max((max(found) for found in cells.values()), default=0.0)
-            top = LEAST_ERROR if measure.endswith("_error") and largest < LEAST_ERROR else None
-            figure = layer_map(values, rows, columns, title, selected, titles, top, shown.log, shown.number, empty)
-            yield figure, problems
+            title = MEASURES[measure].title + (f", {about}" if task is not None else "")
+            yield _figure(grid, cells, measure, title, chosen, NO_VALUE if last else FILLING), problems
             drawn_at = time.monotonic()
 
 
+def _figure(
+    grid: Grid, cells: dict[tuple[int, int], list[float]], measure: str, title: str, chosen: str | None, empty: str
+) -> Any:
+    rows = [f"layer {row}" if row.isdigit() else row for row in short_rows(grid.rows)]
+    columns = kind_labels(grid.columns)
+    names: list[list[str | None]] = [[None] * len(columns) for _ in rows]
+    for layer in reversed(grid.layers):
+        row, column = grid.position(layer)
+        names[row][column] = layer.name
+    selected = next((grid.position(layer) for layer in grid.layers if layer.name == chosen), None)
+    values = [[_mean(cells.get((i, j))) for j in range(len(columns))] for i in range(len(rows))]
+    # An error that is next to nothing everywhere should not look like a pattern.
+    largest = max((max(found) for found in cells.values()), default=0.0)
+    top = LEAST_ERROR if measure.endswith("_error") and largest < LEAST_ERROR else None
+    shown = MEASURES[measure]
+    return layer_map(values, rows, columns, title, selected, names, top, shown.log, shown.number, empty)
+
+
 def _mean(values: list[float] | None) -> float | None:
-    """Of the layers in one cell: one, or a block's experts."""
+    """Of the layers in one cell: a single one, or a block's experts."""
     return sum(values) / len(values) if values else None
 
 
@@ -105,14 +188,16 @@ def _of_task(layer: MapLayer, values: tuple[float, ...], task: int) -> float | N
     return values[layer.members.index(task)] if task in layer.members else None
 
 
-def measure_help(measure: str, settings: MergeSettings, problems: list[str] | None = None) -> Safe:
+def measure_help(measure: str, settings: MergeSettings, problems: list[str] | None = None) -> Html:
     """What the colours mean, and why layers stay blank."""
     shown = MEASURES[measure]
-    of = join([" Of: ", code(settings_title(settings)), "."]) if shown.of_method else ""
-    said = hint(join([code(shown.title), " ", shown.help, of]))
-    return stack(said, notice("error", "Some layers cannot be measured", items=problems)) if problems else said
+    under = join([" Settings: ", code(settings_title(settings)), "."]) if shown.of_method else ""
+    help_line = hint(join([code(shown.title), " ", shown.help, under]))
+    if not problems:
+        return help_line
+    return stack(help_line, notice("error", "Some layers cannot be measured", items=problems))
 
 
 def known_measure(measure: str | None) -> str:
-    """The measure of this name, or the first one for a name from elsewhere."""
+    """The measure of this name, or the first one."""
     return measure if measure in MEASURES else FIRST_MEASURE

@@ -1,62 +1,129 @@
-"""What a feature means: tokens that its directions point to, and the samples and places that excite it most."""
+"""What a feature means: the tokens that its directions point to, and the samples that excite it most."""
 
 from __future__ import annotations
 
-import base64
-import io
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
+import gradio as gr
 from torch import Tensor
 
 from sftm_app.architecture.roles import Part
 from sftm_app.errors import SampleError, SFTMError
 from sftm_app.evaluation.candidates import INDIVIDUAL
 from sftm_app.evaluation.directions import Meaning, TokenScores, read_meaning, token_lenses, write_meaning
-from sftm_app.evaluation.excitation import Excitation, Excitations, excitations
-from sftm_app.evaluation.family import EvaluationModel, Samples
+from sftm_app.evaluation.excitation import excitations
+from sftm_app.evaluation.family import EvaluationModel
 from sftm_app.evaluation.locating import Place, locate
-from sftm_app.evaluation.samples import ImageSamples, centre_glyph
-from sftm_app.evaluation.texts import TextSamples
+from sftm_app.evaluation.samples import Samples
+from sftm_app.ui.evaluate.labelled import samples_of
+from sftm_app.ui.handlers import Updates
 from sftm_app.ui.inspect.layer_view import LayerView
+from sftm_app.ui.inspect.pictures import excitations_html
+from sftm_app.ui.inspect.state import InspectState
 from sftm_app.ui.studio import Studio
-from sftm_app.ui.trying.evaluate_inputs import image_sample
-from sftm_app.ui.trying.labelled import samples_of
-from sftm_app.ui.widgets.html import Safe, card, heading, hint, join, notice, safe, stack
-from sftm_app.ui.workspace import Workspace
+from sftm_app.ui.widgets.html import Html, card, heading, hint, join, notice, stack
 
 SHOWN = 6
-# Samples that are read for a feature: on one thread 0.2 to 0.9 s for the demos' models, some 3 s for GPT-2 small.
+# Samples that are read for a feature: on one thread 0.2 to 0.9 s for the demos' models, about 3 s for GPT-2 small.
 MANY_SAMPLES, FEW_SAMPLES = 256, 48
 LARGE_BYTES = 200_000_000
-SIDE = 132
-# Colour-blind-safe: the feature is read forward (orange) or backward (blue).
-FORWARD, BACKWARD = np.array([213.0, 94.0, 0.0]), np.array([0.0, 114.0, 178.0])
-STRONGEST = 0.8
 
 
-def meaning_html(read: Meaning, write: Meaning) -> Safe:
-    """The tokens of both directions, or why there are none."""
-    return Safe(f'<div class="sf-two">{join([_direction("Reads", read), _direction("Writes", write)])}</div>')
+class MeaningPanel:
+    """Tokens, and samples of the feature's task."""
+
+    def __init__(self, studio: Studio) -> None:
+        self.studio = studio
+        gr.HTML(
+            heading("What it means", "Which inputs the feature responds to, and what it writes."),
+            apply_default_css=False,
+        )
+        self.tokens = gr.HTML(apply_default_css=False, elem_id="tokens")
+        self.where = gr.Textbox(
+            label="Labelled samples",
+            info="In the models folder, as on the Evaluate tab. Empty: the demo's samples.",
+            max_lines=1,
+            elem_id="inspect-labelled",
+        )
+        self.excited = gr.HTML(apply_default_css=False, elem_id="excited")
+
+    @property
+    def views(self) -> set[Any]:
+        """What `show` updates."""
+        return {self.tokens, self.excited}
+
+    def show(self, state: InspectState) -> Iterator[Updates]:
+        """Tokens of the feature's directions, and the samples that excite it, from a forward pass over them."""
+        looked = state.look(self.studio)
+        member = looked.member(state.task)
+        feature = looked.feature(member, state.number)
+        if feature is None:
+            yield {self.tokens: "", self.excited: ""}
+            return
+        try:
+            sensed = sense(state, looked, member)
+        except SampleError as error:
+            yield {self.tokens: notice("info", "The models of this task cannot be tried", error), self.excited: ""}
+            return
+        tokens = tokens_html(looked, sensed, member, feature)
+        try:
+            samples = samples_of(self.studio, state.ws, looked.members[member], state.where)
+            excited = excited_html(looked, sensed, member, feature, samples, "Samples that excite it most")
+        except SFTMError as error:
+            excited = no_samples_html(error)
+        yield {self.tokens: tokens, self.excited: excited}
 
 
-def _direction(title: str, meaning: Meaning) -> Safe:
+@dataclass(frozen=True, eq=False)
+class Sensed:
+    """A layer as the individual model of one of its tasks holds it. place: None if the model does not hold it."""
+
+    model: EvaluationModel
+    place: Place | None
+    part: Part
+
+
+def sense(state: InspectState, looked: LayerView, member: int) -> Sensed:
+    """The model that the feature acts in.
+
+    Raises:
+        SampleError: the task cannot be tried.
+    """
+    model_pool, task, layer = looked.studio.model_pool(state.ws), looked.members[member], looked.layer
+    model = model_pool.model(INDIVIDUAL, task)
+    place = locate(model.model, model_pool.tensor(INDIVIDUAL, task, layer.tensor), layer.tensor)
+    return Sensed(model, place, layer.part)
+
+
+def directions_of(looked: LayerView, member: int, feature: int) -> tuple[Tensor, Tensor]:
+    """Write direction u (m,) and read direction v (n,) of a feature."""
+    factors = looked.studio.inspector.factors(looked.found, looked.layer).factors[member]
+    return factors.U[:, feature], factors.Vh[feature]
+
+
+def tokens_html(looked: LayerView, sensed: Sensed, member: int, feature: int) -> Html:
+    """The tokens that the feature's directions point to, or why there are none."""
+    write, read = directions_of(looked, member, feature)
+    lenses = token_lenses(sensed.model, sensed.place, sensed.part)
+    meanings = [("Reads", read_meaning(lenses, read)), ("Writes", write_meaning(lenses, write))]
+    return Html('<div class="sf-two">{}</div>').format(join(_direction(title, meaning) for title, meaning in meanings))
+
+
+def _direction(title: str, meaning: Meaning) -> Html:
     lists = [
-        Safe(f'<div><span class="sf-help">{safe(sign)}</span> {_tokens(found)}</div>')
+        Html('<div><span class="sf-help">{}</span> {}</div>').format(sign, _tokens(found))
         for sign, found in (("towards", meaning.positive), ("away from", meaning.negative))
         if found is not None
     ]
     return card(title, stack(*lists, hint(meaning.how)))
 
 
-def _tokens(found: TokenScores) -> Safe:
-    shown = [
-        Safe(f'<span class="sf-token" title="{score:+.3f}">{safe(_visible(token))}</span>')
-        for token, score in zip(found.tokens, found.scores, strict=True)
-    ]
-    return join(shown, " ")
+def _tokens(found: TokenScores) -> Html:
+    token_and_score = zip(found.tokens, found.scores, strict=True)
+    shown = Html('<span class="sf-token" title="{:+.3f}">{}</span>')
+    return join((shown.format(score, _visible(token)) for token, score in token_and_score), " ")
 
 
 def _visible(token: str) -> str:
@@ -64,137 +131,16 @@ def _visible(token: str) -> str:
     return token.replace("\n", "⏎").replace("\t", "⇥").replace(" ", "␣") or "(empty)"
 
 
-@dataclass(frozen=True, eq=False)
-class Sensed:
-    """A layer as the individual model of one of its tasks holds it. place: None where the model does not."""
-
-    model: EvaluationModel
-    place: Place | None
-    part: Part
-
-
-def sense(studio: Studio, ws: Workspace, looked: LayerView, member: int) -> Sensed:
-    """The model that the feature acts in.
-
-    Raises
-        SampleError: the task cannot be tried.
-    """
-    model_pool, task, layer = studio.model_pool(ws), looked.members[member], looked.layer
-    model = model_pool.model(INDIVIDUAL, task)
-    place = locate(model.model, model_pool.tensor(INDIVIDUAL, task, layer.tensor), layer.tensor)
-    return Sensed(model, place, layer.part)
-
-
-def tokens_html(studio: Studio, looked: LayerView, sensed: Sensed, member: int, feature: int) -> Safe:
-    """The tokens that the feature's directions point to, or why there are none."""
-    write, read = directions_of(studio, looked, member, feature)
-    lenses = token_lenses(sensed.model, sensed.place, sensed.part)
-    return meaning_html(read_meaning(lenses, read), write_meaning(lenses, write))
-
-
-def excited_html(
-    studio: Studio,
-    looked: LayerView,
-    sensed: Sensed,
-    member: int,
-    feature: int,
-    samples: Samples,
-    title: str = "What excites it most",
-) -> Safe:
+def excited_html(looked: LayerView, sensed: Sensed, member: int, feature: int, samples: Samples, title: str) -> Html:
     """The samples, and the places in them, that excite the feature's read direction most."""
-    _, read = directions_of(studio, looked, member, feature)
+    _, read = directions_of(looked, member, feature)
     limit = FEW_SAMPLES if sensed.model.n_bytes > LARGE_BYTES else MANY_SAMPLES
     found = excitations(sensed.model, sensed.place, sensed.part, read, samples, SHOWN, limit)
     return excitations_html(found, samples, title)
 
 
-def excitations_html(found: Excitations, samples: Samples, title: str) -> Safe:
-    """The samples of the strongest excitation, each with its places in colour."""
-    if not found.strongest:
-        return stack(heading(title), notice("info", "There is nothing to show", found.sentence))
-    body: list[object] = []
-    if any(one.image is not None for one in found.strongest):
-        pictures = join(_picture(one, samples) for one in found.strongest if one.image is not None)
-        body.append(Safe(f'<div class="sf-pictures">{pictures}</div>'))
-    body += [_text(one, samples) for one in found.strongest if one.image is None]
-    legend = "Orange is read forward, blue backward; the stronger the colour, the stronger the excitation."
-    untold = {one.sentence for one in found.strongest if one.heat is None and one.words is None}
-    of = f" Of {found.n_samples} samples of the task." if found.n_samples > 1 else ""
-    return stack(heading(title, found.sentence + of), *body, hint(" ".join([legend, *sorted(untold)])))
-
-
-def _answer(one: Excitation, samples: Samples) -> str:
-    """What is known of the sample: its number, and its target; nothing of a person's own."""
-    if len(samples) == 1:
-        return ""
-    targets = samples.targets if isinstance(samples, TextSamples) else ()
-    target = targets[one.sample] if 0 <= one.sample < len(targets) else None
-    said = f"sample {one.sample + 1}, " if one.sample >= 0 else ""
-    return f"{said}target {target.strip()[:40]}, " if target else said
-
-
-def _picture(one: Excitation, samples: Samples) -> Safe:
-    assert one.image is not None
-    source = picture_uri(one.image, one.heat)
-    label = f"{_answer(one, samples)}{one.score:+.3g}"
-    return Safe(
-        f'<figure class="sf-picture"><img src="{source}" alt="{safe(label)}" width="{SIDE}" height="{SIDE}">'
-        f"<figcaption>{safe(label)}</figcaption></figure>"
-    )
-
-
-def picture_uri(image: NDArray[np.uint8], heat: NDArray[np.float32] | None) -> str:
-    """A PNG as a data URI: the image with the signed heat (h, w) laid over its patches."""
-    gray = image if image.ndim == 3 else np.repeat(image[..., None], 3, axis=2)
-    pixels = np.asarray(Image.fromarray(gray).resize((SIDE, SIDE), Image.Resampling.NEAREST), np.float64)
-    if heat is not None and heat.size and float(np.abs(heat).max()) > 0:
-        strength = np.asarray(
-            Image.fromarray((heat / np.abs(heat).max()).astype(np.float32)).resize(
-                (SIDE, SIDE), Image.Resampling.NEAREST
-            ),
-            np.float64,
-        )[..., None]
-        colour = np.where(strength > 0, FORWARD, BACKWARD)
-        alpha = STRONGEST * np.abs(strength)
-        pixels = pixels * (1 - alpha) + colour * alpha
-    held = io.BytesIO()
-    Image.fromarray(np.rint(pixels).astype(np.uint8)).save(held, "PNG")
-    return "data:image/png;base64," + base64.b64encode(held.getvalue()).decode()
-
-
-def _text(one: Excitation, samples: Samples) -> Safe:
-    words = one.words or ()
-    strongest = max((abs(value) for _, value in words), default=0.0) or 1.0
-    shown = []
-    for text, value in words:
-        red, green, blue = (FORWARD if value > 0 else BACKWARD).astype(int)
-        alpha = STRONGEST * abs(value) / strongest
-        shown.append(
-            f'<span style="background:rgba({red},{green},{blue},{alpha:.2f})" title="{value:+.3g}">{safe(text)}</span>'
-        )
-    return Safe(
-        f'<div class="sf-excited"><div class="sf-stat-hint">{safe(_answer(one, samples))}{one.score:+.3g}</div>'
-        f"<div>{''.join(shown) or safe(one.sentence)}</div></div>"
-    )
-
-
-def samples_for(studio: Studio, ws: Workspace, looked: LayerView, member: int, where: str) -> Samples | Safe:
-    """Samples of the feature's task; or a notice on why there are none."""
-    try:
-        return samples_of(studio, ws, looked.members[member], where)
-    except SampleError as error:
-        return notice("info", "No samples to look at yet", error)
-    except SFTMError as error:
-        return notice("warning", "These samples cannot be used", error)
-
-
-def drawn_sample(pixels: NDArray[np.uint8] | None) -> ImageSamples | None:
-    """A drawing as a sample; None for an empty pad."""
-    glyph = None if pixels is None else centre_glyph(pixels)
-    return None if glyph is None else image_sample(glyph, "")
-
-
-def directions_of(studio: Studio, looked: LayerView, member: int, feature: int) -> tuple[Tensor, Tensor]:
-    """Write direction u (m,) and read direction v (n,) of a feature."""
-    factors = studio.inspector.factors(looked.found, looked.layer).factors[member]
-    return factors.U[:, feature], factors.Vh[feature]
+def no_samples_html(error: SFTMError) -> Html:
+    """Why there are no labelled samples."""
+    if isinstance(error, SampleError):
+        return notice("info", "No samples to show yet", error)
+    return notice("warning", "These samples cannot be used", error)

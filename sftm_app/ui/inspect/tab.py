@@ -1,217 +1,234 @@
-"""Inspect: the map, a layer, where two tasks meet, a feature, what-if and two views side by side; all linked."""
+"""Inspect: the map, a layer, pairs of tasks, a feature, what-if and two views side by side, all linked."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
+from functools import partial
 
 import gradio as gr
 
-from sftm_app.ui.handlers import say_info, sentences
-from sftm_app.ui.inspect import meaning_panel
-from sftm_app.ui.inspect import showing as show
-from sftm_app.ui.inspect.clicks import cell_of, feature_behind, link_of, name_of, place_of
-from sftm_app.ui.inspect.layout import lay_out
-from sftm_app.ui.inspect.state import InspectState, inputs_of, read_state
-from sftm_app.ui.inspect.wiring import QUICK, SLOW, Wiring, skipped
-from sftm_app.ui.rank_slider import amount_update
+from sftm_app.ui.forms.rank_slider import RankSlider, amount_update
+from sftm_app.ui.handlers import Updates, Values, handle, show_info
+from sftm_app.ui.inspect.clicks import layer_name, link_target, spectrum_point
+from sftm_app.ui.inspect.layer_view import look
+from sftm_app.ui.inspect.opening import opening
+from sftm_app.ui.inspect.panels import Chains, Panels
+from sftm_app.ui.inspect.state import InspectState
+from sftm_app.ui.inspect.wiring import QUICK, SLOW, Step, Wiring
 from sftm_app.ui.studio import Studio
-from sftm_app.ui.trying.evaluate_inputs import image_sample, text_sample
 from sftm_app.ui.view import View
-from sftm_app.ui.widgets import AddressBar, decode_drawing
-from sftm_app.ui.workspace import Workspace
+from sftm_app.ui.widgets import AddressBar, Selection
 
 TO_COMPARISON = "() => { document.querySelector('#compare')?.scrollIntoView({behavior: 'smooth', block: 'nearest'}); }"
 
 
-@dataclass(frozen=True)
 class InspectTab:
-    """What other parts of the page need. use: the button that hands the settings on; `read` makes them of `inputs`.
+    """The tab.
 
-    then_address: puts the step that keeps the address true behind an event.
+    Args:
+        opened: the View that the page was opened with; it counts once.
+        tab: the name of the tab on show, for the address.
     """
 
-    use: gr.Button
-    inputs: list[Any]
-    read: Callable[[tuple[Any, ...]], InspectState]
-    then_address: Callable[[Any], Any]
+    def __init__(
+        self, studio: Studio, workspace: gr.State, opened: gr.State, tab: gr.State, address: AddressBar
+    ) -> None:
+        self.studio, self.workspace, self.opened = studio, workspace, opened
+        self.panels = Panels(studio)
+        self.controls = self.panels.controls(workspace, tab)
+        self.wiring = Wiring(studio, self.controls)
+        self.chains = Chains(studio, self.panels, self.wiring, address)
+        self._wire_workspace()
+        self._wire_map()
+        self._wire_pairs()
+        self._wire_feature()
+        self._wire_links()
+        self._wire_what_if()
+        self._wire_pin()
+        self._wire_sample()
 
+    @property
+    def use(self) -> gr.Button:
+        """Hands the settings of the what-if to the Merge tab."""
+        return self.panels.what_if.use
 
-def build(studio: Studio, workspace: gr.State, opened: gr.State, tab: gr.State, address: AddressBar) -> InspectTab:
-    """Lay out the tab and wire it. opened: the View that the page was opened with; tab: the name of the tab on show."""
-    made = lay_out()
-    pinned, sample, fitted = gr.State(None), gr.State(None), gr.State("")
-    wiring = Wiring(studio, made, inputs_of(made, workspace, pinned), sample, fitted, tab, address)
-    _wire_workspace(wiring, workspace, opened, pinned)
-    _wire_map(wiring)
-    _wire_pairs(wiring)
-    _wire_feature(wiring)
-    _wire_what_if(wiring)
-    _wire_pin(wiring, pinned)
-    _wire_sample(wiring)
-    return InspectTab(made.what_if.use, wiring.inputs, lambda values: read_state(made, values), wiring.then_address)
+    # The workspace.
 
+    def _wire_workspace(self) -> None:
+        panels = self.panels
+        outputs = {panels.empty, panels.body, panels.pinned, self.opened, panels.steer.sample, panels.steer.fitted}
+        outputs |= panels.map.choices | panels.pairs.choices | panels.feature.choices | panels.what_if.controls
+        inputs = {self.workspace, self.opened}
+        event = self.workspace.change(handle(self.open_workspace), inputs, outputs, **SLOW)
+        event = self.wiring.after(event, self.chains.layer)
+        # At the same time as what follows the layer: filling the map takes as long as the model is large.
+        self.wiring.after(event, self.chains.map)
+        self.chains.layer_changed(event)
 
-def _wire_workspace(wiring: Wiring, workspace: gr.State, opened: gr.State, pinned: gr.State) -> None:
-    studio, made = wiring.studio, wiring.made
-    controls = [made.measure, made.about, made.layer, made.first, made.second, made.task, made.number]
-    settings = made.what_if.inputs
-
-    def open_workspace(ws: Workspace, asked: View | None) -> tuple[Any, ...]:
-        usable, view = studio.usable(ws), asked or View()
-        shown = (gr.update(visible=not usable), gr.update(visible=usable))
+    def open_workspace(self, values: Values) -> Updates:
+        """Show a workspace that was just loaded, with the view that the page was opened with."""
+        ws, panels, usable = values[self.workspace], self.panels, self.studio.usable(values[self.workspace])
+        shown: Updates = {
+            panels.empty: gr.update(visible=not usable),
+            panels.body: gr.update(visible=usable),
+            panels.pinned: None,
+            self.opened: None,
+            **panels.steer.reset(),
+        }
         if not usable:
-            return *shown, *skipped([*controls, *settings]), None, None, None, ""
-        updates = show.show_controls(studio, ws, view)
-        return *shown, *updates, *made.what_if.write(ws, view.settings), view.pinned, None, None, ""
+            return shown
+        found = opening(self.studio, ws, values[self.opened] or View())
+        view, members = found.view, found.members
+        return {
+            **shown,
+            panels.pinned: view.pinned,
+            **panels.map.open(ws, view),
+            **panels.pairs.open(members, view.first, view.second),
+            **panels.feature.open(members, view.task, view.feature + 1),
+            **panels.what_if.open(ws, view.settings),
+        }
 
-    event = workspace.change(
-        sentences(open_workspace),
-        [workspace, opened],
-        # The address's view counts once; a sample belongs to the models it was picked for.
-        [made.empty, made.body, *controls, *settings, pinned, opened, wiring.sample, wiring.fitted],
-        **SLOW,
-    )
-    event = wiring.after(event, wiring.layer)
-    # Beside what follows the layer, not before it: the map takes as long as the model is large.
-    wiring.then_map(event)
-    wiring.layer_changed(event)
+    # The map and the layer.
 
+    def _wire_map(self) -> None:
+        panels, wiring, chains = self.panels, self.wiring, self.chains
+        number = panels.feature.number
+        # The map's frame follows the click in the browser at once; a map that is still filling has to be told too.
+        clicked = wiring.on_click(
+            panels.map.map.select, self.open_layer, {panels.map.layer, number, *chains.layer.outputs}
+        )
+        chosen = wiring.on(panels.map.layer.input, Step(lambda state: {number: 1}, {number}))
+        for event in (clicked, wiring.after(chosen, chains.layer)):
+            wiring.after(event, chains.map)
+            chains.layer_changed(event)
+        for choice in (panels.map.measure, panels.map.about):
+            chains.then_address(wiring.on_slow(choice.input, chains.map))
 
-def _wire_map(wiring: Wiring) -> None:
-    studio, made = wiring.studio, wiring.made
+    def open_layer(self, state: InspectState, selection: Selection) -> Updates:
+        """Show the layer whose cell of the map was clicked."""
+        name = layer_name(selection)
+        if name is None:
+            return {}
+        shown = self.chains.layer.show(replace(state, layer=name, number=1))
+        return {self.panels.map.layer: name, self.panels.feature.number: 1, **shown}
 
-    def click(event: gr.EventData, *values: Any) -> tuple[Any, ...]:
-        chosen, name = wiring.chosen(values), name_of(event)
-        if chosen is None or name is None:
-            return skipped([made.layer, made.number, *wiring.layer.outputs])
-        return name, 1, *show.show_layer(studio, replace(chosen, layer=name, number=1))
+    # Pairs of tasks.
 
-    # The map's frame follows the click in the browser at once; a map that is still filling has to learn of it too.
-    outputs = [made.layer, made.number, *wiring.layer.outputs]
-    event = made.layers_map.select(sentences(click), wiring.inputs, outputs, **QUICK)
-    wiring.then_map(event)
-    wiring.layer_changed(event)
-    event = wiring.after(made.layer.input(lambda: 1, None, made.number, **QUICK), wiring.layer)
-    wiring.then_map(event)
-    wiring.layer_changed(event)
-    for choice in (made.measure, made.about):
-        drawn = choice.input(sentences(wiring.map_handler()), wiring.inputs, wiring.map_views, **SLOW)
-        wiring.then_address(drawn)
+    def _wire_pairs(self) -> None:
+        pairs, wiring, chains = self.panels.pairs, self.wiring, self.chains
+        for overview in pairs.overviews:
+            chains.then_address(wiring.on_click(overview.select, self.open_pair, pairs.views, queue=True))
+        for choice in (pairs.first.input, pairs.second.input, pairs.top.release):
+            chains.then_address(wiring.on(choice, chains.pairs, queue=True, trigger_mode="always_last"))
 
-
-def _wire_pairs(wiring: Wiring) -> None:
-    studio, made, pair = wiring.studio, wiring.made, wiring.pair
-
-    def click(event: gr.EventData, *values: Any) -> tuple[Any, ...]:
-        chosen, cell = wiring.chosen(values), cell_of(event)
-        members = chosen.look(studio).members if chosen else []
-        if chosen is None or cell is None or max(cell) >= len(members):
-            return skipped(pair.outputs)
+    def open_pair(self, state: InspectState, selection: Selection) -> Updates:
+        """Show the pair of tasks whose cell was clicked."""
+        members, cell = state.look(self.studio).members, selection.cell
+        if cell is None or max(cell) >= len(members):
+            return {}
         if cell[0] == cell[1]:
-            say_info("A task overlaps wholly with itself. Click a cell beside the diagonal to see two tasks.")
-            return skipped(pair.outputs)
-        return show.show_pair(studio, replace(chosen, first=members[cell[0]], second=members[cell[1]]))
+            show_info("A task overlaps completely with itself. Click a cell off the diagonal to see two tasks.")
+            return {}
+        return self.panels.pairs.show(replace(state, first=members[cell[0]], second=members[cell[1]]))
 
-    for overview in (made.tasks_read, made.tasks_write, made.tasks_both):
-        wiring.then_address(overview.select(sentences(click), wiring.inputs, pair.outputs, **SLOW))
-    for choice in (made.first.input, made.second.input, made.top.release):
-        wiring.then_address(wiring.on(choice, pair, queue=True, trigger_mode="always_last"))
+    # A feature.
 
+    def _wire_feature(self) -> None:
+        panels, wiring, chains = self.panels, self.wiring, self.chains
+        outputs = panels.feature.choices | panels.feature.views
+        clicks = [(panels.layer.spectra, self.open_point), (panels.feature.reasons, self.open_neighbour)]
+        clicks += [(heatmap, self.open_row) for heatmap in panels.pairs.heatmaps]
+        for plot, show in clicks:
+            chains.feature_changed(wiring.on_click(plot.select, show, outputs))
+        for event in (panels.feature.task.input, panels.feature.number.input, panels.feature.number.submit):
+            chains.feature_changed(wiring.on(event, chains.feature, trigger_mode="always_last"))
+        wiring.on_slow(panels.meaning.where.submit, chains.meaning)
 
-def _wire_feature(wiring: Wiring) -> None:
-    studio, made, feature = wiring.studio, wiring.made, wiring.feature
-    outputs = [made.task, made.number, *feature.outputs]
+    def open_point(self, state: InspectState, selection: Selection) -> Updates:
+        """Show the feature whose point on a spectrum was clicked."""
+        members, point = state.look(self.studio).members, spectrum_point(selection)
+        if point is None or point[0] >= len(members):
+            return {}
+        return self.panels.feature.open_feature(state, members[point[0]], point[1] + 1)
 
-    def opening(chosen: InspectState, task: str, number: int) -> tuple[Any, ...]:
-        return task, number, *show.show_feature(studio, replace(chosen, task=task, number=number))
+    def open_row(self, state: InspectState, selection: Selection) -> Updates:
+        """Show the feature of the first task whose cell was clicked."""
+        cell = selection.cell
+        return {} if cell is None else self.panels.feature.open_feature(state, state.first, cell[0] + 1)
 
-    def click_spectrum(event: gr.EventData, *values: Any) -> tuple[Any, ...]:
-        chosen, place = wiring.chosen(values), place_of(event)
-        members = chosen.look(studio).members if chosen else []
-        if chosen is None or place is None or place[0] >= len(members):
-            return skipped(outputs)
-        return opening(chosen, members[place[0]], place[1] + 1)
+    def open_neighbour(self, state: InspectState, selection: Selection) -> Updates:
+        """Show the neighbour whose bar was clicked."""
+        near = self.panels.feature.neighbour(state, selection)
+        return {} if near is None else self.panels.feature.open_feature(state, near.task, near.feature + 1)
 
-    def click_pair(event: gr.EventData, *values: Any) -> tuple[Any, ...]:
-        chosen, cell = wiring.chosen(values), cell_of(event)
-        return skipped(outputs) if chosen is None or cell is None else opening(chosen, chosen.first, cell[0])
+    def _wire_links(self) -> None:
+        panels, wiring, chains = self.panels, self.wiring, self.chains
+        outputs = panels.feature.choices | panels.feature.views | panels.pairs.choices
+        for links in (panels.layer.warnings, panels.feature.neighbours):
+            followed = wiring.on_click(links.select, self.follow_link, outputs)
+            chains.feature_changed(wiring.after(followed, chains.pairs))
 
-    def click_reason(event: gr.EventData, *values: Any) -> tuple[Any, ...]:
-        chosen = wiring.chosen(values)
-        near = feature_behind(event, studio, chosen) if chosen else None
-        return skipped(outputs) if chosen is None or near is None else opening(chosen, near.task, near.feature + 1)
+    def follow_link(self, state: InspectState, selection: Selection) -> Updates:
+        """Show what the link of a warning or of a neighbour leads to."""
+        target = link_target(selection, state.look(self.studio).members)
+        if target is None:
+            return {}
+        if target.feature is not None:
+            return self.panels.feature.open_feature(state, target.tasks[0], target.feature + 1)
+        return {self.panels.pairs.first: target.tasks[0], self.panels.pairs.second: target.tasks[1]}
 
-    def follow(event: gr.EventData, *values: Any) -> tuple[Any, ...]:
-        """A warning's or a neighbour's link."""
-        chosen = wiring.chosen(values)
-        link = link_of(event, chosen.look(studio).members) if chosen else None
-        if chosen is None or link is None:
-            return skipped([*outputs, made.first, made.second])
-        if link.feature is not None:
-            return *opening(chosen, link.tasks[0], link.feature + 1), gr.skip(), gr.skip()
-        return *skipped(outputs), *link.tasks
+    # What if.
 
-    clicks = [(made.spectrum, click_spectrum), (made.reasons, click_reason)]
-    clicks += [(heatmap, click_pair) for heatmap in (made.pair_read, made.pair_write, made.pair_both)]
-    for plot, handler in clicks:
-        wiring.feature_changed(plot.select(sentences(handler), wiring.inputs, outputs, **QUICK))
-    for links in (made.warnings, made.neighbours):
-        followed = links.select(sentences(follow), wiring.inputs, [*outputs, made.first, made.second], **QUICK)
-        wiring.feature_changed(wiring.after(followed, wiring.pair))
-    for event in (made.task.input, made.number.input, made.number.submit):
-        wiring.feature_changed(wiring.on(event, feature, trigger_mode="always_last"))
-    wiring.then_meaning(made.where.submit(lambda: None, None, None, **QUICK))
+    def _wire_what_if(self) -> None:
+        what_if, wiring, chains = self.panels.what_if, self.wiring, self.chains
+        what_if.on_input(
+            live=lambda event: wiring.on(event, chains.bars, trigger_mode="always_last"),
+            settled=lambda event: chains.settings_changed(wiring.on(event, chains.bars)),
+        )
+        for slider in what_if.form.rank_sliders:
+            inputs = {self.workspace, self.panels.map.layer, slider.kind}
+            scaled = slider.kind.input(handle(partial(self.scale_rank, slider)), inputs, slider.amount, **QUICK)
+            chains.settings_changed(wiring.after(scaled, chains.bars))
 
+    def scale_rank(self, slider: RankSlider, values: Values) -> Updates:
+        """Give the amount of a rank the scale of its kind."""
+        looked = look(self.studio, values[self.workspace], values[self.panels.map.layer])
+        return {slider.amount: amount_update(values[slider.kind], n_features=min(looked.layer.shape))}
 
-def _wire_what_if(wiring: Wiring) -> None:
-    by, amount = wiring.made.what_if.rank
+    # Two views.
 
-    def scale(kind: str, *values: Any) -> Any:
-        chosen = wiring.chosen(values)
-        return amount_update(kind, most=min(chosen.look(wiring.studio).layer.shape) if chosen else None)
+    def _wire_pin(self) -> None:
+        panels, wiring, chains = self.panels, self.wiring, self.chains
+        pin = Step(lambda state: {panels.pinned: state.now}, {panels.pinned})
+        unpin = Step(lambda state: {panels.pinned: None}, {panels.pinned})
+        for button, step in ((panels.map.pin, pin), (panels.map.unpin, unpin)):
+            event = wiring.after(wiring.on(button.click, step), chains.comparison, chains.bars, chains.address)
+            # The comparison is far below the button.
+            event.then(None, None, None, js=TO_COMPARISON)
 
-    wiring.made.what_if.on_input(
-        live=lambda event: wiring.on(event, wiring.bars, trigger_mode="always_last"),
-        settled=lambda event: wiring.settings_changed(wiring.on(event, wiring.bars)),
-    )
-    scaled = by.input(sentences(scale), [by, *wiring.inputs], amount, **QUICK)
-    wiring.settings_changed(wiring.after(scaled, wiring.bars))
+    # A sample of the person's own.
 
+    def _wire_sample(self) -> None:
+        steer, wiring, chains = self.panels.steer, self.wiring, self.chains
+        boxes, sample = steer.boxes, steer.sample
+        picked = wiring.on(boxes.pick.click, Step(steer.pick, {sample, *boxes.all}), queue=True)
+        drawn = boxes.pad.input(handle(self.take_drawing), {boxes.pad}, sample, **QUICK)
+        given = boxes.picture.input(handle(self.take_image), {boxes.picture, boxes.choices}, sample, **SLOW)
+        asked = boxes.ask.click(handle(self.take_written), {sample, *boxes.values}, sample, **SLOW)
+        for event in (picked, drawn, given, asked):
+            wiring.after(event, chains.sample)
+        wiring.on_slow(steer.factor.release, chains.sample)
 
-def _wire_pin(wiring: Wiring, pinned: gr.State) -> None:
-    def pin(*values: Any) -> Any:
-        chosen = wiring.chosen(values)
-        return gr.skip() if chosen is None else chosen.now
+    def take_drawing(self, values: Values) -> Updates:
+        """Try what is drawn."""
+        return {self.panels.steer.sample: self.panels.steer.boxes.drawing(values)}
 
-    for button, handler in ((wiring.made.pin, pin), (wiring.made.unpin, lambda *values: None)):
-        event = button.click(sentences(handler), wiring.inputs, pinned, **QUICK)
-        event = wiring.then_address(wiring.after(event, wiring.comparison, wiring.bars))
-        # Far below what was clicked.
-        event.then(None, None, None, js=TO_COMPARISON)
+    def take_image(self, values: Values) -> Updates:
+        """Try an uploaded image."""
+        return {self.panels.steer.sample: self.panels.steer.boxes.image(values)}
 
-
-def _wire_sample(wiring: Wiring) -> None:
-    studio, boxes, sample = wiring.studio, wiring.made.inputs, wiring.sample
-    outputs = [sample, *boxes.all]
-
-    def pick(*values: Any) -> tuple[Any, ...]:
-        chosen = wiring.chosen(values)
-        return skipped(outputs) if chosen is None else show.pick_sample(studio, chosen)
-
-    def drawn(drawing: Any) -> Any:
-        return meaning_panel.drawn_sample(decode_drawing(drawing))
-
-    def given(image: Any, names: str) -> Any:
-        return None if image is None else image_sample(image, names)
-
-    def written(before: Any, text: str, choices: str, chat: bool, image: Any) -> Any:
-        return given(image, choices) if image is not None else text_sample(text, choices, chat, before)
-
-    asked = [sample, boxes.text, boxes.choices, boxes.chat, boxes.picture]
-    wiring.then_sample(boxes.pick.click(sentences(pick), wiring.inputs, outputs, **SLOW))
-    wiring.then_sample(boxes.pad.input(sentences(drawn), boxes.pad, sample, **QUICK))
-    wiring.then_sample(boxes.picture.input(sentences(given), [boxes.picture, boxes.choices], sample, **SLOW))
-    wiring.then_sample(boxes.ask.click(sentences(written), asked, sample, **SLOW))
-    wiring.then_sample(wiring.made.steer.factor.release(lambda: None, None, None, **QUICK))
+    def take_written(self, values: Values) -> Updates:
+        """Try the image with the written names, or the written text."""
+        steer = self.panels.steer
+        sample = steer.boxes.image(values) or steer.boxes.written(values, values[steer.sample])
+        return {steer.sample: sample}

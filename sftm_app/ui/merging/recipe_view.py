@@ -1,4 +1,4 @@
-"""The recipe that the controls of the Merge tab describe, its plan, and a recipe that is brought along."""
+"""The recipe that the controls of the Merge tab describe, its plan, and a recipe from a file."""
 
 from __future__ import annotations
 
@@ -6,121 +6,132 @@ import base64
 import shlex
 import sys
 from collections import Counter
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from sftm_app.errors import RecipeError
+from sftm_app.methods.settings import MergeSettings
 from sftm_app.output.adapter.extraction import rank_costs
 from sftm_app.planning.budget import is_over_budget
-from sftm_app.planning.cost import estimate
-from sftm_app.planning.planner import plan_for
-from sftm_app.planning.recipe import Recipe, load_recipe, make_recipe, recipe_to_yaml
+from sftm_app.planning.plan import Cost, Plan, PlanEntry
+from sftm_app.planning.recipe import Recipe, load_recipe, make_recipe
 from sftm_app.ui.loading import load_checked
 from sftm_app.ui.settings import allowed
 from sftm_app.ui.studio import Studio
-from sftm_app.ui.widgets.html import Safe, chip, chips, code, heading, hint, join, notice, stack, table
+from sftm_app.ui.widgets.html import Html, chip, chips, code, details, heading, hint, join, notice, stack, table
 from sftm_app.ui.workspace import Workspace
 from sftm_app.units import format_bytes, format_duration
 
 ANY_MEMORY = "any"
 
 
-def read_recipe(
-    ws: Workspace,
-    weights: Any,
-    device: str,
-    memory: str,
-    split_fused: bool,
-    output: dict[str, Any],
-    method: tuple[str, dict[str, Any]],
-) -> Recipe:
-    """The recipe that the controls describe.
+def read_weights(ws: Workspace, rows: Sequence[Sequence[Any]] | None) -> list[float]:
+    """The tasks' weights from rows of name and weight; rows that do not fit the tasks count for nothing.
 
-    Raises
-        RecipeError: a control holds something that is not understood.
+    Raises:
+        RecipeError: a weight is not a number.
     """
-    rows = weights or []
-    if len(rows) != len(ws.tasks):
-        rows = [[task.name, task.weight] for task in ws.tasks]
-    tasks = []
+    if not rows or len(rows) != len(ws.tasks):
+        return list(ws.weights)
+    weights = []
     for task, row in zip(ws.tasks, rows, strict=True):
         try:
-            weight = float(row[1])
+            weights.append(float(row[1]))
         except (TypeError, ValueError, IndexError):
             raise RecipeError(f"{task.name}: the weight {row[1:2]} is not a number. Enter one above 0.") from None
-        tasks.append({"path": task.path, "name": task.name, "weight": weight})
-    limit = None if memory.strip().lower() in ("", ANY_MEMORY) else memory.strip()
-    return make_recipe(ws.base, tasks, method[0], method[1], output, device, dict(ws.roles), split_fused, limit)
+    return weights
 
 
-def recipe_views(recipe: Recipe) -> tuple[str, Safe, Safe]:
-    """The recipe as YAML, the same as a command line, and a link that downloads it without a file on the server."""
-    text = recipe_to_yaml(recipe)
-    command = shlex.join([sys.executable, "-m", "sftm_app", "merge", "recipe.yaml", "--output", "merged"])
-    content = base64.b64encode(text.encode()).decode()
-    link = f'<a class="sf-button" download="recipe.yaml" href="data:text/yaml;base64,{content}">Download the recipe</a>'
-    return text, hint(join(["The same from a terminal: ", code(command)])), Safe(link)
+def read_recipe(ws: Workspace, settings: MergeSettings, memory: str, **fields: Any) -> Recipe:
+    """The recipe that the controls describe. fields: further arguments of make_recipe.
 
-
-def plan_view(studio: Studio, ws: Workspace, recipe: Recipe) -> tuple[Safe, bool]:
-    """What would happen to which tensors, what it needs, and whether it can be started.
-
-    Raises
-        SFTMError: there is no plan for these settings.
+    Raises:
+        RecipeError: a control holds something that is not understood.
     """
-    plan = plan_for(recipe, studio.preflight(ws).require())
-    cost = estimate(plan)
-    counts = Counter((entry.rule, entry.role.value) for entry in plan.entries)
-    words = {"superpose": "superposed", "sum": "summed", "average": "averaged", "copy": "copied from the base"}
-    rows = [(role, words[rule], count) for (rule, role), count in counts.items()]
+    weighted = zip(ws.tasks, settings.weights, strict=True)
+    tasks = [{"path": task.path, "name": task.name, "weight": weight} for task, weight in weighted]
+    limit = None if memory.strip().lower() in ("", ANY_MEMORY) else memory.strip()
+    params, roles = asdict(settings.params), dict(ws.roles)
+    return make_recipe(ws.base, tasks, settings.method, params, roles=roles, memory=limit, **fields)
+
+
+def command_html() -> Html:
+    """The merge as a command line."""
+    command = shlex.join([sys.executable, "-m", "sftm_app", "merge", "recipe.yaml", "--output", "merged"])
+    return hint(join(["From a terminal: ", code(command)]))
+
+
+def download_html(text: str) -> Html:
+    """A link that downloads the recipe without a file on the server."""
+    content = base64.b64encode(text.encode()).decode()
+    link = '<a class="sf-button" download="recipe.yaml" href="data:text/yaml;base64,{}">Download the recipe</a>'
+    return Html(link).format(content)
+
+
+def plan_html(plan: Plan) -> Html:
+    """What will happen to which tensors, and what it needs."""
+    cost = plan.cost
+    n_tensors, n_tasks = len(plan.entries), len(plan.preflight.tasks)
+    title = heading("Plan", f"{n_tensors} tensors, {n_tasks} tasks, {plan.method.title}")
+    budget: object = hint(cost.budget) if cost.budget else ""
+    if is_over_budget(plan):
+        budget = notice("warning", "This merge cannot start", cost.budget)
+    every = table(
+        ["tensor", "rule", "why"], [(code(entry.name), _rule(plan, entry), entry.why) for entry in plan.entries]
+    )
+    longest = details("What takes longest", _costliest(cost))
+    return stack(title, _rules(plan), _needs(plan), budget, longest, details("Every tensor, and why", every))
+
+
+def _rule(plan: Plan, entry: PlanEntry) -> str:
+    words = {"sum": "summed", "average": "averaged", "copy": "copied from the base"}
+    return words.get(entry.rule, f"merged by {plan.method.title}")
+
+
+def _rules(plan: Plan) -> Html:
+    counts = Counter((entry.role.value, _rule(plan, entry)) for entry in plan.entries)
+    rows = [(role, rule, count) for (role, rule), count in counts.items()]
     heads = sum(len(match.heads) for match in plan.preflight.matches)
     if heads:
-        rows.append(("task heads", "kept apart, one file per task", heads))
-    needs = chips(
+        rows.append(("task heads", "not merged; one file per task", heads))
+    return table(["parameters", "are", "tensors"], rows, numeric=[2])
+
+
+def _needs(plan: Plan) -> Html:
+    at_most = "at most " if plan.writes_adapter else ""
+    memory = "of memory at the peak, not counting Python and torch"
+    return chips(
         [
-            chip(f"takes {format_duration(cost.seconds)}", title="estimated by samples on this machine"),
-            chip(f"writes {'at most ' if recipe.output.kind == 'adapter' else ''}{format_bytes(plan.output_bytes)}"),
             chip(
-                f"needs about {format_bytes(cost.peak_bytes)}",
-                title="of memory, at the worst moment, besides Python and torch",
+                f"takes {format_duration(plan.cost.seconds)}",
+                title="estimated for this machine, within a factor of two",
             ),
+            chip(f"writes {at_most}{format_bytes(plan.output_bytes)}"),
+            chip(f"needs about {format_bytes(plan.cost.peak_bytes)}", title=memory),
             chip(f"on {plan.device}"),
         ]
     )
-    details = table(
-        ["tensor", "rule", "why"], [(code(entry.name), words[entry.rule], entry.why) for entry in plan.entries]
-    )
-    costliest = table(
-        ["tensor", "takes", "memory", "reads", "writes"],
-        [
-            (
-                code(each.name),
-                f"{each.seconds:.1f} s" if each.seconds >= 0.05 else "under 0.1 s",
-                *map(format_bytes, (each.memory_bytes, each.read_bytes, each.written_bytes)),
-            )
-            for each in cost.costliest()
-        ],
-        numeric=[1, 2, 3, 4],
-    )
-    over = is_over_budget(plan)
-    budget = hint(cost.budget) if cost.budget else ""
-    if over:
-        budget = notice("warning", "This merge cannot start", cost.budget)
-    title = heading("Plan", f"{len(plan.entries)} tensors, {len(plan.preflight.tasks)} tasks, {plan.method.title}")
-    more = [
-        Safe(f'<details class="sf-details"><summary>{summary}</summary>{inside}</details>')
-        for summary, inside in (("What takes longest", costliest), ("Every tensor, and why", details))
+
+
+def _costliest(cost: Cost) -> Html:
+    rows = [
+        (
+            code(one.name),
+            f"{one.seconds:.1f} s" if one.seconds >= 0.05 else "under 0.1 s",
+            *map(format_bytes, (one.memory_bytes, one.read_bytes, one.written_bytes)),
+        )
+        for one in cost.costliest()
     ]
-    rules = table(["parameters", "are", "tensors"], rows, numeric=[2])
-    return stack(title, rules, needs, budget, *more), not over
+    return table(["tensor", "takes", "memory", "reads", "writes"], rows, numeric=[1, 2, 3, 4])
 
 
-def rank_costs_html(studio: Studio, ws: Workspace, recipe: Recipe) -> Safe:
-    """What an adapter of each rank would keep of this merge, and its size. Computes every layer."""
-    # All of the change: the bounds that are set are what the person is about to choose.
+def rank_costs_html(studio: Studio, ws: Workspace, recipe: Recipe) -> Html:
+    """How much of this merge an adapter of each rank would keep, and its size. Computes every layer."""
+    # All of the energy: the limits that are set are what the person is about to choose.
     output = replace(recipe.output, kind="adapter", rank=None, energy=1.0)
-    costs = rank_costs(plan_for(replace(recipe, output=output), studio.preflight(ws).require()))
+    costs = rank_costs(studio.plan(ws, replace(recipe, output=output, measure="none")), studio.session)
     rows = [
         (
             cost.rank,
@@ -132,21 +143,21 @@ def rank_costs_html(studio: Studio, ws: Workspace, recipe: Recipe) -> Safe:
         for cost in costs
     ]
     left = 1 - costs[0].carried
-    caption = f"{left:.1%} of the whole change is outside the layers that an adapter carries." if left > 5e-4 else ""
+    caption = f"{left:.1%} of the energy is outside the layers that an adapter can hold." if left > 5e-4 else ""
     return table(["rank", "keeps", "worst layer keeps", "worst layer", "size"], rows, [0, 1, 2, 4], caption)
 
 
-def workspace_of(studio: Studio, path: Path) -> tuple[Workspace, Recipe]:
+def open_recipe(studio: Studio, path: Path) -> tuple[Workspace, Recipe]:
     """The workspace of an uploaded recipe, and the recipe; relative paths in it start at the models folder.
 
-    Raises
-        RecipeError: it is no recipe.
+    Raises:
+        RecipeError: it is not a recipe.
         InputError: a path is not allowed, or base and tasks do not fit.
     """
     try:
         recipe = load_recipe(path, studio.settings.models_dir)
     except RecipeError as error:
-        # The person knows the file by its name, not by where the upload was put.
+        # The person knows the file by its name, not by where the upload was stored.
         raise RecipeError(str(error).replace(str(path), path.name)) from None
     tasks = tuple(replace(task, path=str(allowed(studio.settings, task.path))) for task in recipe.tasks)
     made = Workspace(str(allowed(studio.settings, recipe.base)), tasks, roles=recipe.roles)

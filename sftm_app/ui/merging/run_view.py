@@ -4,51 +4,44 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import asdict
-from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 from sftm_app.errors import SFTMError
-from sftm_app.jobs.folder import RunFolder, RunStatus, status
+from sftm_app.jobs.folder import RunFolder
+from sftm_app.jobs.status import RunStatus, status
 from sftm_app.methods import METHODS
-from sftm_app.methods.params import controls
-from sftm_app.output.report import Report, load_report
+from sftm_app.methods.params import make_params
+from sftm_app.output.report import Machine, Report
 from sftm_app.planning.recipe import Recipe
-from sftm_app.plots.preservation import preservation
-from sftm_app.ui.rank_slider import rank_shown
-from sftm_app.ui.widgets.html import Safe, code, hint, join, notice, progress, stack, stat, stats
-from sftm_app.ui.workspace import Workspace
+from sftm_app.plots.preservation import ErrorSeries, preservation
+from sftm_app.plots.style import method_colour
+from sftm_app.ui.studio import Studio
+from sftm_app.ui.widgets.html import Html, code, hint, join, notice, progress, stack, stat, stats
+from sftm_app.ui.wording import BASELINE, ERRORS_HELP, format_rank, params_in_words
 from sftm_app.units import format_bytes, format_duration
 from sftm_app.weights.hub_names import short_name
 
-WORDS = {
-    "starting": "Starting",
-    "running": "Merging",
-    "done": "Done",
-    "failed": "Failed",
-    "cancelled": "Cancelled",
-    "died": "Stopped unexpectedly",
+STATES = {
+    "starting": "starting",
+    "running": "merging",
+    "done": "done",
+    "failed": "failed",
+    "cancelled": "cancelled",
+    "died": "stopped unexpectedly",
 }
+MOST_WEIGHTS_NAMED = 2
 
 
-_READING = (
-    "Readout error: how far the merged model misses the gains of a task's own features. Mapping error: the same with "
-    "what the other tasks' features write on top. The readout variant makes the first vanish and lets the second grow; "
-    "which matters more shows on samples, on the Evaluate tab."
-)
-
-
-def progress_html(now: RunStatus) -> Safe:
-    """A bar while it runs, a sentence when it ended badly."""
+def progress_html(now: RunStatus) -> Html:
+    """A bar while it runs, a sentence if it ended badly."""
     if now.state == "failed":
-        kept = "what it finished is kept" if now.resumable else "nothing was written"
-        return notice("error", f"The merge failed, {kept}", items=now.message.split("\n"))
+        kept = "finished tensors are kept" if now.resumable else "nothing was written"
+        return notice("error", f"The merge failed; {kept}", items=now.message.split("\n"))
     if now.state == "died":
         return notice("error", "The merge stopped unexpectedly", now.message)
     if now.state == "cancelled":
-        left = "What it finished is kept: resume it" if now.resumable else "Nothing was written. Start it again"
-        return notice("warning", "The merge was cancelled", f"{left} whenever you like.")
+        kept = "Finished tensors are kept, so you can resume it" if now.resumable else "Nothing was written"
+        return notice("warning", "The merge was cancelled", f"{kept}.")
     if now.state == "starting" or (now.state == "running" and not now.total):
         return progress(None, "Reading the checkpoints", "")
     if now.state == "done":
@@ -57,110 +50,79 @@ def progress_html(now: RunStatus) -> Safe:
     return progress(now.fraction, now.message, f"{now.done} of {now.total}{left}")
 
 
-def read_report(folder: RunFolder) -> Report:
-    """The report of a finished run.
-
-    Raises
-        CheckpointError: it cannot be read.
-    """
-    return _read_report(folder.report, folder.report.stat().st_mtime_ns if folder.report.exists() else 0)
-
-
-@lru_cache(maxsize=16)
-def _read_report(path: Path, mtime_ns: int) -> Report:
-    return load_report(path)
-
-
-def result_html(folder: RunFolder) -> Safe:
+def result_html(report: Report) -> Html:
     """The figures of a finished run, and its warnings."""
-    report = read_report(folder)
     readout, mapping = report.readout_errors, report.mapping_errors
-    solved = [record.figures for record in report.tensors if "residual" in record.figures]
-    took, expected = report.machine["memory_peak_bytes"], report.machine["memory_predicted_bytes"]
-    settings = _params(report.method, report.recipe["params"])
+    method = METHODS[report.method]
+    words = params_in_words(make_params(method.params, report.recipe["params"], "report"))
+    machine = report.machine
     figures = [
-        stat("Method", METHODS[report.method].title, ", ".join(settings) or "no parameters"),
-        stat("Time", f"{report.seconds:.1f} s", _expected(report)),
-        stat("Memory", format_bytes(took), f"{format_bytes(expected)} expected"),
+        stat("Method", method.title, ", ".join(words) or "no parameters"),
+        stat("Time", f"{report.seconds:.1f} s", _device_and_estimate(machine)),
+        stat(
+            "Memory",
+            format_bytes(machine.memory_peak_bytes),
+            f"{format_bytes(machine.memory_predicted_bytes)} expected",
+        ),
     ]
-    if readout:
-        worst = max(readout, key=lambda task: readout[task])
-        average = max(report.medians("average_readout_errors").values())
-        figures.append(stat("Readout error", f"{readout[worst]:.2g}", f"worst task; plain average {average:.2g}"))
-        others = max(report.medians("average_mapping_errors").values())
-        figures.append(stat("Mapping error", f"{max(mapping.values()):.2g}", f"worst task; plain average {others:.2g}"))
-    if solved:
-        residual = max(figure["residual"] for figure in solved)
-        figures.append(stat("Residual", f"{residual:.1e}", f"how exactly {len(solved)} systems were solved"))
+    for title, errors, plain in (
+        ("Readout error", readout, report.average_readout_errors),
+        ("Mapping error", mapping, report.average_mapping_errors),
+    ):
+        if errors:
+            compared = f"; {METHODS[BASELINE].title.lower()} {max(plain.values()):.2g}" if plain else ""
+            figures.append(stat(title, f"{max(errors.values()):.2g}", f"worst task{compared}"))
+    residuals = [record.figures.residual for record in report.tensors if record.figures.residual is not None]
+    if residuals:
+        figures.append(stat("Residual", f"{max(residuals):.1e}", f"the largest of {len(residuals)} linear systems"))
     base, *tasks = (entry.name if entry.weight is not None else short_name(entry.path) for entry in report.inputs)
-    merged = hint(join([", ".join(tasks), " merged into ", code(base)]))
-    warnings = [notice("warning", "Worth knowing", items=report.warnings)] if report.warnings else []
-    return stack(merged, stats(figures), *warnings, hint(_READING) if readout else "")
+    listed = " and ".join([", ".join(tasks[:-1]), tasks[-1]]) if len(tasks) > 1 else tasks[0]
+    merged = hint(join([f"Merged {listed} (base: ", code(base), ")."]))
+    warnings = [notice("warning", "Warnings", items=report.warnings)] if report.warnings else []
+    return stack(merged, stats(figures), *warnings, hint(ERRORS_HELP) if readout else "")
 
 
-def _expected(report: Report) -> str:
-    predicted, device = report.machine.get("seconds_predicted"), f"on {report.machine['device']}"
+def _device_and_estimate(machine: Machine) -> str:
+    predicted, device = machine.seconds_predicted, f"on {machine.device}"
     return device if predicted is None else f"{device}, {format_duration(predicted)} expected"
 
 
-def _params(method: str, params: Mapping[str, Any]) -> list[str]:
-    """A method's parameters in words: "rank 25%", "scaling 0.8"."""
-    ranks = {name for name, control in controls(METHODS[method].params).items() if control.kind == "rank"}
-    shown = {name: rank_shown(value) if name in ranks else value for name, value in params.items()}
-    return [f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}" for name, value in shown.items()]
-
-
-def result_plot(folder: RunFolder) -> Any:
-    """Readout and mapping error per task, beside those of the plain average; None when nothing was superposed."""
-    report = read_report(folder)
+def result_plot(report: Report) -> Any:
+    """Readout and mapping error per task, next to those of the baseline; None if no error was measured."""
     if not report.readout_errors:
         return None
     tasks = list(report.readout_errors)
-    titles = {report.method: METHODS[report.method].title, "average": METHODS["average"].title}
 
-    def both(figure: str) -> dict[str, list[float | None]]:
-        sources = {report.method: report.medians(figure), "average": report.medians(f"average_{figure}")}
-        return {name: [found[task] for task in tasks] for name, found in sources.items() if found}
+    def series(method: str, readout: Mapping[str, float], mapping: Mapping[str, float]) -> ErrorSeries:
+        errors = ([found[task] for task in tasks] if found else [] for found in (readout, mapping))
+        return ErrorSeries(METHODS[method].title, method_colour(method), *errors)
 
-    return preservation(tasks, both("readout_errors"), both("mapping_errors"), titles)
-
-
-@lru_cache(maxsize=256)
-def recipe_of(folder: RunFolder) -> Recipe:
-    """A run's recipe, which never changes. Raises RecipeError when it cannot be read."""
-    return folder.recipe()
+    merges = [series(report.method, report.readout_errors, report.mapping_errors)]
+    if report.average_readout_errors:
+        merges.append(series(BASELINE, report.average_readout_errors, report.average_mapping_errors))
+    return preservation(tasks, merges)
 
 
-def same_inputs(folder: RunFolder, ws: Workspace) -> bool:
-    """Whether a run merged this workspace's checkpoints; False for a run whose recipe cannot be read."""
+def run_label(studio: Studio, run: RunFolder) -> str:
+    """One line for the list of runs: when, which method and settings apart from the defaults, how it ended."""
+    when = time.strftime("%d %b %H:%M:%S", time.strptime(run.run_id[:15], "%Y%m%d-%H%M%S"))
     try:
-        recipe = recipe_of(folder)
-    except SFTMError:
-        return False
-    return (recipe.base, *(task.path for task in recipe.tasks)) == ws.inputs
-
-
-def run_label(folder: RunFolder) -> str:
-    """One line for the list of runs: when, what, with which settings other than the usual ones, how it ended."""
-    when = time.strftime("%d %b %H:%M:%S", time.strptime(folder.run_id[:15], "%Y%m%d-%H%M%S"))
-    try:
-        recipe = recipe_of(folder)
+        recipe = studio.recipe(run)
     except SFTMError:
         return f"{when} · unreadable recipe"
-    what = ", ".join([METHODS[recipe.method].title, *_unusual(recipe), f"{len(recipe.tasks)} tasks"])
-    return f"{when} · {what} · {WORDS[status(folder).state].lower()}"
+    words = [METHODS[recipe.method].title, *_changed_settings(recipe), f"{len(recipe.tasks)} tasks"]
+    return f"{when} · {', '.join(words)} · {STATES[status(run).state]}"
 
 
-def _unusual(recipe: Recipe) -> list[str]:
-    """The settings of a recipe that are not the usual ones and change what comes out, in a few words each."""
-    usual, output = asdict(type(recipe.params)()), recipe.output
-    params = {name: value for name, value in asdict(recipe.params).items() if value != usual[name]}
-    said = _params(recipe.method, params)
+def _changed_settings(recipe: Recipe) -> list[str]:
+    """The settings of a recipe that are not defaults and change the result, in a few words each."""
+    output = recipe.output
+    words = params_in_words(recipe.params, changed=True)
     weights = [f"{task.name} weight {task.weight:g}" for task in recipe.tasks if task.weight != 1]
-    said += weights if len(weights) <= 2 else [f"{len(weights)} weights"]
-    said += ["fused maps apart"] if recipe.split_fused else []
-    said += ["roles set"] if recipe.roles else []
+    words += weights if len(weights) <= MOST_WEIGHTS_NAMED else [f"{len(weights)} weights"]
+    words += ["fused maps split"] if recipe.split_fused else []
+    words += ["roles set"] if recipe.roles else []
     if output.kind == "adapter":
-        said.append("adapter" if output.rank is None else f"adapter of rank {rank_shown(output.rank)}")
-    said += [f"{100 * output.energy:g}% of the change"] if output.energy is not None else []
-    return [*said, *([output.dtype] if output.dtype else [])]
+        words.append("adapter" if output.rank is None else f"adapter of rank {format_rank(output.rank)}")
+    words += [f"{100 * output.energy:g}% of the energy"] if output.energy is not None else []
+    return [*words, *([output.dtype] if output.dtype else [])]

@@ -1,22 +1,21 @@
-"""What each tensor is: the roles by groups of names, and the person's word over a guess or the architecture."""
+"""What each tensor is: the roles by groups of names, where a person can correct a guess or the architecture."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import gradio as gr
 
-from sftm_app.architecture.role_rules import SET_BY_RECIPE, matching
+from sftm_app.architecture.role_rules import SET_BY_RECIPE, match_names
 from sftm_app.errors import InputError
 from sftm_app.inspection.roles_table import TensorGroup, patterns_for, tensor_groups
-from sftm_app.ui.handlers import sentences
+from sftm_app.ui.handlers import QUIET, Updates, Values, handle
+from sftm_app.ui.loading import remember
 from sftm_app.ui.studio import Studio
-from sftm_app.ui.widgets.html import Safe, chip, code, hint, join, stack, table
+from sftm_app.ui.widgets.html import Html, chip, code, hint, join, stack, table
 from sftm_app.ui.workspace import Workspace
 
-LayerCache = Callable[[Studio, Workspace], Workspace]
 ROLE_TITLES = {
     "matrix": "matrix",
     "matrix_transposed": "matrix, stored in × out",
@@ -27,66 +26,99 @@ ROLE_TITLES = {
 }
 MAX_SHAPES_SHOWN = 3
 _HELP = (
-    "The role decides how a tensor is merged: matrices are superposed, embeddings and biases are summed, normalisation "
-    "is averaged. In a pattern * stands for any text, such as a layer's number."
+    "The role of a tensor decides how it is merged: the chosen method merges matrices, and the plan on the Merge tab "
+    "shows what happens to embeddings, biases and normalisation. In a pattern, * stands for any text, such as the "
+    "number of a layer."
 )
 
 
-def build(studio: Studio, workspace: gr.State, keep: LayerCache) -> None:
-    """Lay out the panel and wire it. `keep` remembers a workspace; what it returns goes into `workspace`."""
-    last_base = gr.State("")
-    with gr.Accordion("What each tensor is", open=False, visible=False, elem_id="roles") as panel:
-        shown = gr.HTML(apply_default_css=False, elem_id="roles-table")
-        with gr.Row(equal_height=True):
-            pattern = gr.Dropdown(
-                label="Tensors",
-                info="A row of the table, or a pattern of your own.",
-                choices=[],
-                value=None,
-                allow_custom_value=True,
-                scale=3,
-                min_width=300,
-                elem_id="role-pattern",
-            )
-            role = gr.Dropdown(
-                [(title, word) for word, title in ROLE_TITLES.items()],
-                label="Are",
-                info="What they are for.",
-                value="matrix",
-                scale=2,
-                min_width=220,
-                elem_id="role-word",
-            )
-        with gr.Row():
-            put = gr.Button("Set", variant="primary", elem_id="role-set")
-            back = gr.Button("Reset these", elem_id="role-reset")
-            clear = gr.Button("Reset all", elem_id="role-reset-all")
+class RolesPanel:
+    """The panel. Setting a role changes `workspace`."""
 
-    def follow(ws: Workspace, last: str) -> tuple[Any, ...]:
-        if not studio.usable(ws):
-            return gr.update(visible=False), "", gr.update(choices=[], value=None), ""
-        groups = groups_of(studio, ws)
+    def __init__(self, studio: Studio, workspace: gr.State) -> None:
+        self.studio, self.workspace = studio, workspace
+        self.last_base = gr.State("")
+        self._lay_out()
+        chosen = {workspace, self.pattern, self.role}
+        outputs = {self.panel, self.shown, self.pattern, self.last_base}
+        workspace.change(handle(self.show), {workspace, self.last_base}, outputs, **QUIET)
+        self.pattern.input(handle(self.show_role), chosen, self.role, **QUIET)
+        self.put.click(handle(self.set), chosen, workspace, **QUIET)
+        self.reset.click(handle(self.reset_these), chosen, workspace, **QUIET)
+        self.reset_all.click(handle(self.reset_everything), chosen, workspace, **QUIET)
+
+    def _lay_out(self) -> None:
+        with gr.Accordion("What each tensor is", open=False, visible=False, elem_id="roles") as self.panel:
+            self.shown = gr.HTML(apply_default_css=False, elem_id="roles-table")
+            with gr.Row(equal_height=True):
+                self.pattern = gr.Dropdown(
+                    label="Tensors",
+                    info="A row of the table, or a pattern of your own.",
+                    choices=[],
+                    value=None,
+                    allow_custom_value=True,
+                    scale=3,
+                    min_width=300,
+                    elem_id="role-pattern",
+                )
+                self.role = gr.Dropdown(
+                    [(title, word) for word, title in ROLE_TITLES.items()],
+                    label="Role",
+                    info="What these tensors are.",
+                    value="matrix",
+                    scale=2,
+                    min_width=220,
+                    elem_id="role-word",
+                )
+            with gr.Row():
+                self.put = gr.Button("Set", variant="primary", elem_id="role-set")
+                self.reset = gr.Button("Reset these", elem_id="role-reset")
+                self.reset_all = gr.Button("Reset all", elem_id="role-reset-all")
+
+    def show(self, values: Values) -> Updates:
+        """The groups of the workspace's base."""
+        ws = values[self.workspace]
+        if not self.studio.usable(ws):
+            return {
+                self.panel: gr.update(visible=False),
+                self.shown: "",
+                self.pattern: gr.update(choices=[], value=None),
+                self.last_base: "",
+            }
+        groups = groups_of(self.studio, ws)
         choices = list(dict.fromkeys(group.pattern for group in groups))
-        html = roles_html(groups)
-        if ws.base == last:  # the panel stays as the person left it
-            return gr.update(visible=True), html, gr.update(choices=choices), last
-        # A guess is to be looked through.
-        opened = studio.preflight(ws).base.bare
-        return gr.update(visible=True, open=opened), html, gr.update(choices=choices, value=None), ws.base
+        shown: dict[str, Any] = {"visible": True}
+        pattern: dict[str, Any] = {"choices": choices}
+        # While the base stays, the panel stays as the person left it.
+        if ws.base != values[self.last_base]:
+            # Guessed roles should be read through.
+            shown["open"] = self.studio.preflight(ws).base.bare
+            pattern["value"] = None
+        return {
+            self.panel: gr.update(**shown),
+            self.shown: roles_html(groups),
+            self.pattern: gr.update(**pattern),
+            self.last_base: ws.base,
+        }
 
-    quick: dict[str, Any] = {"show_progress": "hidden"}
-    workspace.change(sentences(follow), [workspace, last_base], [panel, shown, pattern, last_base], **quick)
-    pattern.input(sentences(lambda ws, text: current_role(studio, ws, text)), [workspace, pattern], role, **quick)
-    put.click(
-        sentences(lambda ws, text, word: keep(studio, set_role(studio, ws, text, word))),
-        [workspace, pattern, role],
-        workspace,
-        **quick,
-    )
-    back.click(
-        sentences(lambda ws, text: keep(studio, reset_role(studio, ws, text))), [workspace, pattern], workspace, **quick
-    )
-    clear.click(sentences(lambda ws: keep(studio, replace(ws, roles=()))), workspace, workspace, **quick)
+    def show_role(self, values: Values) -> Updates:
+        """The role of the row that was chosen; a pattern that is not a row leaves the role as it is."""
+        role = current_role(self.studio, values[self.workspace], values[self.pattern])
+        return {self.role: role} if role else {}
+
+    def set(self, values: Values) -> Updates:
+        """Set a role."""
+        made = set_role(self.studio, values[self.workspace], values[self.pattern], values[self.role])
+        return {self.workspace: remember(self.studio, made)}
+
+    def reset_these(self, values: Values) -> Updates:
+        """Take back what was set for the chosen tensors."""
+        made = reset_role(self.studio, values[self.workspace], values[self.pattern])
+        return {self.workspace: remember(self.studio, made)}
+
+    def reset_everything(self, values: Values) -> Updates:
+        """Take back every role that was set."""
+        return {self.workspace: remember(self.studio, replace(values[self.workspace], roles=()))}
 
 
 def groups_of(studio: Studio, ws: Workspace) -> tuple[TensorGroup, ...]:
@@ -94,9 +126,9 @@ def groups_of(studio: Studio, ws: Workspace) -> tuple[TensorGroup, ...]:
     return tensor_groups(studio.preflight(ws))
 
 
-def roles_html(groups: tuple[TensorGroup, ...]) -> Safe:
-    """The table of groups; what a person set is marked."""
-    # What was set comes first, so that a click shows what it did.
+def roles_html(groups: tuple[TensorGroup, ...]) -> Html:
+    """The table of groups; roles that a person set are marked."""
+    # What was set comes first, so that a click shows its effect.
     rows = [
         (
             code(group.pattern),
@@ -107,35 +139,35 @@ def roles_html(groups: tuple[TensorGroup, ...]) -> Safe:
         )
         for group in sorted(groups, key=lambda group: not _is_set(group))
     ]
-    made = table(["tensors", "count", "shape", "are", "why"], rows, numeric=[1])
-    return stack(hint(_HELP), Safe(f'<div class="sf-details">{made}</div>'))
+    made = table(["tensors", "count", "shape", "role", "why"], rows, numeric=[1])
+    return stack(hint(_HELP), Html('<div class="sf-details">{}</div>').format(made))
 
 
 def _is_set(group: TensorGroup) -> bool:
     return group.why.startswith(SET_BY_RECIPE)
 
 
-def _shapes(group: TensorGroup) -> Safe:
+def _shapes(group: TensorGroup) -> Html:
     shown = [" × ".join(map(str, shape)) or "a number" for shape in group.shapes[:MAX_SHAPES_SHOWN]]
     more = [f"{len(group.shapes) - MAX_SHAPES_SHOWN} more"] if len(group.shapes) > MAX_SHAPES_SHOWN else []
     return join(shown + more, ", ")
 
 
-def current_role(studio: Studio, ws: Workspace, text: str | None) -> Any:
-    """The role of a row that was chosen; a pattern that is no row leaves the choice as it is."""
+def current_role(studio: Studio, ws: Workspace, text: str | None) -> str | None:
+    """The role of a row; None for a pattern that is not a row."""
     if not studio.usable(ws):
-        return gr.skip()
-    return next((group.role for group in groups_of(studio, ws) if group.pattern == text), gr.skip())
+        return None
+    return next((group.role for group in groups_of(studio, ws) if group.pattern == text), None)
 
 
 def set_role(studio: Studio, ws: Workspace, text: str | None, word: str) -> Workspace:
-    """The workspace in which the tensors that `text` means, a row's or a pattern, are a `word` of ROLE_TITLES.
+    """The workspace in which the tensors of `text`, a row or a pattern, have the role `word` of ROLE_TITLES.
 
-    Raises
-        InputError: nothing is chosen, or the role does not fit; the roles stay as they were.
+    Raises:
+        InputError: nothing is chosen, or the role does not fit.
     """
     if word not in ROLE_TITLES:
-        raise InputError(f"{word!r} is no role. Choose one under Are.")
+        raise InputError(f"{word!r} is not a role. Choose one under Role.")
     before = studio.preflight(ws).problems
     patterns = _patterns(studio, ws, text)
     roles = tuple(rule for rule in ws.roles if rule[0] not in patterns)
@@ -147,26 +179,26 @@ def set_role(studio: Studio, ws: Workspace, text: str | None, word: str) -> Work
 
 
 def reset_role(studio: Studio, ws: Workspace, text: str | None) -> Workspace:
-    """The workspace in which nothing is set for the tensors that `text` means.
+    """The workspace in which nothing is set for the tensors of `text`, a row or a pattern.
 
-    Raises
-        InputError: nothing is chosen, or nothing was set for it by itself.
+    Raises:
+        InputError: nothing is chosen, or no rule was set for these tensors alone.
     """
     patterns = {*_patterns(studio, ws, text), (text or "").strip()}
-    meant = {name for pattern in patterns for name in _meant(studio, ws, pattern)}
-    roles = tuple(rule for rule in ws.roles if not set(_meant(studio, ws, rule[0])) <= meant)
+    meant = {name for pattern in patterns for name in _names(studio, ws, pattern)}
+    roles = tuple(rule for rule in ws.roles if not set(_names(studio, ws, rule[0])) <= meant)
     if roles == ws.roles:
-        raise InputError(f"No role was set for {text!r} by itself. Choose a row that was set, or press Reset all.")
+        raise InputError(f"No role was set for {text!r} alone. Choose a row that was set, or press Reset all.")
     return replace(ws, roles=roles)
 
 
 def _patterns(studio: Studio, ws: Workspace, text: str | None) -> list[str]:
-    """What a row or a typed pattern means as rules."""
+    """A row or a typed pattern as rules."""
     wanted = (text or "").strip()
     if not wanted:
         raise InputError("No tensors are chosen. Choose a row under Tensors, or type a pattern such as *.norm.weight.")
     return patterns_for(wanted, groups_of(studio, ws)) or [wanted]
 
 
-def _meant(studio: Studio, ws: Workspace, pattern: str) -> list[str]:
-    return matching(pattern, studio.preflight(ws).base.tensors)
+def _names(studio: Studio, ws: Workspace, pattern: str) -> list[str]:
+    return match_names(pattern, studio.preflight(ws).base.tensors)

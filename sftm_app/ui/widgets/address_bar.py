@@ -2,34 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+from sftm_app.ui.widgets.gradio_internals import Widget
 
-import gradio as gr
 
-_SCRIPT = Path(__file__).with_suffix(".js")
+class AddressBar(Widget):
+    """A button "Copy link". Its value is the query of the address, without "?"; the browser's address follows it."""
 
-# Static on purpose, as in PlotlyView.
-_TEMPLATE = """
+    template = """
 <div class="sf-address">
   <button type="button" class="sf-tool sf-copy" title="Copy the address of this view">Copy link</button>
   <span class="sf-copied" role="status"></span>
 </div>
 """
-
-
-class AddressBar(gr.HTML):  # type: ignore[misc]
-    """A button Copy link. Its value is the address's query, without the "?"; the browser shows it as it changes."""
-
-    def __init__(self, value: str = "", **kwargs: Any) -> None:
-        super().__init__(
-            value=value,
-            html_template=_TEMPLATE,
-            js_on_load=_SCRIPT.read_text(encoding="utf-8"),
-            apply_default_css=False,
-            **{"padding": False, **kwargs},
-        )
-
-    def get_block_name(self) -> str:
-        """The front end knows this widget as its parent."""
-        return "html"
+    scripts = ("address_bar.js",)

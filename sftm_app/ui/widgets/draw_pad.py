@@ -1,37 +1,22 @@
-"""A pad to draw a glyph on: white ink on black in both themes, the pixels on the server a tenth of a second later."""
+"""A pad to draw a glyph on: white ink on black in both themes; the pixels reach the server in a tenth of a second."""
 
 from __future__ import annotations
 
 import base64
 import binascii
 import re
-from pathlib import Path
 from typing import Any
 
-import gradio as gr
 import numpy as np
 from numpy.typing import NDArray
 
+from sftm_app.ui.widgets.gradio_internals import Widget
+
 MOST_SIDE = 256
 _FORMAT = re.compile(r"gray8:([1-9]\d{0,3})x([1-9]\d{0,3}):([A-Za-z0-9+/]+={0,2})")
-_SCRIPT = Path(__file__).with_suffix(".js")
-
-# Static on purpose, as in PlotlyView.
-_TEMPLATE = """
-<div class="sf-pad">
-  <div class="sf-pad-frame">
-    <canvas class="sf-pad-canvas" width="336" height="336" tabindex="0" role="img"></canvas>
-    <span class="sf-pad-hint" aria-hidden="true">Draw here</span>
-  </div>
-  <div class="sf-pad-buttons">
-    <button type="button" class="sf-tool sf-pad-undo" disabled title="Take back the last stroke (Ctrl+Z)">Undo</button>
-    <button type="button" class="sf-tool sf-pad-clear" disabled title="Start with an empty pad">Clear</button>
-  </div>
-</div>
-"""
 
 
-class DrawPad(gr.HTML):  # type: ignore[misc]
+class DrawPad(Widget):
     """Drawing pad. Its value is text ("gray8:WxH:base64"); handlers read it with `decode_drawing`.
 
     To show a sample, return a uint8 array (H, W), or `encode_drawing` of it. `input` fires for what the person draws,
@@ -39,25 +24,25 @@ class DrawPad(gr.HTML):  # type: ignore[misc]
     line as a fraction of the side.
     """
 
+    template = """
+<div class="sf-pad">
+  <div class="sf-pad-frame">
+    <canvas class="sf-pad-canvas" width="336" height="336" tabindex="0" role="img"></canvas>
+    <span class="sf-pad-hint" aria-hidden="true">Draw here</span>
+  </div>
+  <div class="sf-pad-buttons">
+    <button type="button" class="sf-tool sf-pad-undo" disabled title="Undo the last stroke (Ctrl+Z)">Undo</button>
+    <button type="button" class="sf-tool sf-pad-clear" disabled title="Clear the pad">Clear</button>
+  </div>
+</div>
+"""
+    scripts = ("draw_pad.js",)
+
     def __init__(
         self, value: Any = None, *, label: str = "Drawing pad", brush: float = 0.085, out_size: int = 112, **kwargs: Any
     ) -> None:
-        self.brush = brush
-        self.out_size = out_size
-        super().__init__(
-            value=value,
-            label=label,
-            html_template=_TEMPLATE,
-            js_on_load=_SCRIPT.read_text(encoding="utf-8"),
-            apply_default_css=False,
-            brush=brush,
-            out_size=out_size,
-            **{"padding": False, **kwargs},
-        )
-
-    def get_block_name(self) -> str:
-        """The front end knows this widget as its parent."""
-        return "html"
+        self.brush, self.out_size = brush, out_size
+        super().__init__(value, label=label, brush=brush, out_size=out_size, **kwargs)
 
     def preprocess(self, payload: Any) -> str | None:
         """What the browser sent, if it has the right form; None for an empty pad and for anything else."""
@@ -71,7 +56,7 @@ class DrawPad(gr.HTML):  # type: ignore[misc]
 
 
 def encode_drawing(image: NDArray[np.uint8]) -> str:
-    """Gray image (H, W), uint8, sides up to 256, white ink on black -> the pad's text."""
+    """Grey image (H, W), uint8, sides up to 256, white ink on black -> the pad's text."""
     if image.ndim != 2 or image.dtype != np.uint8 or not 0 < min(image.shape) <= max(image.shape) <= MOST_SIDE:
         raise ValueError(f"encode_drawing: expected uint8 (H, W) up to {MOST_SIDE}, found {image.dtype} {image.shape}.")
     height, width = image.shape
@@ -79,7 +64,7 @@ def encode_drawing(image: NDArray[np.uint8]) -> str:
 
 
 def decode_drawing(value: Any) -> NDArray[np.uint8] | None:
-    """The pad's text -> uint8 array (H, W), white ink on black. None when empty or malformed: it is client input."""
+    """The pad's text -> uint8 array (H, W), white ink on black. None if empty or malformed (it is browser input)."""
     # The size is bounded before the pattern runs and before anything is allocated.
     if not isinstance(value, str) or not value or len(value) > 32 + 4 * (MOST_SIDE * MOST_SIDE // 3 + 1):
         return None

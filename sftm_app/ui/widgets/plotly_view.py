@@ -3,28 +3,49 @@
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
-from urllib.parse import quote
+from typing import Annotated, Any
 
 import gradio as gr
+from pydantic import BaseModel, ConfigDict, Field, StrictInt, ValidationError
 
-from sftm_app.plots.bundle import plotly_js_path
+from sftm_app.plots.plotly_internals import plotly_js_path
+from sftm_app.ui.widgets.gradio_internals import Widget, event_data, file_url
 
-_MOST_TEXT = 1024
-_MOST_ITEMS = 16
-# One after the other they are the body of one function: drawing, selecting and keyboard; then the exports.
-_SCRIPTS = ("plotly_view.js", "plotly_view_export.js")
+_Number = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=-(2.0**53), le=2.0**53)]
+_Text = Annotated[str, Field(strict=True, max_length=1024)]
+_Scalar = _Number | _Text | None
 
-# Static on purpose: Gradio re-renders a template that names a prop, which would throw the drawn plot away.
-_TEMPLATE = """
+
+class Selection(BaseModel):
+    """A point that was clicked. x, y: axis values (a number, or a category's name); customdata: as the plot gave it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    x: _Scalar = None
+    y: _Scalar = None
+    customdata: _Scalar | Annotated[tuple[_Scalar, ...], Field(max_length=16)] = None
+    curve: Annotated[StrictInt, Field(ge=0, lt=10_000)] = 0
+
+    @property
+    def cell(self) -> tuple[int, int] | None:
+        """(row, column) of a clicked heatmap cell, whole numbers of at least 0; None if it is no cell."""
+        if isinstance(self.x, float) and isinstance(self.y, float) and self.x >= -0.5 and self.y >= -0.5:
+            return round(self.y), round(self.x)
+        return None
+
+
+class PlotlyView(Widget):
+    """Shows a figure from `plots/`; `None` shows the empty state, which says what to do next.
+
+    value: a go.Figure, its dict or its JSON. label: what the plot shows, for screen readers. filename: of exports,
+    without suffix. The `select` event carries a click; read it with `parse_selection`.
+    """
+
+    template = """
 <div class="sf-plot" role="group">
   <div class="sf-plot-tools" hidden>
-    <button type="button" class="sf-tool sf-plot-png" title="Save this plot as a picture">PNG</button>
-    <button type="button" class="sf-tool sf-plot-svg" title="Save this plot as a drawing for any size">SVG</button>
+    <button type="button" class="sf-tool sf-plot-png" title="Save this plot as a PNG image">PNG</button>
+    <button type="button" class="sf-tool sf-plot-svg" title="Save this plot as a vector graphic">SVG</button>
     <button type="button" class="sf-tool sf-plot-csv" title="Save the numbers of this plot">CSV</button>
   </div>
   <div class="sf-plot-stage" role="application" tabindex="0" hidden></div>
@@ -34,31 +55,7 @@ _TEMPLATE = """
   <div class="sf-visually-hidden" aria-live="polite"></div>
 </div>
 """
-
-
-@dataclass(frozen=True)
-class Selection:
-    """A clicked point, checked. x, y: axis values (a number, or a category's name); customdata: as the plot gave it."""
-
-    x: float | str | None
-    y: float | str | None
-    customdata: str | float | tuple[str | float | None, ...] | None
-    curve: int
-
-    @property
-    def cell(self) -> tuple[int, int] | None:
-        """(row, column) of a clicked heatmap cell, whole numbers of at least 0; None when it is no cell."""
-        if isinstance(self.x, float) and isinstance(self.y, float) and self.x >= -0.5 and self.y >= -0.5:
-            return round(self.y), round(self.x)
-        return None
-
-
-class PlotlyView(gr.HTML):  # type: ignore[misc]
-    """Shows a figure from `plots/`; `None` shows the empty state, which says what to do next.
-
-    value: a go.Figure, its dict or its JSON. label: what the plot shows, for screen readers. filename: of exports,
-    without ending. The `select` event carries a click; read it with `parse_selection`.
-    """
+    scripts = ("plotly_view.js", "plotly_view_export.js")
 
     def __init__(
         self,
@@ -71,29 +68,20 @@ class PlotlyView(gr.HTML):  # type: ignore[misc]
         filename: str = "",
         **kwargs: Any,
     ) -> None:
-        self.empty_title = empty_title
-        self.empty_body = empty_body
-        self.min_plot_height = min_plot_height
-        self.filename = filename
+        self.empty_title, self.empty_body = empty_title, empty_body
+        self.min_plot_height, self.filename = min_plot_height, filename
         script = plotly_js_path()
         gr.set_static_paths(script)
         super().__init__(
-            value=value,
+            value,
             label=label,
-            html_template=_TEMPLATE,
-            js_on_load="\n".join(Path(__file__).with_name(name).read_text(encoding="utf-8") for name in _SCRIPTS),
             head=f'<script src="{file_url(script)}"></script>',
-            apply_default_css=False,
             empty_title=empty_title,
             empty_body=empty_body,
             min_plot_height=min_plot_height,
             filename=filename,
-            **{"padding": False, **kwargs},
+            **kwargs,
         )
-
-    def get_block_name(self) -> str:
-        """The front end knows this widget as its parent."""
-        return "html"
 
     def preprocess(self, payload: Any) -> Any:
         """The figure is never read back from the browser."""
@@ -110,45 +98,11 @@ class PlotlyView(gr.HTML):  # type: ignore[misc]
         return str(value).replace("<", "\\u003c")
 
 
-def file_url(path: Path) -> str:
-    """Address of a file given to gr.set_static_paths, relative to the page (so it also works behind a proxy)."""
-    return f"gradio_api/file={quote(path.as_posix(), safe='/:')}"
-
-
-def parse_selection(event: Any) -> Selection | None:
-    """A `select` event's payload as a Selection; None for anything malformed, for it comes from the browser."""
-    data = event if isinstance(event, dict) else getattr(event, "_data", None)
-    if not isinstance(data, dict):
-        return None
+def parse_selection(event: gr.EventData | Any) -> Selection | None:
+    """The payload of a `select` event; None for anything malformed, for it comes from the browser."""
+    data = event_data(event) if isinstance(event, gr.EventData) else event
     try:
-        x, y = _scalar(data.get("x")), _scalar(data.get("y"))
-        raw = data.get("customdata")
-        custom: str | float | tuple[str | float | None, ...] | None
-        if isinstance(raw, Sequence) and not isinstance(raw, (str, bytes)):
-            if len(raw) > _MOST_ITEMS:
-                return None
-            custom = tuple(_scalar(item) for item in raw)
-        else:
-            custom = _scalar(raw)
-    except ValueError:
+        found = Selection.model_validate(data)
+    except ValidationError:
         return None
-    curve = data.get("curve", 0)
-    if isinstance(curve, bool) or not isinstance(curve, int) or not 0 <= curve < 10_000:
-        return None
-    if x is None and y is None and custom is None:
-        return None
-    return Selection(x, y, custom, curve)
-
-
-def _scalar(value: Any) -> str | float | None:
-    if value is None:
-        return None
-    if isinstance(value, str) and len(value) <= _MOST_TEXT:
-        return value
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        # A huge Python int does not fit a float at all.
-        if isinstance(value, int) and abs(value) > 2**53:
-            raise ValueError("too large")
-        if math.isfinite(value):
-            return float(value)
-    raise ValueError("not a short text or a finite number")
+    return None if found.x is None and found.y is None and found.customdata is None else found

@@ -1,54 +1,47 @@
-"""One slider a task, in the tasks' colours: as many as there are tasks."""
+"""One slider per task, in the tasks' colours."""
 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-import gradio as gr
+from pydantic import Field, TypeAdapter, ValidationError
 
-_SCRIPT = Path(__file__).with_suffix(".js")
-_MOST_ROWS = 1000
+from sftm_app.ui.widgets.gradio_internals import Widget
+
 _MOST_TEXT = 1 << 16
+_Value = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+_ROWS = TypeAdapter(Annotated[list[tuple[str, str, _Value]], Field(max_length=1000)])
 
-# Static on purpose, as in PlotlyView.
-_TEMPLATE = '<div class="sf-sliders" role="group"></div>'
 
+class Sliders(Widget):
+    """Named sliders. Set its value to `slider_rows(...)`; handlers read it with `slider_values`.
 
-class Sliders(gr.HTML):  # type: ignore[misc]
-    """Named sliders. Give it `slider_rows(...)`; handlers read it with `slider_values`.
-
-    `input` fires while one moves, `release` when it is let go or moved by a key. minimum, maximum, step: of all.
+    `input` fires while a slider moves, `release` when it is let go or moved by a key. minimum, maximum and step hold
+    for all of them.
     """
 
+    template = '<div class="sf-sliders" role="group"></div>'
+    scripts = ("sliders.js",)
+
     def __init__(
-        self, *, label: str = "Values", minimum: float = 0.0, maximum: float = 2.0, step: float = 0.05, **kwargs: Any
+        self,
+        value: str = "[]",
+        *,
+        label: str = "Values",
+        minimum: float = 0.0,
+        maximum: float = 2.0,
+        step: float = 0.05,
+        **kwargs: Any,
     ) -> None:
         self.minimum, self.maximum, self.step = minimum, maximum, step
-        super().__init__(
-            value="[]",
-            label=label,
-            html_template=_TEMPLATE,
-            js_on_load=_SCRIPT.read_text(encoding="utf-8"),
-            apply_default_css=False,
-            minimum=minimum,
-            maximum=maximum,
-            step=step,
-            **{"padding": False, **kwargs},
-        )
-
-    def get_block_name(self) -> str:
-        """The front end knows this widget as its parent."""
-        return "html"
+        super().__init__(value, label=label, minimum=minimum, maximum=maximum, step=step, **kwargs)
 
 
 def slider_rows(names: Sequence[str], colours: Sequence[str], values: Sequence[float]) -> str:
     """The widget's value: a row for each name."""
-    rows = [[name, colour, value] for name, colour, value in zip(names, colours, values, strict=True)]
-    return json.dumps(rows, allow_nan=False)
+    return json.dumps([list(row) for row in zip(names, colours, values, strict=True)], allow_nan=False)
 
 
 def slider_values(value: Any, n: int) -> tuple[float, ...] | None:
@@ -56,10 +49,7 @@ def slider_values(value: Any, n: int) -> tuple[float, ...] | None:
     if not isinstance(value, str) or len(value) > _MOST_TEXT:
         return None
     try:
-        rows = json.loads(value)
-    except (ValueError, RecursionError):
+        rows = _ROWS.validate_json(value)
+    except ValidationError:
         return None
-    if not isinstance(rows, list) or len(rows) != n or n > _MOST_ROWS:
-        return None
-    numbers = [row[2] for row in rows if isinstance(row, list) and len(row) == 3 and type(row[2]) in (int, float)]
-    return tuple(map(float, numbers)) if len(numbers) == n and all(map(math.isfinite, numbers)) else None
+    return tuple(number for _, _, number in rows) if len(rows) == n else None

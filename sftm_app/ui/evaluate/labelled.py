@@ -6,30 +6,36 @@ from dataclasses import replace
 from pathlib import Path
 
 from sftm_app.errors import InputError, SampleError
-from sftm_app.evaluation.family import Family, Samples
+from sftm_app.evaluation.family import Family
+from sftm_app.evaluation.image_files import load_labelled_folder
 from sftm_app.evaluation.packs import Pack, PackTask, load_samples
-from sftm_app.evaluation.samples import ImageSamples, load_labelled_folder
-from sftm_app.evaluation.texts import TEXT_ENDINGS, TextSamples, load_texts
+from sftm_app.evaluation.samples import ImageSamples, Samples, TextSamples
+from sftm_app.evaluation.text_files import TEXT_ENDINGS, load_texts
 from sftm_app.ui.settings import allowed
 from sftm_app.ui.studio import Studio
 from sftm_app.ui.workspace import Workspace
 
-HOW_IMAGES = "Name a folder under Labelled samples: one subfolder per task, in it one subfolder of images per class."
+HOW_IMAGES = (
+    "Enter a folder under Labelled samples that holds one subfolder per task, and in each one subfolder of images per "
+    "class."
+)
 HOW_TEXTS = (
-    "Name a file under Labelled samples: .csv with the columns text and label, .jsonl with input and target, or .json; "
-    "or a folder with one such file per task."
+    "Enter a file under Labelled samples: .csv with the columns text and label, .jsonl with input and target, or "
+    ".json; or a folder with one such file per task."
 )
 
 
 def samples_of(
     studio: Studio, ws: Workspace, task: str, where: str, names: tuple[str, ...] | None = None, chat: bool = False
 ) -> Samples:
-    """The labelled samples of a task: the demo pack's, or those that the person names with `where`.
+    """The labelled samples of a task: the demo pack's, or a person's own.
 
-    names: classes that the person wrote down, for models without classes of their own. chat: whether texts of a
-    person's own file are put into the chat template.
+    Args:
+        where: the path of a person's own samples; empty for the demo pack's.
+        names: class names that the person wrote, for models without classes of their own.
+        chat: whether the texts of a person's own file are put into the chat template.
 
-    Raises
+    Raises:
         SampleError, InputError: there are none.
     """
     if task not in ws.task_names:
@@ -46,7 +52,7 @@ def samples_of(
         raise SampleError(f"There are no labelled samples for these models. {how}")
     root = allowed(studio.settings, where)
     if family.reads == "text":
-        return _offering_targets(replace(load_texts(_text_file(root, task)), chat=chat), family)
+        return _with_choices(replace(load_texts(_text_file(root, task)), chat=chat), family)
     return _images(studio, ws, task, root, family, names)
 
 
@@ -55,13 +61,13 @@ def _text_file(root: Path, task: str) -> Path:
         return root
     found = [root / f"{task}{ending}" for ending in TEXT_ENDINGS if (root / f"{task}{ending}").is_file()]
     if len(found) != 1:
-        said = f"{len(found)} files" if found else "no file"
-        raise SampleError(f"{root}: has {said} of texts named {task} ({', '.join(TEXT_ENDINGS)}); it should have one.")
+        count = f"{len(found)} files" if found else "no file"
+        raise SampleError(f"{root}: has {count} of texts named {task} ({', '.join(TEXT_ENDINGS)}); it should have one.")
     return found[0]
 
 
-def _offering_targets(texts: TextSamples, family: Family) -> TextSamples:
-    """Models that always choose are offered every target of the file, unless each text brings its candidates."""
+def _with_choices(texts: TextSamples, family: Family) -> TextSamples:
+    """A model that always chooses is offered every target of the file, unless each text lists its candidates."""
     if not family.picks or texts.choices or any("\n" in text.strip() for text in texts.inputs):
         return texts
     return replace(texts, choices=tuple(dict.fromkeys(target for target in texts.targets if target is not None)))
@@ -77,7 +83,8 @@ def _images(
             raise SampleError(f"{root}: has no folder {task!r}, so this task is left out.")
     checkpoint = studio.preflight(ws).tasks[ws.task_names.index(task)].checkpoint
     if not family.picks:
-        return load_labelled_folder(inner, checkpoint.id2label, channels_of(studio, ws, task))
+        channels = 1 if checkpoint.config.get("num_channels") == 1 else 3
+        return load_labelled_folder(inner, checkpoint.id2label, channels)
     classes = names or _subfolders(inner)
     samples = load_labelled_folder(inner, dict(enumerate(classes)), 3)
     return replace(samples, choices=classes)
@@ -96,7 +103,7 @@ def all_samples(
 ) -> tuple[dict[str, Samples], list[str]]:
     """The labelled samples of every task that has some, and why the others have none. Arguments as of samples_of.
 
-    Raises
+    Raises:
         SampleError, InputError: no task has any.
     """
     found: dict[str, Samples] = {}
@@ -111,13 +118,7 @@ def all_samples(
     return found, problems
 
 
-def channels_of(studio: Studio, ws: Workspace, task: str) -> int:
-    """How many colour channels a task's model reads: 1 or 3."""
-    config = studio.preflight(ws).tasks[ws.task_names.index(task)].checkpoint.config
-    return 1 if config.get("num_channels") == 1 else 3
-
-
 def pack_task(pack: Pack, ws: Workspace, name: str) -> PackTask | None:
-    """The demo's task that a task of the workspace is; None for a checkpoint from elsewhere."""
+    """The demo's own entry for a task of the workspace; None for a checkpoint from elsewhere."""
     path = next((Path(task.path).resolve() for task in ws.tasks if task.name == name), None)
     return next((task for task in pack.tasks if task.path.resolve() == path), None)

@@ -1,0 +1,1 @@
+"""Groups of controls: a method with its parameters, a rank, what to write."""

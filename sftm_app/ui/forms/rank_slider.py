@@ -1,0 +1,107 @@
+"""A rank on a slider: all features, a count, a share of the full rank, or a share of the energy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+from sftm_app.ui.handlers import Updates, Values
+
+
+@dataclass(frozen=True)
+class Scale:
+    """The slider of one kind of rank, and where it starts."""
+
+    minimum: float
+    maximum: float
+    step: float
+    start: float
+    label: str = "Kept"
+
+
+KINDS = {"full": "all", "count": "count", "share": "% of rank", "energy": "% of energy"}
+SCALES = {
+    "full": Scale(0.0, 1.0, 1.0, 1.0),
+    # Until a layer says how many features it has.
+    "count": Scale(1.0, 64.0, 1.0, 16.0, "Features kept"),
+    "share": Scale(1.0, 99.0, 1.0, 25.0, "Percent of the full rank"),
+    "energy": Scale(10.0, 99.5, 0.5, 90.0, "Percent of the energy"),
+}
+
+
+class RankSlider:
+    """The kind of a rank, and its amount, whose scale follows the kind."""
+
+    def __init__(self, label: str, default: Any, elem_id: str) -> None:
+        kind, _ = kind_and_amount(default)
+        scale = SCALES[kind]
+        self.kind = gr.Radio(
+            [(title, name) for name, title in KINDS.items()],
+            value=kind,
+            label=label,
+            info="How many singular features to keep per task and layer.",
+            elem_id=f"{elem_id}-by",
+        )
+        self.amount = gr.Slider(
+            scale.minimum,
+            scale.maximum,
+            value=scale.start,
+            step=scale.step,
+            label=scale.label,
+            info="How many, or how much, to keep.",
+            visible=kind != "full",
+            elem_id=f"{elem_id}-amount",
+        )
+
+    @property
+    def components(self) -> tuple[Any, ...]:
+        return self.kind, self.amount
+
+    def read(self, values: Values) -> int | float | str | None:
+        """The rank, unchecked."""
+        return rank_of(values[self.kind], values[self.amount])
+
+    def write(self, rank: Any) -> Updates:
+        """Show this rank."""
+        kind, amount = kind_and_amount(rank)
+        return {self.kind: kind, self.amount: amount_update(kind, amount)}
+
+
+def rank_of(kind: Any, amount: Any) -> int | float | str | None:
+    """The rank that kind and amount describe; unchecked."""
+    if kind not in SCALES or kind == "full" or not isinstance(amount, int | float):
+        return None
+    if kind == "count":
+        return int(amount)
+    return f"{amount:g}% energy" if kind == "energy" else float(amount) / 100
+
+
+def kind_and_amount(rank: Any) -> tuple[str, float]:
+    """The inverse of rank_of."""
+    if isinstance(rank, str) and rank.endswith("% energy"):
+        return "energy", float(rank.removesuffix("% energy"))
+    if isinstance(rank, bool) or not isinstance(rank, int | float):
+        return "full", 1.0
+    return ("count", float(rank)) if isinstance(rank, int) else ("share", 100 * rank)
+
+
+def amount_update(kind: str, value: float | None = None, n_features: int | None = None) -> Any:
+    """The slider of this kind. value: None starts anew. n_features: how many a layer has, the end of a count."""
+    scale = SCALES.get(kind, SCALES["full"])
+    low, high, step = scale.minimum, scale.maximum, scale.step
+    if kind == "count":
+        high = float(n_features or high)
+    if value is not None:
+        # A typed rank or an address may lie outside, and Gradio refuses a value beyond the slider's ends.
+        low, high = min(low, value), max(high, value)
+        step = step if (value - low) % step == 0 else 0.001
+    return gr.update(
+        minimum=low,
+        maximum=high,
+        step=step,
+        value=scale.start if value is None else value,
+        label=scale.label,
+        visible=kind != "full",
+    )

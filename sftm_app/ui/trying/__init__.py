@@ -1,1 +1,0 @@
-"""Trying models on samples: the inputs, labelled sets and answers that Inspect and Evaluate share."""

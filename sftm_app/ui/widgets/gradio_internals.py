@@ -1,0 +1,51 @@
+"""Interfaces of Gradio that it does not document; the rest of the app uses documented ones only.
+
+tests/ui/test_gradio_internals.py runs each of them.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, ClassVar
+from urllib.parse import quote
+
+import gradio as gr
+
+# The version with which the interfaces below were checked.
+CHECKED_WITH = "6.31.0"
+
+
+def event_data(event: gr.EventData) -> object:
+    """What the browser sent with an event; unchecked."""
+    return event._data
+
+
+def file_url(path: Path) -> str:
+    """Address of a file given to gr.set_static_paths, relative to the page (so it also works behind a proxy)."""
+    return f"gradio_api/file={quote(path.as_posix(), safe='/:')}"
+
+
+class Widget(gr.HTML):  # type: ignore[misc]
+    """An HTML component with a script of its own.
+
+    template: static HTML. Gradio renders a template again whenever a prop that it names changes, which would throw away
+    what the script drew. scripts: files next to this one; together they are the body of one function(element, trigger,
+    props, watch), which runs once for each component.
+    """
+
+    template: ClassVar[str] = "${value}"
+    scripts: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, value: Any = None, **kwargs: Any) -> None:
+        folder = Path(__file__).parent
+        super().__init__(
+            value=value,
+            html_template=self.template,
+            js_on_load="\n".join((folder / name).read_text(encoding="utf-8") for name in self.scripts),
+            apply_default_css=False,
+            **{"padding": False, **kwargs},
+        )
+
+    def get_block_name(self) -> str:
+        """The front end knows the widgets as its own HTML component."""
+        return "html"

@@ -1,0 +1,42 @@
+"""The interfaces of Gradio that it does not document. If one fails, check `gradio_internals` with that version."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import gradio as gr
+import pytest
+from fastapi.testclient import TestClient
+from gradio.routes import App
+
+from sftm_app.ui.widgets import AddressBar, DrawPad, LinkedHtml, PlotlyView, Sliders
+from sftm_app.ui.widgets.gradio_internals import CHECKED_WITH, event_data, file_url
+
+SAID = f"checked with Gradio {CHECKED_WITH}, this is {gr.__version__}"
+
+
+def test_the_version_is_the_major_one_that_was_checked() -> None:
+    assert gr.__version__.split(".")[0] == CHECKED_WITH.split(".")[0], SAID
+
+
+def test_the_payload_of_an_event() -> None:
+    assert event_data(gr.EventData(None, {"x": 3})) == {"x": 3}, SAID
+
+
+def test_a_static_file_is_served_under_its_address(tmp_path: Path) -> None:
+    script = tmp_path / "a b.js"
+    script.write_text("1")
+    gr.set_static_paths(script)
+    with gr.Blocks() as page:
+        gr.HTML()
+    client = TestClient(App.create_app(page))
+    assert client.get(f"/{file_url(script)}").text == "1", SAID
+
+
+@pytest.mark.parametrize("widget", [AddressBar, DrawPad, LinkedHtml, PlotlyView, Sliders])
+def test_the_front_end_shows_a_widget_as_html_and_an_update_makes_it_again(widget: type[gr.HTML]) -> None:
+    made = widget(elem_id="x")
+    assert made.get_block_name() == "html", SAID
+    # Gradio makes a component again from its arguments when a handler updates it.
+    again = widget(**made.constructor_args)
+    assert again.js_on_load == made.js_on_load and again.html_template == made.html_template, SAID
