@@ -1,8 +1,8 @@
 """Compare with other tools on the same files, in turn: `python -m bench.peers [--quick] [--rounds 3]`.
 
 Makes the reference work (bench.reference) and an environment with FusionBench and mergekit (bench.peer_environment) if
---folder and --env do not hold them yet. Then it runs every job as a process of its own, one after the other, round after
-round, so that whatever else the machine does hits them all. Prints Markdown tables. The folder keeps what every command
+--folder and --env do not hold them yet. Then it runs every job as a process of its own, one after the other, round
+after round, so that whatever else the machine does hits them all. Prints Markdown tables. The folder keeps what every command
 printed, and every figure. Inputs are read once before, so they come from the system's memory and not from a disk.
 
 Our merges start with an empty cache, except those called "again", which find what the merge at full rank cached. What
@@ -59,8 +59,7 @@ SCALING, DENSITY, AGAIN_SCALING = 0.3, 0.2, 0.5
 
 @dataclass(frozen=True)
 class Job:
-    """One command. peer: the package it needs. cache: the job whose cache it uses; a job that names itself starts with an
-    empty cache."""
+    """One command. peer: the package it needs. cache: the job whose cache it uses; one that names itself clears it."""
 
     name: str
     command: tuple[str | Path, ...]
