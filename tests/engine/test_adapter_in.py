@@ -55,7 +55,7 @@ def test_merging_one_adapter_is_what_peft_makes_of_it(name: str, tmp_path: Path)
             unloaded = load_adapter(adapter, kind, **base).merge_and_unload()
         theirs = unloaded.state_dict()
         for key, tensor in merged.state_dict().items():
-            assert_close(tensor, theirs[key], 2e-6, what=key)
+            assert_close(tensor, theirs[key], 5e-6, what=key)
         assert (logits(merged, kind) - logits(model, kind)).abs().max() > 1e-3
         assert_close(logits(merged, kind), logits(unloaded, kind))
 

@@ -132,7 +132,7 @@ def test_one_task_at_scaling_1_gives_that_task_back(
     merged: Merged, tiny_models: Path, recipe_for: Callable, method: str, params: dict[str, Any]
 ) -> None:
     found = merged(recipe_for("a", method=method, params=params))
-    assert_all_close(found, arrays(tiny_models / "a"), 2e-6)
+    assert_all_close(found, arrays(tiny_models / "a"), 5e-6)
 
 
 def test_scaling_0_gives_the_base_back_but_for_the_norms(
@@ -149,9 +149,9 @@ def test_copies_of_one_task_count_once_for_sftm_and_each_time_for_a_sum(merged: 
     name = "encoder.layer.0.intermediate.dense.weight"
     base, task = arrays(tiny_models / "base")[name], arrays(tiny_models / "a")[name]
     sftm = merged(make_recipe(tiny_models / "base", twice, device="cpu"))[name]
-    assert_close(sftm, task, 2e-6)
+    assert_close(sftm, task, 5e-6)
     summed = merged(make_recipe(tiny_models / "base", twice, "task_arithmetic", {"scaling": 1.0}, device="cpu"))[name]
-    assert_close(summed, base + 2 * (task - base), 2e-6)
+    assert_close(summed, base + 2 * (task - base), 5e-6)
 
 
 @pytest.mark.parametrize("method", ["sftm", "average", "task_arithmetic"])
@@ -437,7 +437,7 @@ def test_weights_that_are_stored_transposed(merged: Merged, tmp_path: Path) -> N
         GPT2Model(config).save_pretrained(tmp_path / name)
     found = merged(make_recipe(tmp_path / "base", [tmp_path / "t"], device="cpu"))
     for name, tensor in load_file(tmp_path / "t" / "model.safetensors").items():
-        assert_close(found[name], tensor, 2e-6, what=name)
+        assert_close(found[name], tensor, 5e-6, what=name)
 
 
 @pytest.mark.parametrize(("params", "low", "high"), [({}, 0, 1e-5), ({"scaling": 0.0}, 1, 1), ({"rank": 1}, 0.1, 1)])

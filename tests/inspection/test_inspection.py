@@ -28,7 +28,7 @@ def test_factors_are_those_of_the_task_matrices(tiny_models: Path, name: str) ->
     base, parts = direct(tiny_models, name)
     assert made.base_norm == pytest.approx(np.linalg.norm(base), rel=1e-6)
     for factors, (U, s, Vh) in zip(made.factors, parts, strict=True):
-        assert_close(factors.matrix(), (U * s) @ Vh, 1e-6)
+        assert_close(factors.matrix(), (U * s) @ Vh, 5e-6)
     assert made.n_bytes == sum(4 * (f.U.numel() + f.S.numel() + f.Vh.numel()) for f in made.factors)
 
 

@@ -38,12 +38,12 @@ def test_products_and_couplings_are_those_of_A(zero: bool) -> None:
     factors = layer(0.5, zero=zero)
     A, made = dense_A(factors), FeatureGram(factors)
     assert made.starts == starts(factors) and made.starts[-1] == len(A) == 48
-    assert_close(made.matrix, A, 1e-6)
+    assert_close(made.matrix, A, 5e-6)
     counts = [min(f.rank, 3 + t) for t, f in enumerate(factors)]
     a = gaussian(48, 1, 5)[:, 0].float() * made.kept(counts)
     assert int(made.kept(counts).sum()) == sum(counts)
     assert_close(made.product(a, counts), A @ a.double())
-    assert_close(made.block(0, 2), A[:16, made.starts[2] : made.starts[3]], 1e-6)
+    assert_close(made.block(0, 2), A[:16, made.starts[2] : made.starts[3]], 5e-6)
     apart = A.clone()
     for start, stop in zip(made.starts, made.starts[1:], strict=False):
         apart[start:stop, start:stop] = 0.0
