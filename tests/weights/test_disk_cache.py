@@ -1,10 +1,8 @@
-"""Factors kept on disk: found again by content alone, at any lower rank, within a limit, whatever happens to them."""
+"""The cache on disk: found again by file stamps, at any lower rank, within a limit, whatever happens to its files."""
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import math
 import multiprocessing
 import os
 import time
@@ -14,54 +12,54 @@ from typing import Any
 
 import pytest
 import torch
+from cache_hammer import HAMMER_LIMIT, M, N, hammer
 from safetensors.torch import load_file
 from safetensors.torch import save as save_to_bytes
 from torch import Tensor
 
 from sftm_app.api import merge
-from sftm_app.architecture.roles import Part, Role
-from sftm_app.engine import cache as factor_cache
-from sftm_app.engine import task_matrices as changes_module
-from sftm_app.engine.cache import FactorKey, FactorStore, factor_key, layer_key, look_into, open_store
-from sftm_app.engine.run import about_merge, merge_layer, weighted_by
+from sftm_app.engine import task_matrices
 from sftm_app.errors import CheckpointError, NumericalError
-from sftm_app.linalg import superposition
-from sftm_app.linalg.factors import Factors
-from sftm_app.linalg.low_rank import LowRank
+from sftm_app.linalg.factors import Factors, n_kept
 from sftm_app.linalg.svd import factorise
-from sftm_app.linalg.system import read
-from sftm_app.methods import get_method
-from sftm_app.methods.base import CachedLayer, Merged
-from sftm_app.methods.sftm import METHOD as SFTM
+from sftm_app.methods import METHODS
 from sftm_app.output.report import Report
 from sftm_app.output.save import save
-from sftm_app.planning import cost
-from sftm_app.planning.plan import PlanEntry
-from sftm_app.planning.planner import check_recipe, plan_for
+from sftm_app.pipeline import prepare
+from sftm_app.planning.keys import factor_key, is_cached, layer_key, matrix_key
+from sftm_app.planning.plan import Plan
+from sftm_app.planning.recipe import Recipe, make_recipe
+from sftm_app.session import SPEED_NAME, Session, describe_cache, made_by, open_session
 from sftm_app.units import format_bytes
+from sftm_app.weights import disk_cache
+from sftm_app.weights.disk_cache import CACHED, DiskCache, Entry, FactorKey, digest, hash_key
+from sftm_app.weights.header import FileStamp
 from sftm_app.weights.row_files import read_rows, write_rows
-from sftm_app.weights.writer import OutputTensor
 
-M, N = 80, 70
 LIMIT = 100_000_000
+CPU = torch.device("cpu")
+Made = tuple[Factors, float]
 
 
 def matrix(seed: int = 0, m: int = M, n: int = N, dtype: torch.dtype = torch.float32) -> Tensor:
     return torch.randn(m, n, dtype=dtype, generator=torch.Generator().manual_seed(seed))
 
 
-def key_of(change: Tensor, rank: int | float | str | None = None) -> FactorKey:
-    key = factor_key(change, rank)
-    assert key is not None
-    return key
+def key_of(seed: int = 0, rank: int | float | str | None = None, dtype: torch.dtype = torch.float32) -> FactorKey:
+    """The key of matrix(seed), in place of one that names its files."""
+    return FactorKey(digest("test", seed, dtype), (M, N), dtype, n_kept(rank, M, N))
 
 
-def refuse() -> Factors:
-    raise AssertionError("computed although it is kept")
+def made(D: Tensor, rank: int | None = None) -> Made:
+    return factorise(D, rank), float(D.square().sum())
 
 
-def counted(change: Tensor, calls: list[int], rank: int | None = None) -> Callable[[], Factors]:
-    return lambda: (calls.append(1), factorise(change, rank))[1]
+def refuse(*_: object, **__: object) -> Any:
+    raise AssertionError("computed although it is cached")
+
+
+def counted(D: Tensor, calls: list[int], rank: int | None = None) -> Callable[[], Made]:
+    return lambda: (calls.append(1), made(D, rank))[1]
 
 
 def same(first: Factors, second: Factors) -> bool:
@@ -73,77 +71,63 @@ def entries(folder: Path) -> list[Path]:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> FactorStore:
-    return FactorStore(tmp_path / "factors", LIMIT)
+def cache(tmp_path: Path) -> DiskCache:
+    return DiskCache(tmp_path / "cache", LIMIT)
 
 
-def test_what_is_found_again_is_what_was_made_to_the_last_bit(store: FactorStore) -> None:
+def test_what_is_found_again_is_what_was_made_to_the_last_bit(cache: DiskCache) -> None:
     for dtype in (torch.float32, torch.float64):
-        D = matrix(dtype=dtype)
-        made = store.get(key_of(D), lambda D=D: factorise(D))
-        again = FactorStore(store.folder, LIMIT).get(key_of(D.clone()), refuse)
-        assert same(made, again) and again.U.is_contiguous() and again.U.dtype == dtype
-        assert again.how == f"{made.how}, kept"
-    assert store.use().n_entries == 2 and len(entries(store.folder)) == 2
-    assert store.use().n_bytes == sum(path.stat().st_size for path in entries(store.folder))
+        D, key = matrix(dtype=dtype), key_of(dtype=dtype)
+        assert not cache.holds_factors(key)
+        first, energy = cache.factors(key, lambda D=D: made(D))
+        again, same_energy = DiskCache(cache.folder, LIMIT).factors(key, refuse)
+        assert same(first, again) and again.U.is_contiguous() and again.U.dtype == dtype
+        assert again.how == f"{first.how}{CACHED}" and energy == same_energy and cache.holds_factors(key)
+    assert cache.use().n_entries == 2 and len(entries(cache.folder)) == 2
+    assert cache.use().n_bytes == sum(path.stat().st_size for path in entries(cache.folder))
 
 
-def test_the_address_is_the_content_and_nothing_else() -> None:
-    D = matrix()
-    about = f"{factor_cache.VERSION} {M}x{N} torch.float32 rows ".encode()
-    assert key_of(D).digest == hashlib.sha256(about + D.numpy().tobytes()).hexdigest()
-    assert key_of(D) == key_of(D.clone()) == key_of(torch.cat([D, D])[:M])
-    changed = D.clone()
-    changed[M - 1, N - 1] += 1e-6
-    others = [key_of(x) for x in (changed, D.T.contiguous(), D.T, D.double(), D.reshape(N, M))]
-    assert len({key.digest for key in (key_of(D), *others)}) == 6
-    assert key_of(D, 0.5).digest == key_of(D).digest and key_of(D, 0.5).count == 35
-
-
-def test_an_entry_serves_every_lower_rank_and_reads_no_more_than_that(store: FactorStore) -> None:
-    D = matrix()
-    full = store.get(key_of(D), lambda: factorise(D))
+def test_an_entry_serves_every_lower_rank_and_reads_no_more_than_that(cache: DiskCache) -> None:
+    full, energy = cache.factors(key_of(), lambda: made(matrix()))
     for rank, count in ((1, 1), (10, 10), (0.5, 35), (1000, N)):
-        assert same(store.get(key_of(D, rank), refuse), full.cut(count))
-    assert same(store.get(key_of(D, "90% energy"), refuse), full)
+        found, whole = cache.factors(key_of(rank=rank), refuse)
+        assert same(found, full.cut(count)) and whole == energy, "the energy is that of the whole matrix"
+    assert same(cache.factors(key_of(rank="90% energy"), refuse)[0], full)
 
 
-def test_an_entry_of_a_lower_rank_is_replaced_by_one_of_a_higher(store: FactorStore) -> None:
+def test_an_entry_of_a_lower_rank_is_replaced_by_one_of_a_higher(cache: DiskCache) -> None:
     D, calls = matrix(), []
-    low = store.get(key_of(D, 10), counted(D, calls, 10))
-    assert low.rank == 10 and store.get(key_of(D, 8), refuse).rank == 8
-    assert store.get(key_of(D, 11), counted(D, calls)).rank == N  # what is made is handed on as it is
-    assert store.get(key_of(D, 11), refuse).rank == 11
-    assert store.get(key_of(D), counted(D, calls)).rank == N
-    assert store.get(key_of(D, 10), refuse).rank == 10
-    assert len(calls) == 3 and store.use().n_entries == 1
+
+    def rank_of(rank: int | None, make: Callable[[], Made]) -> int:
+        return cache.factors(key_of(rank=rank), make)[0].rank
+
+    assert rank_of(10, counted(D, calls, 10)) == 10 and rank_of(8, refuse) == 8
+    assert rank_of(11, counted(D, calls)) == N  # what is made is handed on as it is
+    assert rank_of(11, refuse) == 11
+    assert rank_of(None, counted(D, calls)) == N
+    assert rank_of(10, refuse) == 10
+    assert len(calls) == 3 and cache.use().n_entries == 1
 
 
-def test_a_matrix_of_low_rank_has_all_its_features_in_an_entry(store: FactorStore) -> None:
+def test_a_matrix_of_low_rank_has_all_its_features_in_an_entry(cache: DiskCache) -> None:
     D = matrix(1)[:, :3] @ matrix(2)[:3]
-    made = store.get(key_of(D), lambda: factorise(D))
-    assert made.rank == 3 and store.get(key_of(D), refuse).rank == 3
+    assert cache.factors(key_of(), lambda: made(D))[0].rank == 3 == cache.factors(key_of(), refuse)[0].rank
     zero = torch.zeros(M, N)
     for _ in range(2):
-        assert store.get(key_of(zero), lambda: factorise(zero)).how == "zero"
+        assert cache.factors(key_of(3), lambda: made(zero))[0].how == "zero"
 
 
-def test_small_and_low_rank_changes_are_left_alone(store: FactorStore) -> None:
-    assert factor_key(matrix(0, 1000, factor_cache.MIN_SIDE - 1)) is None
-    assert factor_key(LowRank(matrix(0, 100, 4), matrix(0, 4, 100))) is None
+def test_damaged_factors_are_computed_again(cache: DiskCache) -> None:
     D = matrix()
-    assert same(store.get(None, lambda: factorise(D)), factorise(D)) and not store.folder.exists()
-
-
-def test_damaged_entries_are_computed_again(store: FactorStore) -> None:
-    D = matrix()
-    store.get(key_of(D), lambda: factorise(D))
-    (path,) = entries(store.folder)
+    cache.factors(key_of(), lambda: made(D))
+    (path,) = entries(cache.folder)
     sound = path.read_bytes()
     length = 8 + int.from_bytes(sound[:8], "little")
     gains = sound.index(factorise(D).S.numpy().tobytes())
     other = path.with_name("other")
-    write_rows(other, {"U": torch.ones(3, M), "S": torch.ones(3), "Vh": torch.ones(3, N + 1)}, {"count": "70"})
+    about = {"count": "70", "energy": "1.0"}
+    write_rows(other, {"U": torch.ones(3, M), "S": torch.ones(3), "Vh": torch.ones(3, N + 1)}, about)
+    energy = repr(made(D)[1]).encode()
     damages = {
         "empty": b"",
         "cut off": sound[:-1],
@@ -154,130 +138,145 @@ def test_damaged_entries_are_computed_again(store: FactorStore) -> None:
         "gains that are NaN": sound[:gains] + b"\xff" * 4 + sound[gains + 4 :],
         "another shape": other.read_bytes(),
         "no count": sound.replace(b'"count":"70"', b'"count":"xx"'),
+        "no energy": sound.replace(energy, b"x" * len(energy)),
     }
     for name, damaged in damages.items():
         assert damaged != sound, name
         path.write_bytes(damaged)
         calls: list[int] = []
-        assert same(store.get(key_of(D), counted(D, calls)), factorise(D)) and calls, name
-        assert same(store.get(key_of(D), refuse), factorise(D)), name
+        assert same(cache.factors(key_of(), counted(D, calls))[0], factorise(D)) and calls, name
+        assert same(cache.factors(key_of(), refuse)[0], factorise(D)), name
     path.unlink()
     path.mkdir()
-    assert store.get(key_of(D), lambda: factorise(D)).rank == N
+    assert cache.factors(key_of(), lambda: made(D))[0].rank == N
 
 
-def test_an_entry_may_vanish_at_any_moment(store: FactorStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_entry_may_vanish_at_any_moment(cache: DiskCache, monkeypatch: pytest.MonkeyPatch) -> None:
     D = matrix()
-    store.get(key_of(D), lambda: factorise(D))
+    cache.factors(key_of(), lambda: made(D))
 
     def gone(path: Path, *args: object) -> None:
         path.unlink()
         read_rows(path, *args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(factor_cache, "read_rows", gone)
+    monkeypatch.setattr(disk_cache, "read_rows", gone)
     calls: list[int] = []
-    assert same(store.get(key_of(D), counted(D, calls)), factorise(D)) and calls
+    assert same(cache.factors(key_of(), counted(D, calls))[0], factorise(D)) and calls
 
 
-def test_what_cannot_be_written_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    D = matrix()
+def test_what_cannot_be_written_is_not_cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def rank_in(folder: Path, limit: int = LIMIT) -> int:
+        return DiskCache(folder, limit).factors(key_of(), lambda: made(matrix()))[0].rank
+
     (tmp_path / "file").write_text("in the way")
     for folder in (tmp_path / "file", tmp_path / "file" / "below"):
-        assert FactorStore(folder, LIMIT).get(key_of(D), lambda: factorise(D)).rank == N
+        assert rank_in(folder) == N
     assert (tmp_path / "file").read_text() == "in the way"
-    assert FactorStore(tmp_path / "small", 50_000).get(key_of(D), lambda: factorise(D)).rank == N
-    monkeypatch.setattr(factor_cache, "FREE_BYTES", 10**18)
-    assert FactorStore(tmp_path / "full", LIMIT).get(key_of(D), lambda: factorise(D)).rank == N
+    assert rank_in(tmp_path / "small", 50_000) == N
+    monkeypatch.setattr(disk_cache, "FREE_BYTES", 10**18)
+    assert rank_in(tmp_path / "full") == N
     assert not entries(tmp_path)
 
 
-def test_a_matrix_that_cannot_be_factorised_is_refused_as_ever(store: FactorStore) -> None:
+def test_a_folder_that_may_only_be_read_is_read(as_ordinary_user: Path) -> None:
+    folder = as_ordinary_user / "cache"
+    DiskCache(folder, LIMIT).factors(key_of(), lambda: made(matrix()))
+    for path in sorted(folder.rglob("*"), reverse=True):
+        path.chmod(0o500 if path.is_dir() else 0o400)
+    folder.chmod(0o500)
+    shared = DiskCache(folder, LIMIT)
+    assert same(shared.factors(key_of(), refuse)[0], factorise(matrix()))
+    assert shared.factors(key_of(1), lambda: made(matrix(1)))[0].rank == N
+    shared.put(digest("x"), Entry({}, {"a": 1}))
+    assert shared.use().n_entries == 1 and shared.clear().n_entries == 0 and shared.use().n_entries == 1
+
+
+def test_a_matrix_that_cannot_be_factorised_is_refused_as_ever(cache: DiskCache) -> None:
     D = matrix()
     D[3, 4] = float("nan")
     with pytest.raises(NumericalError, match="1 values"):
-        store.get(key_of(D), lambda: factorise(D))
-    assert not entries(store.folder)
+        cache.factors(key_of(), lambda: made(D))
+    assert not entries(cache.folder)
 
 
 def test_the_least_recently_used_go_first_and_the_limit_holds(tmp_path: Path) -> None:
-    D = [matrix(seed) for seed in range(8)]
+    def store(seed: int) -> Path:
+        cache.factors(key_of(seed), lambda: made(matrix(seed)))
+        return path_of(seed)
+
+    def path_of(seed: int) -> Path:
+        name = key_of(seed).digest
+        return tmp_path / name[:2] / f"{name}.safetensors"
+
     size = 4 * (M * N + N * N + N) + 512
-    store = FactorStore(tmp_path, 4 * size)
-    for index, change in enumerate(D[:3]):
-        store.get(key_of(change), lambda change=change: factorise(change))
-        os.utime(store._path(key_of(change).digest), (1000 + index, 1000 + index))
-    store.get(key_of(D[0]), refuse)  # touched: now the newest
-    for change in D[3:5]:
-        store.get(key_of(change), lambda change=change: factorise(change))
-        assert store.use().n_bytes <= store.limit_bytes
-    kept = [store._path(key_of(change).digest).exists() for change in D]
-    assert kept == [True, False, False, True, True, False, False, False]
-    for change in D:
-        store.get(key_of(change), lambda change=change: factorise(change))
-        assert 0 < store.use().n_bytes <= store.limit_bytes
-
-
-def test_clearing_removes_entries_and_remains_but_nothing_of_a_person_s(store: FactorStore) -> None:
+    cache = DiskCache(tmp_path, 4 * size)
     for seed in range(3):
-        store.get(key_of(matrix(seed)), lambda seed=seed: factorise(matrix(seed)))
-    first = entries(store.folder)[0]
+        os.utime(store(seed), (1000 + seed, 1000 + seed))
+    cache.factors(key_of(0), refuse)  # touched: now the newest
+    for seed in (3, 4):
+        store(seed)
+        assert cache.use().n_bytes <= cache.limit_bytes
+    assert [path_of(seed).exists() for seed in range(8)] == [True, False, False, True, True, False, False, False]
+    for seed in range(8):
+        store(seed)
+        assert 0 < cache.use().n_bytes <= cache.limit_bytes
+
+
+def test_clearing_removes_entries_and_remains_but_nothing_of_a_person_s(cache: DiskCache) -> None:
+    for seed in range(3):
+        cache.factors(key_of(seed), lambda seed=seed: made(matrix(seed)))
+    first = entries(cache.folder)[0]
     remains = first.with_name(f"{first.name}.{'0' * 16}.tmp")
-    mine = [store.folder / "notes.safetensors", first.with_name("mine.safetensors"), store.folder / "ab.txt"]
+    mine = [cache.folder / "notes.safetensors", first.with_name("mine.safetensors"), cache.folder / "ab.txt"]
     for path in (remains, *mine):
         path.write_text("x")
-    (store.folder / "empty").mkdir()
-    before = store.use()
-    assert store.clear() == before and before.n_entries == 3
-    assert store.use().n_entries == 0 and not remains.exists()
-    assert all(path.exists() for path in mine) and (store.folder / "empty").is_dir()
-    assert FactorStore(store.folder / "none", LIMIT).clear().n_entries == 0
+    (cache.folder / "empty").mkdir()
+    before = cache.use()
+    assert cache.clear() == before and before.n_entries == 3
+    assert cache.use().n_entries == 0 and not remains.exists()
+    assert all(path.exists() for path in mine) and (cache.folder / "empty").is_dir()
+    assert DiskCache(cache.folder / "none", LIMIT).clear().n_entries == 0
 
 
-def test_remains_of_dead_processes_go_when_room_is_made(store: FactorStore) -> None:
-    D = matrix()
-    path = store._path(key_of(D).digest)
+def test_remains_of_dead_processes_go_when_room_is_made(cache: DiskCache) -> None:
+    name = key_of().digest
+    path = cache.folder / name[:2] / f"{name}.safetensors"
     path.parent.mkdir(parents=True)
     old, young = (path.with_name(f"{path.name}.{digit * 16}.tmp") for digit in "01")
     for remains in (old, young):
         remains.write_text("x")
-    long_ago = time.time() - 2 * factor_cache.STALE_S
+    long_ago = time.time() - 2 * disk_cache.STALE_S
     os.utime(old, (long_ago, long_ago))
-    store.get(key_of(D), lambda: factorise(D))
+    cache.factors(key_of(), lambda: made(matrix()))
     assert path.exists() and young.exists() and not old.exists()
 
 
-def _hammer(folder: Path, first: int) -> None:
-    """One of two processes that write, read and push out the same few entries."""
-    torch.set_num_threads(1)
-    store = FactorStore(folder, 4 * 45_000)
-    made = {seed: factorise(matrix(seed)) for seed in range(6)}
-    for step in range(120):
-        seed = (first + step * 5) % 6
-        found = store.get(key_of(matrix(seed), 10 + step % 60), lambda seed=seed: made[seed])
-        assert torch.equal(found.cut(10).S, made[seed].S[:10]) and torch.equal(found.cut(10).Vh, made[seed].Vh[:10])
-
-
 def test_two_processes_share_a_folder(tmp_path: Path) -> None:
-    other = multiprocessing.get_context("spawn").Process(target=_hammer, args=(tmp_path, 0))
+    other = multiprocessing.get_context("spawn").Process(target=hammer, args=(tmp_path, 0))
     other.start()
     while not entries(tmp_path) and other.is_alive():
         time.sleep(0.001)
-    _hammer(tmp_path, 3)
+    hammer(tmp_path, 3)
     other.join(120)
     assert other.exitcode == 0
-    assert entries(tmp_path) and FactorStore(tmp_path, 4 * 45_000).use().n_bytes <= 4 * 45_000
+    assert entries(tmp_path) and DiskCache(tmp_path, HAMMER_LIMIT).use().n_bytes <= HAMMER_LIMIT
     assert not list(tmp_path.rglob("*.tmp"))
 
 
-def test_a_sentence_says_what_is_kept_and_what_was_removed(store: FactorStore, tmp_path: Path) -> None:
-    store.get(key_of(matrix()), lambda: factorise(matrix()))
-    where = {"SFTM_CACHE_DIR": str(store.folder), "SFTM_CACHE_GB": "0.1"}
-    held = f"{store.folder}: 1 entry (factors, layers, what is known of files), {format_bytes(store.use().n_bytes)}"
-    (store.folder / factor_cache.SPEEDS_NAME).write_text("{}")
-    assert look_into(False, where) == f"{held} of at most 100 MB."
-    assert look_into(True, where) == f"{held}, were removed." and not entries(store.folder)
-    assert not (store.folder / factor_cache.SPEEDS_NAME).exists()
-    assert "switched off" in look_into(True, where | {"SFTM_CACHE_GB": "0"})
+def test_a_sentence_says_what_is_cached_and_what_was_removed(cached_session: Session, session: Session) -> None:
+    cache = cached_session.cache
+    assert cache is not None
+    assert describe_cache(cached_session).startswith(f"{cache.folder}: 0 entries")
+    assert not cache.folder.exists(), "asking leaves no folder behind"
+    cache.factors(key_of(), lambda: made(matrix()))
+    what = f"1 entry (factors, layers, hashes), {format_bytes(cache.use().n_bytes)}"
+    (cache.folder / SPEED_NAME).write_text("{}")
+    (cache.folder / "architectures").mkdir()
+    assert describe_cache(cached_session) == f"{cache.folder}: {what} of at most 1 GB."
+    assert describe_cache(cached_session, clear=True) == f"{cache.folder}: removed {what}."
+    assert not entries(cache.folder) and not list(cache.folder.glob("*.json"))
+    assert not (cache.folder / "architectures").exists()
+    assert "The cache is off" in describe_cache(session, clear=True)
 
 
 def test_rows_of_a_file_are_checked(tmp_path: Path) -> None:
@@ -295,145 +294,178 @@ def test_rows_of_a_file_are_checked(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["rows"]
 
 
-def test_a_second_merge_factorises_nothing_and_gives_the_same_bytes(
-    recipe_for: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("SFTM_CACHE_DIR", str(tmp_path / "factors"))
-    monkeypatch.setattr(factor_cache, "MIN_SIDE", 2)
-    read = spy_on_reading(monkeypatch)
-
-    def merged(name: str, **changes: Any) -> tuple[bytes, Report]:
-        recipe = recipe_for(**changes)
-        steps = save(plan_for(recipe, check_recipe(recipe).require()), tmp_path / name)
-        with pytest.raises(StopIteration) as end:
-            while True:
-                next(steps)
-        return (tmp_path / name / "model.safetensors").read_bytes(), end.value.value
-
-    monkeypatch.setenv("SFTM_CACHE_GB", "0")
-    plain, _ = merged("plain")
-    assert not (tmp_path / "factors").exists()
-    monkeypatch.setenv("SFTM_CACHE_GB", "1")
-    first, report = merged("first")
-    superposed = [record.figures["factorised_by"] for record in report.tensors if record.rule == "superpose"]
-    assert superposed and not any("kept" in how for row in superposed for how in row)
-    # What scaling leaves as it is need not be worked out again either; of other weights and ranks only the factors are
-    # what they were.
-    others = {"first": {}, "scaled": {"params": {"scaling": 0.5}}, "lower": {"params": {"rank": 3}}}
-    others["mapped"] = {"params": {"variant": "mapping"}}
-    wanted, kept = {}, {}
-    monkeypatch.setenv("SFTM_CACHE_GB", "0")
-    for name, changes in others.items():
-        wanted[name], kept[name] = merged(f"{name} afresh", **changes)
-    monkeypatch.setenv("SFTM_CACHE_GB", "1")
-    monkeypatch.setattr("sftm_app.engine.features.factorise", lambda *_: refuse())
-    for name, changes in others.items():
-        with monkeypatch.context() as patch:
-            if name in ("first", "scaled"):
-                patch.setattr("sftm_app.methods.sftm.superpose", lambda *_, **__: refuse())
-            read.clear()
-            again, report = merged(f"{name} again", **changes)
-        assert again == wanted[name], name
-        # Nor are the tasks' matrices read to know what is asked for.
-        superposed = tuple(record.name for record in report.tensors if record.rule == "superpose")
-        # (The plain average beside a lower rank is that of all features where these are few, as here.)
-        assert any(source.endswith(superposed) for source in read) is (name == "lower"), name
-        for record, fresh in zip(report.tensors, kept[name].tensors, strict=True):
-            figures, expected = dict(record.figures), dict(fresh.figures)
-            if record.rule != "superpose":
-                continue
-            assert figures.pop("kept", False) is (name in ("first", "scaled"))
-            hows, expected_hows = figures.pop("factorised_by"), expected.pop("factorised_by")
-            assert [how.removesuffix(", kept") for how in hows] == expected_hows and figures == expected
-            assert name in ("first", "scaled") or all(how.endswith(", kept") for how in hows)
-    assert first == plain == wanted["first"] != wanted["scaled"]
+LAYER = digest("a layer")
 
 
-def test_a_merge_with_other_weights_solves_nothing_again(
-    recipe_for: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("SFTM_CACHE_DIR", str(tmp_path / "factors"))
-    monkeypatch.setattr(factor_cache, "MIN_SIDE", 2)
-    many_features(monkeypatch)
-
-    def merged(name: str, *weights: float) -> tuple[bytes, Any]:
-        recipe = recipe_for()
-        tasks = tuple(dataclasses.replace(t, weight=w) for t, w in zip(recipe.tasks, weights, strict=True))
-        recipe = dataclasses.replace(recipe, tasks=tasks)
-        plan = plan_for(recipe, check_recipe(recipe).require())
-        kept = cost._what_is_kept(plan, open_store()) if name != "afresh" else None  # type: ignore[arg-type]
-        list(save(plan, tmp_path / name))
-        return (tmp_path / name / "model.safetensors").read_bytes(), kept
-
-    _, first = merged("first", 1.0, 0.5, 2.0)
-    _, equal = merged("equal", 1.0, 1.0, 1.0)
-    monkeypatch.setattr("sftm_app.engine.features.factorise", lambda *_: refuse())
-    with monkeypatch.context() as patch:
-        patch.setattr(superposition, "System", lambda *_, **__: refuse())
-        other, kept = merged("other", 1.0, 1.0, 0.25)
-    assert [found.solved for found in (first, equal, kept)] == [False, False, True] and kept.share == 1.0
-    monkeypatch.undo()
-    many_features(monkeypatch)
-    monkeypatch.setenv("SFTM_CACHE_GB", "0")
-    assert merged("afresh", 1.0, 1.0, 0.25)[0] == other
+def an_entry(value: float = 1.0) -> Entry:
+    delta, left = torch.full((8, 4), value), torch.ones(2, dtype=torch.float64)
+    return Entry({"delta": delta, "left": left}, {"figures": [value]})
 
 
-def many_features(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Small layers are solved as large ones with many features are."""
-    monkeypatch.setattr(superposition, "AUTO_DIRECT_MAX", 0)
-    monkeypatch.setattr(superposition, "BY_TASKS_SHARE", math.inf)
+def test_an_entry_is_found_under_its_key_alone(cache: DiskCache) -> None:
+    assert not cache.holds(LAYER) and cache.find(LAYER) is None and not cache.folder.exists()
+    cache.put(LAYER, an_entry())
+    cache.put(None, an_entry())
+    again = DiskCache(cache.folder, LIMIT).find(LAYER)
+    assert cache.holds(LAYER) and again is not None and again.values == {"figures": [1.0]}
+    assert all(torch.equal(again.tensors[name], tensor) for name, tensor in an_entry().tensors.items())
+    assert cache.find(digest("another")) is None and cache.find(None) is None and not cache.holds(None)
+    cache.put(LAYER, an_entry(2.0))
+    assert cache.find(LAYER).values == {"figures": [2.0]} and len(entries(cache.folder)) == 1  # type: ignore[union-attr]
 
 
-def test_what_is_kept_of_factors_is_not_used_for_others_of_the_same_matrices(
-    store: FactorStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Features of a low rank come in float32, and after a merge at full rank in float64; of gains as near as these the
-    directions are quite others."""
-    many_features(monkeypatch)
-    bases = [torch.linalg.qr(matrix(seed, 128, 128)).Q for seed in range(6)]
-    changes = [(bases[t] * torch.linspace(1.0, 1.0 - 1e-5, 128)) @ bases[t + 3].T for t in range(3)]
-    entry = PlanEntry(OutputTensor("x", torch.float32, (128, 128)), Role.MATRIX, "superpose", "", ("s",) * 3, (Part(),))
+@pytest.mark.parametrize("damage", ["empty", "nonsense", "zeros", "one bit", "other values", "no JSON"])
+def test_a_damaged_entry_is_as_good_as_none(cache: DiskCache, damage: str) -> None:
+    """Zeros in place of numbers are what a power cut leaves: nothing here waits for the disk."""
+    cache.put(LAYER, an_entry())
+    (path,) = entries(cache.folder)
+    raw = bytearray(path.read_bytes())
+    if damage == "zeros":
+        raw[-64:] = bytes(64)
+    elif damage == "one bit":
+        raw[-1] ^= 1
+    elif damage == "other values":
+        raw = bytearray(bytes(raw).replace(b"[1.0]", b"[7.0]"))
+        assert b"[7.0]" in raw
+    elif damage == "no JSON":
+        write_rows(path, {"delta": torch.ones(1)}, {"values": "not JSON"})
+        raw = bytearray(path.read_bytes())
+    else:
+        raw = bytearray(b"" if damage == "empty" else b"nonsense")
+    path.write_bytes(raw)
+    assert cache.find(LAYER) is None and not path.exists()
+    cache.put(LAYER, an_entry(2.0))
+    assert cache.find(LAYER).values == {"figures": [2.0]}  # type: ignore[union-attr]
 
-    def merged(rank: int | None, weights: list[float]) -> Merged:
-        return merge_layer(SFTM, SFTM.params(rank=rank), entry, changes, weights, factors=store)
 
-    first = merged(60, [1.0, 0.5, 0.7])
-    merged(None, [1.0, 0.5, 0.7])
-    last = merged(60, [0.3, 1.0, 0.7])
-    assert first.figures["factorised_by"] == ["gram float32"] * 3
-    assert last.figures["factorised_by"] == ["gram, kept"] * 3 and last.figures["solver"] == "iterative"
-    factors = [store.get(key_of(change, 60), refuse) for change in changes]
-    wanted = torch.cat([w * f.S for w, f in zip([0.3, 1.0, 0.7], factors, strict=True)])
-    missed = torch.cat([read(last.delta, f) for f in factors]) - wanted
-    assert float(missed.norm() / wanted.norm()) < 2e-5
+def test_a_value_is_made_once(cache: DiskCache) -> None:
+    key = digest("value")
+    assert cache.value(key, lambda: "made") == "made" == DiskCache(cache.folder, LIMIT).value(key, refuse)
+    (path,) = entries(cache.folder)
+    path.write_bytes(path.read_bytes().replace(b"made", b"MADE"))
+    assert cache.value(key, lambda: "made again") == "made again"
+    with pytest.raises(KeyError):
+        cache.value(digest("other"), lambda: {}["x"])
+
+
+def test_a_hash_belongs_to_a_path_and_a_state_of_the_file(cache: DiskCache, tmp_path: Path) -> None:
+    file = tmp_path / "x"
+    file.write_bytes(b"one")
+    stamp = FileStamp.of(file)
+    keys = {hash_key(file, stamp), hash_key(tmp_path / "y", stamp)}
+    keys |= {
+        hash_key(file, dataclasses.replace(stamp, **{field.name: getattr(stamp, field.name) + 1}))
+        for field in dataclasses.fields(FileStamp)
+    }
+    assert len(keys) == 2 + len(dataclasses.fields(FileStamp)), "size, times and inode all count"
+    (tmp_path / "link").symlink_to(file)
+    assert hash_key(tmp_path / "link", stamp) == hash_key(file, stamp)
+    assert cache.hash_of(file, stamp, lambda: "h") == "h" == cache.hash_of(file, stamp, refuse)
+
+
+@pytest.fixture
+def tiny_session(cached_session: Session, small_layers_cached: None) -> Session:
+    """A session with a cache for layers of any size."""
+    return cached_session
+
+
+def save_all(recipe: Recipe, session: Session, output: Path) -> tuple[bytes, Report]:
+    """The bytes of the merged model, and the report."""
+    steps = save(prepare(recipe, session), session, output)
+    with pytest.raises(StopIteration) as end:
+        while True:
+            next(steps)
+    return (output / "model.safetensors").read_bytes(), end.value.value
 
 
 def spy_on_reading(monkeypatch: pytest.MonkeyPatch) -> set[str]:
-    """The names of tensors whose changes are read, for matrices."""
+    """The names of tensors whose task matrices are read."""
     read: set[str] = set()
-    real = changes_module.read_task_matrix
+    real = task_matrices.read_task_matrix
 
     def spy(reader: Any, source: Any, *rest: Any, **named: Any) -> Any:
         read.add(source)
         return real(reader, source, *rest, **named)
 
-    monkeypatch.setattr(changes_module, "read_task_matrix", spy)
+    monkeypatch.setattr(task_matrices, "read_task_matrix", spy)
     return read
 
 
-def test_a_task_that_changes_under_its_old_date_is_merged_as_it_is(
-    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_second_merge_factorises_nothing_and_gives_the_same_bytes(
+    recipe_for: Callable[..., Any], tiny_session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(factor_cache, "MIN_SIDE", 2)
-    monkeypatch.setenv("SFTM_CACHE_DIR", str(tmp_path / "factors"))
+    read = spy_on_reading(monkeypatch)
+    uncached = dataclasses.replace(tiny_session, cache=None)
+    plain, _ = save_all(recipe_for(), uncached, tmp_path / "plain")
+    assert tiny_session.cache is not None and not entries(tiny_session.cache.folder)
+    first, report = save_all(recipe_for(), tiny_session, tmp_path / "first")
+    merged = [record.figures for record in report.tensors if record.rule == "method"]
+    assert merged and not any(CACHED in how for figures in merged for how in figures.factorised_by)
+    # What does not depend on the scaling is cached; of other variants and ranks, the factors are.
+    others: dict[str, dict[str, Any]] = {"first": {}, "scaled": {"params": {"scaling": 0.5}}}
+    others |= {"lower": {"params": {"rank": 3}}, "mapping": {"params": {"variant": "mapping"}}}
+    wanted = {
+        name: save_all(recipe_for(**changes), uncached, tmp_path / f"{name} afresh") for name, changes in others.items()
+    }
+    monkeypatch.setattr("sftm_app.engine.features.factorise", refuse)
+    for name, changes in others.items():
+        whole = name in ("first", "scaled")
+        with monkeypatch.context() as patch:
+            if whole:
+                patch.setattr("sftm_app.methods.sftm.superpose", refuse)
+            read.clear()
+            again, report = save_all(recipe_for(**changes), tiny_session, tmp_path / f"{name} again")
+        assert again == wanted[name][0], name
+        names = tuple(record.name for record in report.tensors if record.rule == "method")
+        assert not any(source.endswith(names) for source in read), "no task matrix is read to know what is cached"
+        for record, fresh in zip(report.tensors, wanted[name][1].tensors, strict=True):
+            if record.rule == "method":
+                assert record.figures.cached is whole
+                hows = [how.removesuffix(CACHED) for how in record.figures.factorised_by]
+                assert tuple(hows) == fresh.figures.factorised_by
+                assert whole or all(how.endswith(CACHED) for how in record.figures.factorised_by)
+                same_but = {"cached": False, "factorised_by": fresh.figures.factorised_by}
+                assert dataclasses.replace(record.figures, **same_but) == fresh.figures
+    assert first == plain == wanted["first"][0] != wanted["scaled"][0]
 
-    def merged(name: str, gigabytes: str) -> tuple[bytes, dict[str, str]]:
-        monkeypatch.setenv("SFTM_CACHE_GB", gigabytes)
-        report = merge(models / "base", [models / "a", models / "b"], output=tmp_path / name, device="cpu")
-        return (tmp_path / name / "model.safetensors").read_bytes(), report.inputs[1].sha256
 
-    first = merged("first", "1")
-    assert merged("again", "1") == first
+@pytest.mark.parametrize("method", [name for name, method in METHODS.items() if not method.elementwise])
+def test_every_method_that_needs_whole_tensors_is_cached(
+    recipe_for: Callable[..., Any], tiny_session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    scaled = {"scaling": 0.5} if "scaling" in METHODS[method].params.__dataclass_fields__ else {}
+    wanted, fresh = save_all(
+        recipe_for("ab", method=method, params=scaled),
+        dataclasses.replace(tiny_session, cache=None),
+        tmp_path / "wanted",
+    )
+    save_all(recipe_for("ab", method=method), tiny_session, tmp_path / "first")
+    monkeypatch.setitem(METHODS, method, dataclasses.replace(METHODS[method], merge=refuse_matrices(method)))
+    monkeypatch.setattr("sftm_app.engine.features.factorise", refuse)
+    again, report = save_all(recipe_for("ab", method=method, params=scaled), tiny_session, tmp_path / "again")
+    assert again == wanted
+    for record, other in zip(report.tensors, fresh.tensors, strict=True):
+        assert record.figures.readout_errors == other.figures.readout_errors
+        assert record.figures.cached is (record.role == "matrix")
+
+
+def refuse_matrices(name: str) -> Callable[..., Any]:
+    """The merge of a method, which is not to be asked for a matrix again."""
+    merge = METHODS[name].merge
+    return lambda layer, params: refuse() if layer.task_matrices[0].ndim == 2 else merge(layer, params)
+
+
+def test_a_task_that_changes_under_its_old_date_is_merged_as_it_is(
+    models: Path, tiny_session: Session, tmp_path: Path
+) -> None:
+    recipe = make_recipe(models / "base", [models / "a", models / "b"], device="cpu")
+
+    def merged(name: str, tiny_session: Session) -> tuple[bytes, dict[str, str]]:
+        found, report = save_all(recipe, tiny_session, tmp_path / name)
+        return found, report.inputs[1].sha256
+
+    first = merged("first", tiny_session)
+    assert merged("again", tiny_session) == first
     file = models / "a" / "model.safetensors"
     status = os.stat(file)
     tensors = load_file(file)
@@ -443,77 +475,84 @@ def test_a_task_that_changes_under_its_old_date_is_merged_as_it_is(
     file.write_bytes(save_to_bytes(tensors, {"format": "pt"}))
     os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
     assert os.stat(file).st_size == status.st_size and os.stat(file).st_ino == status.st_ino
-    changed = merged("changed", "1")
-    assert changed == merged("afresh", "0") and changed[0] != first[0] and changed[1] != first[1]
+    changed = merged("changed", tiny_session)
+    assert changed == merged("afresh", dataclasses.replace(tiny_session, cache=None))
+    assert changed[0] != first[0] and changed[1] != first[1]
 
 
-def test_a_note_is_kept_by_what_it_is_about(store: FactorStore) -> None:
-    assert not store.recalls("x") and store.recall("x", lambda: {"a": [1]}) == {"a": [1]} and store.recalls("x")
-    assert FactorStore(store.folder, LIMIT).recall("x", refuse) == {"a": [1]}
-    assert store.recall("y", lambda: None) is None and store.recall("y", refuse) is None
-    (path,) = [path for path in entries(store.folder) if b'"a"' in path.read_bytes().replace(b"\\", b"")]
-    path.write_bytes(path.read_bytes().replace(b"1", b"2"))
-    assert store.recall("x", lambda: "made anew") == "made anew"
+def test_a_merge_from_python_uses_the_session_it_is_given(
+    tiny_models: Path, tiny_session: Session, tmp_path: Path
+) -> None:
+    tasks = [tiny_models / "a", tiny_models / "b"]
+    reports = [merge(tiny_models / "base", tasks, tmp_path / str(i), session=tiny_session) for i in range(2)]
+    assert [any(record.figures.cached for record in report.tensors) for report in reports] == [False, True]
 
 
-def kept_layer(value: float = 1.0) -> CachedLayer:
-    return CachedLayer(
-        {"delta": torch.full((8, 4), value), "left": torch.ones(2, dtype=torch.float64)}, {"figures": [value]}
-    )
+@pytest.fixture
+def plan_for(recipe_for: Callable[..., Any], tiny_session: Session) -> Callable[..., Plan]:
+    return lambda tasks="ab", **changes: prepare(recipe_for(tasks, **changes), tiny_session)
 
 
-def test_a_layer_is_kept_under_all_its_matrices_and_what_was_done(store: FactorStore) -> None:
-    key = layer_key(["a", "b"], ("sftm", {"rank": None}, [1.0, 1.0]))
-    others = [layer_key(["b", "a"], ("sftm", {"rank": None}, [1.0, 1.0]))]
-    others += [layer_key(["a", "b"], ("sftm", {"rank": 3}, [1.0, 1.0])), layer_key(["a"], ("sftm",))]
-    assert len({key, *others}) == 4
-    assert layer_key(["a", None], ()) is None and layer_key([], ()) is None
-    assert store.keep(None, kept_layer).found is False and not entries(store.folder)
-    assert not store.holds_layer(key) and not store.keep(key, kept_layer).found and store.holds_layer(key)
-    again = FactorStore(store.folder, LIMIT).keep(key, lambda: kept_layer(2.0))
-    assert again.found and again.values == {"figures": [1.0]}
-    assert all(torch.equal(again.tensors[name], tensor) for name, tensor in kept_layer().tensors.items())
-    assert [store.keep(other, lambda: kept_layer(3.0)).found for other in others] == [False] * 3
+def layer_address(plan: Plan, session: Session, device: torch.device = CPU) -> str:
+    """The address of one layer's cache entry."""
+    entry = next(entry for entry in plan.entries if entry.parts)
+    key = layer_key(plan, entry, entry.parts[0], device)
+    assert key is not None and session.cache is not None
+    return key.address(session.cache)
 
 
-def test_a_layer_of_zeros_where_there_were_numbers_is_worked_out_again(store: FactorStore) -> None:
-    """As a power cut leaves it: nothing here waits for the disk."""
-    key = layer_key(["a"], "about")
-    store.keep(key, kept_layer)
-    (path,) = entries(store.folder)
-    raw = bytearray(path.read_bytes())
-    raw[-64:] = bytes(64)
-    path.write_bytes(raw)
-    again = store.keep(key, kept_layer)
-    assert not again.found and torch.equal(again.tensors["delta"], torch.ones(8, 4))
+def test_the_key_of_a_layer_is_all_that_it_follows_from_but_the_scaling(
+    plan_for: Callable[..., Plan], tiny_models: Path, tiny_session: Session
+) -> None:
+    plan = plan_for()
+    address = layer_address(plan, tiny_session)
+    assert address == layer_address(plan_for(params={"scaling": 0.5}), tiny_session)
+    assert address == layer_address(plan_for(output={"dtype": "float16"}, memory="4GB"), tiny_session)
+    heavier = [dataclasses.replace(task, weight=weight) for task, weight in zip(plan.recipe.tasks, (2, 1), strict=True)]
+    weighted = prepare(dataclasses.replace(plan.recipe, tasks=tuple(heavier)), tiny_session)
+    others = [plan_for("ba"), plan_for("a"), plan_for("abc"), plan_for("ac"), weighted, plan_for(measure="none")]
+    others += [plan_for(params={"rank": 3}), plan_for(params={"variant": "mapping"})]
+    others += [plan_for(method="ties"), plan_for(method="slerp"), plan_for(method="ties", params={"density": 0.5})]
+    assert len({address, *(layer_address(other, tiny_session) for other in others)}) == 1 + len(others)
+    assert layer_address(plan, tiny_session, torch.device("cuda")) != address
+    threads = dataclasses.replace(tiny_session, cache=DiskCache(tiny_session.cache.folder, LIMIT, made_by(7)))
+    assert layer_address(plan, threads) != address
 
 
-def test_another_number_of_threads_is_another_layer(monkeypatch: pytest.MonkeyPatch) -> None:
-    one = layer_key(["a"], "about")
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 7)
-    assert layer_key(["a"], "about") != one
+def test_what_is_not_worth_it_is_not_cached(
+    plan_for: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch, tiny_session: Session
+) -> None:
+    for plan in (plan_for(), plan_for(method="average"), plan_for(method="ties")):
+        for entry in plan.entries:
+            parts = entry.parts or (None,)
+            worth = [layer_key(plan, entry, part, CPU) is not None for part in parts]
+            assert worth == [
+                entry.rule == "method" and not plan.method.elementwise and part is not None for part in parts
+            ]
+            assert not is_cached(plan, entry, tiny_session.cache, CPU)
+    plan = plan_for()
+    entry = next(entry for entry in plan.entries if entry.parts)
+    key, shape = matrix_key(plan.preflight, entry.name, entry.parts[0], 0), entry.parts[0].shape_in(entry.output.shape)
+    assert factor_key(key, shape) is not None and factor_key(None, shape) is None
+    monkeypatch.setattr(disk_cache, "MIN_SIDE", 64)
+    assert factor_key(key, shape) is None and factor_key(key, (1000, 63)) is None
+    assert layer_key(plan, entry, entry.parts[0], CPU) is None
 
 
-@pytest.mark.parametrize("damage", [b"", b"nonsense", None])
-def test_a_damaged_layer_is_worked_out_again(store: FactorStore, damage: bytes | None) -> None:
-    key = layer_key(["a"], "about")
-    store.keep(key, kept_layer)
-    (path,) = entries(store.folder)
-    if damage is None:
-        write_rows(path, {"delta": torch.ones(1)}, {"values": "not JSON"})
-    else:
-        path.write_bytes(damage)
-    assert store.keep(key, lambda: kept_layer(2.0)).values == {"figures": [2.0]}
-    assert store.keep(key, kept_layer).found
+def test_the_key_of_a_task_matrix_names_its_files_tensors_and_part(plan_for: Callable[..., Plan]) -> None:
+    found = plan_for("abc").preflight
+    names = [name for name in found.base.tensors if name.endswith("dense.weight")]
+    entry = next(entry for entry in plan_for().entries if entry.parts)
+    part = entry.parts[0]
+    keys = [matrix_key(found, name, part, index) for name in names for index in range(3)]
+    turned = dataclasses.replace(part, transposed=not part.transposed)
+    keys.append(matrix_key(found, names[0], turned, 0))
+    assert len(set(keys)) == len(keys) and None not in keys
+    assert matrix_key(found, names[0], part, 0) == matrix_key(plan_for("ab").preflight, names[0], part, 0)
+    assert matrix_key(found, "layernorm.bias", None, 0) is None
 
 
-def test_other_weights_are_another_layer(recipe_for: Callable[..., Any]) -> None:
-    method, params = recipe_for().method, recipe_for().params
-    about = about_merge(get_method(method), params, weighted_by([1.0, 2.0], 0.0), torch.device("cpu"))
-    half = dataclasses.replace(params, scaling=0.5)
-    assert about == about_merge(get_method(method), half, weighted_by([1.0, 2.0], 0.0), torch.device("cpu"))
-    assert about != about_merge(get_method(method), params, weighted_by([2.0, 1.0], 0.0), torch.device("cpu"))
-    assert about != about_merge(get_method(method), params, weighted_by([1.0, 2.0], 1.0), torch.device("cpu"))
-    cut = dataclasses.replace(params, rank=3)
-    assert about != about_merge(get_method(method), cut, weighted_by([1.0, 2.0], 0.0), torch.device("cpu"))
-    assert about != about_merge(get_method(method), params, weighted_by([1.0, 2.0], 0.0), torch.device("cuda"))
+def test_opening_a_session_touches_no_disk(tmp_path: Path) -> None:
+    opened = open_session(environment={"SFTM_CACHE_DIR": str(tmp_path / "x"), "SFTM_CACHE_GB": "0.5"})
+    assert opened.cache is not None and opened.cache.limit_bytes == 500_000_000 and not list(tmp_path.iterdir())
+    assert open_session(environment={"SFTM_CACHE_GB": "0"}).cache is None
