@@ -1,4 +1,4 @@
-"""What the browser tests work with."""
+"""The app and the page that the browser tests use."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ from playwright.sync_api import Page
 
 @dataclass(frozen=True)
 class App:
-    """A running app and the folder it writes to."""
+    """A running app and the folders that it writes to."""
 
     url: str
     output_dir: Path
+    cache_dir: Path
 
 
 @dataclass
 class Watched:
-    """A page, every request that left the machine, and every error on it."""
+    """A page, the addresses of its requests to other machines, and its errors."""
 
     page: Page
     outside: list[str]

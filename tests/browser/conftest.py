@@ -1,4 +1,7 @@
-"""A real Chromium and a real app. SFTM_REQUIRE_BROWSER=1 turns a missing browser from a skip into a failure."""
+"""A real Chromium and a running app, once for all browser tests.
+
+Without Chromium the tests are skipped; with SFTM_REQUIRE_BROWSER=1 they fail.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ from browser_page import App, Watched
 from playwright.sync_api import Browser, expect, sync_playwright
 
 START_LIMIT_S = 120
-# For slow shared machines: a wait ends as soon as what it waits for is there.
+# Long enough for slow, busy machines. A wait ends as soon as its condition holds.
 PATIENCE_MS = 90_000
 CHROMIUM_FLAGS = [
     "--no-sandbox",
@@ -36,7 +39,7 @@ def chromium() -> Iterator[Browser]:
     )
     if found is None:
         if os.environ.get("SFTM_REQUIRE_BROWSER"):
-            pytest.fail("No Chromium was found, and SFTM_REQUIRE_BROWSER asks for one. Install the package `chromium`.")
+            pytest.fail("There is no Chromium, but SFTM_REQUIRE_BROWSER is set. Install the package `chromium`.")
         pytest.skip("no Chromium on this machine; install the package `chromium` to run the browser tests")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=found, args=CHROMIUM_FLAGS)
@@ -50,31 +53,42 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-@pytest.fixture
-def app(tmp_path: Path, tiny_models: Path) -> Iterator[App]:
-    """The app as a person starts it, with the tiny models as its models folder."""
-    port, output = free_port(), tmp_path / "output"
+@pytest.fixture(scope="session")
+def running_app(tmp_path_factory: pytest.TempPathFactory, tiny_models: Path) -> Iterator[App]:
+    """The app as a user starts it, with the tiny models as its models folder. Starting it takes seconds."""
+    root, port = tmp_path_factory.mktemp("app"), free_port()
+    app = App(f"http://127.0.0.1:{port}/", root / "output", root / "cache")
     command = [sys.executable, "-m", "sftm_app", "ui", "--no-browser", "--device", "cpu", "--port", str(port)]
-    command += ["--output-dir", str(output), "--models-dir", str(tiny_models)]
-    # What another test's merge kept would make this one's too short to be cancelled or watched.
-    environment = {**os.environ, "SFTM_CACHE_DIR": str(tmp_path / "cache")}
-    with open(tmp_path / "app.log", "wb") as log:
+    command += ["--output-dir", str(app.output_dir), "--models-dir", str(tiny_models)]
+    environment = {**os.environ, "SFTM_CACHE_DIR": str(app.cache_dir)}
+    with open(root / "app.log", "wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
-    url = f"http://127.0.0.1:{port}/"
     try:
         deadline = time.monotonic() + START_LIMIT_S
         while True:
             try:
-                urllib.request.urlopen(url, timeout=5).read()
+                urllib.request.urlopen(app.url, timeout=5).read()
                 break
             except OSError:
-                log_text = (tmp_path / "app.log").read_text()
+                log_text = (root / "app.log").read_text()
                 assert process.poll() is None and time.monotonic() < deadline, log_text
-                time.sleep(0.3)
-        yield App(url, output)
+                time.sleep(0.1)
+        yield app
     finally:
         process.terminate()
         process.wait(20)
+
+
+@pytest.fixture
+def app(running_app: App) -> App:
+    """The running app without the output of other tests.
+
+    It is also without their cache, which would make a merge too short to be watched or cancelled.
+    """
+    for folder in (running_app.output_dir, running_app.cache_dir):
+        for path in folder.iterdir() if folder.is_dir() else ():
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    return running_app
 
 
 @pytest.fixture

@@ -15,7 +15,8 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, AutoImageProcessor, ViTForImageClassification
 
 from sftm_app.evaluation.packs import find_packs, load_samples
-from sftm_app.jobs.folder import list_runs, status
+from sftm_app.jobs.folder import list_runs
+from sftm_app.jobs.status import status
 from sftm_app.resources import asset_path
 
 pytestmark = pytest.mark.browser
