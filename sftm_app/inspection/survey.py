@@ -20,6 +20,7 @@ from sftm_app.inspection.warnings import LayerWarning, layer_warnings
 from sftm_app.inspection.what_if import Prediction, WhatIf
 from sftm_app.linalg.overlap import random_overlap
 from sftm_app.methods.settings import MergeSettings, merge_settings
+from sftm_app.planning.recipe import DEFAULT_METHOD
 from sftm_app.preflight.preflight import Preflight
 from sftm_app.weights.disk_cache import DiskCache
 
@@ -177,7 +178,7 @@ def survey(
     """
     layers = map_layers(found, split_fused)
     names = tuple(task.name for task in found.tasks)
-    settings = settings or merge_settings("sftm", {}, [task.weight for task in found.tasks])
+    settings = settings or merge_settings(DEFAULT_METHOD, {}, [task.weight for task in found.tasks])
     chosen = layers if layer is None else (find_layer(layers, layer),)
     return Survey(names, settings, tuple(_inspect(found, one, names, settings, cache, n_threads) for one in chosen))
 

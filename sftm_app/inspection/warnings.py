@@ -102,17 +102,17 @@ def _sizes(what_if: WhatIf, names: Sequence[str]) -> Iterator[LayerWarning]:
         barely.append(index)
         share = f"{size / base:.2g} of the base's weight" if base else f"{size:.2g}"
         compared = f", {size / usual:.2g} times the median of the other tasks" if usual else ""
-        told = f"{names[index]} barely changed this layer: the norm of its change is {share}{compared}."
-        yield LayerWarning("barely_changed", told, "spectra", (index,))
+        sentence = f"{names[index]} barely changed this layer: the norm of its change is {share}{compared}."
+        yield LayerWarning("barely_changed", sentence, "spectra", (index,))
     order = sorted(range(len(sizes)), key=lambda index: -sizes[index])
     if len(order) > 1 and order[1] not in barely and sizes[order[0]] >= DOMINATES * sizes[order[1]]:
         first, second = order[:2]
         times = sizes[first] / sizes[second]
-        told = (
+        sentence = (
             f"{names[first]} changed this layer {times:.1f} times as much as {names[second]}, the next task, so it "
             "dominates the merged layer."
         )
-        yield LayerWarning("dominates", told, "spectra", (first,))
+        yield LayerWarning("dominates", sentence, "spectra", (first,))
 
 
 def _shared_features(what_if: WhatIf, detail: LayerDetail, names: Sequence[str]) -> Iterator[LayerWarning]:
@@ -120,8 +120,10 @@ def _shared_features(what_if: WhatIf, detail: LayerDetail, names: Sequence[str])
     for i, j in itertools.combinations(range(len(names)), 2):
         yield from _strong_features(what_if, names, i, j)
         if float(detail.both[i, j]) >= SAME_TASK:
-            told = f"{names[i]} and {names[j]} have almost the same features here (overlap {detail.both[i, j]:.2f})."
-            yield LayerWarning("same_task", told, "overlap", (i, j), informational=True)
+            sentence = (
+                f"{names[i]} and {names[j]} have almost the same features here (overlap {detail.both[i, j]:.2f})."
+            )
+            yield LayerWarning("same_task", sentence, "overlap", (i, j), informational=True)
 
 
 def _strong_features(what_if: WhatIf, names: Sequence[str], first: int, second: int) -> Iterator[LayerWarning]:
@@ -136,15 +138,15 @@ def _strong_features(what_if: WhatIf, names: Sequence[str], first: int, second: 
             continue
         best = int((energy * (signed >= SAME_FEATURE)).argmax())
         at, there = divmod(best, other.rank)
-        told = (
+        sentence = (
             f"{names[first]}'s feature {at + 1} and {names[second]}'s feature {there + 1} ({float(one.S[at]):.0%} and "
             f"{float(other.S[there]):.0%} of their energy) have almost the same directions"
         )
         if kind == "opposite":
-            told += f" with opposite sign (A = {float(A[at, there]):.2f}), so one of them will lose."
+            sentence += f" with opposite sign (A = {float(A[at, there]):.2f}), so one of them will lose."
         else:
-            told += f" (A = {float(A[at, there]):.2f}), so a plain sum counts them twice."
-        yield LayerWarning(kind, told, "feature", (first, second), at, informational=kind == "same")
+            sentence += f" (A = {float(A[at, there]):.2f}), so a plain sum counts them twice."
+        yield LayerWarning(kind, sentence, "feature", (first, second), at, informational=kind == "same")
 
 
 def _strong(factors: Factors) -> Factors:
@@ -157,14 +159,14 @@ def _strong(factors: Factors) -> Factors:
 def _solution(prediction: Prediction, names: Sequence[str]) -> Iterator[LayerWarning]:
     """What the superposition could not do."""
     for conflict in prediction.conflicts:
-        told = (
+        sentence = (
             f"{names[conflict.first]} and {names[conflict.second]} oppose each other in this layer (cosine "
             f"{conflict.cosine:.2f}), so no merge keeps both."
         )
-        yield LayerWarning("conflict", told, "overlap", (conflict.first, conflict.second))
+        yield LayerWarning("conflict", sentence, "overlap", (conflict.first, conflict.second))
     if prediction.n_dropped:
-        told = undetermined(prediction.n_dropped)
-        yield LayerWarning("singular", told, "what_if", tuple(range(len(names))))
+        sentence = undetermined(prediction.n_dropped)
+        yield LayerWarning("singular", sentence, "what_if", tuple(range(len(names))))
 
 
 def _errors(what_if: WhatIf, prediction: Prediction, names: Sequence[str]) -> Iterator[LayerWarning]:
@@ -181,21 +183,21 @@ def _errors(what_if: WhatIf, prediction: Prediction, names: Sequence[str]) -> It
             continue
         error, plain = prediction.readout_errors[index], average.readout[index]
         if error > max(ERROR_OF_NOTE, WORSE_THAN_AVERAGE * plain):
-            told = (
+            sentence = (
                 f"{title} with these settings keeps less of {name}'s features than a plain average: the readout error "
                 f"is {error:.2f} instead of {plain:.2f}."
             )
-            yield LayerWarning("readout_error", told, "what_if", (index,))
+            yield LayerWarning("readout_error", sentence, "what_if", (index,))
         # Tasks that share nothing leak this much into each other when all are kept.
         others = [w * s for i, (w, s) in enumerate(zip(weights, sizes, strict=True)) if i != index]
         leak = sum(size**2 for size in others) ** 0.5 / sizes[index]
         error, plain = prediction.mapping_errors[index], average.mapping[index]
         if error > max(ERROR_OF_NOTE, WORSE_THAN_AVERAGE * max(plain, leak)):
-            told = (
+            sentence = (
                 f"On {name}'s inputs, the merge is far from what the task does: the mapping error is {error:.2f}, "
                 f"compared with {plain:.2f} for a plain average and {leak:.2f} for tasks that share nothing."
             )
-            yield LayerWarning("mapping_error", told, "what_if", (index,))
+            yield LayerWarning("mapping_error", sentence, "what_if", (index,))
 
 
 def _ranks(
@@ -212,8 +214,8 @@ def _ranks(
     if cut:
         worst = [f"{share:.0%} of {names[index]}'s energy (rank {prediction.ranks[index]})" for share, index in cut]
         needed = max(detail.spectra[index].ranks_for_energy[0.90] for _, index in cut)
-        told = f"The rank drops {_few(worst)}. Keeping 90% of it takes rank {needed} of {full}."
-        yield LayerWarning("truncation", told, "spectra", tuple(index for _, index in cut))
+        sentence = f"The rank drops {_few(worst)}. Keeping 90% of it takes rank {needed} of {full}."
+        yield LayerWarning("truncation", sentence, "spectra", tuple(index for _, index in cut))
     needed_by = [
         (spectrum.ranks_for_energy[0.90], index)
         for index, spectrum in enumerate(detail.spectra)
@@ -225,8 +227,8 @@ def _ranks(
         fewest, most = min(needed_by)[0], max(needed_by)[0]
         count = f"{fewest} to {most}" if fewest < most else f"{most}"
         energy = "its" if len(tasks) == 1 else "their"
-        told = f"{who} {count} of {full} features to hold 90% of {energy} energy, so a lower rank loses much."
-        yield LayerWarning("full_rank", told, "spectra", tasks, informational=True)
+        sentence = f"{who} {count} of {full} features to hold 90% of {energy} energy, so a lower rank loses much."
+        yield LayerWarning("full_rank", sentence, "spectra", tasks, informational=True)
 
 
 def _clusters(what_if: WhatIf, detail: LayerDetail, names: Sequence[str]) -> Iterator[LayerWarning]:
@@ -236,12 +238,12 @@ def _clusters(what_if: WhatIf, detail: LayerDetail, names: Sequence[str]) -> Ite
         held = [(float(energy[stop] - energy[start]), start, stop) for start, stop in spectrum.clusters]
         share, start, stop = max(held, default=(0.0, 0, 0))
         if share >= 2 * ENERGY_OF_NOTE:
-            told = (
+            sentence = (
                 f"{names[index]}'s features {start + 1} to {stop} have nearly equal gains "
                 f"({spectrum.gains[start]:.4g} to {spectrum.gains[stop - 1]:.4g}) and hold {share:.0%} of its energy. "
                 "Individual features in this group are not unique; only the subspace they span is."
             )
-            yield LayerWarning("cluster", told, "spectra", (index,), start, informational=True)
+            yield LayerWarning("cluster", sentence, "spectra", (index,), start, informational=True)
 
 
 def _holders(what_if: WhatIf, task_names: Sequence[str]) -> Iterator[LayerWarning]:
@@ -250,11 +252,11 @@ def _holders(what_if: WhatIf, task_names: Sequence[str]) -> Iterator[LayerWarnin
     absent = [name for index, name in enumerate(task_names) if index not in members]
     if absent:
         verb = "do" if len(absent) > 1 else "does"
-        told = f"{len(members)} of {len(task_names)} tasks hold this layer; {_few(absent)} {verb} not."
-        yield LayerWarning("missing_tasks", told, "spectra", tuple(range(len(members))), informational=True)
+        sentence = f"{len(members)} of {len(task_names)} tasks hold this layer; {_few(absent)} {verb} not."
+        yield LayerWarning("missing_tasks", sentence, "spectra", tuple(range(len(members))), informational=True)
     if not what_if.made.base_norm:
-        told = "The base's weight is zero here, so there is nothing to compare the tasks' changes with."
-        yield LayerWarning("base_zero", told, "spectra", (), informational=True)
+        sentence = "The base's weight is zero here, so there is nothing to compare the tasks' changes with."
+        yield LayerWarning("base_zero", sentence, "spectra", (), informational=True)
 
 
 def _few(words: Sequence[str]) -> str:

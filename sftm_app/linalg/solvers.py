@@ -139,7 +139,7 @@ def dominant_eigenpair(apply: Callable[[Tensor], Tensor], start: Tensor, steps: 
 def solve_iterative(
     apply: Callable[[Tensor], Tensor], b: Tensor, tolerance: float, max_iterations: int, norm_A: float
 ) -> Solution:
-    """Solve by conjugate residuals (Stiefel, 1952, "Relaxationsmethoden bester Strategie").
+    """Solve by conjugate residuals (Stiefel, "Relaxationsmethoden bester Strategie", 1955).
 
     They minimise ||b - A a|| over Krylov spaces, so they also converge when A is singular and b out of its range. The
     iteration ends when ||r|| <= tolerance ||b|| (solved), or when r is a null vector of A as far as rounding can tell

@@ -17,7 +17,9 @@ from sftm_app.errors import NumericalError
 from sftm_app.inspection.factors import factorise_layer
 from sftm_app.inspection.layers import map_layers
 from sftm_app.inspection.survey import find_layer
+from sftm_app.inspection.what_if import WhatIf
 from sftm_app.linalg.factors import Factors
+from sftm_app.methods.settings import merge_settings
 from sftm_app.planning.recipe import make_recipe
 
 
@@ -43,7 +45,24 @@ def test_transposed_weights_are_turned(tmp_path: Path) -> None:
     layer = find_layer(map_layers(found), "h.0.attn.c_attn")
     assert (layer.shape, layer.part.transposed) == ((24, 8), True)
     base, task = (load_file(tmp_path / name / "model.safetensors")[layer.name] for name in ("base", "t"))
-    assert_close(factorise_layer(found, layer).factors[0].matrix(), (task - base).T)
+    made = factorise_layer(found, layer)
+    assert_close(made.factors[0].matrix(), (task - base).T)
+    assert_close(made.read_base(), base.T, 1e-7)
+
+
+def test_a_method_that_asks_for_the_bases_weight_reads_it_from_the_files(tiny_models: Path) -> None:
+    found = opened(make_recipe(tiny_models / "base", [tiny_models / "a", tiny_models / "b"]))
+    what_if = WhatIf(factorise_layer(found, layer_of(found)))
+    prediction = what_if.predict(merge_settings("slerp", {}, (1.0, 3.0)))
+    base, parts = direct(tiny_models)
+    A, B = (base + (U * s) @ Vh for U, s, Vh in parts[:2])
+    omega = np.arccos((A * B).sum() / np.linalg.norm(A) / np.linalg.norm(B))
+    D = (np.sin(0.25 * omega) * A + np.sin(0.75 * omega) * B) / np.sin(omega) - base
+    assert_close(what_if.spectrum(prediction), np.linalg.svd(D, compute_uv=False))
+    assert prediction.norm == pytest.approx(np.linalg.norm(D), rel=1e-4)
+    for factors, read, (U, _, Vh) in zip(what_if.made.factors, prediction.readouts, parts[:2], strict=True):
+        signs = np.sign((factors.U.numpy() * U).sum(0)) * np.sign((factors.Vh.numpy() * Vh).sum(1))
+        assert_close(read, signs * ((U.T @ D) * Vh).sum(1))
 
 
 def test_nan_is_refused_by_name(models: Path) -> None:

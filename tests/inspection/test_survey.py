@@ -82,12 +82,15 @@ def test_without_settings_the_merge_is_sftm_with_the_tasks_weights(tiny_models: 
 def test_json_is_json_even_for_a_base_of_zeros_and_a_task_without_a_change(models: Path) -> None:
     change_weights(models / "base" / "model.safetensors", lambda tensors: tensors[NAME].zero_())
     change_weights(models / "b" / "model.safetensors", lambda tensors: tensors[f"vit.{NAME}"].zero_())
-    for method in ("sftm", "average", "task_arithmetic"):
+    for method in ("sftm", "average", "task_arithmetic", "ties"):
         settings = merge_settings(method, {}, (1.0, 1.0, 1.0))
         (entry,) = strict_json(survey(preflight_of(models), NAME, settings).to_json())["layers"]
         assert entry["measures"]["change"]["overall"] is None
         assert entry["spectra"][1]["gains"] == [] and entry["angles"][0]["k"] == 0
         assert {"unchanged", "base_zero"} <= {warning["kind"] for warning in entry["warnings"]}
+        coefficients = entry["prediction"]["coefficients"]
+        assert coefficients is None if method == "ties" else list(coefficients) == list(NAMES)
+        assert len(entry["prediction"]["gains"]) == 16
 
 
 def test_the_factors_of_one_layer_are_held_at_a_time(tiny_models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
