@@ -2,8 +2,8 @@
 
 Makes the reference work (bench.reference) and an environment with FusionBench and mergekit (bench.peer_environment) if
 --folder and --env do not hold them yet. Then it runs every job as a process of its own, one after the other, round
-after round, so that whatever else the machine does hits them all. Prints Markdown tables. The folder keeps what every command
-printed, and every figure. Inputs are read once before, so they come from the system's memory and not from a disk.
+after round, so that whatever else the machine does hits them all. Prints Markdown tables. The folder keeps every figure
+and what every command printed. Inputs are read once before, so they come from memory and not from a disk.
 
 Our merges start with an empty cache, except those called "again", which find what the merge at full rank cached. What
 transformers says of the architecture is cached for all; asking takes seconds at a machine's first merge of a kind.

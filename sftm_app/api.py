@@ -18,7 +18,7 @@ from sftm_app.output.report import Report
 from sftm_app.output.save import save
 from sftm_app.pipeline import prepare
 from sftm_app.planning.planner import open_inputs
-from sftm_app.planning.recipe import Recipe, TaskEntry, absolute, make_recipe
+from sftm_app.planning.recipe import DEFAULT_METHOD, Recipe, TaskEntry, absolute, make_recipe
 from sftm_app.preflight.preflight import Preflight
 from sftm_app.session import Session, open_session
 
@@ -34,7 +34,7 @@ def merge(
     base: str | Path,
     tasks: Tasks,
     output: str | Path,
-    method: str = "sftm",
+    method: str = DEFAULT_METHOD,
     device: str = "auto",
     *,
     dtype: str | None = None,
@@ -60,7 +60,7 @@ def merge(
         base: the checkpoint that the tasks were fine-tuned from.
         tasks: checkpoint folders; or entries {"path": ..., "name": ..., "weight": ...}; or a mapping name -> folder.
         output: a folder that does not exist yet.
-        method: a merge method, such as "sftm"; `sftm_app.methods.METHODS` has them all.
+        method: the name of a merge method; `sftm_app.methods.METHODS` has them all.
         device: "auto", "cpu", "cuda" or "mps".
         dtype: the dtype written, or None for the base's.
         max_shard_size: the largest size of a weight file.
@@ -196,7 +196,7 @@ def inspect(
     base: str | Path,
     tasks: Tasks,
     layer: str | None = None,
-    method: str = "sftm",
+    method: str = DEFAULT_METHOD,
     session: Session | None = None,
     **params: Any,
 ) -> Survey:

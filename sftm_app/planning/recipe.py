@@ -31,6 +31,7 @@ DTYPES = {
     "float8_e5m2": torch.float8_e5m2,
 }
 KINDS = ("model", "adapter")
+DEFAULT_METHOD = "sftm"
 MEASURE = ("auto", "all", "none")
 MAX_RECIPE_BYTES = 1024 * 1024
 MAX_BRACKETS = 1000
@@ -86,7 +87,7 @@ class Recipe:
 
     base: str
     tasks: tuple[TaskEntry, ...]
-    method: str = "sftm"
+    method: str = DEFAULT_METHOD
     params: Any = field(default_factory=NoParams)
     output: Output = Output()
     device: str = "auto"
@@ -99,7 +100,7 @@ class Recipe:
 def make_recipe(
     base: str | Path,
     tasks: Sequence[Any],
-    method: str = "sftm",
+    method: str = DEFAULT_METHOD,
     params: Mapping[str, Any] | None = None,
     output: Mapping[str, Any] | None = None,
     device: str = "auto",
