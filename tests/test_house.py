@@ -37,7 +37,7 @@ HOUSE = {
     "plots": "errors linalg methods",
     "api": "errors methods session preflight planning pipeline engine output inspection",
     "jobs": "errors units weights architecture session planning pipeline output",
-    "hub": "errors units weights planning jobs",
+    "hub": "errors units weights architecture preflight planning jobs",
     "ui": """errors units resources caching linalg methods weights architecture session preflight planning pipeline
         output inspection evaluation plots jobs hub""",
     "cli_options": "devices",
