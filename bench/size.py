@@ -28,7 +28,6 @@ from sftm_app.weights.writer import OutputTensor, weights_writer
 # Very long matrices: many bytes for little arithmetic, so that factorising 10 GB takes minutes.
 HIDDEN, INTERMEDIATE = 16, 262144
 N_TASKS = 2
-CHILD = "from sftm_app.cli import run; run()"
 
 
 @dataclass(frozen=True)
@@ -105,7 +104,7 @@ def measure(folder: Path, gigabytes: float) -> Measured:
             write_model(model, n_layers, seed)
         recipe = folder / "recipe.yaml"
         recipe.write_text(recipe_to_yaml(make_recipe(models[0], models[1:], device="cpu")), encoding="utf-8")
-        command = [sys.executable, "-c", CHILD, "merge", str(recipe), "--output", str(folder / "out"), "--quiet"]
+        command = [sys.executable, "-m", "sftm_app", "merge", str(recipe), "--output", str(folder / "out"), "--quiet"]
         started = time.perf_counter()
         child = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         resident = 0
