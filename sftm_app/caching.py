@@ -75,7 +75,7 @@ class CachePlace:
     limit_bytes: int
 
 
-def cache_place(environment: Mapping[str, str] = os.environ) -> CachePlace | None:
+def cache_place(environment: Mapping[str, str]) -> CachePlace | None:
     """The place that SFTM_CACHE_DIR and SFTM_CACHE_GB (default 10) choose. Touches no disk.
 
     Returns:

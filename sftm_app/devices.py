@@ -1,3 +1,3 @@
-"""The devices that can be asked for. Apart from everything that needs torch, so that `sftm --help` is quick."""
+"""The devices that a recipe may ask for. Needs no torch, so that `sftm --help` is quick."""
 
 DEVICES = ("auto", "cpu", "cuda", "mps")

@@ -1,19 +1,19 @@
 """Every error that SFTM Studio raises on purpose.
 
-    SFTMError                    base of all; its text is a sentence made for the person who reads it
+    SFTMError                    base of all; its text is a sentence for the person who reads it
     ├── InputError               what was given cannot be used            (exit code 2)
     │   ├── CheckpointError      a folder or file of weights is unusable
-    │   ├── HubError             a model on the hub cannot be named, reached, seen or used
-    │   ├── CompatibilityError   base and tasks do not fit; carries every problem found
-    │   ├── RecipeError          a recipe or an option is not understood
+    │   ├── HubError             a model on the hub cannot be found, reached, accessed or used
+    │   ├── CompatibilityError   base and tasks do not fit together; holds every problem found
+    │   ├── RecipeError          a recipe or an option is invalid
     │   ├── OutputError          the output folder cannot be written
-    │   └── SampleError          an input for trying a model is unusable
+    │   └── SampleError          a sample to try a model on is unusable
     ├── NumericalError           NaN, Inf, or a factorisation or solve that failed
     ├── ResourceError            out of memory or disk                     (exit code 3)
     ├── JobError                 a run died or cannot be started
-    └── Cancelled                the person stopped it                     (exit code 130)
+    └── Cancelled                a person cancelled it                     (exit code 130)
 
-A text says what, where, expected against found, and what to do next. It carries no trace.
+A text says what is wrong and where, what was expected and found, and what to do next. It has no traceback.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from collections.abc import Sequence
 
 
 class SFTMError(Exception):
-    """Base of all errors that are meant to be read by a person."""
+    """Base of all errors whose text is meant for a person."""
 
     exit_code = 1
 
@@ -34,18 +34,15 @@ class InputError(SFTMError):
 
 
 class CheckpointError(InputError):
-    """A checkpoint folder or weight file is missing, damaged or not understood."""
+    """A checkpoint folder or weight file is missing, damaged or of an unknown kind."""
 
 
 class HubError(InputError):
-    """A model on the Hugging Face hub cannot be named, reached, seen or used."""
+    """A model on the Hugging Face hub cannot be found, reached, accessed or used."""
 
 
 class CompatibilityError(InputError):
-    """Base and task checkpoints do not fit together.
-
-    `problems` holds one sentence for every mismatch found, so that all can be mended at once.
-    """
+    """Base and task checkpoints do not fit together. `problems` holds one sentence for each mismatch."""
 
     def __init__(self, problems: Sequence[str]) -> None:
         self.problems = tuple(problems)
@@ -53,7 +50,7 @@ class CompatibilityError(InputError):
 
 
 class RecipeError(InputError):
-    """A recipe file, a parameter or an option is not understood."""
+    """A recipe file, a parameter or an option is invalid."""
 
 
 class OutputError(InputError):
@@ -61,11 +58,11 @@ class OutputError(InputError):
 
 
 class SampleError(InputError):
-    """An input handed in for trying a model is unusable."""
+    """A sample to try a model on is unusable."""
 
 
 class NumericalError(SFTMError):
-    """A tensor holds NaN or Inf, or every way of factorising or solving failed."""
+    """A tensor holds NaN or Inf, or every factorisation or solve failed."""
 
     exit_code = 2
 
@@ -81,6 +78,6 @@ class JobError(SFTMError):
 
 
 class Cancelled(SFTMError):
-    """The person cancelled. Nothing half-written is left behind."""
+    """A person cancelled. No half-written file is left behind."""
 
     exit_code = 130

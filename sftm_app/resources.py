@@ -1,6 +1,6 @@
-"""Where the bundled files (demo packs, style sheet, icon) lie.
+"""Finds the bundled files: demo packs, style sheet, icon.
 
-A source checkout keeps them in `assets/` beside the package; a wheel carries them inside it, as `sftm_app/assets/`.
+A source checkout has them in `assets/` next to the package, a wheel in `sftm_app/assets/`.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ _PLACES = (_PACKAGE / "assets", _PACKAGE.parent / "assets")
 
 
 def asset_path(*parts: str) -> Path:
-    """Path of a bundled file or folder; without parts, of the first assets folder that exists.
+    """The path of a bundled file or folder; without parts, of the assets folder.
 
-    Raises SFTMError when it is in neither place: the installation is incomplete.
+    Raises:
+        SFTMError: it is missing, so the installation is incomplete.
     """
     for place in _PLACES:
         path = place.joinpath(*parts)

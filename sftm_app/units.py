@@ -1,4 +1,4 @@
-"""Numbers of bytes in words."""
+"""Sizes and durations in words."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ MAX_DIGITS = 12
 
 
 def format_bytes(n: int, digits: int = 3) -> str:
-    """A number of bytes as people read it: in powers of ten, with so many significant digits."""
+    """A number of bytes in powers of ten, with this many significant digits: "12.8 MB"."""
     for size, unit in _UNITS:
         rounded = float(f"{n / size:.{digits}g}")
         if rounded >= 1:
@@ -16,13 +16,13 @@ def format_bytes(n: int, digits: int = 3) -> str:
 
 
 def format_distinct(n: int, other: int) -> tuple[str, str]:
-    """Two different numbers of bytes, with as many digits as it takes to see that they differ."""
+    """Two different numbers of bytes, with enough digits to see that they differ."""
     digits = next((k for k in range(3, MAX_DIGITS) if format_bytes(n, k) != format_bytes(other, k)), MAX_DIGITS)
     return format_bytes(n, digits), format_bytes(other, digits)
 
 
 def format_duration(seconds: float) -> str:
-    """An estimated time in words, no more exact than it is: "under 1 s", "about 40 s", "about 3 min", "about 2.5 h"."""
+    """An estimated time, rounded as estimates are: "under 1 s", "about 40 s", "about 3 min", "about 2.5 h"."""
     if seconds < 1:
         return "under 1 s"
     if seconds < 99.5:

@@ -1,4 +1,4 @@
-"""A small Hugging Face hub on 127.0.0.1: what huggingface_hub asks for and no more. It counts every byte it serves."""
+"""A small Hugging Face hub on 127.0.0.1, with just what huggingface_hub requests. It counts the bytes it serves."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ BOT = "SFconvertbot"
 
 
 def read_folder(folder: Path) -> dict[str, bytes]:
-    """The files of a folder by their names in a repository."""
+    """The files of a folder, by their names in a repository."""
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 @dataclass
 class Repo:
-    """files by commit, commits by branch; `parents` and `pulls` are for the robot's conversions."""
+    """Files by commit, and commits by branch; `parents` and `pulls` are for the bot's conversions."""
 
     commits: dict[str, dict[str, bytes]] = field(default_factory=dict)
     branches: dict[str, str] = field(default_factory=dict)
@@ -37,7 +37,7 @@ class Repo:
 
 @dataclass(frozen=True)
 class Served:
-    """One answer: what was asked for with which headers (names in lower case), and bytes of the body that went out."""
+    """One answer: the request with its headers (names in lower case), and the bytes of the body that were sent."""
 
     method: str
     path: str
@@ -46,7 +46,7 @@ class Served:
 
 
 class FakeHub:
-    """repos by name. stall: files that stop halfway until released; cut: files whose connection breaks there, once."""
+    """repos: by name. stall: files that stop halfway until released. cut: files whose connection breaks once."""
 
     def __init__(self) -> None:
         self.repos: dict[str, Repo] = {}
@@ -57,7 +57,7 @@ class FakeHub:
         self.url = ""
 
     def add(self, repo_id: str, files: dict[str, bytes], branch: str = "main") -> str:
-        """A new commit on a branch; returns its hash."""
+        """Add a commit to a branch, and return its hash."""
         repo = self.repos.setdefault(repo_id, Repo())
         commit = hashlib.sha1(repr((repo_id, branch, sorted(files), len(repo.commits))).encode()).hexdigest()
         repo.commits[commit] = files
@@ -66,7 +66,7 @@ class FakeHub:
         return commit
 
     def convert(self, repo_id: str, files: dict[str, bytes], author: str = BOT) -> str:
-        """A pull request that adds safetensors to a repository of pickles; returns its commit."""
+        """Add a pull request with safetensors to a repository of pickles, and return its commit."""
         repo = self.repos[repo_id]
         number = len(repo.pulls) + 1
         commit = self.add(repo_id, repo.commits[repo.branches["main"]] | files, f"refs/pr/{number}")
@@ -77,7 +77,7 @@ class FakeHub:
         return commit
 
     def bytes_of(self, suffix: str) -> int:
-        """Bytes served of all files whose name ends so."""
+        """The bytes served of files whose name ends with `suffix`."""
         return sum(one.n_bytes for one in self.served if one.method == "GET" and one.path.endswith(suffix))
 
 
@@ -182,7 +182,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command == "GET":
             try:
                 n_bytes = self._body(body, name)
-            except OSError:  # whoever asked has left
+            except OSError:  # the client has disconnected
                 self.close_connection = True
         self.fake.served.append(Served(self.command, self.path.split("?")[0], n_bytes, asked_with))
 

@@ -20,7 +20,7 @@ def hub(tiny_models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> I
             monkeypatch.delenv(name, raising=False)
         monkeypatch.setenv("HF_ENDPOINT", fake.url)
         monkeypatch.setenv("HF_HOME", str(tmp_path / "hf-home"))
-        # As the app and the command line have it: this process is offline.
+        # This process is offline, as in the app and on the command line.
         monkeypatch.setenv("HF_HUB_OFFLINE", "1")
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
         monkeypatch.setattr(constants, "ENDPOINT", fake.url)

@@ -1,4 +1,4 @@
-"""Numbers of bytes in words."""
+"""Sizes in words."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_powers_of_ten_with_three_digits(n: int, words: str) -> None:
     assert format_bytes(n) == words
 
 
-def test_two_sizes_can_be_told_apart() -> None:
+def test_two_sizes_that_differ_look_different() -> None:
     assert format_distinct(5_000_000_000, 3_000_000) == ("5 GB", "3 MB")
     assert format_distinct(12_784_000, 12_780_000) == ("12.784 MB", "12.78 MB")
     assert format_distinct(1_000_000_001, 1_000_000_000) == ("1.000000001 GB", "1 GB")

@@ -1,4 +1,4 @@
-"""Tiny random models and LoRA adapters over them, made and saved by PEFT itself."""
+"""Tiny random models, and LoRA adapters of them that PEFT makes and saves."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SIZE: dict[str, Any] = {"hidden_size": 16, "num_hidden_layers": 2, "num_attentio
 
 
 def build(kind: str, **settings: Any) -> Any:
-    """A tiny random model of one of the kinds below, always the same one."""
+    """A tiny random model of one of the kinds below, the same on every call."""
     torch.manual_seed(0)
     match kind:
         case "llama":
@@ -63,14 +63,14 @@ def inputs_of(kind: str) -> dict[str, torch.Tensor]:
 
 
 def logits(model: Any, kind: str) -> torch.Tensor:
-    """What a model says about the fixed samples."""
+    """A model's output for the fixed samples."""
     with torch.no_grad():
         found: torch.Tensor = model.eval()(**inputs_of(kind)).logits
     return found
 
 
 def save_adapter(folder: Path, kind: str, seed: int, base: dict[str, Any] | None = None, **settings: Any) -> Path:
-    """An adapter over build(kind, **base) whose every trained value is random."""
+    """An adapter of build(kind, **base) with random values."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model = get_peft_model(
@@ -87,7 +87,7 @@ def save_adapter(folder: Path, kind: str, seed: int, base: dict[str, Any] | None
 
 
 def load_adapter(folder: Path, kind: str, **base: Any) -> Any:
-    """The adapter over its base, as PEFT runs it."""
+    """The adapter on its base, as PEFT runs it."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return PeftModel.from_pretrained(build(kind, **base), folder)

@@ -1,4 +1,4 @@
-"""Tiny random checkpoints in Hugging Face format, and files made by hand."""
+"""Tiny random checkpoints in Hugging Face format, and hand-made files."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def save_base(folder: Path, **changes: Any) -> Path:
 
 
 def save_task(folder: Path, base: Path, seed: int, n_labels: int, dtype: torch.dtype = torch.float32) -> Path:
-    """The base with every weight changed a little and a random head of its own."""
+    """The base with every weight changed a little, and with its own random head."""
     torch.manual_seed(seed)
     labels = {i: f"label {i} of {folder.name}" for i in range(n_labels)}
     config = ViTConfig.from_pretrained(base, id2label=labels, label2id={v: k for k, v in labels.items()})
@@ -49,7 +49,7 @@ def save_task(folder: Path, base: Path, seed: int, n_labels: int, dtype: torch.d
 
 
 def change_weights(file: Path, change: Any) -> None:
-    """Rewrite a safetensors file after `change(tensors)` altered its dict of tensors in place."""
+    """Rewrite a safetensors file after `change(tensors)` changed its dict of tensors in place."""
     tensors = load_file(file)
     change(tensors)
     save_file(tensors, file, {"format": "pt"})
@@ -63,6 +63,6 @@ def change_config(folder: Path, **values: Any) -> None:
 
 
 def header_bytes(header: Any, data: bytes = b"") -> bytes:
-    """A safetensors file from any JSON value (or raw header bytes) and data."""
+    """The bytes of a safetensors file with any JSON value (or raw bytes) as its header."""
     raw = header if isinstance(header, bytes) else json.dumps(header).encode()
     return len(raw).to_bytes(8, "little") + raw + data

@@ -16,7 +16,7 @@ VOCABULARY = len(SPECIAL) + len(WORDS)
 
 
 def save_tokenizer(folder: Path, template: str = "$A", **settings: Any) -> None:
-    """A tokenizer of whole words. template: which special tokens stand around a text."""
+    """A tokenizer of whole words. template: the special tokens around a text."""
     names = {word: number for number, word in enumerate([*SPECIAL, *WORDS])}
     tokenizer = Tokenizer(models.WordLevel(names, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()

@@ -101,7 +101,7 @@ def _kind(info: TensorInfo, tensors: Mapping[str, TensorInfo]) -> tuple[str, str
     if dimensions == 1:
         if any(_NORM.search(word) for word in words):
             return "norm", "from its name: norm"
-        return "embedding", f"from its {'name' if embeds else 'shape'}: a vector of its own, treated like an embedding"
+        return "embedding", f"from its {'name' if embeds else 'shape'}: a separate vector, treated like an embedding"
     if "expert" in info.name.lower() and dimensions == 3:
         return _experts(info, tensors)
     if embeds and (dimensions == 2 or leaf != "weight"):

@@ -259,7 +259,7 @@ def _table_note(sides: _Sides, changed: Sequence[str]) -> Iterator[str]:
 
 def _head_notes(sides: _Sides, names: Mapping[str, str], heads: Sequence[str]) -> Iterator[str]:
     if heads:
-        yield f"{listing(heads)} belong to its own head, which is kept separately and not merged."
+        yield f"{listing(heads)} belong to its own head, which is kept separately, not merged."
     owners = sides.architecture.owners
     shared = [ours for ours in names if (owner := owners.get(ours)) and not owner.in_backbone]
     if shared:

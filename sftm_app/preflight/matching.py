@@ -122,7 +122,7 @@ class _Sides:
         ]
         notes = [*false_tie_notes(self.theirs.false_ties), *self._other_settings(), *self._part_notes()]
         if heads:
-            notes.append(f"{listing(heads)} belong to its own head, which is kept separately and not merged.")
+            notes.append(f"{listing(heads)} belong to its own head, which is kept separately, not merged.")
         return Match(names, heads, {}, vocabulary, tuple(problems), tuple(notes))
 
     def _missing(self, architectures: ArchitectureCache) -> list[str]:

@@ -1,7 +1,7 @@
 """Reads a PEFT adapter_config.json, and describes the pair of factors that a LoRA adapter holds for one weight.
 
 Only settings that are known to leave W = W_0 + scaling * B @ A as it is are accepted. Every other setting is reported
-as a problem: PEFT has a dozen variants of LoRA, and a wrong guess would merge something else than what was trained.
+as a problem: PEFT has a dozen variants of LoRA, and a wrong guess would merge something other than what was trained.
 """
 
 from __future__ import annotations
@@ -144,13 +144,13 @@ def _pattern(where: str, values: Mapping[str, Any], expected: str, problems: lis
     if not isinstance(pattern, dict):
         problems.append(f"{where} is {pattern!r}; it should be a table of module paths and numbers. {_REPAIR}")
         return {}
-    sound = {}
+    valid = {}
     for key, value in pattern.items():
         if fault := _fault_of(key):
             problems.append(f"{where} holds {key[:80]!r}, which is {fault}. {_REPAIR}")
         else:
-            sound[key] = _number(f"{where}, entry {key!r},", value, expected, problems)
-    return sound
+            valid[key] = _number(f"{where}, entry {key!r},", value, expected, problems)
+    return valid
 
 
 def _fault_of(key: str) -> str:

@@ -97,7 +97,7 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     try:
         return _open_folder(folder)
     except OSError as error:
-        # Say no more: a checkpoint that this user may not read can still be sound.
+        # Say no more: a checkpoint that this user may not read can still be valid.
         why = "no permission to read it" if isinstance(error, PermissionError) else f"cannot be read ({error.strerror})"
         where = error.filename or folder
         raise CheckpointError(f"{where}: {why}. Change its permissions, or copy the checkpoint elsewhere.") from None

@@ -45,8 +45,8 @@ def parse_ref(text: str) -> HubRef:
     named = text.strip().removeprefix(HUB_PREFIX).removeprefix("https://huggingface.co/")
     repo_id, at, revision = named.partition("@")
     shown = text.strip()[:200]
-    sound = _REPO_ID.fullmatch(repo_id) and len(repo_id) <= MAX_REPO_ID and not repo_id.endswith(".git")
-    if not sound or "--" in repo_id or ".." in repo_id:
+    is_valid = _REPO_ID.fullmatch(repo_id) and len(repo_id) <= MAX_REPO_ID and not repo_id.endswith(".git")
+    if not is_valid or "--" in repo_id or ".." in repo_id:
         raise HubError(
             f"{shown!r} is neither a folder on this machine nor the name of a model on the hub. Write org/name, such "
             "as openai/clip-vit-base-patch32, or org/name@revision."

@@ -136,7 +136,7 @@ def _claim(partial: Path, resume: bool) -> None:
 
     Raises:
         OutputError: another run is writing it, or no run left it.
-        OSError: it cannot be made.
+        OSError: it cannot be created.
     """
     with folder_lock(partial.parent):
         refuse_in_use(partial)

@@ -37,18 +37,18 @@ def in_order(found: Architecture) -> tuple[object, ...]:
     return found, list(found.owners), list(found.file_names), list(found.ties), list(found.submodels)
 
 
-def test_a_second_process_asks_nobody(base: Checkpoint, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_second_process_reads_the_file(base: Checkpoint, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = read_architecture(base.config, base.tensors)
     assert in_order(ArchitectureCache(folder).read(base.config, base.tensors)) == in_order(asked)
     assert len(list(folder.iterdir())) == 1
     monkeypatch.setattr(reading, "read_architecture", refuse)
     second = ArchitectureCache(folder)
     assert in_order(second.read(base.config, base.tensors)) == in_order(asked)
-    # Where a model came from changes nothing.
+    # The model's origin does not matter.
     assert second.read(base.config | {"_name_or_path": "elsewhere"}, base.tensors) == asked
 
 
-def test_everything_that_an_answer_follows_from_makes_another_question(
+def test_everything_that_an_answer_depends_on_is_in_the_key(
     base: Checkpoint, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cache = ArchitectureCache(folder)
@@ -68,7 +68,7 @@ def test_everything_that_an_answer_follows_from_makes_another_question(
 
 
 @pytest.mark.parametrize("left", [b"", b"{", b"[]", b'{"owners": {}}', b'{"owners": {"a": {}}, "keys": []}'])
-def test_a_damaged_entry_is_asked_for_again(base: Checkpoint, folder: Path, left: bytes) -> None:
+def test_a_damaged_file_is_replaced(base: Checkpoint, folder: Path, left: bytes) -> None:
     expected = ArchitectureCache(folder).read(base.config, base.tensors)
     (entry,) = folder.iterdir()
     entry.write_bytes(left)
@@ -76,7 +76,7 @@ def test_a_damaged_entry_is_asked_for_again(base: Checkpoint, folder: Path, left
     assert json.loads(entry.read_bytes())["keys"] == sorted(expected.keys)
 
 
-def test_a_refusal_is_not_remembered(folder: Path) -> None:
+def test_a_refusal_is_not_cached(folder: Path) -> None:
     cache = ArchitectureCache(folder)
     for _ in range(2):
         with pytest.raises(CheckpointError, match="not known to transformers"):
@@ -84,7 +84,9 @@ def test_a_refusal_is_not_remembered(folder: Path) -> None:
     assert not folder.exists()
 
 
-def test_the_entries_used_longest_ago_go(folder: Path, monkeypatch: pytest.MonkeyPatch, base: Checkpoint) -> None:
+def test_the_files_used_longest_ago_are_removed(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, base: Checkpoint
+) -> None:
     monkeypatch.setattr(known_architectures, "MAX_FILES", 2)
     kept: list[set[str]] = []
     for n_layers in (1, 2, 1, 3):
@@ -104,7 +106,7 @@ def test_a_full_disk_leaves_nothing_behind(base: Checkpoint, folder: Path, monke
 
 
 def test_a_known_architecture_needs_no_transformers(base: Checkpoint, folder: Path) -> None:
-    """Which takes seconds to import: most of what a small merge takes."""
+    """Importing transformers takes seconds, which is most of a small merge."""
     expected = ArchitectureCache(folder).read(base.config, base.tensors)
     code = (
         "import sys; from pathlib import Path; from sftm_app.weights.checkpoint import open_checkpoint as o;"

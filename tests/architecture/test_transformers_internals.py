@@ -17,7 +17,6 @@ from transformers.conversion_mapping import get_model_conversion_mapping
 
 from sftm_app.architecture.transformers_internals import CHECKED_WITH, has_head, saving_order
 
-
 MESSAGE = f"transformers {transformers.__version__} differs from {CHECKED_WITH}, which the architecture relies on"
 
 

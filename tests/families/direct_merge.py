@@ -18,7 +18,7 @@ TABLE = re.compile(
 
 
 def arrays(folder: Path) -> dict[str, Array]:
-    """Every tensor of a checkpoint of one file, as float64, or as stored when it holds integers."""
+    """Every tensor of a single-file checkpoint, in float64; integers as stored."""
     return {
         name: tensor.double().numpy() if tensor.is_floating_point() else tensor.numpy()
         for name, tensor in load_file(folder / "model.safetensors").items()
@@ -26,7 +26,7 @@ def arrays(folder: Path) -> dict[str, Array]:
 
 
 def rule(name: str, array: Array) -> str:
-    """What is to be done with a tensor: "copy", "mean", "sum", "stack" or "matrix"."""
+    """How a tensor is merged: "copy", "mean", "sum", "stack" or "matrix"."""
     if not np.issubdtype(array.dtype, np.floating):
         return "copy"
     if NORM.search(name):
@@ -49,7 +49,7 @@ def superposed(changes: Sequence[Array]) -> Array:
 
 
 def merge_matrix(changes: Sequence[Array], transposed: bool = False, blocks: int = 1) -> Array:
-    """D of matrices as stored; convolutions flattened; `blocks`: this many equal maps one below the other."""
+    """D for matrices as stored, with convolutions flattened. blocks: how many equal maps are stacked along the rows."""
     shape = changes[0].shape
     maps = [change.T if transposed else change.reshape(shape[0], -1) for change in changes]
     parts = zip(*(np.split(matrix, blocks) for matrix in maps), strict=True)
@@ -58,7 +58,7 @@ def merge_matrix(changes: Sequence[Array], transposed: bool = False, blocks: int
 
 
 def direct_merge(name: str, base: Array, tasks: Sequence[Array], transposed: bool = False) -> Array:
-    """The merged tensor of `name`; tasks: those that hold it."""
+    """The merged tensor `name`. tasks: those that hold it."""
     what = rule(name, base)
     if what == "copy" or not tasks:
         return base
@@ -74,6 +74,6 @@ def direct_merge(name: str, base: Array, tasks: Sequence[Array], transposed: boo
 
 
 def distance(found: Array, expected: Array, base: Array) -> float:
-    """How far a merged tensor is from what it should be, against how far the merge moved it."""
+    """The error of a merged tensor, relative to how far the merge moved it."""
     moved = float(np.linalg.norm(expected - base))
     return float(np.linalg.norm(found - expected)) / (moved or 1.0)

@@ -1,4 +1,4 @@
-"""Tiny random models of many families, each with the inputs that it takes."""
+"""Tiny random models of many families, with inputs for each."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def both(_: Any) -> dict[str, Tensor]:
 
 @dataclass(frozen=True)
 class Family:
-    """A base class and the class of the fine-tunes, by name; both built from `config(**settings)`.
+    """The classes of the base and of the fine-tunes, by name, both built from `config(**settings)`.
 
     prefix: what the files of one side put before the other's names. transposed: matrices stored as in x out.
     """
@@ -147,7 +147,7 @@ FAMILIES: dict[str, Family] = {
 
 
 def shaken(model: Any, seed: int, by: float) -> Any:
-    """The model with every floating-point tensor of its files changed a little; nothing stays at an initial zero."""
+    """The model with every floating-point tensor changed a little, so that none stays at an initial zero."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, tensor in model.state_dict().items():
@@ -158,12 +158,12 @@ def shaken(model: Any, seed: int, by: float) -> Any:
 
 
 def save_family(root: Path, family: Family, **changes: Any) -> Path:
-    """The base in root/base and a fine-tune of it in root/a, root/b and root/c, each with labels of its own."""
+    """Save the base in root/base and fine-tunes of it in root/a, root/b and root/c, each with its own labels."""
     torch.manual_seed(0)
     config = getattr(hf, family.config)(**(family.settings | changes))
     model = getattr(hf, family.base)(config)
     if (family.settings | changes).get("tie_word_embeddings") is False:
-        # transformers builds T5 tied whatever the config says, and loads it apart when the files hold two matrices.
+        # transformers always builds T5 tied, and loads it untied if the files hold two matrices.
         model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().clone())
     shaken(model, 0, 0.3).save_pretrained(root / "base")
     for seed, name in enumerate(TASKS, start=1):
@@ -172,7 +172,7 @@ def save_family(root: Path, family: Family, **changes: Any) -> Path:
 
 
 def save_task(folder: Path, base: Path, class_name: str, seed: int, by: float = 0.05) -> None:
-    """A fine-tune of the base: every weight changed; a head, if the class has one, with seed + 1 labels."""
+    """A fine-tune of the base: every weight is changed, and a head, if the class has one, has seed + 1 labels."""
     torch.manual_seed(seed)
     labels = (
         {} if "Classification" not in class_name else {"id2label": {i: f"{folder.name}{i}" for i in range(seed + 1)}}

@@ -1,4 +1,4 @@
-"""Three fine-tunes of many families are merged, checked tensor by tensor, loaded and run."""
+"""Fine-tunes of many families are merged, checked tensor by tensor, loaded and run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TOLERANCE = 2e-4
 
 
 def load_sound(class_name: str, folder: Path) -> Any:
-    """The model in a folder, which must hold exactly what its class asks for."""
+    """Load the model in a folder, which must hold exactly the tensors of its class."""
     model, info = getattr(hf, class_name).from_pretrained(folder, output_loading_info=True)
     assert {key: found for key, found in info.items() if found} == {}
     return model.eval()
@@ -58,7 +58,7 @@ def first_output(outputs: Any) -> torch.Tensor:
 
 
 def check_heads(family: Family, root: Path, base: dict[str, Any], tasks: list[dict[str, Any]]) -> None:
-    """Whatever the base lacks of a task is in the task's own file, as it was."""
+    """The tensors of a task that the base lacks are unchanged in the task's own file."""
     for name, task in zip(TASKS, tasks, strict=True):
         own = {key for key in task if same_tensor(key, family.prefix, base) is None}
         file = root / "out" / "heads" / f"{name}.safetensors"

@@ -1,4 +1,4 @@
-"""Names, types, ties and vocabularies as they stand in files from elsewhere."""
+"""Names, types, ties and vocabularies as they occur in files from elsewhere."""
 
 from __future__ import annotations
 
@@ -192,7 +192,7 @@ def test_types_may_be_mixed(tmp_path: Path) -> None:
         found = load_file(out / "model.safetensors")
         assert {tensor.dtype for tensor in found.values()} == {getattr(torch, dtype)}
         for name, expected in sound.items():
-            # Half a step of the type for each value, and its smallest step for tiny ones.
+            # Half a step of the dtype for each value, and its smallest step for tiny values.
             off = abs(found[name].double().numpy() - expected)
             assert (off <= step * abs(expected) + 2e-3 * (step > 1e-3) + 1e-4).all(), (asked, name)
         model = load_sound("LlamaForCausalLM", out)
@@ -208,7 +208,7 @@ def test_quantised_checkpoints_are_refused(tmp_path: Path) -> None:
         check(tmp_path / "a", [tmp_path / "b"])
 
 
-def test_what_stands_beside_the_weights_is_carried_over(tmp_path: Path) -> None:
+def test_other_files_of_the_base_are_copied(tmp_path: Path) -> None:
     save_family(tmp_path, FAMILIES["bert"])
     kept = [
         "generation_config.json", "preprocessor_config.json", "video_preprocessor_config.json", "processor_config.json",
@@ -228,7 +228,7 @@ def test_what_stands_beside_the_weights_is_carried_over(tmp_path: Path) -> None:
 
 
 def test_language_model_heads_that_the_base_lacks_are_kept(tmp_path: Path) -> None:
-    """An untied head is the task's own; a tied one is the embedding, which is merged."""
+    """An untied head is the task's own; a tied head is the embedding, which is merged."""
     for family, plain, heads in (("llama", "LlamaModel", {"lm_head.weight"}), ("gpt2", "GPT2Model", set())):
         root = save_family(tmp_path / family, FAMILIES[family])
         plain_model = getattr(hf, plain).from_pretrained(root / "base")

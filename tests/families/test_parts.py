@@ -15,8 +15,9 @@ from test_files import merge_tasks, rename
 
 from sftm_app.api import check, merge_recipe
 from sftm_app.errors import RecipeError
-from sftm_app.planning.planner import make_plan
+from sftm_app.pipeline import prepare
 from sftm_app.planning.recipe import make_recipe, recipe_from_yaml, recipe_to_yaml
+from sftm_app.session import Session
 
 
 def changes_of(root: Path, name: str) -> list[np.ndarray]:
@@ -69,17 +70,17 @@ def test_fused_matrices(
         ("gpt-oss", "model.layers.0.mlp.experts.gate_up_proj"),
     ],
 )
-def test_maps_mixed_row_by_row_are_never_split(family: str, name: str, tmp_path: Path) -> None:
+def test_interleaved_maps_are_never_split(family: str, name: str, tmp_path: Path, session: Session) -> None:
     save_family(tmp_path, FAMILIES[family])
     tasks = [tmp_path / task for task in TASKS]
-    plan = make_plan(make_recipe(tmp_path / "base", tasks, device="cpu", split_fused=True))
+    plan = prepare(make_recipe(tmp_path / "base", tasks, device="cpu", split_fused=True), session)
     (entry,) = (entry for entry in plan.entries if entry.name == name)
     assert "are interleaved, so the matrix is merged whole" in entry.why
     assert all(part.rows is None for part in entry.parts)
 
 
 @pytest.mark.parametrize("split", [True, False])
-def test_every_expert_of_a_stack_is_a_matrix_of_its_own(split: bool, tmp_path: Path) -> None:
+def test_every_expert_of_a_stack_is_its_own_matrix(split: bool, tmp_path: Path) -> None:
     report = merge_tasks(save_family(tmp_path, FAMILIES["granite moe"]), split_fused=split)
     name = "model.layers.0.block_sparse_moe.input_linear.weight"
     lines = [record.name for record in report.tensors if record.name.startswith(name)]
@@ -91,7 +92,7 @@ def test_every_expert_of_a_stack_is_a_matrix_of_its_own(split: bool, tmp_path: P
         assert distance(found[e], base[e] + D, base[e]) < TOLERANCE
 
 
-def test_experts_in_files_of_their_own_and_routers_are_matrices(tmp_path: Path) -> None:
+def test_experts_stored_separately_and_routers_are_matrices(tmp_path: Path) -> None:
     save_family(tmp_path, FAMILIES["mixtral"])
     report = merge_tasks(tmp_path)
     roles = {record.name: (record.role, record.why) for record in report.tensors}
@@ -115,7 +116,7 @@ def test_relative_position_biases_are_embeddings(family: str, name: str, owner: 
 
 
 def save_towers(root: Path) -> tuple[Path, list[Path]]:
-    """A whole CLIP model in root/base, and fine-tunes of its vision tower with the names that the hub's have."""
+    """A CLIP model in root/base, and fine-tunes of its vision tower with the names that those on the hub have."""
     save_family(root, FAMILIES["clip"])
     towers = [root / f"tower {name}" for name in TASKS]
     for seed, folder in enumerate(towers, start=4):
@@ -125,19 +126,19 @@ def save_towers(root: Path) -> tuple[Path, list[Path]]:
     return root / "base", towers
 
 
-def test_fine_tuned_vision_towers_go_into_the_whole_clip(tmp_path: Path) -> None:
+def test_fine_tuned_vision_towers_are_merged_into_clip(tmp_path: Path, session: Session) -> None:
     base, towers = save_towers(tmp_path)
     found = check(base, [{"path": str(tower), "name": f"t{i}"} for i, tower in enumerate(towers)])
     assert found.problems == ()
     assert [match.heads for match in found.matches] == [()] * 3
     assert "t0, t1, t2 (each): is a 'clip_vision_model', a part of the base; the rest is as in the base." in found.notes
     recipe = make_recipe(base, towers, output={"path": str(tmp_path / "out")}, device="cpu")
-    merge_recipe(recipe, tmp_path / "out")
+    merge_recipe(recipe, tmp_path / "out", session)
     check_tower(arrays(base), arrays(tmp_path / "out"), [arrays(tower) for tower in towers])
     load_sound("CLIPModel", tmp_path / "out")
 
 
-def test_fine_tuned_whole_clips_go_into_a_vision_tower(tmp_path: Path) -> None:
+def test_fine_tuned_clips_are_merged_into_a_vision_tower(tmp_path: Path, session: Session) -> None:
     _, towers = save_towers(tmp_path)
     tasks = [tmp_path / name for name in TASKS]
     found = check(towers[0], tasks)
@@ -146,7 +147,7 @@ def test_fine_tuned_whole_clips_go_into_a_vision_tower(tmp_path: Path) -> None:
     assert outside.startswith("a, b, c (each): ")
     assert [match.heads for match in found.matches] == [()] * 3
     recipe = make_recipe(towers[0], tasks, output={"path": str(tmp_path / "out")}, device="cpu")
-    merge_recipe(recipe, tmp_path / "out")
+    merge_recipe(recipe, tmp_path / "out", session)
     check_tower(arrays(towers[0]), arrays(tmp_path / "out"), [arrays(task) for task in tasks])
     load_sound("CLIPVisionModel", tmp_path / "out")
 
@@ -158,7 +159,7 @@ def check_tower(base: dict[str, Any], found: dict[str, Any], tasks: list[dict[st
         assert distance(found[name], expected, ours) < TOLERANCE, name
 
 
-def test_a_projected_tower_brings_its_projection_along(tmp_path: Path) -> None:
+def test_a_projected_tower_keeps_its_projection(tmp_path: Path) -> None:
     base, _ = save_towers(tmp_path)
     save_task(tmp_path / "p", base, "CLIPVisionModelWithProjection", 9)
     found = check(base, [tmp_path / "p"])
@@ -178,7 +179,7 @@ def test_a_tower_of_another_size_is_refused(tmp_path: Path) -> None:
     assert any(problem.startswith("flat: 16 tensors of the base are missing") for problem in problems)
 
 
-def test_other_parts_than_the_base_has_are_refused(tmp_path: Path) -> None:
+def test_parts_that_the_base_lacks_are_refused(tmp_path: Path) -> None:
     save_family(tmp_path, FAMILIES["clip vision"])
     vit = hf.ViTConfig(**FAMILIES["vit"].settings)
     hf.ViTModel(vit).save_pretrained(tmp_path / "vit")

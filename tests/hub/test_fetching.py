@@ -1,4 +1,4 @@
-"""Models from a small hub on this machine: looked at by their headers, compared, downloaded, cancelled."""
+"""Models from a small hub on this machine: looking at headers, comparing, downloading, cancelling."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from sftm_app.errors import Cancelled, CompatibilityError, HubError, JobError
 from sftm_app.hub.fetching import Fetching, choose, fetch
 from sftm_app.hub.hub_look import Look, look
 from sftm_app.hub.hub_process import HubProcess
+from sftm_app.session import Session
 from sftm_app.weights.checkpoint import open_checkpoint
 from sftm_app.weights.hub_names import HubRef, hub_cache, hub_name, is_snapshot
 
@@ -37,20 +38,21 @@ def unfinished() -> list[Path]:
     return list(hub_cache().rglob("*.incomplete"))
 
 
-def test_a_set_is_looked_at_by_headers_then_fetched_and_merged(hub: FakeHub, tmp_path: Path) -> None:
+def test_a_set_is_looked_at_by_headers_then_fetched_and_merged(hub: FakeHub, tmp_path: Path, session: Session) -> None:
     seen = look_at("org/base", "org/a", "org/b@main").require()
     sizes = {name: len(data) for name, data in hub.repos["org/a"].commits[hub.repos["org/a"].branches["main"]].items()}
-    head = 8 + int.from_bytes(hub.repos["org/a"].commits[seen.models[1].download.commit]["model.safetensors"][:8], "little")
+    wanted = seen.models[1].download
+    head = 8 + int.from_bytes(hub.repos["org/a"].commits[wanted.commit]["model.safetensors"][:8], "little")
     assert (
         sum(one.n_bytes for one in hub.served if one.path.endswith("model.safetensors") and "/a/" in one.path) == head
     )
-    assert seen.models[1].download.missing_bytes == sizes["config.json"] + sizes["model.safetensors"] + sizes["README.md"]
+    assert wanted.missing_bytes == sizes["config.json"] + sizes["model.safetensors"] + sizes["README.md"]
     assert not hub_cache().exists()
 
     progress: list[tuple[int, int]] = []
     fetched = fetch(seen, HubProcess(), lambda done, total: progress.append((done, total)))
     folder = fetched.folders[HubRef("org/a")]
-    assert is_snapshot(folder.resolve()) and hub_name(folder) == f"org/a@{seen.models[1].download.commit}"
+    assert is_snapshot(folder.resolve()) and hub_name(folder) == f"org/a@{wanted.commit}"
     assert sorted(path.name for path in folder.iterdir()) == ["README.md", "config.json", "model.safetensors"]
     assert (folder / "model.safetensors").is_symlink() or os.name == "nt"
     assert open_checkpoint(folder).tensors == seen.models[1].checkpoint.tensors
@@ -58,7 +60,7 @@ def test_a_set_is_looked_at_by_headers_then_fetched_and_merged(hub: FakeHub, tmp
 
     recipe = fetched.recipe()
     assert [task.name for task in recipe.tasks] == ["a", "b"]
-    report = merge_recipe(recipe, tmp_path / "merged")
+    report = merge_recipe(recipe, tmp_path / "merged", session)
     assert report.inputs[1].hub == hub_name(folder)
     card = (tmp_path / "merged" / "README.md").read_text()
     assert "- org/base\n- org/a\n- org/b\n" in card and hub_name(folder) in card and str(tmp_path) not in card
@@ -67,7 +69,7 @@ def test_a_set_is_looked_at_by_headers_then_fetched_and_merged(hub: FakeHub, tmp
     assert again.missing_bytes == 0
 
 
-def test_nothing_but_the_models_is_asked_for(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_the_models_are_requested(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
     fetch(look_at("", "org/a"), HubProcess())
     assert all("org/a" in one.path for one in hub.served)
     assert not any("authorization" in one.headers for one in hub.served)
@@ -95,7 +97,7 @@ def test_mismatches_show_before_any_weight_is_served(hub: FakeHub, models: Path)
     assert hub.bytes_of(".safetensors") == heads
 
 
-def test_every_refusal_at_once_each_with_its_next_step(hub: FakeHub, tiny_models: Path) -> None:
+def test_all_refusals_are_listed_with_the_next_step(hub: FakeHub, tiny_models: Path) -> None:
     files = read_folder(tiny_models / "a")
     pickled = {"config.json": files["config.json"], "pytorch_model.bin": b"\x80\x02"}
     for name in ("gated", "busy", "closed", "broken"):
@@ -126,7 +128,7 @@ def test_every_refusal_at_once_each_with_its_next_step(hub: FakeHub, tiny_models
     assert "HF_TOKEN" in said["org/gated"] and "safetensors/convert" in said["org/pickle"]
 
 
-def test_the_hubs_own_conversion_of_a_pickle_is_taken_and_said(hub: FakeHub, tiny_models: Path) -> None:
+def test_the_hubs_own_conversion_of_a_pickle_is_used_with_a_note(hub: FakeHub, tiny_models: Path) -> None:
     files = read_folder(tiny_models / "a")
     weights = files.pop("model.safetensors")
     hub.add("org/old", files | {"pytorch_model.bin": b"\x80\x02"})
@@ -173,8 +175,8 @@ def test_a_damaged_header_is_refused_by_name(hub: FakeHub, tiny_models: Path) ->
         look_at("org/base", "org/cut")
 
 
-def test_a_broken_connection_is_taken_up_where_it_broke(hub: FakeHub) -> None:
-    # Larger than the pieces of 10 MiB that huggingface_hub writes.
+def test_a_broken_connection_is_resumed(hub: FakeHub) -> None:
+    # Larger than the chunks of 10 MiB that huggingface_hub writes.
     weights = save({"weight": torch.zeros(24 * 2**20, dtype=torch.uint8)})
     hub.add("org/large", {"config.json": b'{"model_type": "vit"}', "model.safetensors": weights})
     seen = look_at("", "org/large")
@@ -216,14 +218,14 @@ def test_cancel_stops_within_two_seconds_and_keeps_whole_files(hub: FakeHub) -> 
     assert time.monotonic() - began < 2
     assert not unfinished()
     hub.stall.clear()
-    fetching.fetch()  # what was looked at is still known
+    fetching.fetch()  # the last look is still valid
     wait_for(fetching, "fetched")
     fetched = fetching.take()
     assert fetched is not None and fetching.take() is None
     assert open_checkpoint(fetched.folders[HubRef("org/a")]).n_bytes > 0
 
 
-def test_a_process_that_does_not_listen_is_killed_and_swept_up(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_that_does_not_exit_is_killed_and_cleaned_up(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = look_at("", "org/a")
     hub.stall.add("model.safetensors")
     process = HubProcess()
@@ -240,7 +242,7 @@ def test_a_process_that_does_not_listen_is_killed_and_swept_up(hub: FakeHub, mon
     assert not unfinished()
 
 
-def test_cancelled_before_it_began(hub: FakeHub) -> None:
+def test_cancelled_before_the_start(hub: FakeHub) -> None:
     process = HubProcess()
     process.cancel()
     with pytest.raises(Cancelled):
@@ -248,7 +250,7 @@ def test_cancelled_before_it_began(hub: FakeHub) -> None:
     assert hub.served == []
 
 
-def test_without_a_connection_the_sentence_says_what_still_works(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_connection_the_error_says_what_still_works(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
     kept = fetch(look_at("org/base", "org/a"), HubProcess())
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(CompatibilityError, match=r"org/b: .* cannot be reached.*Everything else works offline"):
@@ -270,7 +272,7 @@ def test_folders_and_hub_models_may_be_mixed(hub: FakeHub, tiny_models: Path) ->
         fetch(look_at("", "org/a"), HubProcess()).recipe()
 
 
-def test_no_room_is_said_before_the_download(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_reported_before_the_download(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sftm_app.hub.hub_look._free_bytes", lambda cache: 10)
     seen = look_at("org/base", "org/a")
     assert len(seen.problems) == 1 and "HF_HOME" in seen.problems[0]

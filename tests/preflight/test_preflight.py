@@ -1,4 +1,4 @@
-"""Every mismatch between base and tasks is found from the headers, at once, before any compute."""
+"""Every mismatch between base and tasks is found from the headers, before anything is computed."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def weights(models: Path, name: str) -> Path:
     return models / name / "model.safetensors"
 
 
-def test_sound_tasks(tiny_models: Path) -> None:
+def test_tasks_that_fit(tiny_models: Path) -> None:
     found = compare(tiny_models, "a", "b", "c")
     assert found.problems == ()
     assert found.require() is found
@@ -40,7 +40,8 @@ def test_sound_tasks(tiny_models: Path) -> None:
         assert set(match.heads) == {"classifier.weight", "classifier.bias"}
     # A note on several tasks is one line.
     assert [note for note in found.notes if "kept separately" in note] == [
-        "a, b, c (each): classifier.bias, classifier.weight belong to its own head, which is kept separately and not merged."
+        "a, b, c (each): classifier.bias, classifier.weight belong to its own head, which is kept separately, "
+        "not merged."
     ]
     (alone,) = (note for note in compare(tiny_models, "a").notes if "kept separately" in note)
     assert alone.startswith("a: classifier")
@@ -93,7 +94,7 @@ def test_long_lists_are_cut_and_counted(models: Path) -> None:
 
 @pytest.mark.parametrize("n_layers", [1, 3])
 def test_another_number_of_layers(models: Path, n_layers: int) -> None:
-    """A task that is smaller than the base must not pass for one that merely lacks some tensors."""
+    """A task smaller than the base must not be taken for one that merely lacks some tensors."""
     other = save_base(models / "other_base", num_hidden_layers=n_layers)
     save_task(models / "other", other, 5, 3)
     said = " ".join(compare(models, "other").problems)
@@ -151,7 +152,7 @@ def test_the_base_as_a_task(models: Path, how: str) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_a_task_equal_to_the_base_by_content(models: Path, dtype: torch.dtype) -> None:
-    """Half precision too: rounding alone is no fine-tuning. A head of its own changes nothing about it."""
+    """Also in half precision, since rounding is not fine-tuning, and with its own head."""
     config = ViTConfig.from_pretrained(models / "base", num_labels=3)
     model = ViTForImageClassification(config)
     model.vit.load_state_dict(ViTModel.from_pretrained(models / "base", add_pooling_layer=False).state_dict())
@@ -193,7 +194,7 @@ def test_a_head_of_the_same_size_for_other_classes_is_another_head(models: Path)
         labelled(models, name, labels)
     found = compare(models, "cars", "again", base="pets")
     assert found.problems == ()
-    for match in found.matches:  # "again" has the base's own classes, but heads of some tasks are never mixed
+    for match in found.matches:  # "again" has the base's classes, but heads of some tasks only are never merged
         assert set(match.heads) == {"classifier.weight", "classifier.bias"}
         assert not any("classifier" in name for name in match.names)
     alone = compare(models, "again", base="pets")
@@ -221,14 +222,14 @@ def test_the_base_is_named_when_its_architecture_is_unknown(models: Path) -> Non
 
 
 @pytest.mark.parametrize("changes", [{"auto_map": {"AutoModel": "x.Y"}}, {"hidden_size": "wide"}])
-def test_a_task_with_an_unusable_config_is_a_problem_beside_others(models: Path, changes: dict[str, Any]) -> None:
+def test_a_task_with_an_unusable_config_is_one_problem_among_others(models: Path, changes: dict[str, Any]) -> None:
     change_config(models / "a", **changes)
     change_weights(weights(models, "b"), lambda tensors: tensors.pop("vit.layernorm.bias"))
     problems = compare(models, "a", "b").problems
     assert [problem[:2] for problem in problems] == ["a:", "b:"]
 
 
-def test_settings_without_a_trace_in_the_shapes_are_a_note(models: Path) -> None:
+def test_settings_that_do_not_affect_shapes_are_a_note(models: Path) -> None:
     change_config(models / "a", num_attention_heads=4)
     found = compare(models, "a", "b")
     assert [note for note in found.notes if "config differs" in note] == [

@@ -1,4 +1,4 @@
-"""Adapters that cannot be merged are refused in sentences, all of them at once (FAULTS A11)."""
+"""Adapters that cannot be merged are refused, with all problems at once."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def models(made: Path, tmp_path: Path) -> Path:
 
 
 def configure(folder: Path, **values: Any) -> None:
-    """Set keys of adapter_config.json; Python's NaN is written as JSON readers know it."""
+    """Set keys of adapter_config.json. NaN is written as Python's JSON does."""
     file = folder / "adapter_config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | values))
 
@@ -101,7 +101,7 @@ CONFIGS: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_settings_are_understood_or_refused(models: Path, name: str) -> None:
+def test_bad_settings_are_refused(models: Path, name: str) -> None:
     values, said = CONFIGS[name]
     configure(models / "one", **values)
     found = check(models / "base", [models / "one", models / "two"])
@@ -113,7 +113,7 @@ def test_settings_are_understood_or_refused(models: Path, name: str) -> None:
     assert not (models / "out").exists()
 
 
-def test_sound_settings_change_nothing(models: Path) -> None:
+def test_harmless_settings_are_accepted(models: Path) -> None:
     for start in (True, False, "gaussian", "eva", "orthogonal", None):
         configure(models / "one", init_lora_weights=start, lora_dropout=0.1, revision="main", auto_mapping={"a": "b"})
         assert problems(models) == ""
@@ -213,7 +213,7 @@ def test_tensors_that_do_not_fit_are_refused(models: Path, change: Any, said: st
     assert "two:" not in found
 
 
-def test_all_problems_are_told_at_once(models: Path) -> None:
+def test_all_problems_are_listed_at_once(models: Path) -> None:
     configure(models / "one", use_dora=True, init_lora_weights="pissa", lora_alpha="x")
     rewrite(models / "one", half_missing)
     rewrite(models / "two", another_width)
@@ -221,7 +221,7 @@ def test_all_problems_are_told_at_once(models: Path) -> None:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_numbers_that_are_none_are_refused_by_name(models: Path, value: float) -> None:
+def test_values_that_are_not_finite_are_refused_by_name(models: Path, value: float) -> None:
     rewrite(models / "one", lambda tensors: tensors[f"{Q}.lora_B.weight"][3, 1].fill_(value))
     with pytest.raises(NumericalError, match=r"q_proj\.lora_B\.weight' holds 1 values that are NaN or infinite"):
         merge(models / "base", [models / "one", models / "two"], models / "out", device="cpu")
@@ -283,7 +283,7 @@ def test_patterns_are_read_as_peft_reads_them() -> None:
         assert config.rank_at(module) == patterns.get(get_pattern_key(patterns, module), 8), module
 
 
-def test_a_hostile_pattern_ends_at_once() -> None:
+def test_a_hostile_pattern_is_refused_at_once() -> None:
     hostile = ["(a+)+$", "(a|a)*b", "(.*.*)*x", ".*" * 40 + "x", "((a{1,9}){1,9}){1,9}b", "a" * 1000]
     config = parse_adapter_config({"r": 1, "lora_alpha": 1, "rank_pattern": dict.fromkeys(hostile, 2)})
     assert len(config.problems) == len(hostile)
@@ -294,7 +294,7 @@ def test_a_hostile_pattern_ends_at_once() -> None:
     assert time.perf_counter() - started < 5
 
 
-def test_names_are_taken_apart() -> None:
+def test_names_are_sorted_by_what_they_are() -> None:
     prefix = "base_model.model."
     found = parse_names(
         prefix + name

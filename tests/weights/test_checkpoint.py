@@ -28,7 +28,7 @@ INDEX = "model.safetensors.index.json"
 
 @pytest.fixture
 def sharded(models: Path) -> Path:
-    """Task `a` again, in shards."""
+    """Task `a` in shards."""
     folder = models / "sharded"
     ViTForImageClassification.from_pretrained(models / "a").save_pretrained(folder, max_shard_size="6KB")
     assert len(list(folder.glob("*.safetensors"))) >= 2
@@ -41,7 +41,7 @@ def change_index(folder: Path, change: Any) -> None:
     (folder / INDEX).write_text(json.dumps(index))
 
 
-def test_an_opened_checkpoint_says_what_it_is(tiny_models: Path) -> None:
+def test_an_opened_checkpoint_describes_itself(tiny_models: Path) -> None:
     task = open_checkpoint(tiny_models / "a")
     stored = load_file(tiny_models / "a" / "model.safetensors")
     assert (task.model_type, task.architecture) == ("vit", "ViTForImageClassification")
@@ -81,7 +81,7 @@ def test_empty_folder(tmp_path: Path) -> None:
         open_checkpoint(tmp_path)
 
 
-def test_file_that_is_no_weights(tmp_path: Path) -> None:
+def test_file_without_weights(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("hello")
     with pytest.raises(CheckpointError, match="not a checkpoint folder"):
         open_checkpoint(tmp_path / "notes.txt")
@@ -114,7 +114,7 @@ def test_adapter_folder(models: Path) -> None:
 @pytest.mark.parametrize(
     "content", [b"", b"{", b"[]", b"\xff\xfe", b'{"a":' + b"[" * 200_000, b'{"a":' + b"9" * 9000 + b"}"]
 )
-def test_config_that_is_no_json_table(models: Path, content: bytes) -> None:
+def test_config_that_is_not_a_json_object(models: Path, content: bytes) -> None:
     (models / "a" / "config.json").write_bytes(content)
     with pytest.raises(CheckpointError, match=r"config\.json: .*Download it again"):
         open_checkpoint(models / "a")
@@ -140,7 +140,7 @@ def test_no_tensors(models: Path) -> None:
         open_checkpoint(models / "a")
 
 
-def test_sharded_reading_is_single_reading(models: Path, sharded: Path) -> None:
+def test_shards_read_like_a_single_file(models: Path, sharded: Path) -> None:
     single, split = open_checkpoint(models / "a"), open_checkpoint(sharded)
     assert set(split.tensors) == set(single.tensors)
     assert split.n_bytes == single.n_bytes
@@ -196,7 +196,7 @@ def test_tensor_in_two_shards(sharded: Path) -> None:
         ["x.safetensors"],
     ],
 )
-def test_shard_names_that_are_no_plain_names(sharded: Path, name: Any) -> None:
+def test_shard_names_that_are_not_plain_names(sharded: Path, name: Any) -> None:
     change_index(sharded, lambda index: index["weight_map"].update({"classifier.bias": name}))
     with pytest.raises(CheckpointError, match=r"only plain \.safetensors names"):
         open_checkpoint(sharded)
@@ -209,7 +209,7 @@ def test_index_without_a_table(sharded: Path, weight_map: Any) -> None:
         open_checkpoint(sharded)
 
 
-def test_index_beside_a_single_file_is_ambiguous(models: Path, sharded: Path) -> None:
+def test_index_next_to_a_single_file_is_ambiguous(models: Path, sharded: Path) -> None:
     shutil.copy(models / "b" / "model.safetensors", sharded)
     with pytest.raises(CheckpointError, match="holds both"):
         open_checkpoint(sharded)
@@ -250,7 +250,7 @@ def test_values_that_are_not_finite_are_counted(models: Path, value: float) -> N
             read.finite(name)
 
 
-def test_a_sum_that_overflows_is_no_nan(models: Path) -> None:
+def test_a_sum_that_overflows_is_not_nan(models: Path) -> None:
     def grow(tensors: dict[str, torch.Tensor]) -> None:
         tensors["vit.layernorm.weight"][:] = 3e38
 
@@ -267,12 +267,12 @@ def test_a_file_of_tensors(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("id2label", [["a"], {"x": "a"}, None])
-def test_labels_that_are_no_table_by_number(models: Path, id2label: Any) -> None:
+def test_labels_that_are_not_numbered(models: Path, id2label: Any) -> None:
     change_config(models / "a", id2label=id2label)
     assert open_checkpoint(models / "a").id2label == {}
 
 
-def test_no_permission_is_a_sentence(models: Path, as_ordinary_user: Path) -> None:
+def test_missing_permission_is_reported(models: Path, as_ordinary_user: Path) -> None:
     outer = as_ordinary_user / "outer"
     folder = outer / "model"
     folder.mkdir(parents=True)
@@ -286,7 +286,7 @@ def test_no_permission_is_a_sentence(models: Path, as_ordinary_user: Path) -> No
         read_json(folder / "config.json")
 
 
-def test_a_disk_that_fails_while_a_folder_is_opened_is_a_sentence(
+def test_a_disk_that_fails_while_a_folder_is_opened_is_reported(
     tiny_models: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: Any) -> None:

@@ -117,15 +117,15 @@ def test_a_header_above_the_limit_is_not_read(tmp_path: Path) -> None:
         read_header(file)
 
 
-def test_an_endless_shape_does_not_make_an_endless_message(tmp_path: Path) -> None:
+def test_a_long_shape_does_not_make_a_long_message(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="impossible shape") as caught:
         read(tmp_path, header_bytes({"a": F32 | {"shape": [1] * 100_000}}, bytes(8)))
     assert len(str(caught.value)) < 500
 
 
 @pytest.mark.parametrize("length", [0x3C, 0x3C20, 0x0280, 0x3C3C])
-def test_a_sound_header_whose_length_reads_like_another_format(tmp_path: Path, length: int) -> None:
-    """60 is "<", 0x3C20 is " <" and 640 is a pickle's first two bytes: none of them says anything."""
+def test_a_valid_header_whose_length_looks_like_another_format(tmp_path: Path, length: int) -> None:
+    """60 is "<", 0x3C20 is " <" and 640 is how a pickle begins; as lengths they mean nothing."""
     raw = json.dumps({"a": F32}, separators=(",", ":")).encode().ljust(length)
     assert len(raw) == length
     assert [info.name for info in read(tmp_path, header_bytes(raw, bytes(8))).tensors] == ["a"]
@@ -170,7 +170,7 @@ def test_offsets_point_at_the_bytes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "name", ["<img src=x onerror=alert(1)>", "javascript:alert(1)", "$\\href{x}{y}$", "模型.重み", "é" * 256]
 )
-def test_odd_but_honest_names_stay_as_they_are(tmp_path: Path, name: str) -> None:
+def test_unusual_but_harmless_names_are_kept(tmp_path: Path, name: str) -> None:
     assert [info.name for info in read(tmp_path, header_bytes({name: F32}, bytes(8))).tensors] == [name]
 
 
@@ -198,7 +198,7 @@ def test_no_permission(tmp_path: Path) -> None:
         read_header(file)
 
 
-def test_no_permission_is_said_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_permission_is_reported_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any) -> int:
         raise PermissionError(13, "Permission denied")
 

@@ -1,4 +1,4 @@
-"""Names of hub models, folders of its cache, and which of a repository's files are wanted."""
+"""Names of hub models, folders of the hub's cache, and which of a repository's files are needed."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
         ("_org/_name", HubRef("_org/_name")),
     ],
 )
-def test_references_that_are_understood(text: str, ref: HubRef) -> None:
+def test_valid_references(text: str, ref: HubRef) -> None:
     assert parse_ref(text) == ref
     assert parse_ref(str(ref)) == ref
 
@@ -51,7 +51,7 @@ def test_references_that_are_refused(text: str) -> None:
         parse_ref(text)
 
 
-def test_the_folder_of_a_snapshot_says_model_and_commit(tmp_path: Path) -> None:
+def test_the_folder_of_a_snapshot_gives_model_and_commit(tmp_path: Path) -> None:
     snapshot = tmp_path / "models--org--na.me" / "snapshots" / COMMIT
     assert hub_name(snapshot) == f"org/na.me@{COMMIT}"
     assert hub_name(tmp_path / "models--gpt2" / "snapshots" / COMMIT) == f"gpt2@{COMMIT}"
@@ -66,7 +66,7 @@ def test_the_folder_of_a_snapshot_says_model_and_commit(tmp_path: Path) -> None:
     assert is_snapshot(hub_cache() / "models--org--name" / "snapshots" / COMMIT)
 
 
-def test_a_folder_that_is_there_wins_and_is_said(tmp_path: Path) -> None:
+def test_an_existing_folder_takes_precedence_with_a_note(tmp_path: Path) -> None:
     (tmp_path / "org" / "name").mkdir(parents=True)
 
     def local(text: str) -> Path | None:
@@ -114,7 +114,7 @@ def test_only_what_a_checkpoint_needs_is_downloaded() -> None:
     assert pickles([*beside, *never]) == ["pytorch_model.bin", "tf_model.h5"]
 
 
-def test_the_presets_are_sets_that_can_be_named() -> None:
+def test_the_presets_have_valid_names() -> None:
     assert {name: len(preset.tasks) for name, preset in PRESETS.items()} == {
         "clip-vit-b32-8": 8,
         "flan-t5-base-glue": 8,
