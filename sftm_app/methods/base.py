@@ -54,7 +54,8 @@ class Layer:
     Everything is in the compute dtype on the compute device. An elementwise method may be given a piece of a tensor.
 
     Attributes:
-        task_matrices: the T task matrices D_t, dense or low-rank. Each is read when it is asked for, and never kept.
+        task_matrices: the T task matrices D_t, dense or low-rank. Each is read when it is asked for, and never kept. Do
+            not change them.
         weights: T positive task weights.
         idle_weight: the summed weights of adapters that leave this layer as it is: tasks whose task matrix is zero.
         n_threads: how many threads may compute at once.
@@ -157,7 +158,8 @@ class Method:
         title, summary, reference: for the screen and the README.
         params: the frozen Params dataclass. A field named `scaling` multiplies the delta: the delta of any method is
             proportional to it, so the engine can cache a layer at scaling 1.
-        merge: (layer, params) -> the delta, or Merged where there are figures to report.
+        merge: (layer, params) -> the delta, or Merged where there are figures to report. The engine may change the
+            delta's tensor, so it must not be the base's.
         elementwise: each entry of the delta depends on the same entry of the task matrices alone, so the engine may
             hand over pieces of a tensor. Other methods always get whole tensors.
         roles: for "embedding", "bias" and "norm" what happens to tensors of that role: "sum" (scaling times the

@@ -34,7 +34,7 @@ def merge(layer: Layer, params: NoParams) -> Tensor:
     first, second = matrices
     a, b = shares(layer.base() + first, layer.base() + second, weights[1] / (weights[0] + weights[1]))
     # a A + b B - W_0, without the cancellation of large weights.
-    return first.mul_(a).add_(second, alpha=b).add_(layer.base(), alpha=a + b - 1)
+    return (first * a).add_(second, alpha=b).add_(layer.base(), alpha=a + b - 1)
 
 
 def shares(A: Tensor, B: Tensor, t: float) -> tuple[float, float]:

@@ -51,6 +51,26 @@ def test_the_documented_recipe() -> None:
     )
 
 
+def test_a_recipe_of_version_0_1_0_loads() -> None:
+    """One that version 0.1.0 wrote: all of its fields, and none of those that came later."""
+    recipe = load_recipe(Path(__file__).with_name("recipe_0_1_0.yaml"))
+    assert recipe == Recipe(
+        "/m/base",
+        (TaskEntry("/m/a", "a", 1.0), TaskEntry("/m/b", "second", 0.5)),
+        "sftm",
+        SFTMParams(variant="mapping", rank="90% energy", scaling=0.75),
+        Output("/m/out", "bfloat16", "2GB", "adapter", 16, 0.9),
+        "cpu",
+        (("*.gate.weight", "embedding"),),
+        split_fused=True,
+        memory="4GB",
+        measure="auto",
+    )
+    assert recipe_from_yaml(recipe_to_yaml(recipe)) == recipe
+    older = "base: b\ntasks: [{path: t, name: t, weight: 1.0}]\nmethod: task_arithmetic\nparams: {scaling: 0.4}"
+    assert recipe_from_yaml(older) == make_recipe("b", ["t"], "task_arithmetic", {"scaling": 0.4})
+
+
 def test_the_shortest_recipe_has_the_defaults() -> None:
     recipe = recipe_from_yaml("base: b\ntasks: [t]")
     assert recipe == make_recipe("b", ["t"])
@@ -89,8 +109,8 @@ def test_the_rank_of_an_adapter_is_a_size() -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("", "should be a table"),
-        ("- a", "should be a table"),
+        ("", "expected a table"),
+        ("- a", "expected a table"),
         ("base: [", "not valid YAML at line 1"),
         ("base: b\ntasks: [t]\n\tx: 1", "not valid YAML at line 3"),
         ("base: b", "has no `tasks`"),
@@ -103,15 +123,15 @@ def test_the_rank_of_an_adapter_is_a_size() -> None:
         ("base: b\ntasks: [t]\nmethod: sfmt", "'sfmt' is not known. Did you mean 'sftm'?"),
         ("base: b\ntasks: [t]\nmethod:", "None is not known"),
         ("base: b\ntasks: [t]\nmethod: [sftm]", "is not known"),
-        ("base: 3\ntasks: [t]", "base: should be the path"),
-        ("base: ''\ntasks: [t]", "base: should be the path"),
-        ('base: "a\\0b"\ntasks: [t]', "base: should be the path"),
-        ("base: b\ntasks: t", "tasks: should be a list"),
-        ("base: b\ntasks: {a: t}", "tasks: should be a list"),
-        ("base: b\ntasks:", "tasks: should be a list"),
-        ("base: b\ntasks: [3]", "tasks, entry 1: should be a table"),
+        ("base: 3\ntasks: [t]", "base: expected the path"),
+        ("base: ''\ntasks: [t]", "base: expected the path"),
+        ('base: "a\\0b"\ntasks: [t]', "base: expected the path"),
+        ("base: b\ntasks: t", "tasks: expected a list"),
+        ("base: b\ntasks: {a: t}", "tasks: expected a list"),
+        ("base: b\ntasks:", "tasks: expected a list"),
+        ("base: b\ntasks: [3]", "tasks, entry 1: expected a table"),
         ("base: b\ntasks: [t, {name: x}]", "tasks, entry 2: needs a `path`"),
-        ("base: b\ntasks: [{path: t, weight: -1}]", "the weight is -1; it should be a positive number"),
+        ("base: b\ntasks: [{path: t, weight: -1}]", "the weight is -1. Give a positive number"),
         ("base: b\ntasks: [{path: t, weight: 0}]", "positive number"),
         ("base: b\ntasks: [{path: t, weight: .nan}]", "positive number"),
         ("base: b\ntasks: [{path: t, weight: .inf}]", "positive number"),
@@ -122,13 +142,15 @@ def test_the_rank_of_an_adapter_is_a_size() -> None:
         ("base: 2020-13-45\ntasks: [t]", "YAML cannot read"),
         ("base: b\ntasks: [t]\ndevice: tpu", "device: 'tpu' is not one of auto, cpu, cuda, mps"),
         ("base: b\ntasks: [t]\ndevice: [cpu]", "is not one of"),
-        ("base: b\ntasks: [t]\nparams: 3", "params: should be a table"),
-        ("base: b\ntasks: [t]\noutput: out", "output: should be a table"),
-        ("base: b\ntasks: [t]\noutput: {path: [x]}", "output: path should be"),
+        ("base: b\ntasks: [t]\nmeasure: some", "measure: 'some' is not one of auto, all, none"),
+        ("base: b\ntasks: [t]\nmeasure: [all]", "measure: ['all'] is not one of"),
+        ("base: b\ntasks: [t]\nparams: 3", "params: expected a table"),
+        ("base: b\ntasks: [t]\noutput: out", "output: expected a table"),
+        ("base: b\ntasks: [t]\noutput: {path: [x]}", "output: path: expected"),
         ("base: b\ntasks: [t]\noutput: {dtype: int8}", "dtype 'int8' is not one of float32"),
         ("base: b\ntasks: [t]\noutput: {dtype: [float32]}", "is not one of float32"),
-        ("base: b\ntasks: [t]\noutput: {max_shard_size: big}", "'big' is no size"),
-        ("base: b\ntasks: [t]\noutput: {max_shard_size: null}", "None is no size"),
+        ("base: b\ntasks: [t]\noutput: {max_shard_size: big}", "'big' is not a size"),
+        ("base: b\ntasks: [t]\noutput: {max_shard_size: null}", "None is not a size"),
         ("base: b\ntasks: [t]\nmethod: average\nparams: {scaling: 1}", "params of average: 'scaling' is not known"),
         ("base: &b b\ntasks: [*b]", "alias"),
         ("base: !!python/object/apply:os.getcwd []\ntasks: [t]", "not valid YAML"),
@@ -156,7 +178,7 @@ def test_sizes(text: str, n_bytes: int) -> None:
 
 @pytest.mark.parametrize("text", ["", "5", "5GiB", "-1GB", "0GB", "0.1B", "GB", "9" * 400 + "GB", "1 G B", None])
 def test_no_sizes(text: Any) -> None:
-    with pytest.raises(RecipeError, match=r"is no size. Write it like 5GB"):
+    with pytest.raises(RecipeError, match=r"is not a size. Write it like 5GB"):
         parse_size(text)
 
 

@@ -1,0 +1,36 @@
+"""Layers as methods see them, from tensors in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from sftm_app.linalg.low_rank import Delta, LowRank, dense
+from sftm_app.linalg.svd import factorise
+from sftm_app.methods.base import Features, Layer, Merged
+
+
+def layer_of(
+    matrices: Sequence[Delta], weights: Sequence[float] | None = None, base: Tensor | None = None, idle: float = 0.0
+) -> Layer:
+    """A layer with these task matrices; the base is zero unless one is given."""
+    base = torch.zeros(tuple(matrices[0].shape)) if base is None else base
+    weights = [1.0] * len(matrices) if weights is None else weights
+    return Layer(matrices, weights, lambda: base, lambda: [Features(factorise(D)) for D in matrices], idle)
+
+
+def delta_of(result: Delta | Merged) -> Tensor:
+    """What a method adds to the base, dense."""
+    return dense(result.delta if isinstance(result, Merged) else result)
+
+
+def random_matrices(n_tasks: int, shape: Sequence[int], seed: int = 0) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(tuple(shape), generator=generator) for _ in range(n_tasks)]
+
+
+def low_rank(shape: tuple[int, int], rank: int, seed: int) -> LowRank:
+    generator = torch.Generator().manual_seed(seed)
+    return LowRank(torch.randn(shape[0], rank, generator=generator), torch.randn(rank, shape[1], generator=generator))
