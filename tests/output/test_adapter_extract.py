@@ -1,4 +1,4 @@
-"""A full fine-tune becomes an adapter of a chosen rank or energy, and what that costs is told beforehand."""
+"""A full fine-tune becomes an adapter of a chosen rank or energy, and its cost is known before."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def test_the_command_line(models: Path, tmp_path: Path, capsys: pytest.CaptureFi
     for arguments, sentence in (
         (("--rank", 4), "Give --output FOLDER"),
         (("--rank", "many", "--output", tmp_path / "x"), "rank"),
-        (("--energy", 2, "--output", tmp_path / "x"), "energy 2.0 is no share"),
+        (("--energy", 2, "--output", tmp_path / "x"), "energy 2.0 is not a share"),
         (("--energy", 0.9, "--output", tmp_path / "out"), "exists already"),
     ):
         code, _, error = run(capsys, *common, *arguments)

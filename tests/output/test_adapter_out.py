@@ -18,6 +18,7 @@ from sftm_app.api import merge_recipe
 from sftm_app.errors import InputError
 from sftm_app.output.report import Report, load_report
 from sftm_app.planning.recipe import load_recipe, make_recipe
+from sftm_app.session import open_session
 from sftm_app.weights.checkpoint import open_checkpoint
 
 # name -> kind of model, settings of the base, settings of each adapter
@@ -39,8 +40,8 @@ CASES: dict[str, tuple[str, dict[str, Any], list[dict[str, Any]]]] = {
 
 
 def write(root: Path, name: str, kind: str, tasks: list[Path], method: str = "sftm", **output: Any) -> Report:
-    target = {"kind": kind} | output
-    return merge_recipe(make_recipe(root / "base", tasks, method, output=target, device="cpu"), root / name)
+    recipe = make_recipe(root / "base", tasks, method, output={"kind": kind} | output, device="cpu")
+    return merge_recipe(recipe, root / name, open_session())
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -96,7 +97,7 @@ def test_every_scaling_is_one_and_ranks_add_up(tmp_path: Path) -> None:
     assert {scale for module in peft.modules() if hasattr(module, "lora_A") for scale in module.scaling.values()} == {
         1.0
     }
-    ranks = {record.name: record.figures["adapter_rank"] for record in report.tensors}
+    ranks = {record.name: record.figures.adapter_rank for record in report.tensors}
     assert ranks["model.layers.0.self_attn.q_proj.weight"] == 6
     # B and A share the gains evenly, so that neither overflows in half precision first.
     tensors = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
@@ -122,7 +123,7 @@ def test_a_lower_rank_states_what_is_lost(tmp_path: Path) -> None:
     said = next(text for text in report.warnings if "keeps" in text)
     assert said.startswith(f"Rank 2 keeps {kept / total:.1%} of the change")
     assert f"keeps {worst:.1%}" in said
-    assert all(record.figures["adapter_rank"] == 2 for record in report.tensors if "adapter_rank" in record.figures)
+    assert {record.figures.adapter_rank for record in report.tensors if record.figures.adapter_rank} == {2}
     assert list(load_report(tmp_path / "cut" / "sftm_report.json").warnings) == list(report.warnings)
     # Of all adapters of this rank none is nearer to the merged change (Eckart and Young).
     unloaded = load_adapter(tmp_path / "cut", "llama").merge_and_unload().state_dict()
@@ -135,11 +136,11 @@ def test_an_energy_gives_each_layer_its_own_rank(tmp_path: Path) -> None:
     build("llama").save_pretrained(tmp_path / "base")
     tasks = [save_adapter(tmp_path / f"{seed}", "llama", seed, r=6) for seed in (1, 2)]
     report = write(tmp_path, "cut", "adapter", tasks, energy=0.8)
-    figures = [record.figures for record in report.tensors if "adapter_rank" in record.figures]
-    assert all(entry["energy_kept"] >= 0.8 for entry in figures)
-    assert len({entry["adapter_rank"] for entry in figures}) > 1
+    figures = [record.figures for record in report.tensors if record.figures.adapter_rank]
+    assert all(entry.energy_kept >= 0.8 for entry in figures)
+    assert len({entry.adapter_rank for entry in figures}) > 1
     capped = write(tmp_path, "capped", "adapter", tasks, energy=0.8, rank=2)
-    assert max(record.figures["adapter_rank"] for record in capped.tensors if "adapter_rank" in record.figures) == 2
+    assert max(record.figures.adapter_rank or 0 for record in capped.tensors) == 2
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2", "vit", "t5", "bert"])
@@ -157,7 +158,7 @@ def test_a_full_fine_tune_becomes_an_adapter(kind: str, tmp_path: Path) -> None:
     unloaded = load_adapter(tmp_path / "adapter", kind).merge_and_unload().state_dict()
     base, task = (load_file(tmp_path / name / "model.safetensors") for name in ("base", "task"))
     loaded = type(model).from_pretrained(tmp_path / "task").state_dict()
-    left_out = {record.name for record in report.tensors if record.figures.get("left_out")}
+    left_out = {record.name for record in report.tensors if record.figures.left_out}
     fresh = build(kind).state_dict()
     exact = 0
     for key, tensor in loaded.items():
@@ -202,7 +203,7 @@ def test_types(tmp_path: Path) -> None:
         }
 
 
-def test_what_stands_beside_the_adapter(tmp_path: Path) -> None:
+def test_the_files_next_to_the_adapter(tmp_path: Path) -> None:
     build("bert").bert.save_pretrained(tmp_path / "base")
     tasks = [save_adapter(tmp_path / f"{seed}", "bert", seed, task_type="SEQ_CLS") for seed in (1, 2)]
     report = write(tmp_path, "adapter", "adapter", tasks)

@@ -1,8 +1,9 @@
-"""Adapters beside roles, heads and other tasks: what could be merged wrongly without a word."""
+"""Adapters together with roles, heads and other tasks: what could be merged wrongly without a word."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,10 @@ from tiny_adapters import build, save_adapter
 
 from sftm_app import check, merge
 from sftm_app.errors import CompatibilityError
-from sftm_app.inspection.factors import FactorCache
+from sftm_app.inspection.factors import factorise_layer, layer_key
 from sftm_app.inspection.layers import map_layers
 from sftm_app.linalg.low_rank import LowRank, norm
+from sftm_app.session import Session
 from sftm_app.weights.checkpoint import open_checkpoint
 
 
@@ -28,7 +30,7 @@ from sftm_app.weights.checkpoint import open_checkpoint
 def test_a_role_cannot_turn_an_adapter_s_factors(kind: str, role: dict[str, str], tmp_path: Path) -> None:
     build(kind).save_pretrained(tmp_path / "base")
     task = save_adapter(tmp_path / "task", kind, 1)
-    with pytest.raises(CompatibilityError, match=r"the role that was set for it says otherwise"):
+    with pytest.raises(CompatibilityError, match=r"the role set for it says otherwise"):
         merge(tmp_path / "base", [task], tmp_path / "out", roles=role)
     assert not (tmp_path / "out").exists()
 
@@ -51,25 +53,28 @@ def test_factors_on_another_task_s_head_are_refused(tmp_path: Path) -> None:
     other.save_pretrained(tmp_path / "full")
     task = save_adapter(tmp_path / "task", "bert", 1, target_modules=["query", "classifier"], task_type=None)
     problems = check(tmp_path / "base", [tmp_path / "full", task]).problems
-    assert any("by LoRA, which is a head of full's own" in problem for problem in problems)
+    assert any("by LoRA, which is full's own head" in problem for problem in problems)
     assert not check(tmp_path / "base", [task]).problems
 
 
-def test_another_alpha_gives_other_factors_and_another_hash(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("small_layers_cached")
+def test_another_alpha_gives_other_factors_and_another_hash(tmp_path: Path, cached_session: Session) -> None:
     build("llama").save_pretrained(tmp_path / "base")
     task = save_adapter(tmp_path / "task", "llama", 1)
-    cache = FactorCache()
 
-    def first_gain() -> float:
+    def look() -> tuple[float, Hashable]:
         found = check(tmp_path / "base", [task]).require()
         layer = next(layer for layer in map_layers(found) if "q_proj" in layer.name)
-        return float(cache.get(found, layer).factors[0].S[0])
+        made = factorise_layer(found, layer, cached_session.cache)
+        return float(made.factors[0].S[0]), layer_key(found, layer)
 
-    before, config = first_gain(), task / "adapter_config.json"
+    before, config = look(), task / "adapter_config.json"
+    assert look() == before
     hashed = merge(tmp_path / "base", [task], tmp_path / "first").inputs[1].sha256
     values: dict[str, Any] = json.loads(config.read_text())
     config.write_text(json.dumps(values | {"lora_alpha": 10 * values["lora_alpha"]}))
-    assert first_gain() == pytest.approx(10 * before)
+    after = look()
+    assert after[0] == pytest.approx(10 * before[0]) and after[1] != before[1]
     again = merge(tmp_path / "base", [task], tmp_path / "second").inputs[1].sha256
     assert {name for name in hashed if hashed[name] != again[name]} == {"adapter_config.json"}
 

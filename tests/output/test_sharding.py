@@ -1,4 +1,4 @@
-"""Sharded output against what `save_pretrained` writes: file names, what stands where, index and metadata."""
+"""Sharded output compared with what `save_pretrained` writes: file names, what is in each, index and metadata."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files beside and behind a checkpoint: shards that nobody names, links that lead elsewhere, default class names."""
+"""Files next to a checkpoint: shards that no index names, links that lead elsewhere, default class names."""
 
 from __future__ import annotations
 
