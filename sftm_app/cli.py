@@ -268,6 +268,7 @@ def _fetch(options: argparse.Namespace) -> None:
     from sftm_app.hub.hub_look import look
     from sftm_app.hub.hub_process import HubProcess
     from sftm_app.planning.recipe import recipe_to_yaml
+    from sftm_app.session import open_session
 
     if not options.models and not options.preset:
         raise InputError("Name a model, such as org/name, or a set with --preset. See sftm fetch --help.")
@@ -277,7 +278,7 @@ def _fetch(options: argparse.Namespace) -> None:
         raise OutputError(f"{options.recipe}: exists already. Give --recipe another name, or remove it first.")
     _interruptible()
     chosen = choose(options.base or "", options.models, options.preset, _folder)
-    seen = look(chosen, HubProcess())
+    seen = look(chosen, HubProcess(), open_session().architectures)
     if not options.quiet:
         for line in (*seen.summary(), *seen.notes):
             print(line, file=sys.stderr)

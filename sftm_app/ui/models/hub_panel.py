@@ -28,7 +28,7 @@ class HubPanel:
 
     def __init__(self, studio: Studio, workspace: gr.State, page: gr.Blocks) -> None:
         self.studio, self.workspace = studio, workspace
-        self.fetching = Fetching()
+        self.fetching = Fetching(studio.session.architectures)
         self._lay_out()
         named, view = {self.preset, self.base, self.tasks}, self.view
         once: dict[str, Any] = {"trigger_mode": "once", "concurrency_limit": 1, **QUIET}
