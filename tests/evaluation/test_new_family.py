@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from pools import pool_of
+from pools import SESSION, pool_of
 from tiny_language import VOCABULARY, save_set, save_tokenizer
 from transformers import AutoTokenizer, BertConfig, BertForMaskedLM
 
@@ -24,6 +24,11 @@ from sftm_app.evaluation.locating import locate
 from sftm_app.evaluation.passes import ForwardPass
 from sftm_app.evaluation.samples import Samples, TextSamples, as_texts
 from sftm_app.evaluation.text_model import TextModel
+from sftm_app.ui.evaluate.answers import answers
+from sftm_app.ui.evaluate.sample_inputs import family_of
+from sftm_app.ui.loading import load_own
+from sftm_app.ui.settings import Settings
+from sftm_app.ui.studio import Studio
 
 TEXTS = ("the cat <unk> on the mat", "a big red <unk>", "<unk> ran")
 
@@ -99,6 +104,16 @@ def test_a_new_family_answers_and_fills_the_table(models: Path, in_the_table: No
     candidates = (BASE, INDIVIDUAL, method_candidate("average"))
     *_, table = fill_table(pool, empty_table(("a", "b"), candidates), lambda task: TextSamples(TEXTS, wanted))
     assert table.values[0][1] == 1 and all(0 <= value <= 1 for line in table.values for value in line)
+
+
+def test_the_evaluate_tab_tries_a_new_family(models: Path, in_the_table: None, tmp_path: Path) -> None:
+    studio = Studio(Settings(models, tmp_path / "output", tmp_path / "packs", "cpu"), SESSION)
+    workspace = load_own(studio, "base", ["a", "b"])
+    asked = TextSamples(TEXTS[:1], (None,))
+    assert family_of(studio, workspace, "a") is FAMILY
+    *_, (cards, figure) = answers(studio, workspace, "a", asked, [BASE, INDIVIDUAL])
+    wanted = filled(BertForMaskedLM.from_pretrained(models / "a"), models / "base", TEXTS[0])
+    assert wanted in cards and figure is None, "it chose from no options, so there are no scores to draw"
 
 
 def test_a_new_family_can_be_inspected(models: Path, in_the_table: None) -> None:
