@@ -209,6 +209,6 @@ def refuse_task_count(method: Method, n_tasks: int) -> None:
     """
     if method.n_tasks is not None and n_tasks != method.n_tasks:
         raise RecipeError(
-            f"{method.title} merges exactly {method.n_tasks} tasks, but there are {n_tasks}. Choose another method, or "
+            f"{method.title} merges exactly {method.n_tasks} tasks, not {n_tasks}. Choose another method, or "
             f"{method.n_tasks} tasks."
         )
