@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_resume import contents, die, in_a_killed_process
+from output_cases import SHARDED, contents, finish, killed_after
 from tiny_checkpoints import change_weights
 
 from sftm_app import api, cli, cli_options
@@ -34,11 +34,10 @@ from sftm_app.errors import (
 )
 from sftm_app.linalg.low_rank import dense
 from sftm_app.output import ray_executor as cluster
-from sftm_app.output.executors import Executor, LocalExecutor, WrittenTensor
-from sftm_app.output.progress import LAST_STEP, Progress
+from sftm_app.output.executors import LocalExecutor, WrittenTensor
+from sftm_app.output.progress import LAST_STEP
 from sftm_app.output.ray_executor import RayExecutor
 from sftm_app.output.ray_worker import Job, make_task
-from sftm_app.output.report import Report
 from sftm_app.output.resume import has_progress, made_by
 from sftm_app.output.save import save
 from sftm_app.pipeline import prepare
@@ -48,11 +47,9 @@ from sftm_app.session import Session
 from sftm_app.weights.partial import LOCK_NAME, partial_of
 from sftm_app.weights.writer import OutputTensor, Place, WeightsWriter, weights_writer, write_at
 
-SHARDED = {"max_shard_size": "6KB"}
-
 
 class Backwards:
-    """Merges the entries from the last to the first, as other processes would, and says what it sees."""
+    """Merges the entries from the last to the first, as other processes might, and notes what happens."""
 
     name = "backwards"
 
@@ -82,28 +79,6 @@ class Backwards:
             self.events.append("gone")
 
 
-def finish(
-    plan: Plan, session: Session, output: Path, resume: bool | None = None, executor: Executor | None = None
-) -> tuple[Report, list[Progress]]:
-    steps, seen = save(plan, session, output, resume, executor), []
-    while True:
-        try:
-            seen.append(next(steps))
-        except StopIteration as end:
-            return end.value, seen
-
-
-@pytest.fixture
-def plan(recipe_for: Callable, session: Session) -> Plan:
-    return prepare(recipe_for("ab", output=SHARDED), session)
-
-
-@pytest.fixture
-def whole(plan: Plan, session: Session, tmp_path: Path) -> dict[str, Any]:
-    finish(plan, session, tmp_path / "whole")
-    return contents(tmp_path / "whole")
-
-
 # ---- who merges is a choice ----
 
 
@@ -126,18 +101,12 @@ def test_an_executor_with_another_order_gives_the_same_output(
 
 @pytest.mark.parametrize("second", ["local", "backwards"])
 @pytest.mark.parametrize("first", ["local", "backwards"])
-def test_what_one_executor_left_another_goes_on_with(
+def test_what_one_executor_left_another_resumes(
     plan: Plan, session: Session, whole: dict[str, Any], tmp_path: Path, first: str, second: str
 ) -> None:
     executors = {"local": LocalExecutor, "backwards": Backwards}
 
-    def work() -> None:
-        steps = save(plan, session, tmp_path / "out", None, executors[first]())
-        for _ in range(9):
-            next(steps)
-        die()
-
-    in_a_killed_process(work)
+    killed_after(9, plan, session, tmp_path / "out", executor=executors[first]())
     other = executors[second]()
     report, seen = finish(plan, session, tmp_path / "out", True, other)
     assert contents(tmp_path / "out") == whole
@@ -168,7 +137,7 @@ def test_an_adapter_is_made_here(tmp_path: Path, recipe_for: Callable, session: 
     finish(plan, session, tmp_path / "out", None, LocalExecutor())
 
 
-def test_several_hands_fill_one_file(tmp_path: Path) -> None:
+def test_several_processes_fill_one_file(tmp_path: Path) -> None:
     tensors = {"a": torch.randn(3, 5), "b": torch.arange(4), "empty": torch.zeros(0, 2)}
     announced = [OutputTensor(name, tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()]
     with weights_writer(tmp_path, announced, 10**9) as writer:
@@ -217,13 +186,7 @@ def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_without_the_extra_it_is_a_sentence_and_what_was_left_stays(
     plan: Plan, session: Session, tmp_path: Path, no_ray: None
 ) -> None:
-    def work() -> None:
-        steps = save(plan, session, tmp_path / "out")
-        next(steps)
-        next(steps)
-        die()
-
-    in_a_killed_process(work)
+    killed_after(2, plan, session, tmp_path / "out")
     said = r'needs Ray, which is not installed\. Run `pip install "sftm-studio\[cluster\]"'
     with pytest.raises(InputError, match=said):
         finish(plan, session, tmp_path / "out", True, RayExecutor())
@@ -275,10 +238,15 @@ def test_a_worker_writes_the_bytes_to_their_place(begun: Any, session: Session) 
     assert f"worker {os.getpid()} on " in written.worker and written.peak_bytes >= 0
 
 
-def test_a_worker_opens_a_job_once(begun: Any, recipe_for: Callable) -> None:
+def test_a_worker_opens_a_job_once(begun: Any) -> None:
     job, entry, writer = begun
-    jobs, fetched = {"first": job, "second": dataclasses.replace(job)}, []
-    task = make_task(lambda reference: (fetched.append(reference), jobs[reference])[1])
+    fetched: list[str] = []
+
+    def fetch(reference: str) -> Job:
+        fetched.append(reference)
+        return job
+
+    task = make_task(fetch)
     for reference in ("first", "first", "first", "second", "second"):
         task([reference], entry, writer.place(entry.name))
     assert fetched == ["first", "second"]

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import signal
 import sys
 import threading
 import time
@@ -15,14 +13,14 @@ from typing import Any
 
 import pytest
 import torch
+from output_cases import SHARDED, contents, die, finish, in_a_killed_process, killed_after
 from safetensors.torch import load_file
 from tiny_checkpoints import change_weights
 
 from sftm_app.errors import OutputError, ResourceError
 from sftm_app.output import executors
 from sftm_app.output import resume as resuming
-from sftm_app.output.progress import LAST_STEP, Progress
-from sftm_app.output.report import Report
+from sftm_app.output.progress import LAST_STEP
 from sftm_app.output.resume import has_progress, read_unfinished
 from sftm_app.output.save import save
 from sftm_app.pipeline import prepare
@@ -34,69 +32,6 @@ from sftm_app.weights import writer
 from sftm_app.weights.partial import folder_lock, partial_of, remove_partial
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="kills copies of this process")
-
-SHARDED = {"max_shard_size": "6KB"}
-
-
-def finish(plan: Plan, session: Session, output: Path, resume: bool | None = True) -> tuple[Report, list[Progress]]:
-    steps, seen = save(plan, session, output, resume), []
-    while True:
-        try:
-            seen.append(next(steps))
-        except StopIteration as end:
-            return end.value, seen
-
-
-def in_a_killed_process(work: Callable[[], object]) -> None:
-    """Does the work in a copy of this process, in which something sends SIGKILL at some time."""
-    child = os.fork()
-    if child == 0:
-        try:
-            work()
-        finally:
-            os._exit(1)  # it should not have come to this
-    _, how = os.waitpid(child, 0)
-    assert os.WIFSIGNALED(how) and os.WTERMSIG(how) == signal.SIGKILL
-
-
-def die() -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def killed_after(n: int, plan: Plan, session: Session, output: Path, resume: bool | None = None) -> None:
-    def work() -> None:
-        steps = save(plan, session, output, resume)
-        for _ in range(n):
-            next(steps)
-        die()
-
-    in_a_killed_process(work)
-
-
-def contents(folder: Path) -> dict[str, Any]:
-    """Every file of an output, without what tells of the time, the memory and the stop."""
-    found: dict[str, Any] = {
-        path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()
-    }
-    found.pop("README.md")
-    report = json.loads(found.pop("sftm_report.json"))
-    for key in ("created", "seconds"):
-        report.pop(key)
-    report["machine"] = {key: report["machine"][key] for key in ("device", "torch", "threads")}
-    for record in report["tensors"]:
-        record.pop("seconds")
-    return found | {"report": report}
-
-
-@pytest.fixture
-def plan(recipe_for: Callable, session: Session) -> Plan:
-    return prepare(recipe_for("ab", output=SHARDED), session)
-
-
-@pytest.fixture
-def whole(plan: Plan, session: Session, tmp_path: Path) -> dict[str, Any]:
-    finish(plan, session, tmp_path / "whole", None)
-    return contents(tmp_path / "whole")
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.9, 1.0])
@@ -115,7 +50,7 @@ def test_a_killed_run_ends_as_an_uninterrupted_one_and_only_does_the_rest(
             yield merged
 
     monkeypatch.setattr(executors, "run", watched)
-    report, seen = finish(plan, session, tmp_path / "out")
+    report, seen = finish(plan, session, tmp_path / "out", True)
     assert made == [entry.name for entry in plan.entries[n:]]
     assert contents(tmp_path / "out") == whole
     assert len([name for name in whole if name.startswith("model-")]) > 2
@@ -132,7 +67,7 @@ def test_a_run_killed_again_and_again(plan: Plan, session: Session, whole: dict[
         killed_after(n, plan, session, tmp_path / "out", resume=True)
     left = read_unfinished(tmp_path / "out")
     assert left is not None and len(left.finished) == 3 + (4 - 1) + (5 - 1)
-    report, _ = finish(plan, session, tmp_path / "out")
+    report, _ = finish(plan, session, tmp_path / "out", True)
     assert contents(tmp_path / "out") == whole
     assert report.seconds > max(one.elapsed_s for one in left.finished.values())
 
@@ -140,7 +75,7 @@ def test_a_run_killed_again_and_again(plan: Plan, session: Session, whole: dict[
 def test_killed_at_any_touch_of_the_disk_the_output_is_absent_or_whole(
     plan: Plan, session: Session, whole: dict[str, Any], tmp_path: Path
 ) -> None:
-    """Opening, syncing, renaming, making and removing; the end, where the output gets its name, touch by touch."""
+    """A touch opens, syncs, renames, makes or removes. At the end, where the output gets its name, each is tried."""
     fsync = os.fsync
     touches = ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate")
 
@@ -158,7 +93,7 @@ def test_killed_at_any_touch_of_the_disk_the_output_is_absent_or_whole(
         def work() -> None:
             sys.addaudithook(watch)
             os.fsync = synced
-            finish(plan, session, output, None)
+            finish(plan, session, output)
             (tmp_path / "count").write_text(str(count[0]))
             die()
 
@@ -173,7 +108,7 @@ def test_killed_at_any_touch_of_the_disk_the_output_is_absent_or_whole(
         in_a_killed_process(dying_at(k, output, [0]))
         states.add((output.exists(), has_progress(output)))
         if not output.exists():
-            finish(plan, session, output)
+            finish(plan, session, output, True)
         for name in ("lock.json", "progress.jsonl"):
             (output / name).unlink(missing_ok=True)  # what a kill just behind the renaming leaves
         assert contents(output) == whole, k
@@ -194,12 +129,12 @@ def test_killed_in_the_middle_of_a_tensor(plan: Plan, session: Session, whole: d
             return write(self, name, tensor)
 
         writer.TensorFile.write = half_written  # type: ignore[method-assign]
-        finish(plan, session, tmp_path / "out", None)
+        finish(plan, session, tmp_path / "out")
 
     in_a_killed_process(work)
     left = read_unfinished(tmp_path / "out")
     assert left is not None and len(left.finished) == 8
-    finish(plan, session, tmp_path / "out")
+    finish(plan, session, tmp_path / "out", True)
     assert contents(tmp_path / "out") == whole
 
 
@@ -264,7 +199,7 @@ def test_only_what_is_whole_is_kept(
 ) -> None:
     killed_after(len(plan.entries), plan, session, tmp_path / "out")
     damage(partial_of(tmp_path / "out"))
-    report, _ = finish(plan, session, tmp_path / "out")
+    report, _ = finish(plan, session, tmp_path / "out", True)
     assert contents(tmp_path / "out") == whole
     kept = report.machine.resumed_after_tensors
     assert kept < len(plan.entries) if lost is None else kept == len(plan.entries) - lost
@@ -277,7 +212,7 @@ def test_a_progress_file_that_says_nothing_starts_again(
 ) -> None:
     killed_after(5, plan, session, tmp_path / "out")
     (partial_of(tmp_path / "out") / "progress.jsonl").write_bytes(head)
-    report, _ = finish(plan, session, tmp_path / "out", None)
+    report, _ = finish(plan, session, tmp_path / "out")
     assert report.machine.resumed_after_tensors == 0
 
 
@@ -290,7 +225,7 @@ def test_what_a_stopped_run_left_is_neither_removed_nor_used_without_being_asked
     killed_after(5, plan, session, tmp_path / "out")
     said = rf"out\.partial: holds 5 of {len(plan.entries)} tensors of a merge that was stopped\. Add --resume"
     with pytest.raises(OutputError, match=said):
-        finish(plan, session, tmp_path / "out", None)
+        finish(plan, session, tmp_path / "out")
     assert has_progress(tmp_path / "out")
     report, _ = finish(plan, session, tmp_path / "out", False)
     assert report.machine.resumed_after_tensors == 0
@@ -325,10 +260,10 @@ def test_another_recipe_refuses(
     changes = {"output": SHARDED} | changes
     other = prepare(recipe_for(changes.pop("tasks", "ab"), **changes), session)
     with pytest.raises(OutputError, match=rf"(?s)cannot be resumed.*{said}.*start again"):
-        finish(other, session, tmp_path / "out")
+        finish(other, session, tmp_path / "out", True)
     left = read_unfinished(tmp_path / "out")
     assert left is not None and len(left.finished) == 5
-    finish(plan, session, tmp_path / "out")
+    finish(plan, session, tmp_path / "out", True)
 
 
 def test_another_place_for_the_output_or_word_for_the_device_is_the_same_recipe(
@@ -336,7 +271,7 @@ def test_another_place_for_the_output_or_word_for_the_device_is_the_same_recipe(
 ) -> None:
     killed_after(5, plan, session, tmp_path / "out")
     other = prepare(recipe_for("ab", output=SHARDED | {"path": str(tmp_path / "elsewhere")}), session)
-    assert finish(other, session, tmp_path / "out")[0].machine.resumed_after_tensors == 5
+    assert finish(other, session, tmp_path / "out", True)[0].machine.resumed_after_tensors == 5
 
 
 @pytest.mark.parametrize("which", ["base", "b"])
@@ -345,7 +280,7 @@ def test_a_changed_input_refuses(models: Path, tmp_path: Path, which: str, sessi
     killed_after(5, prepare(recipe, session), session, tmp_path / "out")
     change_weights(models / which / "model.safetensors", lambda tensors: next(iter(tensors.values())).mul_(1.5))
     with pytest.raises(OutputError, match=rf"cannot be resumed.*{which}/model\.safetensors was changed"):
-        finish(prepare(recipe, session), session, tmp_path / "out")
+        finish(prepare(recipe, session), session, tmp_path / "out", True)
     assert has_progress(tmp_path / "out")
 
 
@@ -363,21 +298,20 @@ def test_another_version_or_machine_refuses(
     killed_after(5, plan, session, tmp_path / "out")
     monkeypatch.setattr(place, name, "other" if name == "__version__" else lambda: "other")
     with pytest.raises(OutputError, match=f"cannot be resumed.*{said}"):
-        finish(plan, session, tmp_path / "out")
+        finish(plan, session, tmp_path / "out", True)
 
 
 def test_another_number_of_threads_refuses(plan: Plan, session: Session, tmp_path: Path) -> None:
     killed_after(5, plan, session, tmp_path / "out")
     with pytest.raises(OutputError, match=r"cannot be resumed.*the number of threads was 1 and is 2"):
-        finish(plan, replace(session, n_threads=2), tmp_path / "out")
+        finish(plan, replace(session, n_threads=2), tmp_path / "out", True)
 
 
 def test_a_long_list_of_changes_is_cut(plan: Plan, session: Session, tmp_path: Path, recipe_for: Callable) -> None:
     killed_after(5, plan, session, tmp_path / "out")
+    other = prepare(recipe_for("c", method="average", output={"dtype": "float16"}), session)
     with pytest.raises(OutputError, match=r"and \d+ more\. Undo that"):
-        finish(
-            prepare(recipe_for("c", method="average", output={"dtype": "float16"}), session), session, tmp_path / "out"
-        )
+        finish(other, session, tmp_path / "out", True)
 
 
 def test_two_runs_on_one_output(plan: Plan, session: Session, tmp_path: Path) -> None:
@@ -427,22 +361,22 @@ def test_an_adapter_starts_again(tmp_path: Path, recipe_for: Callable, session: 
     plan = prepare(recipe_for("ab", output={"kind": "adapter", "rank": 2}), session)
     killed_after(5, plan, session, tmp_path / "out")
     assert not has_progress(tmp_path / "out")
-    _, seen = finish(plan, session, tmp_path / "out", None)
+    _, seen = finish(plan, session, tmp_path / "out")
     assert seen[0].done == 1
 
 
 # ---- what lies below ----
 
 
-def test_what_was_begun_counts_as_room(
+def test_what_a_killed_run_left_counts_as_free_space(
     plan: Plan, session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     killed_after(5, plan, session, tmp_path / "out")
     monkeypatch.setattr(partial_module.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 0})())
     with pytest.raises(ResourceError, match="the disk has 0"):
-        finish(plan, session, tmp_path / "other")
+        finish(plan, session, tmp_path / "other", True)
     if sys.platform == "linux":
-        finish(plan, session, tmp_path / "out")
+        finish(plan, session, tmp_path / "out", True)
 
 
 def test_the_disk_has_the_bytes_before_it_has_the_line(
@@ -490,7 +424,7 @@ def test_removal_takes_the_lock_last(tmp_path: Path, monkeypatch: pytest.MonkeyP
     remove_partial(folder)
 
 
-def test_only_one_is_alone_with_a_folder(tmp_path: Path) -> None:
+def test_a_folder_is_locked_by_one_at_a_time(tmp_path: Path) -> None:
     order: list[str] = []
 
     def second() -> None:

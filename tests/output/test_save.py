@@ -16,6 +16,7 @@ import pytest
 import torch
 import yaml
 from closeness import assert_close
+from output_cases import finish
 from safetensors import safe_open
 from safetensors.torch import load_file
 from tiny_checkpoints import change_weights, save_task
@@ -38,12 +39,7 @@ from sftm_app.weights.partial import check_disk_space, output_folder
 
 
 def save_all(recipe: Recipe, session: Session, output: Path) -> tuple[Report, list[Progress]]:
-    steps, seen = save(prepare(recipe, session), session, output), []
-    while True:
-        try:
-            seen.append(next(steps))
-        except StopIteration as end:
-            return end.value, seen
+    return finish(prepare(recipe, session), session, output)
 
 
 def listing(folder: Path) -> list[str]:
@@ -487,9 +483,7 @@ def test_publish_copies_all_or_nothing(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["final", "model", "third"]
 
 
-def test_publish_goes_on_where_a_killed_run_left_its_lock(
-    tmp_path: Path, recipe_for: Callable, session: Session
-) -> None:
+def test_publish_works_where_a_killed_run_left_its_lock(tmp_path: Path, recipe_for: Callable, session: Session) -> None:
     save_all(recipe_for("a"), session, tmp_path / "model")
     before = listing(tmp_path / "model")
     (tmp_path / "model" / "lock.json").write_text("{}")

@@ -32,7 +32,7 @@ def test_a_shard_that_the_index_does_not_name_is_refused(tmp_path: Path) -> None
         open_checkpoint(folder)
 
 
-def test_a_wrong_total_size_is_said_of_one_shard_too(tmp_path: Path) -> None:
+def test_a_wrong_total_size_is_noted_for_one_shard_too(tmp_path: Path) -> None:
     folder = tmp_path / "base"
     build("llama").save_pretrained(folder)
     (folder / "model.safetensors").rename(folder / "model-00001-of-00001.safetensors")
