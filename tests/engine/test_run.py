@@ -413,7 +413,7 @@ def test_solves_that_were_stopped_or_are_inexact_are_said() -> None:
     assert "stopped early in 2 layers (largest residual 0.3, in q)" in said[-1] and len(said) == 2
     (said,) = findings(("a", "b"), [*fine[:2], solved("p", direct, 0.04)])
     assert "inexact in 1 layer (largest residual 0.04, in p), although no tasks oppose each other there" in said
-    assert findings(("a", "b"), [TensorRecord("x", "matrix", "sum", "", (2,), 0.0)]) == ()
+    assert findings(("a", "b"), [TensorRecord("x", "matrix", "sum", "", (2,), 0.0, Figures())]) == ()
 
 
 def test_a_merge_whose_solver_was_stopped_says_so(
