@@ -114,6 +114,7 @@ class FetchStatus:
 
     @property
     def active(self) -> bool:
+        """Whether something is running."""
         return self.state in ("looking", "fetching")
 
 
@@ -128,6 +129,7 @@ class Fetching:
 
     @property
     def status(self) -> FetchStatus:
+        """The current state."""
         return self._status
 
     def look(self, chosen: HubSelection) -> None:

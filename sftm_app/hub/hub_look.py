@@ -43,6 +43,7 @@ class HubSelection:
 
     @property
     def refs(self) -> tuple[HubRef, ...]:
+        """The models on the hub, each once, in order."""
         return tuple(source for source in self.sources if isinstance(source, HubRef))
 
 

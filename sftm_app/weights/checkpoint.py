@@ -55,10 +55,12 @@ class Checkpoint:
 
     @property
     def model_type(self) -> str:
+        """The config's `model_type`; "lora" for an adapter, "unknown" without a config."""
         return "lora" if self.adapter else str(self.config.get("model_type", "unknown"))
 
     @property
     def architecture(self) -> str:
+        """The model's class by its config, or that it is an adapter."""
         if self.adapter:
             return f"LoRA adapter, r {self.adapter.r}"
         named = self.config.get("architectures")
@@ -66,14 +68,17 @@ class Checkpoint:
 
     @property
     def n_parameters(self) -> int:
+        """The number of values in all tensors."""
         return sum(torch.Size(info.shape).numel() for info in self.tensors.values())
 
     @property
     def n_bytes(self) -> int:
+        """The size of all tensors."""
         return sum(info.n_bytes for info in self.tensors.values())
 
     @property
     def dtypes(self) -> tuple[str, ...]:
+        """The dtypes that occur, such as "float32"."""
         return tuple(sorted({str(info.dtype).removeprefix("torch.") for info in self.tensors.values()}))
 
     @property

@@ -6,11 +6,11 @@ It holds three kinds of entries:
     layers    merged layers at scaling 1, with their figures
     values    small facts about files, such as their hashes
 
-A key says everything that an entry follows from (see `file_key` and `digest`). Files are identified by path, size, times
-and inode, so nothing is read to find out what is cached.
+A key says everything that an entry follows from (see `file_key` and `digest`). Files are identified by path, size,
+times and inode, so nothing is read to find out what is cached.
 
-No entry can make a merge fail: a damaged entry is computed again, and one that cannot be written is not cached. When the
-limit is reached, the entries that were used longest ago are removed.
+No entry can make a merge fail: a damaged entry is computed again, and one that cannot be written is not cached. When
+the limit is reached, the entries that were used longest ago are removed.
 """
 
 from __future__ import annotations

@@ -55,6 +55,7 @@ class TensorInfo:
 
     @property
     def is_float(self) -> bool:
+        """Whether it holds floating-point numbers."""
         return self.dtype.is_floating_point
 
 

@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from pathlib import Path
 
 import torch
@@ -35,10 +36,12 @@ class OutputTensor:
 
     @property
     def n_elements(self) -> int:
+        """The number of values."""
         return torch.Size(self.shape).numel()
 
     @property
     def n_bytes(self) -> int:
+        """The size in the file."""
         return self.n_elements * self.dtype.itemsize
 
     def bytes_of(self, tensor: Tensor) -> memoryview:
@@ -117,33 +120,28 @@ class TensorFile:
     ) -> None:
         # Larger dtypes first, as safetensors does, so that every tensor is aligned.
         ordered = sorted(tensors, key=lambda tensor: (-tensor.dtype.itemsize, tensor.name))
+        ends = list(accumulate((tensor.n_bytes for tensor in ordered), initial=0))
         header: dict[str, object] = {"__metadata__": metadata}
-        offset = 0
-        offsets: list[int] = []
-        for tensor in ordered:
-            end = offset + tensor.n_bytes
+        for tensor, offsets in zip(ordered, pairwise(ends), strict=True):
             header[tensor.name] = {
                 "dtype": DTYPE_CODES[tensor.dtype],
                 "shape": list(tensor.shape),
-                "data_offsets": [offset, end],
+                "data_offsets": list(offsets),
             }
-            offsets.append(offset)
-            offset = end
         raw = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode("utf-8")
         raw += b" " * (-len(raw) % 8)
         raw = len(raw).to_bytes(8, "little") + raw
-        start = len(raw)
-        self._missing = {
-            tensor.name: Place(path.absolute(), start + offset, tensor)
-            for tensor, offset in zip(ordered, offsets, strict=True)
-        }
+        places = (
+            Place(path.absolute(), len(raw) + start, tensor) for tensor, start in zip(ordered, ends, strict=False)
+        )
+        self._missing = {place.tensor.name: place for place in places}
         self._file = open(path, "r+b" if resume and path.exists() else "x+b")  # noqa: SIM115 - closed by close()
         self._file.write(raw)
         self._file.flush()
-        self._file.truncate(start + offset)
-        if hasattr(os, "posix_fallocate") and offset:
+        self._file.truncate(len(raw) + ends[-1])
+        if hasattr(os, "posix_fallocate") and ends[-1]:
             # Reserve the space now, so that a full disk shows before hours of work and not after.
-            os.posix_fallocate(self._file.fileno(), start, offset)
+            os.posix_fallocate(self._file.fileno(), len(raw), ends[-1])
 
     def write(self, name: str, tensor: Tensor) -> int:
         """Write one tensor, and return the checksum of its bytes. They survive this process, not a power failure."""
