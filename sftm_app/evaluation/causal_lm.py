@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 
 from sftm_app.errors import SampleError
-from sftm_app.evaluation.family import Answer, Family, ModelParts
-from sftm_app.evaluation.passes import MAX_TOKENS_PER_PASS, ForwardPass
+from sftm_app.evaluation.family import Answer, Family, ForwardPass, ModelParts
 from sftm_app.evaluation.samples import Samples, TextSamples, as_texts
+from sftm_app.evaluation.text_model import MAX_TOKENS_PER_PASS
 from sftm_app.evaluation.tokens import batches, n_shared
 from sftm_app.evaluation.writing import (
     BATCH,

@@ -14,9 +14,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from sftm_app.architecture.roles import Part
-from sftm_app.evaluation.family import EvaluationModel
+from sftm_app.evaluation.family import NO_SAMPLE, EvaluationModel, ForwardPass
 from sftm_app.evaluation.locating import Place, share_weights
-from sftm_app.evaluation.passes import NO_SAMPLE, ForwardPass
 from sftm_app.evaluation.samples import ImageSamples, Samples
 from sftm_app.evaluation.tokens import token_texts
 from sftm_app.evaluation.trace import first_tensor

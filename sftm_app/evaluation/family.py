@@ -16,8 +16,10 @@ import torch
 from torch import Tensor
 
 from sftm_app.errors import SampleError
-from sftm_app.evaluation.passes import ForwardPass
 from sftm_app.evaluation.samples import Samples
+
+# The sample number of a text that is not a sample, such as the name of a class.
+NO_SAMPLE = -1
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,38 @@ class Answer:
     scores: tuple[float, ...] = ()
     target: str | None = None
     correct: bool | None = None
+
+
+@dataclass(frozen=True)
+class TokenBatch:
+    """A batch of token sequences that a model reads.
+
+    Attributes:
+        ids: the token ids of each row, without padding.
+        length: of every row, with padding.
+        title: which sequence this is, for a model that reads two.
+    """
+
+    ids: Sequence[Sequence[int]]
+    length: int
+    title: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class ForwardPass:
+    """One forward pass over a batch.
+
+    Attributes:
+        samples: the sample number of each row of the batch, or NO_SAMPLE.
+        run: does the pass.
+        sequences: the tokens that a text model reads.
+        patches: rows and columns of the patches that an image is cut into; None if the model cuts none.
+    """
+
+    samples: Sequence[int]
+    run: Callable[[], object]
+    sequences: tuple[TokenBatch, ...] = ()
+    patches: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, eq=False)

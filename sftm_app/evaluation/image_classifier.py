@@ -11,9 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sftm_app.evaluation.building import build_model, load_processor
-from sftm_app.evaluation.family import Answer, Family, ModelParts
+from sftm_app.evaluation.family import Answer, Family, ForwardPass, ModelParts
 from sftm_app.evaluation.image_model import ImageModel, class_answers
-from sftm_app.evaluation.passes import ForwardPass
 from sftm_app.evaluation.samples import Samples, as_images
 
 

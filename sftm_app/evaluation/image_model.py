@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sftm_app.errors import SampleError
-from sftm_app.evaluation.family import Answer, EvaluationModel, best_option
-from sftm_app.evaluation.passes import IMAGES_PER_PASS, ForwardPass
+from sftm_app.evaluation.family import Answer, EvaluationModel, ForwardPass, best_option
 from sftm_app.evaluation.samples import ImageSamples
 from sftm_app.evaluation.tokens import batches
 
 BATCH = 64
+IMAGES_PER_PASS = 32
 # The shares of red, green and blue in a grey image (ITU-R BT.601, as in Pillow's mode L).
 LUMINANCE = np.array([0.299, 0.587, 0.114])
 

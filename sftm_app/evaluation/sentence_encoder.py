@@ -17,11 +17,10 @@ from torch import Tensor
 
 from sftm_app.errors import SampleError
 from sftm_app.evaluation.building import build_model, load_tokenizer
-from sftm_app.evaluation.family import Answer, Family, ModelParts, best_option
-from sftm_app.evaluation.passes import MAX_TOKENS_PER_PASS, ForwardPass
+from sftm_app.evaluation.family import Answer, Family, ForwardPass, ModelParts, best_option
 from sftm_app.evaluation.samples import Samples, as_texts
-from sftm_app.evaluation.text_model import TextModel
-from sftm_app.evaluation.tokens import batches, max_tokens
+from sftm_app.evaluation.text_model import MAX_TOKENS, MAX_TOKENS_PER_PASS, TextModel
+from sftm_app.evaluation.tokens import batches
 
 BATCH = 32
 POOLING_NAME = "1_Pooling/config.json"
@@ -39,11 +38,16 @@ class SentenceEncoder(TextModel):
 
     Attributes:
         pooling: one of POOLINGS.
-        limit: how many tokens of a text are read at most.
+        own_limit: how many tokens of a text sentence-transformers would read; None for as many as the model reads.
     """
 
     pooling: str
-    limit: int
+    own_limit: int | None = None
+
+    @property
+    def max_tokens(self) -> int:
+        """How many tokens of a text are read at most."""
+        return min(super().max_tokens, self.own_limit or MAX_TOKENS)
 
     def answer(self, samples: Samples) -> list[Answer]:
         """The candidate closest to each query: one of samples.choices, or of the lines below the query.
@@ -65,14 +69,14 @@ class SentenceEncoder(TextModel):
         """Passes over the queries, and over the candidates below them. Raises SampleError for images."""
         texts = as_texts(samples)
         lines = [(i, line) for i, text in enumerate(texts.inputs) for line in _lines(text, texts.choices)]
-        rows = self.encode([line for _, line in lines], min(MAX_TOKENS_PER_PASS, self.limit))
+        rows = self.encode([line for _, line in lines], min(MAX_TOKENS_PER_PASS, self.max_tokens))
         return (self.text_passes(rows, [i for i, _ in lines]),)
 
     @torch.inference_mode()
     def embed(self, texts: tuple[str, ...]) -> Tensor:
         """Unit vectors, float32 (n, hidden), on the CPU."""
         found = [torch.zeros(0, self.model.config.hidden_size)]
-        for part in batches(self.encode(texts, self.limit), BATCH):
+        for part in batches(self.encode(texts, self.max_tokens), BATCH):
             inputs = self.pad(part)
             pooled = pool(self.model(**inputs).last_hidden_state, inputs["attention_mask"], self.pooling)
             found.append((pooled / pooled.norm(dim=-1, keepdim=True)).float().cpu())
@@ -162,13 +166,10 @@ def build(parts: ModelParts) -> SentenceEncoder:
         SampleError: the weights do not fit the class, the tokenizer is missing, or the pooling is not supported.
     """
     model = build_model(parts, optional=("pooler.",))
-    tokenizer = load_tokenizer(parts.folders)
     folder = next((f for f in parts.folders if (f / POOLING_NAME).is_file()), parts.folders[-1])
-    limit = max_tokens(model, tokenizer)
-    own = _read(folder / "sentence_bert_config.json", {}).get("max_seq_length")
-    if isinstance(own, int) and own > 0:
-        limit = min(limit, own)
-    return SentenceEncoder(model, tokenizer, read_pooling(folder), limit)
+    limit = _read(folder / "sentence_bert_config.json", {}).get("max_seq_length")
+    own_limit = limit if isinstance(limit, int) and limit > 0 else None
+    return SentenceEncoder(model, load_tokenizer(parts.folders), read_pooling(folder), own_limit)
 
 
 def _is_text_encoder(model_class: Any, config: Any) -> bool:

@@ -10,9 +10,9 @@ import torch
 from transformers.modeling_outputs import BaseModelOutput
 
 from sftm_app.errors import SampleError
-from sftm_app.evaluation.family import Answer, Family, ModelParts
-from sftm_app.evaluation.passes import MAX_TOKENS_PER_PASS, TEXTS_PER_PASS, ForwardPass, TokenBatch
+from sftm_app.evaluation.family import Answer, Family, ForwardPass, ModelParts, TokenBatch
 from sftm_app.evaluation.samples import Samples, TextSamples, as_texts
+from sftm_app.evaluation.text_model import MAX_TOKENS_PER_PASS, TEXTS_PER_PASS
 from sftm_app.evaluation.tokens import batches
 from sftm_app.evaluation.writing import (
     BATCH,

@@ -10,10 +10,9 @@ from torch import Tensor
 
 from sftm_app.errors import SampleError
 from sftm_app.evaluation.building import build_model, load_tokenizer
-from sftm_app.evaluation.family import Answer, Family, ModelParts, best_option
-from sftm_app.evaluation.passes import MAX_TOKENS_PER_PASS, TEXTS_PER_PASS, ForwardPass
+from sftm_app.evaluation.family import Answer, Family, ForwardPass, ModelParts, best_option
 from sftm_app.evaluation.samples import Samples, as_texts
-from sftm_app.evaluation.text_model import TextModel
+from sftm_app.evaluation.text_model import MAX_TOKENS_PER_PASS, TEXTS_PER_PASS, TextModel
 from sftm_app.evaluation.tokens import batches
 
 BATCH = 32

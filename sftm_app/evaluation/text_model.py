@@ -7,12 +7,17 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from sftm_app.evaluation.family import EvaluationModel
-from sftm_app.evaluation.passes import TEXTS_PER_PASS, ForwardPass, TokenBatch
-from sftm_app.evaluation.tokens import batches, max_tokens
+from sftm_app.evaluation.family import EvaluationModel, ForwardPass, TokenBatch
+from sftm_app.evaluation.tokens import batches
+
+# No model reads more, whatever its config says.
+MAX_TOKENS = 4096
+# How many tokens of a text a forward pass reads: enough to see what excites a layer, and a bound on the time.
+MAX_TOKENS_PER_PASS = 512
+TEXTS_PER_PASS = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,7 +33,16 @@ class TextModel(EvaluationModel):
     @property
     def max_tokens(self) -> int:
         """How many tokens the model reads at most."""
-        return max_tokens(self.model, self.tokenizer)
+        limits = [MAX_TOKENS, self.tokenizer.model_max_length]
+        positions = getattr(self.model.config, "max_position_embeddings", None)
+        if isinstance(positions, int) and positions > 0:
+            limits.append(positions)
+        for name, module in self.model.named_modules():
+            # RoBERTa's positions start behind its padding index, so its table is longer than the text that it reads.
+            table = name.endswith("position_embeddings") and isinstance(module, nn.Embedding)
+            if table and module.padding_idx is not None:
+                limits.append(module.num_embeddings - module.padding_idx - 1)
+        return int(min(limits))
 
     def encode(self, texts: Sequence[str], limit: int) -> list[list[int]]:
         """The token ids of each text with special tokens, truncated at `limit` tokens."""

@@ -1,4 +1,4 @@
-"""Texts as rows of token ids, and tokens as text."""
+"""Batches, and tokens as text."""
 
 from __future__ import annotations
 
@@ -6,9 +6,6 @@ from collections.abc import Iterator, Sequence
 from itertools import takewhile
 from typing import Any, TypeVar
 
-from torch import nn
-
-MAX_TOKENS = 4096
 Item = TypeVar("Item")
 
 
@@ -21,19 +18,6 @@ def batches(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
 def n_shared(left: Sequence[object], right: Sequence[object]) -> int:
     """How many items two sequences share at their beginning."""
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(left, right, strict=False)))
-
-
-def max_tokens(model: Any, tokenizer: Any) -> int:
-    """How many tokens a model reads at most; never more than MAX_TOKENS."""
-    limits = [MAX_TOKENS, tokenizer.model_max_length]
-    positions = getattr(model.config, "max_position_embeddings", None)
-    if isinstance(positions, int) and positions > 0:
-        limits.append(positions)
-    for name, module in model.named_modules():
-        # RoBERTa's positions start behind its padding index, so its table is longer than the text that it reads.
-        if name.endswith("position_embeddings") and isinstance(module, nn.Embedding) and module.padding_idx is not None:
-            limits.append(module.num_embeddings - module.padding_idx - 1)
-    return int(min(limits))
 
 
 def token_texts(tokenizer: Any, ids: Sequence[int]) -> list[str]:

@@ -19,9 +19,8 @@ from torch import Tensor
 from sftm_app.caching import keep
 from sftm_app.errors import SampleError
 from sftm_app.evaluation.building import build_model, load_processor, load_tokenizer
-from sftm_app.evaluation.family import Answer, Family, ModelParts
+from sftm_app.evaluation.family import NO_SAMPLE, Answer, Family, ForwardPass, ModelParts
 from sftm_app.evaluation.image_model import ImageModel, class_answers
-from sftm_app.evaluation.passes import NO_SAMPLE, ForwardPass
 from sftm_app.evaluation.samples import Samples, as_images
 from sftm_app.evaluation.text_model import TextModel
 from sftm_app.evaluation.tokens import batches

@@ -16,8 +16,9 @@ from transformers import PreTrainedTokenizerFast
 from sftm_app.architecture.roles import Part
 from sftm_app.errors import SampleError
 from sftm_app.evaluation.excitation import EXPERT, MEANS, NOT_FOUND, NOT_RUN, NOT_TOLD, Excitations, excitations
-from sftm_app.evaluation.passes import NO_SAMPLE, TEXTS_PER_PASS
+from sftm_app.evaluation.family import NO_SAMPLE
 from sftm_app.evaluation.samples import ImageSamples, TextSamples
+from sftm_app.evaluation.text_model import TEXTS_PER_PASS
 from sftm_app.evaluation.tokens import token_texts
 
 TEXTS = ("the cat sat on the mat", "a big red bird flew", "dog", "the small dog ran under a blue sky and sat")

@@ -19,9 +19,8 @@ from sftm_app.evaluation.accuracy import empty_table, fill_table
 from sftm_app.evaluation.building import build_model, load_tokenizer
 from sftm_app.evaluation.candidates import BASE, INDIVIDUAL, method_candidate
 from sftm_app.evaluation.excitation import excitations
-from sftm_app.evaluation.family import Answer, Family, ModelParts
+from sftm_app.evaluation.family import Answer, Family, ForwardPass, ModelParts
 from sftm_app.evaluation.locating import locate
-from sftm_app.evaluation.passes import ForwardPass
 from sftm_app.evaluation.samples import Samples, TextSamples, as_texts
 from sftm_app.evaluation.text_model import TextModel
 from sftm_app.ui.evaluate.answers import answers

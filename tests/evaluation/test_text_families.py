@@ -233,7 +233,7 @@ def test_a_folders_own_pooling_and_length_are_used(encoders: Path, tmp_path: Pat
     (models / "base" / "1_Pooling" / "config.json").write_text('{"pooling_mode_cls_token": true}')
     (models / "base" / "sentence_bert_config.json").write_text('{"max_seq_length": 5}')
     model = pool_of(models).model(INDIVIDUAL, "a")
-    assert isinstance(model, SentenceEncoder) and (model.pooling, model.limit) == ("cls", 5)
+    assert isinstance(model, SentenceEncoder) and (model.pooling, model.max_tokens) == ("cls", 5)
     tokens = AutoTokenizer.from_pretrained(models / "base")("a big red", return_tensors="pt")["input_ids"]
     with torch.no_grad():
         wanted = BertModel.from_pretrained(models / "a").eval()(tokens).last_hidden_state[0, 0]
