@@ -28,6 +28,7 @@ from sftm_app.ui.studio import Studio
 from sftm_app.ui.theme import launch_look
 from sftm_app.ui.view import TABS, read_fields, view_from_query
 from sftm_app.ui.widgets import AddressBar
+from sftm_app.ui.widgets.gradio_internals import report_progress_on
 from sftm_app.ui.widgets.header import header_bar
 from sftm_app.ui.widgets.html import Html
 from sftm_app.ui.workspace import Workspace, restore
@@ -63,6 +64,7 @@ class Page:
                 with gr.Tab("Evaluate", id="evaluate") as evaluate:
                     EvaluateTab(studio, self.workspace, self.merge.run.run_id, evaluate)
             self._wire(dict(zip(TABS, (models, inspect, merge, evaluate), strict=True)))
+        report_progress_on(address, self.blocks)
 
     def _wire(self, tabs: dict[str, gr.Tab]) -> None:
         for name, tab in tabs.items():

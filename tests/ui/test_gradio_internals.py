@@ -10,7 +10,7 @@ from fastapi.testclient import TestClient
 from gradio.routes import App
 
 from sftm_app.ui.widgets import AddressBar, DrawPad, LinkedHtml, PlotlyView, Sliders
-from sftm_app.ui.widgets.gradio_internals import CHECKED_WITH, event_data, file_url
+from sftm_app.ui.widgets.gradio_internals import CHECKED_WITH, event_data, file_url, report_progress_on
 
 SAID = f"checked with Gradio {CHECKED_WITH}, this is {gr.__version__}"
 
@@ -40,3 +40,15 @@ def test_the_front_end_shows_a_widget_as_html_and_an_update_makes_it_again(widge
     # Gradio makes a component again from its arguments when a handler updates it.
     again = widget(**made.constructor_args)
     assert again.js_on_load == made.js_on_load and again.html_template == made.html_template, SAID
+
+
+def test_hidden_progress_is_reported_on_one_component() -> None:
+    with gr.Blocks() as page:
+        small = gr.HTML()
+        with gr.Column() as large:
+            box = gr.Textbox()
+        box.change(lambda: None, None, [large], show_progress="hidden")
+        box.submit(lambda: None, None, [large])
+    report_progress_on(small, page)
+    hidden, shown = page.get_config_file()["dependencies"]
+    assert hidden["show_progress_on"] == [small._id] and not shown["show_progress_on"], SAID
