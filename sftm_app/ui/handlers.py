@@ -33,9 +33,12 @@ def handle(handler: Callable[..., Any]) -> Callable[..., Any]:
 
         @functools.wraps(handler)
         def stream(*arguments: Any) -> Iterator[Any]:
+            updates: Any = None
             try:
                 for updates in handler(*arguments):
                     yield _some(updates)
+                if updates is None:  # for Gradio empties the outputs of a generator that yields nothing
+                    yield gr.skip()
             except Exception as error:
                 _report(error)
 

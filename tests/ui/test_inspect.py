@@ -211,8 +211,18 @@ def test_settings_go_through_the_controls_unchanged(tab: InspectTab, workspace: 
 
 
 def test_settings_that_cannot_be_predicted_are_said(panels: Panels, chosen: InspectState) -> None:
-    shown = panels.what_if.show(replace(chosen, settings=settings("slerp")))
-    assert set(shown) == {panels.what_if.figures} and "Nothing can be predicted" in shown[panels.what_if.figures]
+    state = replace(chosen, settings=settings("slerp"), measure="readout_error", pinned=chosen.now)
+    shown = panels.what_if.show(state)
+    assert shown[panels.what_if.bars] is None and "Nothing can be predicted" in shown[panels.what_if.figures]
+    settled = panels.layer.show_settled(state)
+    assert not any("merged" in str(trace.name) for trace in settled[panels.layer.spectra].data)
+    assert "Nothing can be predicted" in panels.feature.show(state)[panels.feature.figures]
+    (drawn,) = panels.map.draw(state)
+    assert "2 tasks" in drawn[panels.map.help]
+    assert "cannot be shown" in panels.compare.show(state)[panels.compare.now.title]
+    sample = panels.steer.pick(state)[panels.steer.sample]
+    (tried,) = panels.steer.show(replace(state, sample=sample))
+    assert "cannot be scaled" in tried[panels.steer.verdict]
 
 
 # A feature
@@ -333,7 +343,7 @@ def test_two_views_stand_side_by_side(panels: Panels, chosen: InspectState) -> N
     assert "sf-stat" in shown[compare.now.figures]
     assert "same" in compare.show(replace(chosen, pinned=chosen.now))[compare.note]
     gone = compare.show(replace(chosen, pinned=Pinned("gone", settings())))
-    assert "cannot be shown" in gone[compare.pinned.title] and gone[compare.pinned.spectra] is None
+    assert "cannot be shown" in gone[compare.pinned.title] and not gone[compare.pinned.spectra]["visible"]
 
 
 # Clicks come from the browser

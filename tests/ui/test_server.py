@@ -120,6 +120,16 @@ def test_errors_become_messages_that_show_names_as_text() -> None:
         next(steps)
 
 
+def test_a_handler_without_updates_changes_nothing() -> None:
+    """Gradio would take an empty dict for a value, and empty the outputs of a generator that yields nothing."""
+
+    def nothing() -> Any:
+        yield from ()
+
+    assert handle(lambda: {})() == gr.skip()
+    assert list(handle(nothing)()) == [gr.skip()]
+
+
 def test_unexpected_errors_tell_nothing_of_the_inside(caplog: pytest.LogCaptureFixture) -> None:
     def breaks() -> None:
         raise KeyError("/secret/path")

@@ -41,10 +41,11 @@ class Offer:
 
 
 def candidates(studio: Studio, ws: Workspace, run_id: str) -> list[Candidate]:
-    """Base, individual, every method with its defaults, and this workspace's finished runs."""
+    """Base, individual, every method that merges this many tasks, and this workspace's finished runs."""
     finished = (run for run in studio.runs_of(ws) if status(run).state == "done")
     runs = [_run_candidate(studio, run, run_id) for run in islice(finished, MAX_RUNS_OFFERED)]
-    return [BASE, INDIVIDUAL, *(method_candidate(name) for name in METHODS), *runs]
+    fitting = [name for name, method in METHODS.items() if method.n_tasks in (None, len(ws.tasks))]
+    return [BASE, INDIVIDUAL, *(method_candidate(name) for name in fitting), *runs]
 
 
 def _run_candidate(studio: Studio, run: RunFolder, run_id: str) -> Candidate:

@@ -43,7 +43,8 @@ class Side:
 
     def clear(self, title: object = "") -> Updates:
         """Show nothing but a title."""
-        return {self.title: title, self.spectra: None, self.bars: None, self.figures: ""}
+        hidden = gr.update(value=None, visible=False)
+        return {self.title: title, self.spectra: hidden, self.bars: hidden, self.figures: ""}
 
     def show(self, ws: Workspace, shown: Pinned, other: Pinned, title: str) -> Updates:
         """Show a view. other: the one in the other column, whose errors share the axes."""
@@ -56,12 +57,13 @@ class Side:
         except SFTMError as error:
             return self.clear(notice("info", f"{title}: this view cannot be shown", error))
         name = settings_title(settings)
+        spectra = spectra_figure(looked, looked.detail, merged, settings, stacked=True)
         series = [error_series(name, method_colour(settings.method), made)]
-        beside = _errors(self.studio, ws, other)
+        bars = prediction_bars(looked.members, series, height=280, compared=_errors(self.studio, ws, other))
         return {
             self.title: heading(title, join([code(looked.title), " ", name])),
-            self.spectra: spectra_figure(looked, looked.detail, merged, settings, stacked=True),
-            self.bars: prediction_bars(looked.members, series, height=280, compared=beside),
+            self.spectra: gr.update(value=spectra, visible=True),
+            self.bars: gr.update(value=bars, visible=True),
             self.figures: figures_html(looked, what_if, made),
         }
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import gradio as gr
 
+from sftm_app.errors import SFTMError
 from sftm_app.inspection.feature import FeatureDetail, feature_detail
 from sftm_app.inspection.layer import CLUSTER_SENTENCE
 from sftm_app.inspection.reasons import Neighbour
@@ -83,7 +84,12 @@ class FeaturePanel:
 
     def show(self, state: InspectState) -> Updates:
         """Figures of the feature, why its coefficient is what it is, and its neighbours."""
-        looked, detail = state.look(self.studio), self._detail(state)
+        looked = state.look(self.studio)
+        try:
+            detail = self._detail(state)
+        except SFTMError:  # which the what-if panel shows
+            text = hint("Nothing can be predicted for these settings.")
+            return {self.figures: text, self.reasons: None, self.neighbours: ""}
         return {
             self.figures: feature_html(looked, detail, state.settings),
             self.reasons: reasons_figure(looked, detail),
@@ -114,7 +120,7 @@ def feature_html(looked: LayerView, detail: FeatureDetail | None, settings: Merg
     rank = f"feature {detail.feature + 1} of {detail.n_features}"
     shown = [
         stat("Gain", f"{detail.gain:.3g}", f"{detail.energy_share:.1%} of the task's energy here"),
-        stat("Readout after the merge", f"{detail.readout:.3g}", f"target {detail.wanted:.3g}"),
+        stat("Readout after the merge", f"{detail.readout:.3g}", f"{detail.wanted:.3g} wanted"),
         stat("Energy in stronger features", f"{detail.energy_before:.1%}", rank),
     ]
     if detail.coefficient is not None:
@@ -147,7 +153,7 @@ def neighbours_html(looked: LayerView, detail: FeatureDetail | None) -> Html:
         )
         for near in detail.neighbours[:MOST_SHOWN]
     ]
-    columns = ["closest features", "gain", "read cosine", "write cosine", "entry of A", "adds to this readout"]
+    columns = ["closest features", "gain", "read cosine", "write cosine", "entry of A", "contributes"]
     return table(columns, rows, numeric=range(1, 6))
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import gradio as gr
 
+from sftm_app.errors import SFTMError
 from sftm_app.inspection.layer import CLUSTER_SENTENCE, LayerDetail
 from sftm_app.inspection.warnings import LayerWarning, layer_warnings
 from sftm_app.methods.settings import MergeSettings
@@ -62,11 +63,14 @@ class LayerPanel:
     def show_settled(self, state: InspectState) -> Updates:
         """Spectra with that of the merge, and the warnings: what takes too long while a slider moves."""
         looked, settings = state.look(self.studio), state.settings
-        detail, what_if = looked.detail, looked.what_if
-        merged = looked.spectrum(settings)
-        found = layer_warnings(what_if, detail, what_if.predict(settings), looked.names)
+        detail, what_if, ring = looked.detail, looked.what_if, _ring(looked, state)
+        try:
+            merged = looked.spectrum(settings)
+            found = layer_warnings(what_if, detail, what_if.predict(settings), looked.names)
+        except SFTMError:  # which the what-if panel shows
+            return {self.spectra: spectra_figure(looked, detail, selected=ring), self.warnings: ""}
         return {
-            self.spectra: spectra_figure(looked, detail, merged, settings, _ring(looked, state)),
+            self.spectra: spectra_figure(looked, detail, merged, settings, ring),
             self.warnings: warnings_html(looked, found),
         }
 

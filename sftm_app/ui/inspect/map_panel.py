@@ -11,7 +11,7 @@ from typing import Any
 
 import gradio as gr
 
-from sftm_app.errors import NumericalError
+from sftm_app.errors import NumericalError, SFTMError
 from sftm_app.inspection.layers import MapLayer, kind_labels, map_layers, short_rows
 from sftm_app.inspection.measures import MEASURES
 from sftm_app.methods.settings import MergeSettings
@@ -102,8 +102,11 @@ class MapPanel:
     def draw(self, state: InspectState) -> Iterator[Updates]:
         """The map while it fills, and what its colours mean."""
         found, measure = self.studio.preflight(state.ws).require(), known_measure(state.measure)
-        for figure, problems in map_steps(self.studio, found, measure, state.about, state.settings, state.layer):
-            yield {self.map: figure, self.help: measure_help(measure, state.settings, problems)}
+        try:
+            for figure, problems in map_steps(self.studio, found, measure, state.about, state.settings, state.layer):
+                yield {self.map: figure, self.help: measure_help(measure, state.settings, problems)}
+        except SFTMError as error:
+            yield {self.map: None, self.help: measure_help(measure, state.settings, [str(error)])}
 
 
 @dataclass(frozen=True)

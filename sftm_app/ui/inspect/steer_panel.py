@@ -25,7 +25,7 @@ from sftm_app.ui.inspect.meaning_panel import excited_html, no_samples_html, sen
 from sftm_app.ui.inspect.state import InspectState
 from sftm_app.ui.studio import Studio
 from sftm_app.ui.widgets import PlotlyView
-from sftm_app.ui.widgets.html import Html, heading, hint, join
+from sftm_app.ui.widgets.html import Html, heading, hint, join, notice
 from sftm_app.ui.wording import settings_title
 
 
@@ -104,25 +104,32 @@ class SteerPanel:
         member = looked.member(state.task)
         feature = looked.feature(member, state.number)
         if feature is None:
-            yield self._nothing("This task did not change the layer, so there is nothing to switch off.")
+            yield self._hint("This task did not change the layer, so there is nothing to switch off.")
         elif state.sample is None:
-            yield self._nothing("Pick a sample, or enter one of your own, to see how the feature changes the answer.")
+            yield self._hint("Pick a sample, or enter one of your own, to see how the feature changes the answer.")
         else:
-            answers, figure = steer(state, looked, member, feature, state.sample)
-            title = "Where it is read in this sample"
-            excited = excited_html(looked, sense(state, looked, member), member, feature, state.sample, title)
+            try:
+                answers, figure = steer(state, looked, member, feature, state.sample)
+                title = "Where it is read in this sample"
+                excited = excited_html(looked, sense(state, looked, member), member, feature, state.sample, title)
+            except SFTMError as error:
+                yield self._nothing(notice("warning", "This feature cannot be scaled", error))
+                return
             chart = gr.update(value=figure, visible=figure is not None)
             yield {self.verdict: answers, self.chart: chart, self.excited: excited}
 
     def show_if_quick(self, state: InspectState) -> Iterator[Updates]:
         """The same after the settings changed, unless these models take long to merge."""
         if state.sample is not None and not merges_quickly(self.studio, state.ws):
-            yield self._nothing("The settings have changed. Ask again; these models take a while to merge.")
+            yield self._hint("The settings have changed. Ask again; these models take a while to merge.")
         else:
             yield from self.show(state)
 
-    def _nothing(self, text: str) -> Updates:
-        return {self.verdict: hint(text), self.chart: gr.update(visible=False), self.excited: ""}
+    def _hint(self, text: str) -> Updates:
+        return self._nothing(hint(text))
+
+    def _nothing(self, why: Html) -> Updates:
+        return {self.verdict: why, self.chart: gr.update(visible=False), self.excited: ""}
 
 
 def merged_candidate(settings: MergeSettings) -> Candidate:

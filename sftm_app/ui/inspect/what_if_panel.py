@@ -101,7 +101,8 @@ class WhatIfPanel:
             bars = bars_figure(looked, what_if, made, state.pinned)
             return {self.bars: bars, self.figures: figures_html(looked, what_if, made)}
         except SFTMError as error:
-            return {self.figures: notice("warning", "Nothing can be predicted for these settings", error)}
+            title = "Nothing can be predicted for these settings"
+            return {self.bars: None, self.figures: notice("warning", title, error)}
 
 
 def bars_figure(looked: LayerView, what_if: WhatIf, made: Prediction, pinned: Pinned | None) -> Any:
