@@ -17,7 +17,7 @@ from sftm_app.weights.writer import WeightsWriter
 
 @dataclass(frozen=True)
 class WrittenTensor:
-    """One tensor of the output, which is written.
+    """A tensor that is in the output.
 
     Attributes:
         entry: the plan's entry.

@@ -110,24 +110,24 @@ class Report:
     @property
     def readout_errors(self) -> dict[str, float]:
         """Median readout error over the measured layers, by task; empty if no layer was measured."""
-        return self.medians(lambda figures: figures.readout_errors)
+        return self._medians(lambda figures: figures.readout_errors)
 
     @property
     def mapping_errors(self) -> dict[str, float]:
         """Median mapping error over the measured layers, by task; empty if no layer was measured."""
-        return self.medians(lambda figures: figures.mapping_errors)
+        return self._medians(lambda figures: figures.mapping_errors)
 
     @property
     def average_readout_errors(self) -> dict[str, float]:
         """The readout errors that the plain average would have."""
-        return self.medians(lambda figures: figures.average_readout_errors)
+        return self._medians(lambda figures: figures.average_readout_errors)
 
     @property
     def average_mapping_errors(self) -> dict[str, float]:
         """The mapping errors that the plain average would have."""
-        return self.medians(lambda figures: figures.average_mapping_errors)
+        return self._medians(lambda figures: figures.average_mapping_errors)
 
-    def medians(self, figure: Callable[[Figures], Sequence[float]]) -> dict[str, float]:
+    def _medians(self, figure: Callable[[Figures], Sequence[float]]) -> dict[str, float]:
         """Median over the layers of a figure that has one number per task; empty if no layer has it."""
         names = [entry.name for entry in self.inputs[1:]]
         # A layer that some task lacks has fewer numbers, so it is left out.
