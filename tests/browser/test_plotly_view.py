@@ -52,8 +52,9 @@ def url() -> Iterator[str]:
     demo.close()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def page(chromium: Browser, url: str) -> Iterator[Page]:
+    """One page for all tests, because opening it takes seconds. The keyboard comes first: it starts from nothing."""
     page = chromium.new_page(viewport={"width": 1000, "height": 900})
     page.set_default_timeout(60_000)
     expect.set_options(timeout=60_000)
@@ -102,23 +103,6 @@ RINGS = """() => document.querySelector('#spectra .js-plotly-plot')._fullData
     .filter((trace) => trace.meta && trace.meta.ring).map((trace) => [trace.x[0], trace.y[0]])"""
 
 
-def test_a_click_on_either_panel_names_task_and_feature_and_moves_the_ring(page: Page) -> None:
-    click_point(page, "spectra", curves(page)[0], 2, 2.0)
-    answer(page).to_have_value("x=2.0 y=2.0 data=(0.0, 1.0)")
-    page.wait_for_function(f"() => ({RINGS})()[0][0] === 2")
-    click_point(page, "spectra", curves(page)[3], 1, 9 / 10.25)
-    answer(page).to_have_value(re.compile(r"^x=1\.0 .* data=\(1\.0, 0\.0\)$"))
-    page.wait_for_function(f"() => ({RINGS})()[0][1] === 3")
-    page.evaluate("() => document.body.classList.toggle('dark')")
-    page.wait_for_timeout(500)
-    assert page.evaluate(RINGS)[0] == [1, 3], "the other theme keeps it"
-
-
-def test_a_cell_of_a_reduced_heatmap_names_the_features_it_shows(page: Page) -> None:
-    click_point(page, "large", 0, 203, 101)
-    answer(page).to_have_value("x=204.0 y=102.0 data=None")
-
-
 def test_lines_and_cells_are_walked_with_the_keyboard_and_read_out(page: Page) -> None:
     spoken = page.locator("#spectra [aria-live]")
     page.locator("#spectra .sf-plot-stage").focus()
@@ -139,6 +123,23 @@ def test_lines_and_cells_are_walked_with_the_keyboard_and_read_out(page: Page) -
     expect(page.locator("#map [aria-live]")).to_have_text("l0 · k condition 1e+06 t.k")
     page.keyboard.press(" ")
     answer(page).to_have_value("x=1.0 y=0.0 data=t.k")
+
+
+def test_a_click_on_either_panel_names_task_and_feature_and_moves_the_ring(page: Page) -> None:
+    click_point(page, "spectra", curves(page)[0], 2, 2.0)
+    answer(page).to_have_value("x=2.0 y=2.0 data=(0.0, 1.0)")
+    page.wait_for_function(f"() => ({RINGS})()[0][0] === 2")
+    click_point(page, "spectra", curves(page)[3], 1, 9 / 10.25)
+    answer(page).to_have_value(re.compile(r"^x=1\.0 .* data=\(1\.0, 0\.0\)$"))
+    page.wait_for_function(f"() => ({RINGS})()[0][1] === 3")
+    page.evaluate("() => document.body.classList.toggle('dark')")
+    page.wait_for_timeout(500)
+    assert page.evaluate(RINGS)[0] == [1, 3], "the other theme keeps it"
+
+
+def test_a_cell_of_a_reduced_heatmap_names_the_features_it_shows(page: Page) -> None:
+    click_point(page, "large", 0, 203, 101)
+    answer(page).to_have_value("x=204.0 y=102.0 data=None")
 
 
 def saved(page: Page, plot: str, kind: str, folder: Path) -> Path:
@@ -164,7 +165,7 @@ def test_a_plot_is_saved_as_picture_drawing_and_numbers(page: Page, tmp_path: Pa
         "'=letters,feature (by gain),gain,1,4,",
         "'=letters,feature (by gain),gain,2,2,nearly equal gains: features 2 to 3",
     ]
-    assert len(lines) == 1 + 2 * (4 + 3) and "<b>digits</b>,feature (by gain),energy kept,3,1," in lines
+    assert len(lines) == 1 + 2 * (4 + 3) and "<b>digits</b>,feature (by gain),cumulative energy,3,1," in lines
     assert "102,204,-0.5," in saved(page, "large", "csv", tmp_path).read_text(encoding="utf-8-sig").splitlines()
     assert saved(page, "map", "csv", tmp_path).read_text(encoding="utf-8-sig").splitlines() == [
         "row,column,condition,name",
