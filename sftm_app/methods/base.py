@@ -163,7 +163,8 @@ class Method:
         elementwise: each entry of the delta depends on the same entry of the task matrices alone, so the engine may
             hand over pieces of a tensor. Other methods always get whole tensors.
         roles: for "embedding", "bias" and "norm" what happens to tensors of that role: "sum" (scaling times the
-            weighted sum: task arithmetic), "average", or "method" (`merge` itself, on the tensor in its own shape).
+            weighted sum: task arithmetic), "average", or "method" (`merge` itself, on the tensor in its own shape; not
+            for methods that ask for features).
         workspace: (size, params) -> bytes that `merge` holds at most, read task matrices, features and result
             included, the base's tensor not.
         operations: (size, params) -> floating-point operations of `merge`, without factorising.
@@ -186,6 +187,10 @@ class Method:
     features: Callable[[Any], Rank] | None = None
     predict: Predict | None = None
     n_tasks: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.features and "method" in self.roles.values():
+            raise ValueError(f"{self.name}: only linear maps have features, so no role in `roles` can be 'method'.")
 
 
 def weighted_average(layer: Layer) -> Delta:

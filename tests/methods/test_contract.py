@@ -165,6 +165,12 @@ def test_features_are_those_of_a_rank_or_none(method: Method) -> None:
         assert method.features(params) == rank
 
 
+def test_only_linear_maps_have_features() -> None:
+    sftm = METHODS["sftm"]
+    with pytest.raises(ValueError, match="sftm: only linear maps have features"):
+        dataclasses.replace(sftm, roles={"embedding": "method", "bias": "sum", "norm": "average"})
+
+
 def size_of(m: int, n: int, n_tasks: int) -> LayerSize:
     k = min(m, n)
     return LayerSize(m, n, (k,) * n_tasks, (False,) * n_tasks, 4 * m * n, 0)
