@@ -79,7 +79,7 @@ def test_refused_before_anything(tiny_models: Path, tmp_path: Path, changes: dic
 
 @pytest.mark.parametrize("tasks", ["path/to/task", Path("path"), 3, None])
 def test_a_single_path_is_no_list_of_tasks(tiny_models: Path, tmp_path: Path, tasks: Any) -> None:
-    with pytest.raises(RecipeError, match="tasks: should be a list"):
+    with pytest.raises(RecipeError, match="tasks: expected a list"):
         merge(tiny_models / "base", tasks, tmp_path / "out")
 
 

@@ -19,9 +19,14 @@ from tiny_checkpoints import change_weights
 from sftm_app import __version__, api, cli
 from sftm_app.errors import Cancelled, ResourceError
 from sftm_app.inspection import survey as survey_module
+from sftm_app.machine_speed import MachineSpeed, SpeedFile
 from sftm_app.methods import METHODS
 from sftm_app.output.progress import Progress
+from sftm_app.pipeline import prepare
 from sftm_app.planning.recipe import load_recipe, recipe_from_yaml, recipe_to_yaml
+from sftm_app.session import Session, open_session
+from sftm_app.units import format_duration
+from sftm_app.weights.reader import TensorReader
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -71,6 +76,14 @@ def test_options_win_over_the_recipe(sftm: Run, recipe: Path, tmp_path: Path) ->
     assert (saved.params.rank, saved.params.scaling, saved.params.variant) == (0.25, 0.5, "readout")
 
 
+@pytest.mark.parametrize("measure", ["all", "none"])
+def test_what_each_task_keeps_is_measured_or_not(sftm: Run, recipe: Path, tmp_path: Path, measure: str) -> None:
+    code, out, _ = sftm("merge", recipe, "--method", "average", "--measure", measure, "--quiet")
+    assert code == 0 and ("a: readout error" in out) is (measure == "all")
+    assert load_recipe(tmp_path / "merged" / "sftm_recipe.yaml").measure == measure
+    assert sftm("check", recipe, "--measure", "some")[0] == 2
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_by_name(sftm: Run, recipe: Path, tmp_path: Path, method: str) -> None:
     assert sftm("merge", recipe, "--method", method, "--quiet")[0] == 0
@@ -85,8 +98,8 @@ def test_every_method_by_name(sftm: Run, recipe: Path, tmp_path: Path, method: s
         (["--set", "scaling=much"], "'much' is not a number"),
         (["--set", "scaling=1e999"], "outside 0 to 2"),
         (["--set", "scaling=nan"], "not a number"),
-        (["--set", "rank=0"], "no rank"),
-        (["--memory", "much"], "--memory: 'much' is no size"),
+        (["--set", "rank=0"], "not a rank"),
+        (["--memory", "much"], "--memory: 'much' is not a size"),
         (["--set", "rank="], ""),
         (["--set", "variant=readuot"], "not one of readout, mapping"),
         (["--method", "sfmt"], "'sfmt' is not known. Did you mean 'sftm'?"),
@@ -127,7 +140,7 @@ def test_a_merge_beyond_its_memory_is_refused_with_exit_code_3(
     recipe.write_text(recipe.read_text() + "memory: 10KB\n")
     assert sftm("check", recipe)[0] == 3
     code, out, _ = sftm("check", recipe, "--memory", "4GB", "--set", "rank=1", "--device", "cpu", "--cache-gb", "0")
-    assert code == 0 and "keeps to the budget of 4GB" in out
+    assert code == 0 and "The merge fits the budget of 4 GB" in out
     assert sftm("check", recipe, "--set", "rank=much")[0] == 2
     assert sftm("merge", recipe, "--memory", "4GB", "--quiet")[0] == 0
     assert "memory: 4GB" in (recipe.parent / "merged" / "sftm_recipe.yaml").read_text()
@@ -193,6 +206,22 @@ def test_check(sftm: Run, recipe: Path) -> None:
     assert "kept separately" in out
 
 
+def test_check_says_what_the_plan_does(
+    sftm: Run, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Durations in words, on a slow machine; no weights are read, and nothing is written."""
+    slow = MachineSpeed(products=1e6, eigen=1e6, hashing=1e6)
+    monkeypatch.setattr(SpeedFile, "get", lambda self: slow)
+    plan = prepare(load_recipe(recipe), open_session())
+    monkeypatch.setattr("sftm_app.preflight.preflight._differs", lambda *_: True)
+    monkeypatch.setattr(TensorReader, "__call__", lambda *_, **__: pytest.fail("a tensor is read"))
+    before = sorted(tmp_path.rglob("*"))
+    code, out, _ = sftm("check", recipe)
+    assert code == 0 and sorted(tmp_path.rglob("*")) == before
+    assert all(sentence in out.splitlines() for sentence in plan.cost.sentences())
+    assert plan.cost.seconds > 1 and f"The merge takes {format_duration(plan.cost.seconds)} and " in out
+
+
 def test_inspect(sftm: Run, recipe: Path) -> None:
     code, out, _ = sftm("inspect", recipe)
     lines = out.splitlines()
@@ -201,12 +230,12 @@ def test_inspect(sftm: Run, recipe: Path) -> None:
     assert {line.split()[-1] for line in lines[1:]} != {"0"}, "rank 4 drops much of a random change"
     code, out, _ = sftm("inspect", recipe, "--layer", "encoder.layer.0.output.dense")
     assert code == 0 and "a: gains" in out and "for 90%" in out
-    assert "warning: The rank drops " in out and "energy at rank 4" in out
+    assert "warning: The rank drops " in out and "energy (rank 4)" in out
     code, _, err = sftm("inspect", recipe, "--layer", "x")
     assert code == 2 and "There is no layer 'x'" in err
 
 
-def test_inspect_as_json_is_about_the_recipes_own_merge(sftm: Run, recipe: Path) -> None:
+def test_inspect_as_json_is_about_the_recipes_own_merge(sftm: Run, recipe: Path, session: Session) -> None:
     recipe.write_text(recipe.read_text().replace("/b}", "/b, weight: 2.5}"))
     code, out, _ = sftm("inspect", recipe, "--json")
     content = json.loads(out)
@@ -217,11 +246,11 @@ def test_inspect_as_json_is_about_the_recipes_own_merge(sftm: Run, recipe: Path)
         "weights": {"a": 1.0, "b": 2.5},
     }
     assert all(entry["prediction"]["ranks"] == {"a": 4, "b": 4} for entry in content["layers"])
-    report = api.merge_recipe(load_recipe(recipe), recipe.parent / "out")
+    report = api.merge_recipe(load_recipe(recipe), recipe.parent / "out", session)
     merged = {record.name: record.figures for record in report.tensors}
     for entry in content["layers"]:
         errors = list(entry["prediction"]["readout_errors"].values())
-        assert errors == pytest.approx(merged[entry["name"]]["readout_errors"], abs=2e-3), "what the merge then does"
+        assert errors == pytest.approx(merged[entry["name"]].readout_errors, abs=2e-3), "what the merge then does"
 
 
 def test_inspect_without_a_weight_matrix_is_a_sentence(
@@ -231,7 +260,7 @@ def test_inspect_without_a_weight_matrix_is_a_sentence(
     code, out, err = sftm("inspect", recipe)
     assert (code, out) == (2, "") and err.startswith("sftm: Base and tasks share no weight matrix")
     code, _, err = sftm("inspect", recipe, "--layer", "x")
-    assert code == 2 and "There is no layer 'x'. Base and tasks share no weight matrix" in err
+    assert code == 2 and "There is no layer 'x'. Base and tasks have no weight matrix in common" in err
 
 
 @pytest.mark.parametrize("arguments", [[], ["nonsense"], ["merge"], ["merge", "r.yaml", "--device", "abacus"]])
@@ -286,32 +315,15 @@ def test_a_process_says_everything_before_it_ends(tmp_path: Path) -> None:
         assert run("cache", "--cache-dir", tmp_path, closing=closing)[0] == 0
 
 
-@pytest.mark.parametrize("daemon", [True, False])
-def test_a_process_ends_after_what_was_to_be_done_at_its_end(daemon: bool) -> None:
-    code = (
-        "import atexit, sys, threading, time; from sftm_app import cli\n"
-        "cli.main = lambda: sys.exit(3)\n"
-        "atexit.register(print, 'at the end')\n"
-        "def work():\n"
-        "    time.sleep(0.5)\n"
-        "    print('worked')\n"
-        f"threading.Thread(target=work, daemon={daemon}).start()\n"
-        "cli.run()\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, env=BUFFERED)
-    assert (done.returncode, done.stderr) == (3, "")
-    assert done.stdout.split("\n")[:-1] == ([] if daemon else ["worked"]) + ["at the end"]
-
-
 def test_ctrl_c_in_a_real_process_leaves_nothing(recipe: Path, tmp_path: Path) -> None:
     """The slow method is made by a recipe of many large steps: here the process is stopped once its output appears."""
     slow = (
-        "import sys, time; import sftm_app.output.save as s; real = s.run\n"
+        "import sys, time; import sftm_app.output.executors as e; real = e.run\n"
         "def run(*given):\n"
         "    for step in real(*given):\n"
         "        yield step\n"
         "        time.sleep(0.2)\n"
-        "s.run = run\n"
+        "e.run = run\n"
         "from sftm_app.cli import main; main(sys.argv[1:])\n"
     )
     process = subprocess.Popen(
@@ -332,7 +344,7 @@ def test_ctrl_c_in_a_real_process_leaves_nothing(recipe: Path, tmp_path: Path) -
 
 @pytest.mark.skipif(os.name != "posix", reason="kills a copy of this process")
 @pytest.mark.parametrize("option", ["--resume", "--no-resume"])
-def test_what_a_killed_merge_left(sftm: Run, recipe: Path, tmp_path: Path, option: str) -> None:
+def test_what_a_killed_merge_left(sftm: Run, recipe: Path, tmp_path: Path, session: Session, option: str) -> None:
     assert sftm("merge", recipe, "--output", tmp_path / "whole", option, "--quiet")[0] == 0, "where nothing was left"
     seen: list[str] = []
 
@@ -344,16 +356,16 @@ def test_what_a_killed_merge_left(sftm: Run, recipe: Path, tmp_path: Path, optio
     child = os.fork()
     if child == 0:
         try:
-            api.merge_recipe(load_recipe(recipe), tmp_path / "merged", die)
+            api.merge_recipe(load_recipe(recipe), tmp_path / "merged", session, die)
         finally:
             os._exit(1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
     code, _, err = sftm("merge", recipe, "--quiet")
-    assert code == 2 and "holds 7 of" in err and "Add --resume to go on" in err and "--no-resume" in err
+    assert code == 2 and "holds 7 of" in err and "Add --resume to continue it" in err and "--no-resume" in err
     code, _, err = sftm("merge", recipe, "--quiet", "--resume", "--set", "scaling=0.5")
     assert code == 2 and "params: scaling was 1.0 and is 0.5" in err and "Traceback" not in err
     code, out, _ = sftm("merge", recipe, "--quiet", option)
-    assert code == 0 and ("Resumed: 7 tensors were there already." in out) == (option == "--resume")
+    assert code == 0 and ("Resumed: 7 tensors were finished already." in out) == (option == "--resume")
     one, two = (tmp_path / name / "model.safetensors" for name in ("merged", "whole"))
     assert one.read_bytes() == two.read_bytes()
     assert not list(tmp_path.glob("*.partial"))
