@@ -293,6 +293,23 @@ def check_model(models: Path, case: Case, folder: Path, report: Report) -> None:
     assert list(report.readout_errors) == list(report.mapping_errors) == ["a", "b", "c"]
 
 
+def test_the_example_of_the_documentation_merges(
+    tiny_models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "architecture.md").read_text("utf-8")
+    (code,) = re.findall(r"```python\n(.*?METHOD = .*?)```", page, re.DOTALL)
+    names: dict[str, Any] = {"torch": torch, "Tensor": Tensor, "dataclass": dataclass, "number": number}
+    names |= {"Layer": Layer, "Method": Method, "dense": dense, "__name__": __name__}
+    exec(code, names)
+    median: Method = names["METHOD"]
+    monkeypatch.setitem(METHODS, median.name, median)
+    tasks = [tiny_models / name for name in "abc"]
+    merge(tiny_models / "base", tasks, tmp_path / "out", median.name, "cpu", scaling=0.5)
+    base, found, *others = map(arrays, (tiny_models / "base", tmp_path / "out", *tasks))
+    delta = 0.5 * np.median([task[LAYER] - base[LAYER] for task in others], 0)
+    assert_close(found[LAYER] - base[LAYER], delta, 1e-4)
+
+
 # Python and the command line
 
 
