@@ -23,6 +23,7 @@ from sftm_app.errors import InputError, NumericalError, ResourceError
 from sftm_app.linalg import superposition
 from sftm_app.linalg.conflicts import Conflict
 from sftm_app.linalg.solvers import Outcome
+from sftm_app.methods import METHODS
 from sftm_app.methods.params import NoParams
 from sftm_app.output.findings import findings
 from sftm_app.pipeline import prepare
@@ -180,6 +181,12 @@ def test_sums_may_be_made_of_any_pieces(
     several = dataclasses.replace(session, n_threads=n_threads)
     pieces = {step.entry.name: step.tensor for step in run(prepare(recipe, several), several)}
     assert all(torch.equal(pieces[name], tensor) for name, tensor in whole.items())
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_measuring_changes_nothing_of_the_result(merged: Merged, recipe_for: Callable, method: str) -> None:
+    measured, bare = (merged(recipe_for("ab", method=method, measure=measure)) for measure in ("all", "none"))
+    assert all(torch.equal(bare[name], tensor) for name, tensor in measured.items())
 
 
 @pytest.mark.parametrize("method", ["sftm", "average"])

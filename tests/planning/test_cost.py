@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from hollow_models import hollow
 from tiny_adapters import build, save_adapter
 
 from sftm_app.engine.run import run
@@ -59,25 +59,6 @@ def save_all(plan: Plan, session: Session, output: Path) -> None:
 
 def costs(plan: Plan) -> dict[str, EntryCost]:
     return {cost.name: cost for cost in plan.cost.entries}
-
-
-def hollow(folder: Path, m: int, n: int, rows: int = 8) -> Path:
-    """A Llama of large matrices whose file is one hole: it takes no room, and nobody reads it."""
-    config = {"model_type": "llama", "architectures": ["LlamaModel"], "hidden_size": n, "num_hidden_layers": 1}
-    config |= {"intermediate_size": m, "num_attention_heads": 1, "num_key_value_heads": 1, "vocab_size": rows}
-    folder.mkdir()
-    (folder / "config.json").write_text(json.dumps(config))
-    header, offset = {}, 0
-    shapes = {"layers.0.mlp.up_proj.weight": [m, n], "embed_tokens.weight": [rows, n], "norm.weight": [n]}
-    for name, shape in shapes.items():
-        size = 4 * int(torch.Size(shape).numel())
-        header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [offset, offset + size]}
-        offset += size
-    raw = json.dumps(header).encode()
-    with open(folder / "model.safetensors", "wb") as file:
-        file.write(len(raw).to_bytes(8, "little") + raw)
-        file.truncate(8 + len(raw) + offset)
-    return folder
 
 
 @pytest.fixture
