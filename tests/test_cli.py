@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from closeness import assert_close
 from tiny_adapters import build, save_adapter
 from tiny_checkpoints import change_weights
 
@@ -250,7 +251,7 @@ def test_inspect_as_json_is_about_the_recipes_own_merge(sftm: Run, recipe: Path,
     merged = {record.name: record.figures for record in report.tensors}
     for entry in content["layers"]:
         errors = list(entry["prediction"]["readout_errors"].values())
-        assert errors == pytest.approx(merged[entry["name"]].readout_errors, abs=2e-3), "what the merge then does"
+        assert_close(errors, merged[entry["name"]].readout_errors, 2e-3, what="what the merge then does")
 
 
 def test_inspect_without_a_weight_matrix_is_a_sentence(

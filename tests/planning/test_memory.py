@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from closeness import assert_close
 from safetensors.torch import load_file, save_file
 
 from sftm_app.engine import task_matrices
@@ -280,7 +281,7 @@ def test_a_stack_of_experts_is_merged_expert_by_expert(tmp_path: Path, took: Too
     for expert in range(len(base)):
         factors = [factorise(task[expert] - base[expert]) for task in tasks]
         expected = base[expert] + dense(superposed_delta(factors, superpose(factors)))
-        assert torch.allclose(merged.tensor[expert], expected, atol=1e-5)
+        assert_close(merged.tensor[expert], expected)
     assert [record.name for record in merged.records] == [f"{name} [expert {expert}]" for expert in range(8)]
     found = took(files, name, "sftm", {})
     assert found == pytest.approx(plan.peak_bytes, rel=0.2)
