@@ -55,8 +55,13 @@ def handle(handler: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def when_set(component: Any) -> Any:
-    """The event of a control that fires once for each change by a person, and for none by the server."""
-    return component.release if isinstance(component, gr.Slider | Sliders) else component.input
+    """The event that fires once when a person has set a control.
+
+    That of a text box also fires for changes by the server, because its `input` event does not fire for pasted text.
+    """
+    if isinstance(component, gr.Slider | Sliders):
+        return component.release
+    return component.change if isinstance(component, gr.Textbox) else component.input
 
 
 def show_info(text: str) -> None:

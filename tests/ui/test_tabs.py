@@ -390,10 +390,11 @@ def test_one_change_of_a_control_makes_one_plan(
     plans: list[Any] = []
     plan = studio.plan
     monkeypatch.setattr(studio, "plan", lambda ws, recipe: plans.append(recipe) or plan(ws, recipe))
-    values = values_of(merge_tab, merge_tab.inputs, workspace=workspace, weights=[])
+    values = values_of(merge_tab, merge_tab.inputs, workspace=workspace, weights=[], planned="")
     shown = merge_tab.preview(values)
     assert len(plans) == 1 and shown[merge_tab.ready] and set(shown) == merge_tab.previewed
     assert recipe_from_yaml(shown[merge_tab.recipe]) == plans[0]
+    assert merge_tab.preview(values | {merge_tab.planned: shown[merge_tab.planned]}) == {} and len(plans) == 1
     # Start plans nothing: its worker does.
     started: list[Any] = []
     monkeypatch.setattr(merge_tab.run, "start", lambda recipe: started.append(recipe) or {})
@@ -404,7 +405,7 @@ def test_one_change_of_a_control_makes_one_plan(
 def test_settings_that_do_not_work_leave_the_recipe_as_it_was(workspace: Workspace, merge_tab: MergeTab) -> None:
     values = values_of(merge_tab, merge_tab.inputs, workspace=workspace, weights=[], memory="lots")
     shown = merge_tab.preview(values)
-    assert set(shown) == {merge_tab.plan, merge_tab.ready}
+    assert set(shown) == {merge_tab.plan, merge_tab.ready, merge_tab.planned}
     assert not shown[merge_tab.ready] and "do not work" in shown[merge_tab.plan]
 
 

@@ -36,6 +36,8 @@ class MergeTab:
 
     def __init__(self, studio: Studio, workspace: gr.State) -> None:
         self.studio, self.workspace = studio, workspace
+        # The recipe whose plan is shown, so that none is planned twice; "" if none is.
+        self.planned = gr.State("")
         # Start waits until the settings work and no run is active.
         self.ready = gr.Checkbox(visible="hidden", label="The settings work")
         self.run = RunPanel(studio)
@@ -114,12 +116,15 @@ class MergeTab:
             self.command = gr.HTML(apply_default_css=False)
 
     def _wire(self) -> None:
-        opening = {self.empty, self.body, self.weights, *self.run.outputs}
+        opening = {self.empty, self.body, self.weights, self.planned, *self.run.outputs}
         opened = self.workspace.change(handle(self.open_workspace), {self.workspace}, opening, **QUIET)
         self.preview_after(opened)
         # One plan for each change that a person makes; changes from elsewhere are followed by preview_after.
         for component in self.inputs - {self.workspace}:
-            when_set(component)(handle(self.preview), self.inputs, self.previewed, trigger_mode="always_last", **QUIET)
+            event = when_set(component)
+            event(
+                handle(self.preview), self.inputs | {self.planned}, self.previewed, trigger_mode="always_last", **QUIET
+            )
         gr.on(
             [self.ready.change, self.run.active.change],
             handle(self.allow_start),
@@ -141,7 +146,7 @@ class MergeTab:
 
     def preview_after(self, event: Any) -> None:
         """Show the plan after an event that changes settings."""
-        event.then(handle(self.preview), self.inputs, self.previewed, **QUIET)
+        event.then(handle(self.preview), self.inputs | {self.planned}, self.previewed, **QUIET)
 
     @property
     def settings(self) -> set[Any]:
@@ -157,7 +162,7 @@ class MergeTab:
     @property
     def previewed(self) -> set[Any]:
         """What `preview` updates."""
-        return {self.recipe, self.command, self.download, self.plan, self.ready}
+        return {self.recipe, self.command, self.download, self.plan, self.ready, self.planned}
 
     def write(self, ws: Workspace, settings: MergeSettings) -> Updates:
         """Show these settings."""
@@ -189,6 +194,7 @@ class MergeTab:
             self.empty: gr.update(visible=not usable),
             self.body: gr.update(visible=usable),
             self.weights: _rows(ws, ws.weights),
+            self.planned: "",
             **self.run.open_latest(ws),
         }
 
@@ -196,15 +202,24 @@ class MergeTab:
         """The recipe and its plan; or why there is none, which leaves the recipe as it was."""
         ws = values[self.workspace]
         if not self.studio.usable(ws):
-            return {self.recipe: "", self.command: "", self.download: "", self.plan: "", self.ready: False}
+            return {**dict.fromkeys(self.previewed, ""), self.ready: False}
         try:
             recipe = self.read(values)
             text = recipe_to_yaml(recipe)
-            shown: Updates = {self.recipe: text, self.command: command_html(), self.download: download_html(text)}
+            if text == values[self.planned]:
+                return {}
             plan = self.studio.plan(ws, recipe)
-            return {**shown, self.plan: plan_html(plan), self.ready: not is_over_budget(plan)}
         except SFTMError as error:
-            return {self.plan: notice("warning", "These settings do not work", error), self.ready: False}
+            problem = notice("warning", "These settings do not work", error)
+            return {self.plan: problem, self.ready: False, self.planned: ""}
+        return {
+            self.recipe: text,
+            self.command: command_html(),
+            self.download: download_html(text),
+            self.plan: plan_html(plan),
+            self.ready: not is_over_budget(plan),
+            self.planned: text,
+        }
 
     def allow_start(self, values: Values) -> Updates:
         """Start can be pressed once the settings work and no run is active."""

@@ -11,7 +11,7 @@ from sftm_app.errors import InputError, SFTMError
 from sftm_app.hub.fetching import Fetched, Fetching, FetchStatus, choose
 from sftm_app.hub.hub_look import HubModel, HubSelection, Look
 from sftm_app.hub.presets import PRESETS
-from sftm_app.ui.handlers import QUIET, Updates, Values, handle
+from sftm_app.ui.handlers import QUIET, Updates, Values, handle, when_set
 from sftm_app.ui.loading import load_checked
 from sftm_app.ui.settings import allowed
 from sftm_app.ui.studio import Studio
@@ -33,7 +33,7 @@ class HubPanel:
         named, view = {self.preset, self.base, self.tasks}, self.view
         once: dict[str, Any] = {"trigger_mode": "once", "concurrency_limit": 1, **QUIET}
         self.preset.input(handle(self.show_preset), {self.preset}, {self.about, self.own}, **QUIET)
-        changes = [self.preset.input, self.base.input, self.tasks.input]
+        changes = [when_set(control) for control in (self.preset, self.base, self.tasks)]
         gr.on(changes, lambda: gr.update(interactive=False), None, self.fetch, **QUIET)
         self.look.click(handle(self.begin_look), named, view, **once)
         self.fetch.click(handle(self.begin_fetch), named, view, **once)
