@@ -28,6 +28,7 @@ from sftm_app.ui.studio import Studio
 from sftm_app.ui.theme import launch_look
 from sftm_app.ui.view import TABS, read_fields, view_from_query
 from sftm_app.ui.widgets import AddressBar
+from sftm_app.ui.widgets.blocks import block
 from sftm_app.ui.widgets.gradio_internals import report_progress_on
 from sftm_app.ui.widgets.header import header_bar
 from sftm_app.ui.widgets.html import Html
@@ -52,7 +53,7 @@ class Page:
             title="SFTM Studio", analytics_enabled=False, delete_cache=(3600, UPLOADS_KEPT_S), fill_width=True
         ) as self.blocks:
             self.workspace, self.opened, self.tab = gr.State(Workspace()), gr.State(None), gr.State(TABS[0])
-            self.header = gr.HTML(header_html(studio, Workspace()), apply_default_css=False, elem_id="header")
+            self.header = block(header_html(studio, Workspace()), elem_id="header")
             address = AddressBar(elem_id="address")
             with gr.Tabs(elem_id="tabs") as self.tabs:
                 with gr.Tab("Models", id="models") as models:

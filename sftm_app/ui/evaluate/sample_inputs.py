@@ -16,6 +16,7 @@ from sftm_app.ui.evaluate.labelled import pack_task
 from sftm_app.ui.handlers import Updates, Values
 from sftm_app.ui.studio import Studio
 from sftm_app.ui.widgets import DrawPad, decode_drawing, encode_drawing
+from sftm_app.ui.widgets.blocks import block
 from sftm_app.ui.widgets.html import Html, hint, notice
 from sftm_app.ui.workspace import Workspace
 
@@ -51,17 +52,9 @@ class SampleInputs:
         )
         self.ask = gr.Button("Ask the models", variant="primary", visible=False, elem_id=f"{prefix}ask")
         self.pick = gr.Button("Pick a sample", elem_id=f"{prefix}sample")
-        self.known = gr.HTML(apply_default_css=False, elem_id=f"{prefix}known-classes")
-
-    @property
-    def values(self) -> set[Any]:
-        """The components that a sample is read from."""
-        return {self.pad, self.picture, self.text, self.choices, self.chat}
-
-    @property
-    def all(self) -> set[Any]:
-        """Everything that `suit` and `show` update."""
-        return {*self.values, self.ask, self.pick, self.known}
+        self.known = block(elem_id=f"{prefix}known-classes")
+        self.values: set[Any] = {self.pad, self.picture, self.text, self.choices, self.chat}
+        self.all: set[Any] = {*self.values, self.ask, self.pick, self.known}
 
     def suit(self, ws: Workspace, task: str) -> Updates:
         """Show the inputs that suit the task, emptied."""
@@ -86,11 +79,7 @@ class SampleInputs:
     def show(self, ws: Workspace, sample: Samples) -> Updates:
         """Show a picked sample."""
         if isinstance(sample, TextSamples):
-            return {
-                self.text: sample.inputs[0],
-                self.choices: "\n".join(sample.choices or ()),
-                self.chat: sample.chat,
-            }
+            return {self.text: sample.inputs[0], self.choices: "\n".join(sample.choices or ()), self.chat: sample.chat}
         pack, image = self.studio.pack(ws), sample.images[0]
         shown: Updates = {self.choices: ", ".join(sample.choices)} if sample.choices else {}
         if pack and pack.drawn:

@@ -21,7 +21,8 @@ from sftm_app.ui.evaluate.sample_inputs import SampleInputs, family_of, read_nam
 from sftm_app.ui.handlers import QUIET, Updates, Values, handle
 from sftm_app.ui.studio import Studio
 from sftm_app.ui.widgets import PlotlyView
-from sftm_app.ui.widgets.html import Html, empty_state, heading, hint
+from sftm_app.ui.widgets.blocks import block, no_models, section
+from sftm_app.ui.widgets.html import Html, empty_state, hint
 from sftm_app.ui.workspace import Workspace
 
 INFO_IMAGES = (
@@ -57,10 +58,7 @@ class EvaluateTab:
     def __init__(self, studio: Studio, workspace: gr.State, run_id: gr.State, tab: gr.Tab) -> None:
         self.studio, self.workspace, self.run_id = studio, workspace, run_id
         self.sample, self.offered = gr.State(None), gr.State([])
-        self.empty = gr.HTML(
-            empty_state("Nothing to try yet", "Load models on the Models tab; one click loads a demo."),
-            apply_default_css=False,
-        )
+        self.empty = no_models("Nothing to try yet")
         with gr.Column(visible=False, elem_classes="sf-stack") as self.body:
             self._lay_out_question()
             self._lay_out_table()
@@ -87,7 +85,7 @@ class EvaluateTab:
             with gr.Column(scale=1, min_width=280):
                 self.boxes = SampleInputs(self.studio)
             with gr.Column(scale=2, min_width=360, elem_classes="sf-stack"):
-                self.verdict = gr.HTML(apply_default_css=False, elem_id="verdict")
+                self.verdict = block(elem_id="verdict")
                 self.chart = PlotlyView(
                     label="Probabilities",
                     filename="probabilities",
@@ -97,9 +95,7 @@ class EvaluateTab:
                 )
 
     def _lay_out_table(self) -> None:
-        gr.HTML(
-            heading("All tasks", "Accuracy on labelled samples that no model was trained on."), apply_default_css=False
-        )
+        section("All tasks", "Accuracy on labelled samples that no model was trained on.")
         with gr.Row(equal_height=False):
             self.where = gr.Textbox(
                 label="Labelled samples", info=INFO_IMAGES, max_lines=1, scale=3, elem_id="labelled"
@@ -114,7 +110,7 @@ class EvaluateTab:
                 scale=2,
             )
             self.fill = gr.Button("Fill the table", variant="primary", scale=1, elem_id="fill")
-        self.accuracies = gr.HTML(_no_table(), apply_default_css=False, elem_id="accuracies")
+        self.accuracies = block(_no_table(), elem_id="accuracies")
         self.bars = PlotlyView(label="Accuracy per task", filename="accuracy", visible=False, elem_id="accuracy-bars")
 
     def _wire(self, tab: gr.Tab) -> None:

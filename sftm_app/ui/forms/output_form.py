@@ -9,6 +9,7 @@ import gradio as gr
 from sftm_app.errors import RecipeError
 from sftm_app.planning.recipe import DTYPES, Output
 from sftm_app.ui.handlers import QUIET, Updates, Values, handle
+from sftm_app.ui.widgets.blocks import block
 from sftm_app.ui.wording import format_rank
 
 SAME_AS_INPUT = "same as the input"
@@ -43,7 +44,7 @@ class OutputForm:
                     elem_id="output-energy",
                 )
             self.ask = gr.Button("What would each rank keep?", elem_id="rank-costs")
-            self.costs = gr.HTML(apply_default_css=False, elem_id="rank-costs-table")
+            self.costs = block(elem_id="rank-costs-table")
         self.dtype = gr.Dropdown(
             [SAME_AS_INPUT, *DTYPES],
             value=SAME_AS_INPUT,

@@ -18,6 +18,7 @@ from sftm_app.ui.inspect.what_if_panel import error_series, figures_html
 from sftm_app.ui.studio import Studio
 from sftm_app.ui.view import Pinned
 from sftm_app.ui.widgets import PlotlyView
+from sftm_app.ui.widgets.blocks import block, section
 from sftm_app.ui.widgets.html import code, heading, join, notice
 from sftm_app.ui.wording import settings_title
 from sftm_app.ui.workspace import Workspace
@@ -29,12 +30,12 @@ class Side:
     def __init__(self, studio: Studio, name: str) -> None:
         self.studio = studio
         with gr.Column(min_width=380, elem_classes="sf-stack"):
-            self.title = gr.HTML(apply_default_css=False, elem_id=f"{name}-title")
+            self.title = block(elem_id=f"{name}-title")
             self.spectra = PlotlyView(label=f"Spectra, {name}", filename=f"spectra-{name}", elem_id=f"{name}-spectra")
             self.bars = PlotlyView(
                 label=f"Preservation, {name}", filename=f"preservation-{name}", elem_id=f"{name}-bars"
             )
-            self.figures = gr.HTML(apply_default_css=False, elem_id=f"{name}-figures")
+            self.figures = block(elem_id=f"{name}-figures")
 
     @property
     def views(self) -> set[Any]:
@@ -74,11 +75,8 @@ class ComparePanel:
     def __init__(self, studio: Studio, unpin: gr.Button) -> None:
         self.unpin = unpin
         with gr.Column(visible=False, elem_classes="sf-stack", elem_id="compare") as self.box:
-            gr.HTML(
-                heading("Side by side", "The pinned view and the current one: two layers, or two settings."),
-                apply_default_css=False,
-            )
-            self.note = gr.HTML(apply_default_css=False)
+            section("Side by side", "The pinned view and the current one: two layers, or two settings.")
+            self.note = block()
             with gr.Row(equal_height=False, elem_classes="sf-split"):
                 self.pinned, self.now = Side(studio, "pinned"), Side(studio, "now")
 

@@ -20,6 +20,7 @@ from sftm_app.ui.inspect.layer_view import LayerView
 from sftm_app.ui.inspect.state import InspectState
 from sftm_app.ui.studio import Studio
 from sftm_app.ui.widgets import LinkedHtml, PlotlyView, Selection, view_link
+from sftm_app.ui.widgets.blocks import block, section
 from sftm_app.ui.widgets.html import Html, chip, heading, hint, join, stack, stat, stats, table
 from sftm_app.ui.wording import settings_title
 
@@ -32,12 +33,9 @@ class FeaturePanel:
 
     def __init__(self, studio: Studio) -> None:
         self.studio = studio
-        gr.HTML(
-            heading(
-                "A singular feature",
-                "Click a point of a spectrum or a cell of an overlap, or choose a feature here.",
-            ),
-            apply_default_css=False,
+        section(
+            "A singular feature",
+            "Click a point of a spectrum or a cell of an overlap, or choose a feature here.",
             elem_id="feature",
         )
         with gr.Row(equal_height=False):
@@ -53,20 +51,12 @@ class FeaturePanel:
                     elem_id="feature-number",
                 )
             with gr.Column(scale=3, min_width=420):
-                self.figures = gr.HTML(apply_default_css=False, elem_id="feature-figures")
+                self.figures = block(elem_id="feature-figures")
         with gr.Row(equal_height=False, elem_classes="sf-split"):
             self.reasons = PlotlyView(label="How its coefficient came about", filename="coefficient", elem_id="reasons")
             self.neighbours = LinkedHtml(elem_id="neighbours")
-
-    @property
-    def choices(self) -> set[Any]:
-        """What `open` updates."""
-        return {self.task, self.number}
-
-    @property
-    def views(self) -> set[Any]:
-        """What `show` updates."""
-        return {self.figures, self.reasons, self.neighbours}
+        self.choices: set[Any] = {self.task, self.number}
+        self.views: set[Any] = {self.figures, self.reasons, self.neighbours}
 
     def open(self, members: Sequence[str], task: str, number: int) -> Updates:
         """Offer the tasks that hold the layer."""
@@ -105,8 +95,7 @@ class FeaturePanel:
 
     def _detail(self, state: InspectState) -> FeatureDetail | None:
         looked = state.look(self.studio)
-        member = looked.member(state.task)
-        feature = looked.feature(member, state.number)
+        member, feature = looked.feature(state.task, state.number)
         if feature is None:
             return None
         what_if = looked.what_if

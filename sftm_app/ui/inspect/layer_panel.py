@@ -6,8 +6,6 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-import gradio as gr
-
 from sftm_app.errors import SFTMError
 from sftm_app.inspection.layer import CLUSTER_SENTENCE, LayerDetail
 from sftm_app.inspection.warnings import LayerWarning, layer_warnings
@@ -18,6 +16,7 @@ from sftm_app.ui.inspect.layer_view import LayerView
 from sftm_app.ui.inspect.state import InspectState
 from sftm_app.ui.studio import Studio
 from sftm_app.ui.widgets import LinkedHtml, PlotlyView, view_link
+from sftm_app.ui.widgets.blocks import block
 from sftm_app.ui.widgets.html import Html, chip, chips, heading, hint, join, notice
 from sftm_app.ui.wording import settings_title
 
@@ -31,23 +30,15 @@ class LayerPanel:
 
     def __init__(self, studio: Studio) -> None:
         self.studio = studio
-        self.title = gr.HTML(apply_default_css=False, elem_id="layer-title")
+        self.title = block(elem_id="layer-title")
         self.warnings = LinkedHtml(elem_id="warnings")
 
     def lay_out_spectra(self) -> None:
         """The spectra, and what their marked clusters mean."""
         self.spectra = PlotlyView(label="Singular spectra of the tasks", filename="spectra", elem_id="spectra")
-        self.clusters = gr.HTML(apply_default_css=False)
-
-    @property
-    def views(self) -> set[Any]:
-        """What `show` updates."""
-        return {self.title, self.spectra, self.clusters}
-
-    @property
-    def settled_views(self) -> set[Any]:
-        """What `show_settled` updates."""
-        return {self.spectra, self.warnings}
+        self.clusters = block()
+        self.views: set[Any] = {self.title, self.spectra, self.clusters}
+        self.settled_views: set[Any] = {self.spectra, self.warnings}
 
     def show(self, state: InspectState) -> Updates:
         """Title and spectra, without the merge."""
@@ -77,8 +68,7 @@ class LayerPanel:
 
 def _ring(looked: LayerView, state: InspectState) -> tuple[int, int] | None:
     """Member and feature that the spectra put a ring on."""
-    member = looked.member(state.task)
-    feature = looked.feature(member, state.number)
+    member, feature = looked.feature(state.task, state.number)
     return None if feature is None else (member, feature)
 
 

@@ -10,9 +10,9 @@ from sftm_app.inspection.survey import find_layer
 from sftm_app.inspection.what_if import WhatIf
 from sftm_app.methods.settings import MergeSettings, merge_settings
 from sftm_app.planning.recipe import Recipe
+from sftm_app.plots.style import task_colour
 from sftm_app.preflight.preflight import Preflight
 from sftm_app.ui.studio import Studio
-from sftm_app.ui.theme import task_colour
 from sftm_app.ui.workspace import Workspace
 
 
@@ -61,13 +61,14 @@ class LayerView:
             other = next((i for i in range(len(self.members)) if i != one), one)
         return one, other
 
-    def feature(self, member: int, number: int) -> int | None:
-        """Feature `number` of a member, counted from 0; the last one for a number beyond; None if it has none here.
+    def feature(self, task: str, number: int) -> tuple[int, int | None]:
+        """A feature, by its task's position among the members and its own, both from 0.
 
-        number: counted from 1.
+        number: counted from 1. The last feature stands for numbers beyond; None if the task has no features here.
         """
+        member = self.member(task)
         n_features = int(self.studio.inspector.factors(self.found, self.layer).factors[member].rank)
-        return min(number, n_features) - 1 if n_features else None
+        return member, min(number, n_features) - 1 if n_features else None
 
     def colour(self, member: int) -> str:
         """The colour of the task at this position among the members."""

@@ -23,6 +23,7 @@ from sftm_app.ui.inspect.state import InspectState
 from sftm_app.ui.studio import Studio
 from sftm_app.ui.view import FIRST_MEASURE, View
 from sftm_app.ui.widgets import PlotlyView
+from sftm_app.ui.widgets.blocks import block
 from sftm_app.ui.widgets.html import Html, code, hint, join, notice, stack
 from sftm_app.ui.wording import settings_title
 from sftm_app.ui.workspace import Workspace
@@ -73,19 +74,11 @@ class MapPanel:
             with gr.Column(scale=1, min_width=120, elem_classes="sf-buttons"):
                 self.pin = gr.Button("Pin this view", size="sm", elem_id="pin")
                 self.unpin = gr.Button("Unpin", size="sm", visible=False, elem_id="unpin")
-        self.help = gr.HTML(apply_default_css=False)
-        gr.HTML(glossary_html(), apply_default_css=False)
+        self.help = block()
+        block(glossary_html())
         self.map = PlotlyView(label="Map of the model", filename="map", elem_id="layer-map", min_plot_height=300)
-
-    @property
-    def views(self) -> set[Any]:
-        """What `draw` updates."""
-        return {self.map, self.help}
-
-    @property
-    def choices(self) -> set[Any]:
-        """What `open` updates."""
-        return {self.measure, self.about, self.layer}
+        self.views: set[Any] = {self.map, self.help}
+        self.choices: set[Any] = {self.measure, self.about, self.layer}
 
     def open(self, ws: Workspace, view: View) -> Updates:
         """The choices for a workspace that was just loaded, set to this view."""

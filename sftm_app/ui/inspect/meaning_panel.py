@@ -23,7 +23,8 @@ from sftm_app.ui.inspect.layer_view import LayerView
 from sftm_app.ui.inspect.pictures import excitations_html
 from sftm_app.ui.inspect.state import InspectState
 from sftm_app.ui.studio import Studio
-from sftm_app.ui.widgets.html import Html, card, heading, hint, join, notice, stack
+from sftm_app.ui.widgets.blocks import block, section
+from sftm_app.ui.widgets.html import Html, card, hint, join, notice, stack
 
 SHOWN = 6
 # Samples that are read for a feature: on one thread 0.2 to 0.9 s for the demos' models, about 3 s for GPT-2 small.
@@ -36,29 +37,21 @@ class MeaningPanel:
 
     def __init__(self, studio: Studio) -> None:
         self.studio = studio
-        gr.HTML(
-            heading("What it means", "Which inputs the feature responds to, and what it writes."),
-            apply_default_css=False,
-        )
-        self.tokens = gr.HTML(apply_default_css=False, elem_id="tokens")
+        section("What it means", "Which inputs the feature responds to, and what it writes.")
+        self.tokens = block(elem_id="tokens")
         self.where = gr.Textbox(
             label="Labelled samples",
             info="In the models folder, as on the Evaluate tab. Empty: the demo's samples.",
             max_lines=1,
             elem_id="inspect-labelled",
         )
-        self.excited = gr.HTML(apply_default_css=False, elem_id="excited")
-
-    @property
-    def views(self) -> set[Any]:
-        """What `show` updates."""
-        return {self.tokens, self.excited}
+        self.excited = block(elem_id="excited")
+        self.views: set[Any] = {self.tokens, self.excited}
 
     def show(self, state: InspectState) -> Iterator[Updates]:
         """Tokens of the feature's directions, and the samples that excite it, from a forward pass over them."""
         looked = state.look(self.studio)
-        member = looked.member(state.task)
-        feature = looked.feature(member, state.number)
+        member, feature = looked.feature(state.task, state.number)
         if feature is None:
             yield {self.tokens: "", self.excited: ""}
             return

@@ -15,7 +15,7 @@ from sftm_app.ui.inspect.layer_view import LayerView
 from sftm_app.ui.inspect.state import InspectState
 from sftm_app.ui.studio import Studio
 from sftm_app.ui.widgets import PlotlyView
-from sftm_app.ui.widgets.html import heading
+from sftm_app.ui.widgets.blocks import section
 
 
 class PairsPanel:
@@ -23,13 +23,10 @@ class PairsPanel:
 
     def __init__(self, studio: Studio) -> None:
         self.studio = studio
-        gr.HTML(
-            heading(
-                "Where tasks meet",
-                "Tasks interfere if they read the same input directions and write the same output directions. Click a "
-                "pair of tasks, or choose it below, to compare their features; click a cell there to open a feature.",
-            ),
-            apply_default_css=False,
+        section(
+            "Where tasks meet",
+            "Tasks interfere if they read the same input directions and write the same output directions. Click a "
+            "pair of tasks, or choose it below, to compare their features; click a cell there to open a feature.",
             elem_id="pairs",
         )
         with gr.Row(equal_height=False, elem_classes="sf-three"):
@@ -64,26 +61,10 @@ class PairsPanel:
             elem_id="angles",
             min_plot_height=260,
         )
-
-    @property
-    def overviews(self) -> tuple[PlotlyView, ...]:
-        """The heatmaps of tasks by tasks."""
-        return self.tasks_read, self.tasks_write, self.tasks_both
-
-    @property
-    def heatmaps(self) -> tuple[PlotlyView, ...]:
-        """The heatmaps of features by features."""
-        return self.pair_read, self.pair_write, self.pair_both
-
-    @property
-    def choices(self) -> set[Any]:
-        """What `open` updates."""
-        return {self.first, self.second}
-
-    @property
-    def views(self) -> set[Any]:
-        """What `show` updates."""
-        return {*self.overviews, *self.choices, *self.heatmaps, self.angles}
+        self.overviews = self.tasks_read, self.tasks_write, self.tasks_both
+        self.heatmaps = self.pair_read, self.pair_write, self.pair_both
+        self.choices: set[Any] = {self.first, self.second}
+        self.views: set[Any] = {*self.overviews, *self.choices, *self.heatmaps, self.angles}
 
     def open(self, members: Sequence[str], first: str, second: str) -> Updates:
         """Offer the tasks that hold the layer."""

@@ -21,7 +21,7 @@ from sftm_app.ui.inspect.what_if_panel import WhatIfPanel
 from sftm_app.ui.inspect.wiring import SlowStep, Step, Wiring
 from sftm_app.ui.studio import Studio
 from sftm_app.ui.widgets import AddressBar
-from sftm_app.ui.widgets.html import empty_state
+from sftm_app.ui.widgets.blocks import no_models
 
 
 class Panels:
@@ -29,10 +29,7 @@ class Panels:
 
     def __init__(self, studio: Studio) -> None:
         self.pinned = gr.State(None)
-        self.empty = gr.HTML(
-            empty_state("Nothing to inspect yet", "Load models on the Models tab; one click loads a demo."),
-            apply_default_css=False,
-        )
+        self.empty = no_models("Nothing to inspect yet")
         with gr.Column(visible=False, elem_classes="sf-stack") as self.body:
             self.map = MapPanel(studio)
             self.layer = LayerPanel(studio)

@@ -25,7 +25,8 @@ from sftm_app.ui.inspect.meaning_panel import excited_html, no_samples_html, sen
 from sftm_app.ui.inspect.state import InspectState
 from sftm_app.ui.studio import Studio
 from sftm_app.ui.widgets import PlotlyView
-from sftm_app.ui.widgets.html import Html, heading, hint, join, notice
+from sftm_app.ui.widgets.blocks import block, section
+from sftm_app.ui.widgets.html import Html, hint, join, notice
 from sftm_app.ui.wording import settings_title
 
 
@@ -40,13 +41,10 @@ class SteerPanel:
     def __init__(self, studio: Studio) -> None:
         self.studio = studio
         self.sample, self.fitted = gr.State(None), gr.State("")
-        gr.HTML(
-            heading(
-                "Ablate and steer",
-                "Switch the feature off in the merged model, or scale it, and see how its answers change. No file is "
-                "touched.",
-            ),
-            apply_default_css=False,
+        section(
+            "Ablate and steer",
+            "Switch the feature off in the merged model, or scale it, and see how its answers change. No file is "
+            "touched.",
         )
         with gr.Row(equal_height=False):
             with gr.Column(scale=1, min_width=280):
@@ -62,21 +60,13 @@ class SteerPanel:
                     "reverse it.",
                     elem_id="steer-factor",
                 )
-                self.verdict = gr.HTML(apply_default_css=False, elem_id="steer-verdict")
+                self.verdict = block(elem_id="steer-verdict")
                 self.chart = PlotlyView(
                     label="Answers with the feature scaled", filename="steered", visible=False, elem_id="steer-chart"
                 )
-                self.excited = gr.HTML(apply_default_css=False, elem_id="own-excited")
-
-    @property
-    def views(self) -> set[Any]:
-        """What `show` updates."""
-        return {self.verdict, self.chart, self.excited}
-
-    @property
-    def inputs(self) -> set[Any]:
-        """What `suit` and `pick` update: the inputs, the sample, and the task that they suit."""
-        return {self.sample, self.fitted, *self.boxes.all}
+                self.excited = block(elem_id="own-excited")
+        self.views: set[Any] = {self.verdict, self.chart, self.excited}
+        self.inputs: set[Any] = {self.sample, self.fitted, *self.boxes.all}
 
     def reset(self) -> Updates:
         """Put the sample away, when other models are loaded."""
@@ -101,8 +91,7 @@ class SteerPanel:
     def show(self, state: InspectState) -> Iterator[Updates]:
         """What the merged model answers to the sample with and without the feature scaled, and where it is read."""
         looked = state.look(self.studio)
-        member = looked.member(state.task)
-        feature = looked.feature(member, state.number)
+        member, feature = looked.feature(state.task, state.number)
         if feature is None:
             yield self._hint("This task did not change the layer, so there is nothing to switch off.")
         elif state.sample is None:

@@ -12,16 +12,16 @@ from sftm_app.inspection.reasons import undetermined
 from sftm_app.inspection.what_if import Prediction, WhatIf
 from sftm_app.methods.settings import MergeSettings, merge_settings
 from sftm_app.plots.preservation import ErrorSeries, prediction_bars
-from sftm_app.plots.style import MUTED, method_colour
+from sftm_app.plots.style import MUTED, method_colour, task_colour
 from sftm_app.ui.forms.params_form import ParamsForm
 from sftm_app.ui.handlers import Updates, when_set
 from sftm_app.ui.inspect.layer_view import LayerView, default_settings
 from sftm_app.ui.inspect.state import InspectState
 from sftm_app.ui.studio import Studio
-from sftm_app.ui.theme import task_colour
 from sftm_app.ui.view import Pinned
 from sftm_app.ui.widgets import PlotlyView, Sliders, slider_rows
-from sftm_app.ui.widgets.html import Html, Kind, heading, hint, notice, stack, stat, stats
+from sftm_app.ui.widgets.blocks import block, section
+from sftm_app.ui.widgets.html import Html, Kind, hint, notice, stack, stat, stats
 from sftm_app.ui.wording import BASELINE, ERRORS_HELP, settings_title
 from sftm_app.ui.workspace import Workspace
 
@@ -42,34 +42,19 @@ class WhatIfPanel:
         self.bars = PlotlyView(
             label="Predicted preservation per task", filename="what-if", min_plot_height=280, elem_id="what-if-bars"
         )
-        self.figures = gr.HTML(apply_default_css=False, elem_id="what-if-figures")
-        gr.HTML(hint(ERRORS_HELP), apply_default_css=False)
+        self.figures = block(elem_id="what-if-figures")
+        block(hint(ERRORS_HELP))
+        self.views: set[Any] = {self.bars, self.figures}
 
     def lay_out_controls(self) -> None:
         """Method, parameters and weights, and the button that hands them on."""
-        gr.HTML(
-            heading("What if", "Try settings of a merge. The plots show how much of each task this layer would keep."),
-            apply_default_css=False,
-        )
+        section("What if", "Try settings of a merge. The plots show how much of each task this layer would keep.")
         self.form = ParamsForm(live=True, prefix="what-if-")
         with gr.Accordion("Task weights", open=False):
             self.weights = Sliders(label="Weight of", minimum=0.05, maximum=2.0, step=0.05, elem_id="what-if-weights")
         self.use = gr.Button("Use for the merge", variant="primary", elem_id="use-for-merge")
-
-    @property
-    def views(self) -> set[Any]:
-        """What `show` updates."""
-        return {self.bars, self.figures}
-
-    @property
-    def controls(self) -> set[Any]:
-        """What `open` updates."""
-        return {self.weights, *self.form.inputs}
-
-    @property
-    def amounts(self) -> set[Any]:
-        """What `scale_counts` updates."""
-        return {slider.amount for slider in self.form.rank_sliders}
+        self.controls: set[Any] = {self.weights, *self.form.inputs}
+        self.amounts: set[Any] = {slider.amount for slider in self.form.rank_sliders}
 
     def open(self, ws: Workspace, settings: MergeSettings | None) -> Updates:
         """Show these settings; None: the default ones, with the workspace's weights."""

@@ -16,6 +16,7 @@ from sftm_app.ui.merging.run_view import progress_html, result_html, result_plot
 from sftm_app.ui.merging.saving import default_save_name, save_run, saved_html
 from sftm_app.ui.studio import Studio
 from sftm_app.ui.widgets import PlotlyView
+from sftm_app.ui.widgets.blocks import block
 from sftm_app.ui.widgets.html import empty_state, notice
 from sftm_app.ui.workspace import Workspace
 
@@ -44,8 +45,8 @@ class RunPanel:
     def lay_out(self) -> None:
         """Progress, result, Save, and the runs so far."""
         settings = self.studio.settings
-        self.progress = gr.HTML(apply_default_css=False, elem_id="progress")
-        self.result = gr.HTML(apply_default_css=False, elem_id="result")
+        self.progress = block(elem_id="progress")
+        self.result = block(elem_id="result")
         self.chart = PlotlyView(
             label="Preservation per task", filename="preservation", visible=False, elem_id="preservation"
         )
@@ -57,7 +58,7 @@ class RunPanel:
                 elem_id="save-name",
             )
             self.save = gr.Button("Save the merged model", variant="primary", elem_id="save")
-        self.saved = gr.HTML(apply_default_css=False, elem_id="saved")
+        self.saved = block(elem_id="saved")
         self.runs = gr.Dropdown(
             label="Runs so far",
             info="Every merge is kept in the output folder. Choose one to see it again or to save it.",

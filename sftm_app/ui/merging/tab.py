@@ -27,7 +27,8 @@ from sftm_app.ui.merging.recipe_view import (
 )
 from sftm_app.ui.merging.run_panel import RunPanel
 from sftm_app.ui.studio import Studio
-from sftm_app.ui.widgets.html import empty_state, hint, notice
+from sftm_app.ui.widgets.blocks import block, no_models
+from sftm_app.ui.widgets.html import hint, notice
 from sftm_app.ui.workspace import Workspace
 
 
@@ -41,10 +42,7 @@ class MergeTab:
         # Start waits until the settings work and no run is active.
         self.ready = gr.Checkbox(visible="hidden", label="The settings work")
         self.run = RunPanel(studio)
-        self.empty = gr.HTML(
-            empty_state("Nothing to merge yet", "Load models on the Models tab; one click loads a demo."),
-            apply_default_css=False,
-        )
+        self.empty = no_models("Nothing to merge yet")
         with gr.Row(visible=False, equal_height=False) as self.body:
             with gr.Column(scale=2, min_width=320):
                 self._lay_out_settings()
@@ -53,7 +51,7 @@ class MergeTab:
                     self.run.lay_out_buttons()
                 self._lay_out_recipe()
             with gr.Column(scale=3, min_width=360, elem_classes="sf-stack"):
-                self.plan = gr.HTML(apply_default_css=False, elem_id="plan")
+                self.plan = block(elem_id="plan")
                 self.run.lay_out()
         self._wire()
 
@@ -70,10 +68,7 @@ class MergeTab:
                 show_label=False,
                 elem_id="weights",
             )
-            gr.HTML(
-                hint("Each task's change is multiplied by its weight: 1 leaves it as it is, 0.5 halves it."),
-                apply_default_css=False,
-            )
+            block(hint("Each task's change is multiplied by its weight: 1 leaves it as it is, 0.5 halves it."))
         with gr.Accordion("Device and output", open=False):
             self.device = gr.Radio(
                 list(available_devices()),
@@ -109,11 +104,11 @@ class MergeTab:
         with gr.Accordion("Recipe and command line", open=False):
             self.recipe = gr.Code(label="Recipe (YAML)", language="yaml", interactive=False, elem_id="recipe")
             with gr.Row():
-                self.download = gr.HTML(apply_default_css=False, elem_id="recipe-download")
+                self.download = block(elem_id="recipe-download")
                 self.upload = gr.UploadButton(
                     "Use a recipe file", file_types=[".yaml", ".yml"], size="md", elem_id="recipe-upload"
                 )
-            self.command = gr.HTML(apply_default_css=False)
+            self.command = block()
 
     def _wire(self) -> None:
         opening = {self.empty, self.body, self.weights, self.planned, *self.run.outputs}

@@ -15,6 +15,7 @@ from sftm_app.ui.handlers import QUIET, Updates, Values, handle, when_set
 from sftm_app.ui.loading import load_checked
 from sftm_app.ui.settings import allowed
 from sftm_app.ui.studio import Studio
+from sftm_app.ui.widgets.blocks import block
 from sftm_app.ui.widgets.html import Html, code, hint, join, notice, progress, stack, table
 from sftm_app.ui.workspace import Workspace
 from sftm_app.units import format_bytes
@@ -44,7 +45,7 @@ class HubPanel:
     def _lay_out(self) -> None:
         first = next(iter(PRESETS))
         with gr.Accordion("From the Hugging Face hub", open=False, elem_id="hub"):
-            gr.HTML(_contact(), apply_default_css=False)
+            block(_contact())
             self.preset = gr.Dropdown(
                 [(one.title, one.name) for one in PRESETS.values()] + [("Models of your own choice", OWN)],
                 value=first,
@@ -52,7 +53,7 @@ class HubPanel:
                 info="A base and the models that were fine-tuned from it.",
                 elem_id="hub-preset",
             )
-            self.about = gr.HTML(about_html(first), apply_default_css=False)
+            self.about = block(about_html(first))
             with gr.Row(visible=False) as self.own:
                 self.base = gr.Textbox(
                     label="Base",
@@ -71,13 +72,9 @@ class HubPanel:
                 self.look = gr.Button("Look", elem_id="hub-look")
                 self.fetch = gr.Button("Download and load", variant="primary", interactive=False, elem_id="hub-fetch")
                 self.cancel = gr.Button("Cancel", variant="stop", interactive=False, elem_id="hub-cancel")
-            self.shown = gr.HTML(apply_default_css=False, elem_id="hub-status")
+            self.shown = block(elem_id="hub-status")
         self.timer = gr.Timer(0.4, active=False)
-
-    @property
-    def view(self) -> set[Any]:
-        """What `show` updates."""
-        return {self.shown, self.look, self.fetch, self.cancel, self.timer}
+        self.view: set[Any] = {self.shown, self.look, self.fetch, self.cancel, self.timer}
 
     def show(self) -> Updates:
         """Where the look or the download stands."""

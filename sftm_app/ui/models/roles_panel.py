@@ -13,6 +13,7 @@ from sftm_app.inspection.roles_table import TensorGroup, patterns_for, tensor_gr
 from sftm_app.ui.handlers import QUIET, Updates, Values, handle
 from sftm_app.ui.loading import remember
 from sftm_app.ui.studio import Studio
+from sftm_app.ui.widgets.blocks import block
 from sftm_app.ui.widgets.html import Html, chip, code, hint, join, stack, table
 from sftm_app.ui.workspace import Workspace
 
@@ -49,7 +50,7 @@ class RolesPanel:
 
     def _lay_out(self) -> None:
         with gr.Accordion("What each tensor is", open=False, visible=False, elem_id="roles") as self.panel:
-            self.shown = gr.HTML(apply_default_css=False, elem_id="roles-table")
+            self.shown = block(elem_id="roles-table")
             with gr.Row(equal_height=True):
                 self.pattern = gr.Dropdown(
                     label="Tensors",

@@ -10,6 +10,7 @@ import gradio as gr
 
 from sftm_app.errors import CheckpointError, SFTMError
 from sftm_app.evaluation.packs import Pack
+from sftm_app.plots.style import task_colour
 from sftm_app.preflight.matching import Match
 from sftm_app.ui.handlers import QUIET, Updates, Values, handle
 from sftm_app.ui.loading import load_own, pack_workspace, remember
@@ -17,8 +18,8 @@ from sftm_app.ui.models.checkpoints import checkpoint_choices
 from sftm_app.ui.models.hub_panel import HubPanel
 from sftm_app.ui.models.roles_panel import RolesPanel
 from sftm_app.ui.studio import Studio
-from sftm_app.ui.theme import task_colour
-from sftm_app.ui.widgets.html import Html, card, cards, chip, empty_state, facts, heading, notice, stack
+from sftm_app.ui.widgets.blocks import block, section
+from sftm_app.ui.widgets.html import Html, card, cards, chip, empty_state, facts, notice, stack
 from sftm_app.ui.workspace import Workspace, restore
 from sftm_app.units import format_bytes
 from sftm_app.weights.checkpoint import Checkpoint
@@ -35,7 +36,7 @@ class ModelsTab:
         self.studio, self.workspace, self.tabs = studio, workspace, tabs
         demos = self._lay_out_pickers()
         HubPanel(studio, workspace, page)
-        self.report = gr.HTML(_nothing(), apply_default_css=False, elem_id="preflight")
+        self.report = block(_nothing(), elem_id="preflight")
         RolesPanel(studio, workspace)
         with gr.Row(visible=False) as self.next:
             for title, tab in NEXT_STEPS:
@@ -53,18 +54,15 @@ class ModelsTab:
         with gr.Row(equal_height=False):
             with gr.Column(scale=2, min_width=280):
                 for number, pack in enumerate(self.studio.packs):
-                    gr.HTML(heading(pack.title, pack.description), apply_default_css=False)
+                    section(pack.title, pack.description)
                     kind = "secondary" if number else "primary"
                     button = gr.Button(f"Try the {pack.name} demo", variant=kind, elem_id=f"try-{pack.name}")
                     demos.append((pack, button))
             with gr.Column(scale=3, min_width=320):
-                gr.HTML(
-                    heading(
-                        "Your own checkpoints",
-                        "Folders as save_pretrained writes them, LoRA adapters, or bare .safetensors files, all "
-                        "fine-tuned from one base.",
-                    ),
-                    apply_default_css=False,
+                section(
+                    "Your own checkpoints",
+                    "Folders as save_pretrained writes them, LoRA adapters, or bare .safetensors files, all "
+                    "fine-tuned from one base.",
                 )
                 self.base = gr.Dropdown(
                     label="Base",
@@ -198,6 +196,5 @@ def _count(n: int) -> str:
 
 def _nothing() -> Html:
     return empty_state(
-        "No models are loaded",
-        "Try a demo, which brings small models ready to merge, or pick checkpoints of your own.",
+        "No models are loaded", "Try a demo, which brings small models ready to merge, or pick checkpoints of your own."
     )
