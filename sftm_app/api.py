@@ -68,7 +68,7 @@ def merge(
         split_fused: merge query, key and value (or gate and up) one by one where one matrix holds them.
         memory: a size such as "4GB": a merge that needs more does not begin; on a GPU, layers that need more go to the
             CPU.
-        measure: "all", "none" or "auto" layers: of which to measure what each task keeps.
+        measure: the layers on which to measure what each task keeps: "all", "none" or "auto".
         kind: "model", or "adapter" for one LoRA adapter, which PEFT loads.
         adapter_rank, adapter_energy: what an adapter keeps; see `extract`.
         progress: called after each tensor and once before the last step.

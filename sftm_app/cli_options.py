@@ -164,7 +164,7 @@ def _add_plan_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--measure",
         choices=MEASURE,
-        help="of which layers to measure what each task keeps; auto: where it is quick (default: the recipe's)",
+        help="the layers on which to measure what each task keeps; auto: where it is quick (default: the recipe's)",
     )
 
 

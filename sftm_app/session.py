@@ -71,9 +71,9 @@ def open_session(
 
 
 def made_by(n_threads: int) -> str:
-    """What the bits of a computed layer depend on besides its inputs and settings: versions, processor and threads.
+    """What a computed layer depends on, apart from its inputs and settings: versions, processor and threads.
 
-    The source of the mathematics is part of it: while it is worked on, no version number tells two states apart.
+    The source of the mathematics is part of it: during development, two states have the same version number.
     """
     app = Path(__file__).parent
     files = sorted([*(app / "linalg").glob("*.py"), *(app / "methods").glob("*.py")])

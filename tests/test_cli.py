@@ -311,7 +311,7 @@ def test_a_process_says_everything_before_it_ends(tmp_path: Path) -> None:
     assert (code, err) == (0, "") and out.startswith(f"{tmp_path}: 0 entries")
     code, out, err = run("check", tmp_path / "none.yaml")
     assert (code, out) == (2, "") and err.startswith("sftm: ") and "none.yaml" in err
-    # Where nobody listens, there is nobody to tell.
+    # Without a reader there is nothing to report.
     for closing in (" >&-", " 2>&-"):
         assert run("cache", "--cache-dir", tmp_path, closing=closing)[0] == 0
 

@@ -94,8 +94,8 @@ def train_base(
             lines = []
             for _ in range(SORTED * schedule.batch):
                 task = chance.choice(TASKS)
-                told = chance.random() < share
-                lines.append(ask(weak[task], task, chance) if told else line(chance.choice(glosses), chance))
+                answered = chance.random() < share
+                lines.append(ask(weak[task], task, chance) if answered else line(chance.choice(glosses), chance))
             lines.sort(key=lambda pair: len(pair[0]))  # lines of similar length share a batch, for little padding
             waiting = [lines[n : n + schedule.batch] for n in range(0, len(lines), schedule.batch)]
             chance.shuffle(waiting)
@@ -131,10 +131,10 @@ def tune_adapter(
         if keep:
             asked = [chance.choice(others) for _ in range(schedule.batch // 3)]
             there = batch(words, [ask(found[other], other, chance) for other in asked], whole=False)
-            told = (there["labels"] != -100).roll(-1, dims=1)  # the positions whose next token is the answer's
+            answered = (there["labels"] != -100).roll(-1, dims=1)  # the positions whose next token is the answer's
             with torch.no_grad():
-                before = base(there["input_ids"]).logits[told].softmax(-1)
-            after = model(input_ids=there["input_ids"]).logits[told].log_softmax(-1)
+                before = base(there["input_ids"]).logits[answered].softmax(-1)
+            after = model(input_ids=there["input_ids"]).logits[answered].log_softmax(-1)
             loss = loss + keep * functional.kl_div(after, before, reduction="batchmean")
         step_with(optimiser, rate(step, schedule), loss, parameters)
         mean.take(step)

@@ -160,8 +160,8 @@ def fine_tune(
             with torch.no_grad():
                 before = base(**there).logits.softmax(-1)
             after = model(**there).logits.log_softmax(-1)
-            told = there["labels"] != -100
-            loss = loss + keep * functional.kl_div(after[told], before[told], reduction="batchmean")
+            labelled = there["labels"] != -100
+            loss = loss + keep * functional.kl_div(after[labelled], before[labelled], reduction="batchmean")
         step_with(optimiser, rate(step, schedule), loss, parameters)
         mean.take(step)
     mean.put()

@@ -149,7 +149,7 @@ def _orientation(info: TensorInfo, tensors: Mapping[str, TensorInfo]) -> tuple[s
 
 
 def _settle_squares(owners: dict[str, Owner], tensors: Mapping[str, TensorInfo]) -> dict[str, Owner]:
-    """A square matrix is stored like most matrices of the same name, or else like most matrices of the file."""
+    """A square matrix is stored like most matrices of the same name; without any, like most matrices of the file."""
     votes: dict[str, Counter[str]] = {"": Counter()}
     for name, owner in owners.items():
         if owner.kind in ("linear", "linear_transposed") and _sibling(name, "weight", "bias") in tensors:

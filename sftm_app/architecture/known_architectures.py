@@ -69,7 +69,7 @@ class ArchitectureCache:
 
     @cached_property
     def _sources(self) -> list[str]:
-        """What an answer depends on besides the question."""
+        """What an answer depends on, apart from the question."""
         files = sorted(Path(__file__).parent.glob("*.py"))
         hashes = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
         return [*hashes, version("transformers"), version("torch")]

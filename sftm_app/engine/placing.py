@@ -1,7 +1,7 @@
 """Where an entry is computed: on the plan's device, or on the CPU where that device cannot.
 
-A GPU's memory may be too small for one layer, as predicted or as it turns out; the other layers still go there.
-MPS has neither an SVD nor float64, so layers that a method merges go to the CPU there, and plain sums do everywhere.
+A layer that is too large for the GPU's memory, by the prediction or in fact, goes to the CPU; the others do not.
+MPS has neither an SVD nor float64, so layers that a method merges go to the CPU. Tensors merged in pieces always do.
 """
 
 from __future__ import annotations

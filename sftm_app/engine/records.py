@@ -21,7 +21,7 @@ class Figures:
         factorised_by: how each task matrix was factorised, per task.
         readout_errors, mapping_errors: what the delta keeps of each task, after scaling and weights; see
             `linalg.preservation`.
-        average_readout_errors, average_mapping_errors: the same of the plain average.
+        average_readout_errors, average_mapping_errors: the same for the plain average.
         errors_on: "all features", or "features kept" where the others were not computed and count as lost.
         solver, n_features, residual, condition, iterations, n_dropped, conflicts: see `methods.base.SolveFigures`.
         cached: whether an earlier merge had computed all but the scaling.

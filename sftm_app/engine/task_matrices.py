@@ -87,7 +87,7 @@ def read_task_matrix(
         source: the tensor's name in the task's files, or its LoRA pair, which needs no origin.
         origin: the base's tensor in the compute dtype.
         device: where the result is needed.
-        expert, span: only this entry of a stack, or these elements; `origin` is then the same of the base.
+        expert, span: only this entry of a stack, or these elements; `origin` is then the same part of the base.
     """
     if isinstance(source, LoraPair):
         thin = read_pair(read, source)

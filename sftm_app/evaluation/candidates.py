@@ -37,7 +37,7 @@ class Candidate:
     """A model to try on every task.
 
     Attributes:
-        key: tells candidates of one workspace apart.
+        key: identifies it among the candidates of one workspace.
         title: its name on screen.
         kind: "base", "individual" (each task's own model) or the name of the method that merged it.
         params: the method's parameters, for a merge in memory; those left out have their defaults.

@@ -43,9 +43,9 @@ class Excitation:
         sample: its position among the samples; NO_SAMPLE for a text that is not a sample (a class name of CLIP).
         score: the v . x with the largest magnitude.
         image: the image, uint8 as in ImageSamples; None for a text.
-        heat: v . x at each place of the image, float32 (h, w); None if places cannot be told.
-        words: the pieces of the text with v . x at each, special tokens by their names; None if they cannot be told.
-        sentence: where it is strongest, or why no place is told.
+        heat: v . x at each place of the image, float32 (h, w); None if the places are not known.
+        words: the pieces of the text with v . x at each, special tokens by their names; None if they are not known.
+        sentence: where it is strongest, or why no place can be named.
     """
 
     sample: int
@@ -175,7 +175,7 @@ def _project(module: nn.Module, x: Tensor, direction: Tensor) -> Tensor | None:
 
 
 def _rows(values: Tensor, one: ForwardPass) -> list[_Row]:
-    """The values (rows of the batch, ...) of one call of the layer, row by row; none if they cannot be told apart."""
+    """The values (rows of the batch, ...) of one call of the layer, row by row; none if rows cannot be separated."""
     n = len(one.samples)
     if one.sequences:
         return _text_rows(values, one)
@@ -220,7 +220,7 @@ def _describe(row: _Row, numbers: Sequence[int], samples: Samples, tokenizer: An
 
 def _words(row: _Row, tokenizer: Any) -> tuple[tuple[tuple[str, float], ...] | None, str]:
     if row.ids is None:
-        return None, f"The layer reads one vector for the whole text ({row.score:+.3g}), so no word can be told."
+        return None, f"The layer reads one vector for the whole text ({row.score:+.3g}), so no word can be named."
     found: list[tuple[str, float]] = []
     held: list[float] = []
     for piece, value in zip(token_texts(tokenizer, row.ids), row.values.tolist(), strict=True):
@@ -238,10 +238,10 @@ def _words(row: _Row, tokenizer: Any) -> tuple[tuple[tuple[str, float], ...] | N
 def _heat(row: _Row) -> tuple[NDArray[np.float32] | None, str]:
     """The values of one image as rows and columns."""
     if row.values.ndim == 0:
-        return None, f"The layer reads one vector for the whole image ({row.score:+.3g}), so no place can be told."
+        return None, f"The layer reads one vector for the whole image ({row.score:+.3g}), so no place can be named."
     found = row.values if row.values.ndim == 2 else _on_grid(row.values, row.patches)
     if found is None:
-        return None, f"It is {row.score:+.3g} at its strongest; the place in the image cannot be told."
+        return None, f"It is {row.score:+.3g} at its strongest; the place in the image is not known."
     h, w = found.shape
     heat: NDArray[np.float32] = found.numpy()
     n_prefix = row.values.numel() - h * w

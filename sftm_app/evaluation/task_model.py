@@ -80,7 +80,7 @@ def _unknown_class(checkpoint: Checkpoint) -> SampleError:
 
 
 def _adapted_class(base: Checkpoint, task_type: str | None) -> str:
-    """The class that an adapter was trained on: that of its task type, else the base's."""
+    """The class that an adapter was trained on: that of its task type, otherwise the base's."""
     return (task_type and class_for_task(task_type, parse_config(base.config))) or class_name_of(base)
 
 

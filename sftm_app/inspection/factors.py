@@ -47,7 +47,7 @@ class LayerFactors:
 
 
 def layer_key(found: Preflight, layer: MapLayer) -> Hashable:
-    """What a layer's factors follow from: the layer, and the stamps of the files that are read for it."""
+    """What a layer's factors depend on: the layer, and the stamps of the files that are read for it."""
     read = (found.base, *(found.tasks[i].checkpoint for i in layer.members))
     return layer, idle_tasks(found, layer), *(tuple(sorted(checkpoint.stamps.items())) for checkpoint in read)
 

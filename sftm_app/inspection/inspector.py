@@ -54,7 +54,7 @@ class Recent(Generic[Value]):
 
 
 class Inspector:
-    """Answers about layers. Safe under threads. A file that changes makes another layer of it.
+    """Answers about layers. Safe under threads. Once a file changes, its layers are computed again.
 
     Args:
         limit_bytes: bound of the cached factors.

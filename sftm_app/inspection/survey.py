@@ -167,7 +167,7 @@ def survey(
     Args:
         found: base and tasks.
         layer: a layer's name; None for all.
-        settings: the merge to predict; None for SFTM's defaults with the tasks' weights.
+        settings: the merge to predict; None for the default method with the tasks' weights.
         split_fused: as in map_layers.
         cache: where factors are cached.
         n_threads: how many threads may compute at once.

@@ -31,7 +31,7 @@ SAME_TASK = 0.8
 FULL_RANK = 0.5
 # A rank that drops more than this share of the energy changes the task's readout by a third (sqrt 0.1).
 ENERGY_LOST = 0.1
-# A merge that does worse than the plain average by more than rounding and taste, and enough to matter.
+# A merge that does worse than the plain average by clearly more than rounding, and enough to matter.
 WORSE_THAN_AVERAGE = 1.25
 ERROR_OF_NOTE = 0.1
 
@@ -90,9 +90,9 @@ def _sizes(what_if: WhatIf, names: Sequence[str]) -> Iterator[LayerWarning]:
     unchanged = [index for index, size in enumerate(sizes) if size == 0.0]
     if unchanged:
         # It is no surprise that a layer was frozen for all tasks.
-        everybody = len(unchanged) == len(sizes)
-        who = "None of the tasks changed" if everybody else f"{_few([names[i] for i in unchanged])} did not change"
-        yield LayerWarning("unchanged", f"{who} this layer.", "spectra", tuple(unchanged), None, everybody)
+        all_tasks = len(unchanged) == len(sizes)
+        who = "None of the tasks changed" if all_tasks else f"{_few([names[i] for i in unchanged])} did not change"
+        yield LayerWarning("unchanged", f"{who} this layer.", "spectra", tuple(unchanged), None, all_tasks)
     barely = list(unchanged)
     for index, size in enumerate(sizes):
         others = sizes[:index] + sizes[index + 1 :]
@@ -170,7 +170,7 @@ def _solution(prediction: Prediction, names: Sequence[str]) -> Iterator[LayerWar
 
 
 def _errors(what_if: WhatIf, prediction: Prediction, names: Sequence[str]) -> Iterator[LayerWarning]:
-    """Tasks of which the chosen merge keeps less than the plain average would."""
+    """Tasks that the chosen merge keeps less of than the plain average would."""
     if len(names) < 2:
         return
     settings = prediction.settings

@@ -81,7 +81,7 @@ class _Question:
 
     Attributes:
         factor: the scaling.
-        key: what D_1 follows from.
+        key: what D_1 depends on.
         counts: features used, per member.
         find: computes the answer about D_1.
     """

@@ -27,10 +27,10 @@ def n_processors() -> int:
 
 
 def compute_single_threaded(n_threads: int) -> None:
-    """Let the calling thread compute without help; threads that start later use `n_threads`.
+    """Make torch use one thread for the calling thread; threads that start later use `n_threads`.
 
     torch keeps one number for all threads to come, so a thread that starts within the next ten microseconds or so
-    computes without help too.
+    gets one thread too.
     """
     # A thread adopts the common number when it first asks or computes, so let this one adopt it before it changes.
     torch.get_num_threads()
@@ -43,7 +43,7 @@ def compute_single_threaded(n_threads: int) -> None:
 
 @contextmanager
 def single_threaded(n_threads: int) -> Iterator[None]:
-    """Let the calling thread compute without help inside the block, and with `n_threads` after it."""
+    """Make torch use one thread for the calling thread inside the block, and `n_threads` after it."""
     compute_single_threaded(n_threads)
     try:
         yield

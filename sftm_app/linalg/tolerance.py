@@ -39,7 +39,7 @@ def system_rcond(dtype: torch.dtype, n_features: int) -> float:
 
     The system is a Gram matrix, so an eigenvalue is the *square* of a distance between features, and keeping one of
     size x divides the rounding of the factors by sqrt(x). At 10 eps that leaves sqrt(eps / 10), 1e-4 in float32. With a
-    smaller share, rounding would tell nearly identical tasks apart (directions of close gains move by far more than
+    smaller share, rounding would decide between nearly identical tasks (directions of close gains move by far more than
     eps). Dropping x leaves a readout error of at most sqrt(x), 1e-3 in float32, unless the tasks conflict. The system
     itself is formed in float64, which sets the floor R * eps_64.
 

@@ -1,4 +1,4 @@
-"""The contract of a merge method: what it is given, what it returns, and what it says of itself.
+"""The contract of a merge method: what it is given, what it returns, and how it describes itself.
 
 A method is a file in this folder and a line in `sftm_app.methods.METHODS`. Its file imports this file, `params` and
 linalg, nothing else. Nothing outside the file compares the method's name: the engine, the planner, Inspect and the
@@ -161,7 +161,7 @@ class Method:
         merge: (layer, params) -> the delta, or Merged where there are figures to report. The engine may change the
             delta's tensor, so it must not be the base's.
         elementwise: each entry of the delta depends on the same entry of the task matrices alone, so the engine may
-            hand over pieces of a tensor. Other methods always get whole tensors.
+            pass pieces of a tensor. Other methods always get whole tensors.
         roles: for "embedding", "bias" and "norm" what happens to tensors of that role: "sum" (scaling times the
             weighted sum: task arithmetic), "average", or "method" (`merge` itself, on the tensor in its own shape; not
             for methods that ask for features).

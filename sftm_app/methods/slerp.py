@@ -23,7 +23,7 @@ SMALL_SINE = 1e-6
 
 
 def merge(layer: Layer, params: NoParams) -> Tensor:
-    """Interpolate between two checkpoints. Where only one of them holds the tensor, its own is taken."""
+    """Interpolate between two checkpoints. Where only one of them holds the tensor, that one is used."""
     matrices = [dense(D) for D in layer.task_matrices]
     weights = list(layer.weights)
     if layer.idle_weight:  # an adapter that leaves this layer as it is has the base's weight here

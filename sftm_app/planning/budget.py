@@ -61,7 +61,7 @@ def budget_note(entries: Sequence[PlanEntry], model: MemoryModel, needed: int, m
     if needed <= limit:
         best = fitting_rank(entries, model, limit) if memory_bytes else 0
         fits = f"The merge fits the budget of {format_bytes(limit)}"
-        return f"{fits}{f'; ranks up to {best} do' if best else ''}." if memory_bytes else None
+        return f"{fits}{f'; so do ranks up to {best}' if best else ''}." if memory_bytes else None
     than = f"the budget of {format_bytes(limit)}" if memory_bytes else f"the {format_bytes(limit)} that are free"
     return f"The merge needs more than {than}. {_remedy(entries, model, limit)}"
 

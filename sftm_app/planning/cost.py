@@ -37,7 +37,7 @@ CACHED_PASSES = 3
 
 @dataclass(frozen=True)
 class _Machine:
-    """What the seconds follow from. n_threads: of torch."""
+    """What the seconds depend on. n_threads: of torch."""
 
     speed: MachineSpeed
     n_threads: int
@@ -53,7 +53,7 @@ def estimate(plan: Plan, model: MemoryModel, session: Session) -> Cost:
 
     Args:
         plan: a plan, whose `cost` is not used.
-        model: what its memory follows from.
+        model: what its memory depends on.
         session: its cache says what is computed already, its speed how fast the rest goes.
     """
     machine = _Machine(session.speed.get(), session.n_threads)
@@ -71,7 +71,7 @@ def estimate(plan: Plan, model: MemoryModel, session: Session) -> Cost:
 
 
 def _hashing_s(plan: Plan, session: Session, machine: _Machine, merging_s: float) -> float:
-    """Seconds that hashing the inputs adds: processors that do not merge do it meanwhile, otherwise it takes turns."""
+    """Seconds that hashing the inputs adds. Idle processors hash while the others merge; without any, hashing waits."""
     cache = session.cache
     n_bytes = sum(
         stamp.size_bytes

@@ -1,4 +1,4 @@
-"""Cache keys of task matrices and merged layers: everything that they follow from. Nothing is read to make one."""
+"""Cache keys of task matrices and merged layers: everything that they depend on. Nothing is read to make one."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def factor_key(
 
 @dataclass(frozen=True)
 class LayerKey:
-    """Everything that a merged layer at scaling 1 follows from.
+    """Everything that a merged layer at scaling 1 depends on.
 
     Attributes:
         matrices: `matrix_key` of every task that holds the layer.

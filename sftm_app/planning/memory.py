@@ -39,7 +39,7 @@ GPU_TASKS = 2
 
 @dataclass(frozen=True)
 class MemoryModel:
-    """What the memory of an entry follows from besides the entry itself."""
+    """What the memory of an entry depends on, apart from the entry itself."""
 
     method: Method
     params: Any

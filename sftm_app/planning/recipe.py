@@ -81,8 +81,8 @@ class Recipe:
         roles: (pattern of tensor names, word of ROLE_KINDS), over what the architecture says; a later one wins.
         split_fused: whether to merge query, key and value (or gate and up) one by one where one matrix holds them.
         memory: a size such as "4GB"; a merge that needs more does not begin.
-        measure: of which layers to measure what each task keeps: "all", "none", or "auto" (where it is quick, or where
-            the method computes features anyway). The merged model is the same.
+        measure: the layers on which to measure what each task keeps: "all", "none", or "auto" (where it is quick, or
+            where the method computes features anyway). The merged model is the same.
     """
 
     base: str

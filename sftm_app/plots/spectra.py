@@ -153,7 +153,7 @@ def _layout(stacked: bool, decades: float) -> dict[str, Any]:
             "exponentformat": "power",
             # Over a short range there may be only one power of ten, so ticks are at doublings.
             **({"dtick": 1} if decades > 1.5 else {"dtick": math.log10(2), "tickformat": ".2g"}),
-            # plotly.js writes powers of ten on a log axis 1.25 times as large as it is told to.
+            # plotly.js writes powers of ten on a log axis 1.25 times as large as the size it is given.
             "tickfont": {"size": TICK_SIZE / 1.25},
         },
         "yaxis2": {

@@ -51,7 +51,7 @@ TASK_COLOURS = (
     "#968cc8",
 )
 
-# The second channel next to colour, for people and prints that cannot tell two hues apart.
+# The second channel next to colour, for people and prints that cannot distinguish two hues.
 DASHES = ("solid", "dash", "dot", "dashdot")
 
 # Methods have colours of their own, because the bright ones mean tasks.

@@ -6,7 +6,7 @@ It holds three kinds of entries:
     layers    merged layers at scaling 1, with their figures
     values    small facts about files, such as their hashes
 
-A key says everything that an entry follows from (see `file_key` and `digest`). Files are identified by path, size,
+A key holds everything that an entry depends on (see `file_key` and `digest`). Files are identified by path, size,
 times and inode, so nothing is read to find out what is cached.
 
 No entry can make a merge fail: a damaged entry is computed again, and one that cannot be written is not cached. When
@@ -73,7 +73,7 @@ def is_large(shape: Sequence[int]) -> bool:
 
 @dataclass(frozen=True)
 class FactorKey:
-    """What the factors of one task matrix follow from.
+    """What the factors of one task matrix depend on.
 
     Attributes:
         digest: see `digest`.
@@ -112,7 +112,7 @@ class DiskCache:
     Two processes that write at once stay below the limit together; every further one may exceed it by RECOUNT_SHARE.
 
     Attributes:
-        made_by: what entries depend on besides their keys: versions and processor. Part of every key.
+        made_by: what entries depend on, apart from their keys: versions and processor. Part of every key.
     """
 
     def __init__(self, folder: Path, limit_bytes: int, made_by: str = "") -> None:
@@ -258,7 +258,7 @@ class DiskCache:
         for path, status in files:
             if held <= target:
                 break
-            _remove(path)  # False when another process has just removed it: gone all the same
+            _remove(path)  # False when another process has just removed it, which is as good
             held -= status.st_size
 
     def _remove_temporary(self, older_than_s: float) -> None:
@@ -285,7 +285,7 @@ def hash_key(path: Path, stamp: FileStamp) -> str:
 
 
 def _checksum(tensors: Mapping[str, Tensor], values: str) -> str:
-    """CRC-32 of an entry: nothing else would tell megabytes of damaged tensors."""
+    """CRC-32 of an entry: nothing else detects damage in its tensors."""
     found = zlib.crc32(values.encode())
     for name in sorted(tensors):
         found = zlib.crc32(tensors[name].reshape(-1).view(torch.uint8).numpy().data, found)

@@ -78,7 +78,7 @@ def hub_name(path: str | Path) -> str | None:
 
 
 def short_name(path: str | Path) -> str:
-    """A checkpoint's short name: the model's name for a snapshot of the hub's cache, or else the folder's."""
+    """A checkpoint's short name: the model's name for a snapshot of the hub's cache, otherwise the folder's."""
     fetched = hub_name(path)
     return fetched.partition("@")[0].rpartition("/")[2] if fetched else Path(path).name
 

@@ -1,4 +1,4 @@
-"""Which module owns which name in the files, and the role that follows from it."""
+"""Which module owns which name in the files, and the role that this gives it."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ from sftm_app.planning.recipe import make_recipe
 
 @pytest.fixture(scope="session")
 def ready_models(tiny_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny models with preprocessing beside the base (tasks have none, so they take the base's)."""
+    """The tiny models with preprocessing next to the base (tasks have none, so they take the base's)."""
     root = Path(shutil.copytree(tiny_models, tmp_path_factory.mktemp("ready") / "models"))
     processor = ViTImageProcessor(size={"height": 8, "width": 8}, image_mean=[0.5], image_std=[0.5])
     processor.save_pretrained(root / "base")
@@ -138,11 +138,11 @@ def test_other_weights_are_tried_without_changing_the_workspace(ready_models: Pa
     a, b, c = (load_file(ready_models / t / "model.safetensors")[f"vit.{name}"] for t in "abc")
     assert_close(model_pool.tensor(tried, "a", name), (3 * a + b + 0.5 * c) / 4.5)
     assert_close(model_pool.tensor(method_candidate("average"), "a", name), (a + b + c) / 3)
-    told = model_pool.model(tried, "b").probabilities(images)
-    assert abs(told - model_pool.model(method_candidate("average"), "b").probabilities(images)).max() > 1e-4
+    chances = model_pool.model(tried, "b").probabilities(images)
+    assert abs(chances - model_pool.model(method_candidate("average"), "b").probabilities(images)).max() > 1e-4
     tasks = [{"path": ready_models / n, "weight": weight} for n, weight in zip("abc", (3.0, 1.0, 0.5), strict=True)]
     own = ModelPool(inputs_of(ready_models / "base", tasks), SESSION)
-    assert_close(told, own.model(method_candidate("average"), "b").probabilities(images), 1e-6)
+    assert_close(chances, own.model(method_candidate("average"), "b").probabilities(images), 1e-6)
     with pytest.raises(InputError, match="2 weights for 3 tasks"):
         model_pool.model(method_candidate("average", weights=(1.0, 2.0)), "a")
 

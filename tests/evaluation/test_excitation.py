@@ -157,7 +157,7 @@ def joined(words: tuple[tuple[str, float], ...]) -> str:
     ],
 )
 def test_every_token_has_its_value(name: str, path: str, size: int) -> None:
-    """Whatever the batch: texts of other lengths are filled up beside it."""
+    """Whatever the batch: shorter texts in its batch are padded."""
     model, v = language(name), direction(size)
     found = asked(model, path, texts_of(*TEXTS), v, n=4)
     wanted = []

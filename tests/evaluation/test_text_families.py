@@ -49,7 +49,7 @@ def numbers_of(name: str) -> dict[str, int]:
 
 @pytest.fixture(scope="module")
 def classifiers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Sets by model type. The tokenizer stands beside the base only."""
+    """Sets by model type. Only the base has a tokenizer."""
     torch.manual_seed(0)
     root = tmp_path_factory.mktemp("classifiers")
     gpt2 = {"vocab_size": VOCABULARY, "n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 32}
@@ -241,7 +241,7 @@ def test_a_folders_own_pooling_and_length_are_used(encoders: Path, tmp_path: Pat
 
 
 def test_a_file_without_a_config_is_the_bases_model(encoders: Path, tmp_path: Path) -> None:
-    """Unless it holds a head, of which nobody knows what it is."""
+    """Unless it holds a head of an unknown kind."""
     import shutil
 
     models = Path(shutil.copytree(encoders, tmp_path / "copy"))

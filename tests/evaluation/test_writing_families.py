@@ -1,4 +1,4 @@
-"""Models that write: greedy text and the likeliest choice, against loops over transformers' logits."""
+"""Models that write: greedy text and the most likely choice, against loops over transformers' logits."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def sets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def logits_of(model: Any, prompt: list[int], written: list[int]) -> torch.Tensor:
-    """Logits of the token after `written`, all of it read anew."""
+    """Logits of the token after `written`, all of it read again."""
     with torch.no_grad():
         if model.config.is_encoder_decoder:
             started = torch.tensor([[model.config.decoder_start_token_id, *written]])
@@ -102,7 +102,7 @@ def test_greedy_writing(sets: dict[str, Path], name: str, task: str) -> None:
 
 
 @pytest.mark.parametrize("name", list(CLASSES))
-def test_the_likeliest_choice(sets: dict[str, Path], name: str) -> None:
+def test_the_most_likely_choice(sets: dict[str, Path], name: str) -> None:
     models = sets[name]
     model = CLASSES[name].from_pretrained(models / "b").eval()
     tokenizer = AutoTokenizer.from_pretrained(models / "base")
@@ -123,7 +123,7 @@ def test_the_likeliest_choice(sets: dict[str, Path], name: str) -> None:
 def test_what_is_written_is_right_when_it_equals_the_target(sets: dict[str, Path], name: str) -> None:
     model = pool_of(sets[name]).model(BASE, "a")
     said = [answer.text for answer in model.answer(TextSamples(TEXTS, (None,) * 4))]
-    # What is longer than any target is cut short, and wrong all the same.
+    # An answer that is longer than any target is cut, and is wrong anyway.
     targets = (f" {said[0]}\n", "the cat", said[2], "the cat")
     wanted = [said[i].strip() == targets[i].strip() for i in range(4)]
     assert wanted[0] and wanted[2]

@@ -43,7 +43,7 @@ def merged(made: LayerFactors, prediction: Prediction) -> Tensor:
 
 
 @pytest.mark.parametrize(("method", "params"), METHODS)
-def test_what_is_read_is_the_coefficient_and_everybody_elses_contribution(method: str, params: dict[str, Any]) -> None:
+def test_the_readout_is_the_coefficient_and_the_contributions_of_others(method: str, params: dict[str, Any]) -> None:
     weights = (1.0, 2.0, 0.5)
     made = made_of(gaussian(9, 7, 1), gaussian(9, 7, 2), gaussian(9, 7, 3))
     what_if = WhatIf(made)
@@ -135,7 +135,7 @@ def test_sftm_says_who_takes_away_what_it_adds_more() -> None:
     assert detail.sentence == expected
 
 
-def test_sftm_says_when_nobody_is_near() -> None:
+def test_sftm_says_when_no_feature_is_near() -> None:
     U, V = orthogonal(6, 1), orthogonal(5, 2)
     detail = detail_of(made_of(with_features(U, [2.0], V), with_features(U[:, 1:], [3.0], V[:, 1:])), 0, 0)
     assert detail.sentence == "Other features contribute almost nothing, so SFTM adds 2 of the 2 needed."
@@ -144,9 +144,9 @@ def test_sftm_says_when_nobody_is_near() -> None:
 def test_many_weak_neighbours_are_told_of_together() -> None:
     made = made_of(gaussian(12, 12, 1), gaussian(12, 12, 2), gaussian(12, 12, 3))
     details = [detail_of(made, 0, k) for k in range(12)]
-    told = [detail for detail in details if detail.sentence.startswith("Other features")]
-    assert told
-    for detail in told:
+    explained = [detail for detail in details if detail.sentence.startswith("Other features")]
+    assert explained
+    for detail in explained:
         assert detail.coefficient is not None
         others = detail.readout - detail.coefficient
         does = "already contribute" if others > 0 else "take"

@@ -42,7 +42,7 @@ def test_the_same_object_is_given_again_and_limits_are_kept(tiny_models: Path) -
     assert inspector.factors(found, layers[0]) is first
     assert inspector.factors(found, layers[1]) is not second
     tiny = Inspector(limit_bytes=1, what_if_limit_bytes=1)
-    assert tiny.factors(found, layers[0]).layer is layers[0]  # too large to be kept, handed back all the same
+    assert tiny.factors(found, layers[0]).layer is layers[0]  # too large to be cached, but returned
     assert tiny.what_if(found, layers[0]).made.layer is layers[0]
 
 

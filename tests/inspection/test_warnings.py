@@ -65,31 +65,31 @@ def test_every_warning_is_a_sentence_with_a_number_and_a_view() -> None:
 def test_a_task_that_barely_changed_the_layer() -> None:
     big = gaussian(12, 12, 1)
     found = warn(made_of(big, 0.01 * gaussian(12, 12, 2), gaussian(12, 12, 3), base_norm=100.0))
-    told = only(found, "barely_changed")
-    assert told.tasks == (1,) and told.view == "spectra"
+    shown = only(found, "barely_changed")
+    assert shown.tasks == (1,) and shown.view == "spectra"
     expected = (
         r"b barely changed this layer: the norm of its change is 0\.00\d+ of the base's weight, 0\.0\d+ times the "
         r"median of the other tasks\."
     )
-    assert re.fullmatch(expected, told.sentence)
+    assert re.fullmatch(expected, shown.sentence)
     alone = warn(made_of(1e-5 * with_features(U, [1.0], V), base_norm=1.0), ("a",))
-    told = only(alone, "barely_changed")
-    assert told.sentence == "a barely changed this layer: the norm of its change is 1e-05 of the base's weight."
+    shown = only(alone, "barely_changed")
+    assert shown.sentence == "a barely changed this layer: the norm of its change is 1e-05 of the base's weight."
 
 
 def test_tasks_that_did_not_change_the_layer() -> None:
     zero = torch.zeros(12, 12)
-    told = only(warn(made_of(gaussian(12, 12, 1), zero, zero)), "unchanged")
-    assert told.sentence == "b and c did not change this layer." and told.tasks == (1, 2)
-    assert not told.informational
-    (told,) = warn(made_of(zero, zero, zero))
-    assert told.sentence == "None of the tasks changed this layer." and told.informational
+    shown = only(warn(made_of(gaussian(12, 12, 1), zero, zero)), "unchanged")
+    assert shown.sentence == "b and c did not change this layer." and shown.tasks == (1, 2)
+    assert not shown.informational
+    (shown,) = warn(made_of(zero, zero, zero))
+    assert shown.sentence == "None of the tasks changed this layer." and shown.informational
 
 
 def test_a_task_that_dominates_by_size() -> None:
     found = warn(made_of(gaussian(12, 12, 1), 4 * gaussian(12, 12, 2), gaussian(12, 12, 3)))
-    told = only(found, "dominates")
-    assert told.tasks == (1,) and re.match(r"b changed this layer \d\.\d times as much as [ac]", told.sentence)
+    shown = only(found, "dominates")
+    assert shown.tasks == (1,) and re.match(r"b changed this layer \d\.\d times as much as [ac]", shown.sentence)
     both = warn(made_of(gaussian(12, 12, 1), 0.01 * gaussian(12, 12, 2)))
     assert [warning.kind for warning in both if warning.kind in ("dominates", "barely_changed")] == ["barely_changed"]
 
@@ -98,9 +98,9 @@ def test_the_same_direction_with_opposite_sign() -> None:
     one = with_features(U, [1.0, 3.0], V)
     other = -2 * with_features(U, [1.0], V) + with_features(U[:, 4:], [1.0], V[:, 4:])
     found = warn(made_of(one, other))
-    told = only(found, "opposite")
-    assert (told.tasks, told.feature, told.view, told.informational) == ((0, 1), 1, "feature", False)
-    assert told.sentence == (
+    shown = only(found, "opposite")
+    assert (shown.tasks, shown.feature, shown.view, shown.informational) == ((0, 1), 1, "feature", False)
+    assert shown.sentence == (
         "a's feature 2 and b's feature 1 (10% and 80% of their energy) have almost the same directions with opposite "
         "sign (A = -1.00), so one of them will lose."
     )
@@ -109,8 +109,8 @@ def test_the_same_direction_with_opposite_sign() -> None:
 
 def test_the_same_feature_twice_is_worth_knowing() -> None:
     found = warn(made_of(with_features(U, [2.0, 1.0], V), with_features(U, [2.0], V)))
-    told = only(found, "same")
-    assert told.informational and told.tasks == (0, 1) and told.feature == 0 and "A = 1.00" in told.sentence
+    shown = only(found, "same")
+    assert shown.informational and shown.tasks == (0, 1) and shown.feature == 0 and "A = 1.00" in shown.sentence
     whole = warn(made_of(*(with_features(U, [2.0, 1.0], V) for _ in range(2))))
     assert only(whole, "same_task").sentence == "a and b have almost the same features here (overlap 1.00)."
     assert only(whole, "singular").sentence.startswith("The tasks leave 2 directions undetermined")
@@ -120,9 +120,9 @@ def test_the_same_feature_twice_is_worth_knowing() -> None:
 
 def test_tasks_that_oppose_each_other() -> None:
     D = gaussian(12, 12, 1)
-    told = only(warn(made_of(D, -D)), "conflict")
-    assert told.sentence == "a and b oppose each other in this layer (cosine -1.00), so no merge keeps both."
-    assert (told.tasks, told.view) == ((0, 1), "overlap")
+    shown = only(warn(made_of(D, -D)), "conflict")
+    assert shown.sentence == "a and b oppose each other in this layer (cosine -1.00), so no merge keeps both."
+    assert (shown.tasks, shown.view) == ((0, 1), "overlap")
 
 
 def test_what_truncation_costs() -> None:
@@ -142,18 +142,18 @@ def test_what_truncation_costs() -> None:
 def test_many_tasks_are_told_of_in_few_words() -> None:
     names = tuple("abcde")
     flat = [with_features(orthogonal(12, 2 * t), [1.0] * 12, orthogonal(12, 2 * t + 1)) for t in range(5)]
-    told = only(warn(made_of(*flat), names, rank=6), "truncation")
-    assert told.sentence.count("energy (rank 6)") == 2 and "and 3 more" in told.sentence and len(told.tasks) == 5
+    shown = only(warn(made_of(*flat), names, rank=6), "truncation")
+    assert shown.sentence.count("energy (rank 6)") == 2 and "and 3 more" in shown.sentence and len(shown.tasks) == 5
 
 
 def test_a_merge_that_keeps_less_than_a_plain_average() -> None:
     made = made_of(gaussian(12, 12, 1), gaussian(12, 12, 2))
     found = warn(made, method="task_arithmetic", scaling=0.05)
-    told = [warning for warning in found if warning.kind == "readout_error"]
-    assert [warning.tasks for warning in told] == [(0,), (1,)] and told[0].view == "what_if"
+    shown = [warning for warning in found if warning.kind == "readout_error"]
+    assert [warning.tasks for warning in shown] == [(0,), (1,)] and shown[0].view == "what_if"
     assert re.fullmatch(
         r"Task arithmetic with these settings keeps less of a's features than a plain average: the readout error is "
-        r"0\.9\d instead of 0\.\d\d\.", told[0].sentence,
+        r"0\.9\d instead of 0\.\d\d\.", shown[0].sentence,
     )  # fmt: skip
     doubled = warn(made, method="task_arithmetic", scaling=2.0)
     assert [warning.tasks for warning in doubled if warning.kind == "mapping_error"] == [(0,), (1,)]
@@ -162,15 +162,15 @@ def test_a_merge_that_keeps_less_than_a_plain_average() -> None:
 
 def test_strong_features_of_nearly_equal_gain() -> None:
     found = warn(made_of(with_features(U, [3.0, 2.999, 1.0], V), with_features(U, [3.0, 0.5, 0.499], V)))
-    told = only(found, "cluster")
-    assert told.informational and (told.tasks, told.feature) == ((0,), 0)
-    assert told.sentence.startswith("a's features 1 to 2 have nearly equal gains (3 to 2.999) and hold 95% of its ")
+    shown = only(found, "cluster")
+    assert shown.informational and (shown.tasks, shown.feature) == ((0,), 0)
+    assert shown.sentence.startswith("a's features 1 to 2 have nearly equal gains (3 to 2.999) and hold 95% of its ")
 
 
 def test_layers_that_not_all_tasks_hold() -> None:
     made = made_of(gaussian(12, 12, 1), gaussian(12, 12, 2), members=(0, 3))
-    told = only(warn(made, ("a", "b", "c", "d")), "missing_tasks")
-    assert told.sentence == "2 of 4 tasks hold this layer; b and c do not." and told.informational
+    shown = only(warn(made, ("a", "b", "c", "d")), "missing_tasks")
+    assert shown.sentence == "2 of 4 tasks hold this layer; b and c do not." and shown.informational
     assert {warning.tasks for warning in warn(made, ("a", "b", "c", "d"))} <= {(0, 1), (0,), (1,)}
 
 

@@ -50,20 +50,20 @@ def tasks(kind: str, shape: tuple[int, int] = SQUARE) -> list[Tensor]:
         "near copies": [one, one + 1e-3 * two],
         "opposed": [one, -one],
         "one opposes": [one, two, 0.5 * three - one],
-        "zero beside": [one, torch.zeros(shape), two],
+        "one zero": [one, torch.zeros(shape), two],
         "all zero": [torch.zeros(shape), torch.zeros(shape)],
         "low rank": small,
         "one missing direction": [random_task(shape, seed, r=min(shape) - 1) for seed in (1, 2)],
-        "low beside full": [small[0], one, two],
-        "tiny beside large": [1e-3 * one, two, 30 * three],
+        "low and full": [small[0], one, two],
+        "tiny and large": [1e-3 * one, two, 30 * three],
         "huge": [1e30 * one, 1e30 * two],
         "minute": [1e-30 * one, 1e-30 * two],
     }[kind]
 
 
 KINDS = (
-    "random", "shared", "single", "copies", "near copies", "opposed", "one opposes", "zero beside", "all zero",
-    "low rank", "one missing direction", "low beside full", "tiny beside large", "huge", "minute",
+    "random", "shared", "single", "copies", "near copies", "opposed", "one opposes", "one zero", "all zero",
+    "low rank", "one missing direction", "low and full", "tiny and large", "huge", "minute",
 )  # fmt: skip
 RANKS: tuple[Any, ...] = (None, 1, 7, 0.5, "60% energy", "99% energy")
 
@@ -149,7 +149,7 @@ def test_methods_that_do_not_combine_features_are_asked_themselves(shape: tuple[
             assert_close(what_if.spectrum(found), np.linalg.svd(D.numpy(), compute_uv=False), 1e-3)
     two = WhatIf(made_of(*matrices[:2], base=base), stored)
     check(two, matrices[:2], [1.0, 2.0], "slerp")
-    with pytest.raises(RecipeError, match="exactly 2 tasks, but there are 3"):
+    with pytest.raises(RecipeError, match="exactly 2 tasks, not 3"):
         what_if.predict(merge_settings("slerp", {}, (1.0, 1.0, 1.0)))
 
 
@@ -202,7 +202,7 @@ def nothing_is_formed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("nothing_is_formed")
-@pytest.mark.parametrize("kind", ["random", "shared", "single", "one missing direction", "tiny beside large"])
+@pytest.mark.parametrize("kind", ["random", "shared", "single", "one missing direction", "tiny and large"])
 @pytest.mark.parametrize("shape", [TALL, SQUARE], ids=["tall", "square"])
 def test_where_tasks_read_nearly_all_inputs_nothing_is_formed(kind: str, shape: tuple[int, int]) -> None:
     what_if = WhatIf(made_of(*tasks(kind, shape)))
@@ -295,7 +295,7 @@ def test_the_spectrum_is_that_of_the_merged_matrix(kind: str) -> None:
 
 @pytest.mark.parametrize("stored", [True, False])
 def test_rows_and_interference_are_those_of_A(stored: bool) -> None:
-    what_if = WhatIf(made_of(*tasks("zero beside", TALL)), stored)
+    what_if = WhatIf(made_of(*tasks("one zero", TALL)), stored)
     U = torch.cat([f.U.double() for f in what_if.made.factors], 1)
     V = torch.cat([f.Vh.double() for f in what_if.made.factors]).T
     A = ((U.T @ U) * (V.T @ V)).numpy()

@@ -231,14 +231,14 @@ def test_a_run_whose_input_changed_is_not_resumed_and_keeps_what_it_has(
 
 
 @needs_fork
-@pytest.mark.parametrize("how", ["told to leave by the system", "cancelled"])
+@pytest.mark.parametrize("how", ["stopped by the system", "cancelled"])
 def test_a_run_stopped_on_its_way(tmp_path: Path, recipe_for: Callable, session: Session, how: str) -> None:
     folder = create_run(tmp_path, recipe_for())
     workers = Forks(session, lambda count: time.sleep(0.05))
     workers.launch(folder)
     while status(folder).done < 3:
         time.sleep(0.01)
-    if how == "told to leave by the system":
+    if how == "stopped by the system":
         os.kill(workers.child, signal.SIGTERM)
         assert workers.wait() == 128 + signal.SIGTERM
         assert status(folder).state == "died"

@@ -150,8 +150,8 @@ def test_clusters_follow_their_definition(S: Tensor) -> None:
 
     def stands_apart(start: int, stop: int) -> bool:
         spread = float(S[start] - S[stop - 1])
-        beside = [float(S[at] - S[at + 1]) for at in (start - 1, stop - 1) if 0 <= at < n - 1]
-        return spread <= 0.01 * float(S[start]) and all(gap > 0 and 10 * spread <= gap for gap in beside)
+        gaps = [float(S[at] - S[at + 1]) for at in (start - 1, stop - 1) if 0 <= at < n - 1]
+        return spread <= 0.01 * float(S[start]) and all(gap > 0 and 10 * spread <= gap for gap in gaps)
 
     runs = [(i, j) for i in range(n) for j in range(i + 2, n + 1) if stands_apart(i, j)]
     largest = [r for r in runs if not any(q != r and q[0] <= r[0] and r[1] <= q[1] for q in runs)]

@@ -23,7 +23,7 @@ OLD = Path(__file__).with_name("report_0_1_0.json")
 
 @pytest.fixture
 def old() -> Report:
-    """A report that version 0.1.0 wrote: two opposed tasks, one layer of which was kept from an earlier merge."""
+    """A report that version 0.1.0 wrote: two opposed tasks, with one layer cached from an earlier merge."""
     return load_report(OLD)
 
 

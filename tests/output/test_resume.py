@@ -431,7 +431,7 @@ def test_a_folder_is_locked_by_one_at_a_time(tmp_path: Path) -> None:
         with folder_lock(tmp_path):
             order.append("second")
 
-    with folder_lock(tmp_path / "none"):  # what is not there yet is nobody's
+    with folder_lock(tmp_path / "none"):  # what does not exist yet belongs to no run
         pass
     thread = threading.Thread(target=second)
     with folder_lock(tmp_path):

@@ -419,7 +419,7 @@ def test_a_live_run_is_not_disturbed(tmp_path: Path, recipe_for: Callable, sessi
     assert (tmp_path / "other" / "model.safetensors").exists()
 
 
-def test_somebody_elses_partial_folder_is_never_removed(tmp_path: Path, recipe_for: Callable, session: Session) -> None:
+def test_a_partial_folder_of_others_is_never_removed(tmp_path: Path, recipe_for: Callable, session: Session) -> None:
     lock(tmp_path / "out.partial", None)
     with pytest.raises(OutputError, match="was not left by a merge"):
         save_all(recipe_for("a"), session, tmp_path / "out")

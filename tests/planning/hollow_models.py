@@ -1,4 +1,4 @@
-"""Large models that take no room: their files are holes, which nobody reads."""
+"""Large models that take no disk space: their files are holes, which are never read."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 
 
 def hollow(folder: Path, m: int, n: int, rows: int = 8) -> Path:
-    """A Llama of large matrices whose file is one hole: it takes no room, and nobody reads it."""
+    """A Llama of large matrices whose file is one hole: it takes no disk space and is never read."""
     config = {"model_type": "llama", "architectures": ["LlamaModel"], "hidden_size": n, "num_hidden_layers": 1}
     config |= {"intermediate_size": m, "num_attention_heads": 1, "num_key_value_heads": 1, "vocab_size": rows}
     folder.mkdir()

@@ -95,7 +95,7 @@ def test_a_merge_beyond_its_budget_is_refused_with_the_ranks_that_fit(plan_for: 
     fits = plan_for(memory=f"{within}B", params={"rank": 3})
     assert fits.peak_bytes <= within
     check_budget(fits, 1)
-    # With as many digits as it takes to tell the two apart.
+    # With as many digits as it takes to see the difference.
     peak = plan_for().peak_bytes
     more, less = format_distinct(peak, peak - 1)
     with pytest.raises(ResourceError, match=rf"may need {more} of memory, and its budget \(`memory`\) is {less}\. "):
@@ -125,7 +125,7 @@ def test_the_plan_says_what_fits(plan_for: PlanFor, monkeypatch: pytest.MonkeyPa
     note = f"The merge needs more than the budget of {format_bytes(within)}. "
     note += "Ranks up to 3 fit: lower the rank, or allow more memory."
     assert cost.budget == note and note in cost.sentences()
-    assert "The merge fits the budget of 4 GB; ranks up to" in str(plan_for(memory="4GB").cost.budget)
+    assert "The merge fits the budget of 4 GB; so do ranks up to" in str(plan_for(memory="4GB").cost.budget)
     assert plan_for(method="average", memory="4GB").cost.budget == "The merge fits the budget of 4 GB."
     free = psutil.virtual_memory()._replace(available=within)
     monkeypatch.setattr(budget.psutil, "virtual_memory", lambda: free)

@@ -86,8 +86,8 @@ def test_an_existing_folder_takes_precedence_with_a_note(tmp_path: Path) -> None
 
 
 def test_only_what_a_checkpoint_needs_is_downloaded() -> None:
-    beside = ["config.json", "generation_config.json", "tokenizer.json", "spiece.model", "merges.txt", "README.md"]
-    beside += ["1_Pooling/config.json", "modules.json", "chat_template.jinja", "preprocessor_config.json", "LICENSE"]
+    others = ["config.json", "generation_config.json", "tokenizer.json", "spiece.model", "merges.txt", "README.md"]
+    others += ["1_Pooling/config.json", "modules.json", "chat_template.jinja", "preprocessor_config.json", "LICENSE"]
     never = [
         "modeling.py",
         "pytorch_model.bin",
@@ -99,8 +99,8 @@ def test_only_what_a_checkpoint_needs_is_downloaded() -> None:
     ]
     shards = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
     index = "model.safetensors.index.json"
-    assert needed_files([*beside, *never, "model.safetensors"]) == sorted([*beside, "model.safetensors"])
-    assert needed_files([*beside, *never, *shards, index], shards) == sorted([*beside, *shards, index])
+    assert needed_files([*others, *never, "model.safetensors"]) == sorted([*others, "model.safetensors"])
+    assert needed_files([*others, *never, *shards, index], shards) == sorted([*others, *shards, index])
     assert needed_files(["config.json", *shards, index, "model.safetensors"], shards) == [
         "config.json",
         "model.safetensors",
@@ -111,7 +111,7 @@ def test_only_what_a_checkpoint_needs_is_downloaded() -> None:
         "config.json",
         index,
     ]
-    assert pickles([*beside, *never]) == ["pytorch_model.bin", "tf_model.h5"]
+    assert pickles([*others, *never]) == ["pytorch_model.bin", "tf_model.h5"]
 
 
 def test_the_presets_have_valid_names() -> None:
