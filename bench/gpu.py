@@ -18,7 +18,6 @@ from torch import Tensor
 
 from bench.machine import machine_line
 from sftm_app.engine.features import features_of
-from sftm_app.engine.layer import as_merged
 from sftm_app.linalg.low_rank import dense
 from sftm_app.methods import get_method
 from sftm_app.methods.base import Features, Layer
@@ -79,7 +78,7 @@ def engine(changes: Sequence[Tensor], rank: int | None, device: torch.device) ->
         return features_of(there, [None] * len(there), rank, n_at_once=n_threads, n_threads=n_threads)
 
     layer = Layer(there, [1.0] * len(there), lambda: torch.zeros_like(there[0]), factorise, n_threads=n_threads)
-    return dense(as_merged(method.merge(layer, params)).delta).float().cpu()
+    return dense(method.merged(layer, params).delta).float().cpu()
 
 
 def plain(changes: Sequence[Tensor], rank: int | None, device: torch.device) -> Tensor:

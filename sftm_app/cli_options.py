@@ -19,111 +19,53 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"SFTM Studio {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    merge = commands.add_parser(
-        "merge", help="merge by a recipe", description="Merge by a recipe and write the merged model."
-    )
-    _add_recipe(merge)
-    _add_method_options(merge)
-    _add_plan_options(merge)
-    merge.add_argument("--output", type=Path, help="output folder (default: the recipe's output.path)")
-    merge.add_argument(
-        "--resume",
-        action=argparse.BooleanOptionalAction,
-        help="continue a merge that was killed, or throw away what it left and start again",
-    )
-    merge.add_argument(
-        "--executor",
-        choices=EXECUTORS,
-        default=EXECUTORS[0],
-        help="who merges: this process (default), or the workers of a Ray cluster; the result is the same",
-    )
-    merge.add_argument(
-        "--address",
-        metavar="HOST:PORT",
-        help="Ray cluster to join, or auto (default: start one for this merge)",
-    )
-    merge.add_argument(
-        "--workers",
-        type=int,
-        metavar="N",
-        help="processes of a Ray cluster that is started here (default: CPUs / OMP_NUM_THREADS, the threads of each)",
-    )
-    merge.add_argument("--quiet", action="store_true", help="no progress bar")
-    _add_cache_options(merge)
-    merge.set_defaults(command="merge")
+    def command(name: str, help: str, description: str) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=help, description=description)
+        added.set_defaults(command=name)
+        return added
 
-    check = commands.add_parser(
+    _add_merge_options(command("merge", "merge by a recipe", "Merge by a recipe and write the merged model."))
+    check = command(
         "check",
-        help="compare base and tasks, and say what merging them takes",
-        description="Compare base and tasks by their headers, and say what the merge would take. Refuses the same "
-        "inputs, settings and memory as merge.",
+        "compare base and tasks, and say what merging them takes",
+        "Compare base and tasks by their headers, and say what the merge would take. Refuses the same inputs, settings "
+        "and memory as merge.",
     )
-    _add_recipe(check)
-    _add_method_options(check)
+    _add_recipe_options(check)
     _add_plan_options(check)
-    _add_cache_options(check)
-    check.set_defaults(command="check")
-
-    inspect = commands.add_parser(
+    inspect = command(
         "inspect",
-        help="measure every layer",
-        description="Print measures of every layer, and how many warnings it has. --layer prints the warnings, and "
-        "--json everything: measures overall and per task, spectra and clusters, overlaps, principal angles, warnings, "
-        "and what the method would keep of every task.",
+        "measure every layer",
+        "Print measures of every layer, and how many warnings it has. --layer prints the warnings, and --json "
+        "everything: measures overall and per task, spectra and clusters, overlaps, principal angles, warnings, and "
+        "what the method would keep of every task.",
     )
-    _add_recipe(inspect)
-    _add_method_options(inspect)
+    _add_recipe_options(inspect)
     inspect.add_argument("--layer", help="one layer in detail, by the tensor's name")
     inspect.add_argument("--json", action="store_true", help="everything as one JSON document")
-    _add_cache_options(inspect)
-    inspect.set_defaults(command="inspect")
-
-    extract = commands.add_parser(
+    extract = command(
         "extract",
-        help="turn a fine-tune into a LoRA adapter",
-        description="Write what a fine-tune changed as a LoRA adapter of a rank or energy. Without either, only print "
-        "what it would cost: the share of the change that each rank keeps, and the size.",
+        "turn a fine-tune into a LoRA adapter",
+        "Write what a fine-tune changed as a LoRA adapter of a rank or energy. Without either, only print what it "
+        "would cost: the share of the change that each rank keeps, and the size.",
     )
-    extract.add_argument("--base", required=True, help="folder of the model that was fine-tuned")
-    extract.add_argument("--task", required=True, help="folder of the fine-tune")
-    extract.add_argument("--output", type=Path, help="output folder")
-    extract.add_argument("--rank", help="features per layer at most: a count such as 16, or a share such as 25%%")
-    extract.add_argument("--energy", type=float, help="share of each layer's squared change to keep, such as 0.9")
-    extract.add_argument("--table", action="store_true", help="only print what each rank would cost")
-    extract.add_argument("--dtype", help="dtype of the adapter: float32, float16 or bfloat16")
-    extract.add_argument("--device", choices=DEVICES, default="auto", help="where to compute (default: auto)")
-    extract.add_argument("--quiet", action="store_true", help="no progress bar")
-    extract.set_defaults(command="extract")
-
-    fetch = commands.add_parser(
+    _add_extract_options(extract)
+    fetch = command(
         "fetch",
-        help="download models from the Hugging Face hub",
-        description="Look at models on the hub, compare them by their headers, and download them into the hub's cache. "
-        "Prints their folders: base first, then tasks. This is the only command that contacts the hub.",
+        "download models from the Hugging Face hub",
+        "Look at models on the hub, compare them by their headers, and download them into the hub's cache. Prints "
+        "their folders: base first, then tasks. This is the only command that contacts the hub.",
     )
-    fetch.add_argument("models", nargs="*", metavar="MODEL", help="org/name, org/name@revision, or a local folder")
-    fetch.add_argument("--base", help="the model that the others were fine-tuned from: they are compared with it first")
-    fetch.add_argument("--preset", help="a well-known set of base and tasks by one name (a wrong name lists them all)")
-    fetch.add_argument("--recipe", type=Path, metavar="FILE", help="write a recipe for base and tasks")
-    fetch.add_argument("--look", action="store_true", help="only compare, and say what would be downloaded")
-    fetch.add_argument("--quiet", action="store_true", help="no progress bar; print only the folders")
-    fetch.set_defaults(command="fetch")
-
-    cache = commands.add_parser(
+    _add_fetch_options(fetch)
+    cache = command(
         "cache",
-        help="what is cached",
-        description="Features, merged layers and hashes are cached on disk, so that the next merge or look at the same "
-        "files is quick. Prints where, how many and how large; --clear removes them.",
+        "what is cached",
+        "Features, merged layers and hashes are cached on disk, so that the next merge or look at the same files is "
+        "quick. Prints where, how many and how large; --clear removes them.",
     )
     cache.add_argument("--clear", action="store_true", help="remove all of them")
     _add_cache_options(cache)
-    cache.set_defaults(command="cache")
-
-    ui = commands.add_parser(
-        "ui", help="open the app in the browser", description="Start the app and open it in the browser."
-    )
-    add_ui_options(ui)
-    ui.set_defaults(command="ui")
+    add_ui_options(command("ui", "open the app in the browser", "Start the app and open it in the browser."))
     return parser
 
 
@@ -141,11 +83,59 @@ def add_ui_options(parser: argparse.ArgumentParser) -> None:
     _add_cache_options(parser)
 
 
-def _add_recipe(parser: argparse.ArgumentParser) -> None:
+def _add_merge_options(parser: argparse.ArgumentParser) -> None:
+    _add_recipe_options(parser)
+    _add_plan_options(parser)
+    parser.add_argument("--output", type=Path, help="output folder (default: the recipe's output.path)")
+    parser.add_argument(
+        "--resume",
+        action=argparse.BooleanOptionalAction,
+        help="continue a merge that was killed, or throw away what it left and start again",
+    )
+    parser.add_argument(
+        "--executor",
+        choices=EXECUTORS,
+        default=EXECUTORS[0],
+        help="who merges: this process (default), or the workers of a Ray cluster; the result is the same",
+    )
+    parser.add_argument(
+        "--address", metavar="HOST:PORT", help="Ray cluster to join, or auto (default: start one for this merge)"
+    )
+    parser.add_argument(
+        "--workers",
+        type=int,
+        metavar="N",
+        help="processes of a Ray cluster that is started here (default: CPUs / OMP_NUM_THREADS, the threads of each)",
+    )
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+
+
+def _add_extract_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--base", required=True, help="folder of the model that was fine-tuned")
+    parser.add_argument("--task", required=True, help="folder of the fine-tune")
+    parser.add_argument("--output", type=Path, help="output folder")
+    parser.add_argument("--rank", help="features per layer at most: a count such as 16, or a share such as 25%%")
+    parser.add_argument("--energy", type=float, help="share of each layer's squared change to keep, such as 0.9")
+    parser.add_argument("--table", action="store_true", help="only print what each rank would cost")
+    parser.add_argument("--dtype", help="dtype of the adapter: float32, float16 or bfloat16")
+    parser.add_argument("--device", choices=DEVICES, default="auto", help="where to compute (default: auto)")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+
+
+def _add_fetch_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("models", nargs="*", metavar="MODEL", help="org/name, org/name@revision, or a local folder")
+    parser.add_argument(
+        "--base", help="the model that the others were fine-tuned from: they are compared with it first"
+    )
+    parser.add_argument("--preset", help="a well-known set of base and tasks by one name (a wrong name lists them all)")
+    parser.add_argument("--recipe", type=Path, metavar="FILE", help="write a recipe for base and tasks")
+    parser.add_argument("--look", action="store_true", help="only compare, and say what would be downloaded")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar; print only the folders")
+
+
+def _add_recipe_options(parser: argparse.ArgumentParser) -> None:
+    """The recipe, another method or parameters than it names, and the cache."""
     parser.add_argument("recipe", type=Path, help="a YAML recipe, such as the Merge tab downloads")
-
-
-def _add_method_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--method", help="another method than the recipe's (a wrong name shows the nearest one)")
     parser.add_argument(
         "--set",
@@ -154,6 +144,7 @@ def _add_method_options(parser: argparse.ArgumentParser) -> None:
         metavar="NAME=VALUE",
         help="another value for a parameter of the method, such as scaling=0.8 or rank=25%% (may be repeated)",
     )
+    _add_cache_options(parser)
 
 
 def _add_plan_options(parser: argparse.ArgumentParser) -> None:

@@ -18,12 +18,30 @@ from sftm_app.linalg.low_rank import Delta, LowRank, weighted_sum
 from sftm_app.linalg.parallel import single_threaded
 from sftm_app.linalg.preservation import errors, measure
 from sftm_app.linalg.system import fits_one_gemm, superposed
-from sftm_app.methods.base import Features, Layer, Merged, weighted_average
+from sftm_app.methods.base import Features, Layer, weighted_average
 from sftm_app.planning.keys import at_scaling_1, factor_key, layer_key, matrix_key, scaling_of
 from sftm_app.planning.memory import tasks_at_once
 from sftm_app.planning.plan import Plan, PlanEntry
 from sftm_app.session import Session
 from sftm_app.weights.adapter_config import LoraPair
+
+
+@dataclass(frozen=True, eq=False)
+class LayerWork:
+    """What to merge, and where.
+
+    Attributes:
+        plan, entry: a tensor of the output.
+        part: the linear map in it, or None for the tensor in its own shape.
+        device: where to compute.
+        session: its cache and its threads are used.
+    """
+
+    plan: Plan
+    entry: PlanEntry
+    part: Part | None
+    device: torch.device
+    session: Session
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,29 +52,19 @@ class MergedLayer:
     figures: Figures
 
 
-def merge_layer(
-    plan: Plan,
-    entry: PlanEntry,
-    part: Part | None,
-    matrices: TaskMatrices,
-    read_base: Callable[[], Tensor],
-    device: torch.device,
-    session: Session,
-) -> MergedLayer:
+def merge_layer(work: LayerWork, matrices: TaskMatrices, read_base: Callable[[], Tensor]) -> MergedLayer:
     """Merge one linear map, or one tensor in its own shape, by the entry's rule.
 
     Args:
-        plan, entry, part: what to merge.
+        work: what to merge, and where.
         matrices: the task matrices of the tasks that hold it.
         read_base: gives the base's weight, for methods that ask for it.
-        device: where to compute.
-        session: its cache, and its threads.
     """
-    layer = make_layer(plan, entry, part, matrices, read_base, device, session)
-    with _threads_for(entry, part, session.n_threads):
+    layer, entry = make_layer(work, matrices, read_base), work.entry
+    with _threads_for(work):
         if entry.rule == "method" and not entry.elementwise:
-            return _merge_whole(plan, entry, part, layer, device, session)
-        delta = merge_elements(plan, entry, layer)
+            return _merge_whole(work, layer)
+        delta = merge_elements(work.plan, entry, layer)
         measured = _measure(layer, delta) if entry.measured else None
         return MergedLayer(delta, _figures(measured, 1.0))
 
@@ -65,56 +73,42 @@ def merge_elements(plan: Plan, entry: PlanEntry, layer: Layer) -> Delta:
     """The delta of an elementwise rule, scaling included; also of a piece of a tensor."""
     params = plan.recipe.params
     if entry.rule == "method":
-        return as_merged(plan.method.merge(layer, params)).delta
+        return plan.method.merged(layer, params).delta
     if entry.rule == "average":
         return weighted_average(layer)
     scaling = scaling_of(params)
     return weighted_sum(layer.task_matrices, [scaling * weight for weight in layer.weights])
 
 
-def make_layer(
-    plan: Plan,
-    entry: PlanEntry,
-    part: Part | None,
-    matrices: TaskMatrices,
-    read_base: Callable[[], Tensor],
-    device: torch.device,
-    session: Session,
-) -> Layer:
+def make_layer(work: LayerWork, matrices: TaskMatrices, read_base: Callable[[], Tensor]) -> Layer:
     """The layer as a method sees it. Arguments as for `merge_layer`."""
-    tasks = plan.tasks_of(entry)
-    method = plan.method
+    plan, entry, part, session = work.plan, work.entry, work.part, work.session
+    tasks, method = plan.tasks_of(entry), plan.method
     rank = method.features(plan.recipe.params) if method.features else None
 
     def factorise() -> list[Features]:
         assert part is not None, "only linear maps have features"
         shape = part.shape_in(entry.output.shape)
         keys = [
-            factor_key(matrix_key(plan.preflight, entry.name, part, index), shape, rank, device)
+            factor_key(matrix_key(plan.preflight, entry.name, part, index), shape, rank, work.device)
             for index in tasks.present
         ]
-        n_at_once = tasks_at_once(device, session.n_threads)
+        n_at_once = tasks_at_once(work.device, session.n_threads)
         return features_of(matrices, keys, rank, session.cache, n_at_once, session.n_threads)
 
     return Layer(matrices, tasks.weights, read_base, factorise, tasks.idle_weight, session.n_threads)
 
 
-def as_merged(result: Delta | Merged) -> Merged:
-    """What a method returned, as Merged."""
-    return result if isinstance(result, Merged) else Merged(result)
-
-
-def _merge_whole(
-    plan: Plan, entry: PlanEntry, part: Part | None, layer: Layer, device: torch.device, session: Session
-) -> MergedLayer:
+def _merge_whole(work: LayerWork, layer: Layer) -> MergedLayer:
     """Merge by a method that needs the whole tensor, at scaling 1, and scale the result: another scaling is quick."""
-    key = layer_key(plan, entry, part, device)
-    made = find_layer(session.cache, key)
+    cache = work.session.cache
+    key = layer_key(work.plan, work.entry, work.part, work.device)
+    made = find_layer(cache, key)
     if made is None:
-        made = _compute(plan, entry, layer)
-        put_layer(session.cache, key, made)
-    scaling = scaling_of(plan.recipe.params)
-    delta = made.delta * scaling if isinstance(made.delta, LowRank) else made.delta.to(device).mul_(scaling)
+        made = _compute(work, layer)
+        put_layer(cache, key, made)
+    scaling = scaling_of(work.plan.recipe.params)
+    delta = made.delta * scaling if isinstance(made.delta, LowRank) else made.delta.to(work.device).mul_(scaling)
     facts = made.facts
     figures = _figures(facts.measured, scaling)
     figures = replace(figures, ranks=facts.ranks, factorised_by=facts.factorised_by, cached=made.found)
@@ -123,10 +117,10 @@ def _merge_whole(
     return MergedLayer(delta, figures)
 
 
-def _compute(plan: Plan, entry: PlanEntry, layer: Layer) -> CachedLayer:
-    method, params = plan.method, at_scaling_1(plan.recipe.params)
-    merged = as_merged(method.merge(layer, params))
-    measured = _measure(layer, merged.delta) if entry.measured else None
+def _compute(work: LayerWork, layer: Layer) -> CachedLayer:
+    method, params = work.plan.method, at_scaling_1(work.plan.recipe.params)
+    merged = method.merged(layer, params)
+    measured = _measure(layer, merged.delta) if work.entry.measured else None
     if method.features is None:
         return CachedLayer(merged.delta, LayerFacts(merged.solve, measured=measured))
     cut = [item.factors.cut(method.features(params)) for item in layer.features()]
@@ -159,11 +153,12 @@ def _figures(measured: Measured | None, scaling: float) -> Figures:
 
 
 @contextmanager
-def _threads_for(entry: PlanEntry, part: Part | None, n_threads: int) -> Iterator[None]:
+def _threads_for(work: LayerWork) -> Iterator[None]:
     """One thread for a few small LoRA pairs: every product takes less time than waking another thread."""
+    entry, part = work.entry, work.part
     thin = sum(source.rank for source in entry.sources if isinstance(source, LoraPair))
     if part is None or entry.n_dense or not fits_one_gemm(*part.shape_in(entry.output.shape), thin):
         yield
         return
-    with single_threaded(n_threads):
+    with single_threaded(work.session.n_threads):
         yield

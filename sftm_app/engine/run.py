@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from sftm_app.architecture.roles import Part, Role
-from sftm_app.engine.layer import make_layer, merge_elements, merge_layer
+from sftm_app.engine.layer import LayerWork, make_layer, merge_elements, merge_layer
 from sftm_app.engine.placing import where_it_fits
 from sftm_app.engine.records import NO_FIGURES, Figures, TensorRecord
 from sftm_app.engine.task_matrices import open_readers, task_matrices_of
@@ -152,7 +152,7 @@ def _merge_pieces(running: _Run, entry: PlanEntry, device: torch.device) -> Merg
         span = (start, min(start + SPAN, n))
         origin = running.base.finite(entry.name, COMPUTE_DTYPE, span=span)
         matrices = task_matrices_of(entry, None, present, running.tasks, origin, device, span)
-        layer = make_layer(plan, entry, None, matrices, lambda: origin, device, session)
+        layer = make_layer(LayerWork(plan, entry, None, device, session), matrices, lambda: origin)
         add_to(origin, merge_elements(plan, entry, layer))
         flat[slice(*span)] = origin
         return _unfit(origin, flat[slice(*span)])
@@ -189,31 +189,23 @@ def _merge_parts(
     """Merge each part by the entry's rule; `origin` is the base's tensor, or the one expert of the parts."""
     plan = running.plan
     present = plan.tasks_of(entry).present
+
+    def read_base(part: Part | None) -> Tensor:
+        """The base's weight of one part, in the shape of its task matrices."""
+        stored = running.base.finite(entry.name, COMPUTE_DTYPE, expert).to(device) if origin is None else origin
+        return part.in_slice.of(stored) if part else stored
+
     for part in parts:
         started = time.perf_counter()
         matrices = task_matrices_of(entry, part, present, running.tasks, origin, device)
-        read_base = partial(_base_of, running, entry, expert, part, origin, device)
+        work = LayerWork(plan, entry, part, device, running.session)
         try:
-            merged = merge_layer(plan, entry, part, matrices, read_base, device, running.session)
+            merged = merge_layer(work, matrices, partial(read_base, part))
         except NumericalError as error:
             raise NumericalError(f"{_record(entry, part, started).name!r}: {error}") from None
         figures = _where_and_who(running, entry, device, merged.figures)
         yield MergedDelta(entry, part, merged.delta, _record(entry, part, started, figures))
         del merged
-
-
-def _base_of(
-    running: _Run,
-    entry: PlanEntry,
-    expert: int | None,
-    part: Part | None,
-    origin: Tensor | None,
-    device: torch.device,
-) -> Tensor:
-    """The base's weight of one part, in the shape of the part's task matrices."""
-    if origin is None:
-        origin = running.base.finite(entry.name, COMPUTE_DTYPE, expert).to(device)
-    return part.in_slice.of(origin) if part else origin
 
 
 def _where_and_who(running: _Run, entry: PlanEntry, device: torch.device, figures: Figures) -> Figures:

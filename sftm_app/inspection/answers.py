@@ -16,7 +16,7 @@ from sftm_app.linalg.low_rank import Delta, image, norm
 from sftm_app.linalg.preservation import NOTHING, Preservation, of_image
 from sftm_app.linalg.superposition import superpose, superposed_delta
 from sftm_app.linalg.system import superposed
-from sftm_app.methods.base import Combination, Features, Layer, Merged, Method
+from sftm_app.methods.base import Combination, Features, Layer, Method
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,8 +93,7 @@ def formed_merge(
         idle_weight=idle_weight,
         n_threads=n_threads,
     )
-    result = method.merge(layer, params)
-    merged = result if isinstance(result, Merged) else Merged(result)
+    merged = method.merged(layer, params)
     answer = replace(_formed(factors, merged.delta), delta=merged.delta)
     if merged.solve is None:
         return answer

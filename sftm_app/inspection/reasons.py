@@ -129,14 +129,16 @@ def shortfall(prediction: Prediction, names: Sequence[str], member: int, feature
     for conflict in prediction.conflicts:
         if member in (conflict.first, conflict.second):
             other = names[conflict.second if member == conflict.first else conflict.first]
-            why.append(
-                f"{names[member]} and {other} oppose each other in this layer (cosine {conflict.cosine:.2f}), so no "
-                "merge keeps both."
-            )
+            why.append(opposed(names[member], other, conflict.cosine))
     if prediction.n_dropped:
         why.append(undetermined(prediction.n_dropped))
     why = why or ["The solution balances the whole outputs of all features, so it does not meet every single gain."]
     return [f"Together this gives {readout:.3g} instead of {target:.3g}.", *why]
+
+
+def opposed(first: str, second: str, cosine: float) -> str:
+    """Say that two tasks are in conflict."""
+    return f"{first} and {second} oppose each other in this layer (cosine {cosine:.2f}), so no merge keeps both."
 
 
 def undetermined(n_dropped: int) -> str:

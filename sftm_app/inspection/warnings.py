@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from sftm_app.inspection.layer import LayerDetail
-from sftm_app.inspection.reasons import undetermined, word_list
+from sftm_app.inspection.reasons import opposed, undetermined, word_list
 from sftm_app.inspection.what_if import Prediction, WhatIf
 from sftm_app.linalg.factors import Factors, cumulative_energy
 from sftm_app.linalg.system import block
@@ -159,10 +159,7 @@ def _strong(factors: Factors) -> Factors:
 def _solution(prediction: Prediction, names: Sequence[str]) -> Iterator[LayerWarning]:
     """What the superposition could not do."""
     for conflict in prediction.conflicts:
-        sentence = (
-            f"{names[conflict.first]} and {names[conflict.second]} oppose each other in this layer (cosine "
-            f"{conflict.cosine:.2f}), so no merge keeps both."
-        )
+        sentence = opposed(names[conflict.first], names[conflict.second], conflict.cosine)
         yield LayerWarning("conflict", sentence, "overlap", (conflict.first, conflict.second))
     if prediction.n_dropped:
         sentence = undetermined(prediction.n_dropped)

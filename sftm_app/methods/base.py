@@ -192,6 +192,11 @@ class Method:
         if self.features and "method" in self.roles.values():
             raise ValueError(f"{self.name}: only linear maps have features, so no role in `roles` can be 'method'.")
 
+    def merged(self, layer: Layer, params: Any) -> Merged:
+        """The result of `merge`, as Merged."""
+        result = self.merge(layer, params)
+        return result if isinstance(result, Merged) else Merged(result)
+
 
 def weighted_average(layer: Layer) -> Delta:
     """sum_t w_t D_t / sum_t w_t, where adapters that leave the layer as it is count as D_t = 0.

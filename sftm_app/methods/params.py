@@ -40,10 +40,9 @@ def choice(default: str, label: str, help: str, choices: tuple[str, ...]) -> Any
     return field(default=default, metadata={"control": Control("choice", label, help, choices=choices)})
 
 
-def number(default: float, label: str, help: str, minimum: float, maximum: float, step: float = 0.05) -> Any:
+def number(default: float, label: str, help: str, minimum: float, maximum: float) -> Any:
     """Declare a number from `minimum` to `maximum`, both included."""
-    control = Control("number", label, help, minimum=minimum, maximum=maximum, step=step)
-    return field(default=default, metadata={"control": control})
+    return field(default=default, metadata={"control": Control("number", label, help, (), minimum, maximum)})
 
 
 def rank(label: str, help: str) -> Any:

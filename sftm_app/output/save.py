@@ -8,9 +8,8 @@ from collections.abc import Generator
 from contextlib import closing
 from pathlib import Path
 
-from sftm_app.errors import RecipeError
+from sftm_app.errors import OutputError, RecipeError
 from sftm_app.output.adapter.save import save_adapter
-from sftm_app.output.checks import check_output
 from sftm_app.output.executors import Executor, LocalExecutor, WriteEntries
 from sftm_app.output.meter import MemoryMeter
 from sftm_app.output.progress import Clock, Progress
@@ -20,7 +19,7 @@ from sftm_app.output.side_files import write_documents, write_heads, write_side_
 from sftm_app.planning.budget import check_budget
 from sftm_app.planning.plan import Plan
 from sftm_app.session import Session
-from sftm_app.weights.partial import output_folder
+from sftm_app.weights.partial import check_disk_space, output_folder, refuse_existing
 from sftm_app.weights.writer import weights_writer
 
 
@@ -58,6 +57,21 @@ def save(
         if plan.writes_adapter:
             return (yield from save_adapter(plan, session, output, meter))
         return (yield from _save_model(plan, session, output, meter, left, executor.name, write_entries))
+
+
+def check_output(plan: Plan, output: Path) -> None:
+    """Refuse an output folder that cannot be used.
+
+    Raises:
+        OutputError: it exists, is an input or lies inside one, or its parent cannot be read.
+        ResourceError: the disk has too little room.
+    """
+    resolved = output.resolve()
+    for checkpoint in plan.preflight.checkpoints:
+        if resolved == checkpoint.path or checkpoint.path in resolved.parents:
+            raise OutputError(f"{output}: is inside the input {checkpoint.path}. Choose another output folder.")
+    refuse_existing(output)
+    check_disk_space(output, plan.output_bytes)
 
 
 def _save_model(

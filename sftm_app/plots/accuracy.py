@@ -10,20 +10,19 @@ from sftm_app.plots.bars import GROUPED, LEGEND_ABOVE, bar, group_axis
 from sftm_app.plots.style import Series, make_figure, make_message
 
 
-def accuracy_bars(tasks: Sequence[str], models: Sequence[Series], title: str = "") -> go.Figure:
+def accuracy_bars(tasks: Sequence[str], models: Sequence[Series]) -> go.Figure:
     """One group of bars for each task, one bar in it for each model.
 
     Args:
         tasks: the tasks.
         models: their accuracies, 0..1, one for each task; None where not measured.
-        title: plotly text.
     """
     if not tasks or not models:
-        return make_message("accuracy", "Nothing has been evaluated yet.", title)
+        return make_message("accuracy", "Nothing has been evaluated yet.")
     layout = {
         **GROUPED,
         "xaxis": group_axis(tasks),
         "yaxis": {"title": {"text": "accuracy"}, "range": [0, 1.02], "tickformat": ".0%"},
         "legend": LEGEND_ABOVE,
     }
-    return make_figure("accuracy", [bar("accuracy", tasks, model, ".1%") for model in models], layout, title)
+    return make_figure("accuracy", [bar("accuracy", tasks, model, ".1%") for model in models], layout)

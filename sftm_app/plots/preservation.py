@@ -31,9 +31,9 @@ class ErrorSeries:
     mapping: Errors = ()
 
 
-def preservation(tasks: Sequence[str], merges: Sequence[ErrorSeries], height: int = 340) -> go.Figure:
+def preservation(tasks: Sequence[str], merges: Sequence[ErrorSeries]) -> go.Figure:
     """Two panels, readout error and mapping error: one group of bars for each task, one bar in it for each merge."""
-    return _panels("preservation", tasks, merges, height, {"rangemode": "tozero"}, {"rangemode": "tozero"})
+    return _panels("preservation", tasks, merges, 340, {"rangemode": "tozero"}, {"rangemode": "tozero"})
 
 
 def prediction_bars(

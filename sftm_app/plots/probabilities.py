@@ -34,7 +34,6 @@ def probabilities(
     labels: Sequence[str],
     models: Sequence[Series],
     truth: int | None = None,
-    title: str = "",
     most: int = 12,
     measure: str = "probability",
 ) -> go.Figure:
@@ -44,7 +43,6 @@ def probabilities(
         labels: the classes.
         models: their scores, one for each class.
         truth: the correct class, marked with a tick; None if it is not known.
-        title: plotly text.
         most: how many classes to show, see `likely_classes`.
         measure: what the scores are. Probabilities are 0..1, anything else may be -1..1.
     """
@@ -52,7 +50,7 @@ def probabilities(
         if len(model.values) != len(labels):
             raise ValueError(f"probabilities: {model.name} has {len(model.values)} values for {len(labels)} classes.")
     if not models or not labels:
-        return make_message("probabilities", "No model has answered yet.", title)
+        return make_message("probabilities", "No model has answered yet.")
     shown = likely_classes(models, truth, most)
     picked = [replace(model, values=[model.values[i] for i in shown]) for model in models]
     percent = measure == "probability"
@@ -70,4 +68,4 @@ def probabilities(
         "legend": {**LEGEND_ABOVE, "traceorder": "normal"},
     }
     meta = {"classes": shown, "truth": truth}
-    return make_figure("probabilities", data, layout, title, height=height, meta=meta)
+    return make_figure("probabilities", data, layout, height=height, meta=meta)

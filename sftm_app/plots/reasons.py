@@ -11,6 +11,7 @@ import plotly.graph_objects as go
 
 from sftm_app.plots.style import ACCENT, AXIS, INK, MUTED, make_figure, make_message, plot_text
 
+TITLE = "Why the feature has this coefficient"
 NO_COEFFICIENTS = "This method does not combine the tasks' features, so they have no coefficients."
 
 
@@ -57,7 +58,6 @@ def feature_reasons(
     contributions: Sequence[tuple[str, float, str]],
     rest: float,
     coefficient: float | None,
-    title: str = "Why the feature has this coefficient",
 ) -> go.Figure:
     """A waterfall that ends at the feature's readout: contributions of neighbours + rest + own coefficient.
 
@@ -67,17 +67,16 @@ def feature_reasons(
             customdata; a click on another bar reports none.
         rest: the contribution of all other features.
         coefficient: the feature's own; None if the merged matrix is not a combination of the tasks' features.
-        title: plotly text.
     """
     if coefficient is None:
-        return make_message("feature-reasons", NO_COEFFICIENTS, title, height=200)
+        return make_message("feature-reasons", NO_COEFFICIENTS, TITLE, height=200)
     steps = reason_steps(contributions, rest, coefficient)
     readout = steps[-1].length
     height = 96 + 24 * len(steps)
     meta = {"wanted": wanted, "readout": readout}
     numbers = [wanted, *(step.end for step in steps)]
     if not np.isfinite(numbers).all():
-        return make_message("feature-reasons", "This feature's readout is not a finite number.", title, height=200)
+        return make_message("feature-reasons", "This feature's readout is not a finite number.", TITLE, height=200)
     shown = [plot_text(step.label, 28) for step in steps]
     places = list(range(len(steps)))
     bars = {
@@ -115,7 +114,7 @@ def feature_reasons(
         "shapes": [_wanted_line(wanted, len(steps))],
     }
     subtitle = f"dotted: wanted {wanted:.4g} · reached {readout:.4g}"
-    return make_figure("feature-reasons", [_joints(steps), bars], layout, title, subtitle, height, meta)
+    return make_figure("feature-reasons", [_joints(steps), bars], layout, TITLE, subtitle, height, meta)
 
 
 def _joints(steps: Sequence[Step]) -> dict[str, Any]:

@@ -94,7 +94,6 @@ def spectra(
     merged: SpectrumTrace | None = None,
     selected: tuple[int, int] | None = None,
     stacked: bool = False,
-    height: int | None = None,
 ) -> go.Figure:
     """Two panels: gains on a log axis, and cumulative energy, by feature from 1.
 
@@ -107,12 +106,11 @@ def spectra(
         merged: the spectrum of the merged matrix, see `merged_trace`.
         selected: (position in `tasks`, feature) that gets a ring.
         stacked: whether one panel is below the other, for narrow columns.
-        height: in pixels; chosen by the number of tasks by default.
     """
     drawn = [(index, task) for index, task in enumerate(tasks) if len(task.gains)]
     has_merged = merged is not None and len(merged.gains) > 0
     # plotly takes the legend's lines from the plot's height.
-    total = height or (560 if stacked else 350) + 12 * (len(drawn) + has_merged)
+    total = (560 if stacked else 350) + 12 * (len(drawn) + has_merged)
     if not drawn:
         return make_message("spectra", "The tasks did not change this layer.", height=total)
     data: list[dict[str, Any]] = []

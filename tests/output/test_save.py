@@ -25,11 +25,10 @@ from transformers import ViTForImageClassification, ViTModel
 from sftm_app import __version__
 from sftm_app.engine.run import run
 from sftm_app.errors import CheckpointError, NumericalError, OutputError, ResourceError
-from sftm_app.output.checks import check_output
 from sftm_app.output.progress import LAST_STEP, Progress
 from sftm_app.output.publish import publish
 from sftm_app.output.report import Report
-from sftm_app.output.save import save
+from sftm_app.output.save import check_output, save
 from sftm_app.pipeline import prepare
 from sftm_app.planning.recipe import Recipe, load_recipe, make_recipe
 from sftm_app.session import Session

@@ -47,9 +47,9 @@ PLOTS: dict[str, Callable[[], go.Figure]] = {
     "task overlap, many and chosen": lambda: task_overlap(np.eye(13), list("abcdefghijklm"), selected=(0, 1)),
     "task overlap, signed": lambda: task_overlap(-np.eye(2), ["a", "b"], "interference", signed=True),
     "task overlap, empty": lambda: task_overlap([[np.nan]], ["a"]),
-    "probabilities": lambda: probabilities(["a", "b"], [Series("m", [0.1, None], BLUE)], truth=1, title="T"),
+    "probabilities": lambda: probabilities(["a", "b"], [Series("m", [0.1, None], BLUE)], truth=1),
     "probabilities, empty": lambda: probabilities([], []),
-    "accuracy": lambda: accuracy_bars(["t1", "t2"], [Series("base", [0.5, None], BLUE)], title="T"),
+    "accuracy": lambda: accuracy_bars(["t1", "t2"], [Series("base", [0.5, None], BLUE)]),
     "accuracy, empty": lambda: accuracy_bars([], []),
     "preservation": lambda: preservation(
         ["t"], [ErrorSeries("a", BLUE, [8e-8], [0.5]), ErrorSeries("b", RED, (), [None])]
