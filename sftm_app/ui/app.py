@@ -71,8 +71,8 @@ class Page:
         for name, tab in tabs.items():
             chosen = tab.select(partial(self.note_tab, name), None, self.tab, queue=False, **QUIET)
             self.inspect.chains.then_address(chosen)
-        used = self.inspect.use.click(
-            handle(self.use_for_merge), self.inspect.controls.inputs, {*self.merge.settings, self.tabs}, **QUIET
+        used = self.inspect.panels.what_if.use.click(
+            handle(self.use_for_merge), self.inspect.panels.inputs, {*self.merge.settings, self.tabs}, **QUIET
         )
         self.merge.preview_after(used)
         self.workspace.change(handle(self.show_header), {self.workspace}, self.header, **QUIET)
@@ -102,7 +102,7 @@ class Page:
 
     def use_for_merge(self, values: Values) -> Updates:
         """Show the settings of the what-if on the Merge tab."""
-        state = self.inspect.controls.read(values)
+        state = self.inspect.panels.read(values)
         return {**self.merge.write(state.ws, state.settings), self.tabs: gr.Tabs(selected="merge")}
 
     def show_header(self, values: Values) -> Updates:

@@ -41,9 +41,9 @@ class Settings:
 def make_settings(
     models_dir: Path | None, output_dir: Path | None, device: str = "auto", port: int | None = None
 ) -> Settings:
-    """Settings with their defaults: models from ./models if it exists, else the home folder; output to ./sftm-output.
+    """Settings with defaults: models come from ./models, or else from the home folder; output goes to ./sftm-output.
 
-    Raises
+    Raises:
         InputError: the models folder asked for does not exist.
         OutputError: the output folder cannot be made.
     """
@@ -60,11 +60,11 @@ def make_settings(
 
 
 def allowed(settings: Settings, text: str) -> Path:
-    """A path typed or sent by the browser, resolved. A snapshot in the hub's cache, which is hidden, is allowed too.
+    """A path from the browser, resolved. Snapshots in the hub's cache are allowed, although that is a hidden folder.
 
-    Raises
-        InputError: it is empty, leads outside the folders the app was started with, or into a hidden one, or a file in
-            it is a link that does.
+    Raises:
+        InputError: it is empty, or it or a link in it leads outside the folders that the app was started with or into
+            a hidden one.
     """
     if not text or not text.strip() or "\0" in text:
         raise InputError("No path is given. Pick a checkpoint from the list or paste the path of its folder.")
@@ -87,10 +87,10 @@ def allowed(settings: Settings, text: str) -> Path:
 
 
 def allowed_all(settings: Settings, texts: Sequence[str]) -> list[Path]:
-    """Several paths from the browser, see allowed().
+    """Several paths from the browser, see `allowed`.
 
-    Raises
-        CompatibilityError: some are not; with a line for each.
+    Raises:
+        CompatibilityError: some are not allowed; one line for each.
     """
     paths, problems = [], []
     for text in texts:
@@ -104,9 +104,9 @@ def allowed_all(settings: Settings, texts: Sequence[str]) -> list[Path]:
 
 
 def _refuse_links_outside(settings: Settings, folder: Path) -> None:
-    """Refuse a checkpoint whose files are links to somewhere else; links into the hub's cache are how it stores them.
+    """Refuse a checkpoint whose files are links to somewhere else, unless they lead into the hub's cache.
 
-    What cannot be looked into is left to whoever opens it: it has the better sentence.
+    A folder that cannot be read passes: opening it says why.
     """
     with contextlib.suppress(OSError):
         for entry in os.scandir(folder):

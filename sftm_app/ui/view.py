@@ -70,7 +70,7 @@ class _Fields(BaseModel):
     feature: Annotated[int, Field(ge=1, lt=10**8)] = 1
 
 
-_NAMES = ("tab", "measure", "about", "layer", "first", "second", "task")
+_NAMES = tuple(name for name in _Fields.model_fields if name != "feature")
 
 
 def view_to_query(view: View) -> list[tuple[str, str]]:
@@ -117,9 +117,8 @@ def view_from_query(query: Mapping[str, str], n_tasks: int) -> RequestedView:
         layer = _valid_fields({"layer": inner.get("layer", "")}, problems).layer
         if layer:
             pinned = Pinned(layer, settings_from_query(inner, n_tasks, problems))
-    names = {name: getattr(fields, name) for name in _NAMES}
-    settings = settings_from_query(query, n_tasks, problems)
-    view = View(**names, feature=fields.feature - 1, settings=settings, pinned=pinned)
+    named = fields.model_dump() | {"feature": fields.feature - 1}
+    view = View(**named, settings=settings_from_query(query, n_tasks, problems), pinned=pinned)
     return RequestedView(view, tuple(problems))
 
 

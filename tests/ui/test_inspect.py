@@ -48,7 +48,8 @@ def settings(method: str = "sftm", weights: tuple[float, ...] = (1.0, 1.0, 1.0),
 
 @pytest.fixture
 def chosen(workspace: Workspace) -> InspectState:
-    return InspectState(workspace, None, "change", "", NAME, "a", "b", None, "a", 1, "", settings())
+    texts = {"measure": "change", "layer": NAME, "first": "a", "second": "b", "task": "a"}
+    return InspectState(**texts, ws=workspace, settings=settings())
 
 
 @pytest.fixture
@@ -194,7 +195,7 @@ def test_the_bars_are_what_the_merge_itself_reports(
 
 
 def test_settings_go_through_the_controls_unchanged(tab: InspectTab, workspace: Workspace) -> None:
-    values = values_of(tab.controls, tab.controls.inputs, workspace=workspace)
+    values = values_of(tab.panels, tab.panels.inputs, workspace=workspace)
     for asked in (
         settings(),
         settings(rank=4),
@@ -205,8 +206,8 @@ def test_settings_go_through_the_controls_unchanged(tab: InspectTab, workspace: 
         shown = {
             control: update["value"] if isinstance(update, dict) else update for control, update in updates.items()
         }
-        assert tab.controls.read(values | shown).settings == asked
-    odd = tab.controls.read(values | {tab.controls.weights: slider_rows(["x"], ["#fff"], [3.0])})
+        assert tab.panels.read(values | shown).settings == asked
+    odd = tab.panels.read(values | {tab.panels.what_if.weights: slider_rows(["x"], ["#fff"], [3.0])})
     assert odd.settings.weights == (1.0, 1.0, 1.0)
 
 
@@ -230,11 +231,11 @@ def test_settings_that_cannot_be_predicted_are_said(panels: Panels, chosen: Insp
 
 def test_a_feature_shows_its_figures_and_neighbours(panels: Panels, chosen: InspectState) -> None:
     feature = panels.feature
-    shown = feature.show(replace(chosen, task="b", number=2))
+    shown = feature.show(replace(chosen, task="b", feature=1))
     assert "Feature 2 of b" in shown[feature.figures] and "Coefficient" in shown[feature.figures]
     assert len(shown[feature.reasons].data) >= 1
     assert "data-sf-go" in shown[feature.neighbours]
-    beyond = feature.show(replace(chosen, number=10_000))
+    beyond = feature.show(replace(chosen, feature=9_999))
     assert "Feature 16 of a" in beyond[feature.figures], "a number beyond the last one shows the last one"
 
 

@@ -199,7 +199,7 @@ def test_a_finished_run_is_shown_saved_and_offered(
     run_id = finished.run_id
     assert panel.open_latest(workspace)[panel.run_id] == run_id
     shown = panel.show(run_id)
-    assert set(shown) == panel.view
+    assert set(shown) == panel.views
     assert not shown[panel.resume]["visible"], "a run that is done needs no resuming"
     assert "All" in shown[panel.progress] and shown[panel.chart]["visible"] and shown[panel.save_box]["visible"]
     assert not shown[panel.active] and not shown[panel.cancel]["interactive"] and not shown[panel.timer].active

@@ -62,6 +62,9 @@ class EvaluateTab:
         with gr.Column(visible=False, elem_classes="sf-stack") as self.body:
             self._lay_out_question()
             self._lay_out_table()
+        # What every handler is given.
+        self.inputs: set[Any] = {workspace, run_id, self.sample, self.offered, *self.boxes.values}
+        self.inputs |= {self.task, self.models, self.where, self.limit}
         self._wire(tab)
 
     def _lay_out_question(self) -> None:
@@ -128,12 +131,6 @@ class EvaluateTab:
         boxes.ask.click(handle(self.ask_written), self.inputs, answered, **minimal)
         boxes.pick.click(handle(self.ask_picked), self.inputs, {*answered, *boxes.all}, **minimal)
         self.fill.click(handle(self.fill_table), self.inputs, {self.accuracies, self.bars}, **QUIET)
-
-    @property
-    def inputs(self) -> set[Any]:
-        """What every handler is given."""
-        own = {self.workspace, self.run_id, self.sample, self.offered, self.task, self.models, self.where, self.limit}
-        return own | self.boxes.values
 
     def read(self, values: Values) -> Question:
         """The question that the controls describe."""

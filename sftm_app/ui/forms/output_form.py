@@ -17,7 +17,7 @@ _KINDS = [("Full model", "model"), ("LoRA adapter", "adapter")]
 
 
 class OutputForm:
-    """Kind of output, the limits of an adapter (visible only for one), type, and largest file."""
+    """Kind of output, the limits of an adapter (visible only for one), type, and largest file: the `inputs`."""
 
     def __init__(self) -> None:
         self.kind = gr.Radio(
@@ -54,12 +54,8 @@ class OutputForm:
         self.shard = gr.Textbox(
             value="5GB", label="Largest file", info="Larger models are split, for example at 5GB or 500MB.", max_lines=1
         )
+        self.inputs: set[Any] = {self.kind, self.rank, self.energy, self.dtype, self.shard}
         self.kind.change(handle(self._follow), {self.kind}, {self._limits}, queue=False, **QUIET)
-
-    @property
-    def inputs(self) -> set[Any]:
-        """All controls that `read` reads."""
-        return {self.kind, self.rank, self.energy, self.dtype, self.shard}
 
     def read(self, values: Values) -> dict[str, Any]:
         """A recipe's `output`. Only the share of energy is checked here.

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any, Protocol
+from typing import Any
 
 import gradio as gr
 
@@ -17,35 +17,20 @@ from sftm_app.ui.handlers import QUIET, Updates, Values, handle
 from sftm_app.ui.wording import format_rank
 
 
-class Field(Protocol):
-    """The components of one parameter."""
-
-    @property
-    def components(self) -> tuple[Any, ...]: ...
-
-    def read(self, values: Values) -> Any:
-        """The parameter, unchecked."""
-
-    def write(self, value: Any) -> Updates:
-        """Show this value of the parameter."""
-
-
 class SingleField:
     """A parameter with one component: a choice, a number, or a rank that is typed."""
 
     def __init__(self, control: Control, default: Any, elem_id: str) -> None:
         common = {"label": control.label, "info": control.help, "elem_id": elem_id}
         self._is_rank = control.kind == "rank"
+        self._component: Any
         if control.kind == "choice":
-            self._component: Any = gr.Radio(list(control.choices), value=default, **common)
+            self._component = gr.Radio(list(control.choices), value=default, **common)
         elif self._is_rank:
             self._component = gr.Textbox(value=format_rank(default), max_lines=1, **common)
         else:
             self._component = gr.Slider(control.minimum, control.maximum, value=default, step=control.step, **common)
-
-    @property
-    def components(self) -> tuple[Any, ...]:
-        return (self._component,)
+        self.components: tuple[Any, ...] = (self._component,)
 
     def read(self, values: Values) -> Any:
         """The parameter, unchecked."""
@@ -56,10 +41,19 @@ class SingleField:
         return {self._component: format_rank(value) if self._is_rank else value}
 
 
+Field = SingleField | RankSlider
+
+
 class ParamsForm:
     """The choice of a method and, for each method, a group of controls; only the chosen method's group is visible.
 
-    live: ranks are on sliders instead of typed. prefix: of the elements' ids, so that a page can hold several forms.
+    Args:
+        live: ranks are on sliders instead of typed.
+        prefix: of the elements' ids, so that a page can hold several forms.
+
+    Attributes:
+        inputs: the choice of the method and the components of all parameters.
+        rank_sliders: the ranks of all methods, in a form that is live.
     """
 
     def __init__(self, live: bool = False, prefix: str = "") -> None:
@@ -80,19 +74,12 @@ class ParamsForm:
                     field: _field(control, getattr(default, field), f"{prefix}{name}-{field}", live)
                     for field, control in controls(method.params).items()
                 }
+        every = [field for fields in self._fields.values() for field in fields.values()]
+        self.inputs: set[Any] = {self.method, *(component for field in every for component in field.components)}
+        self.rank_sliders = [field for field in every if isinstance(field, RankSlider)]
         self.method.change(
             handle(self._follow), {self.method}, {self.method, *self._groups.values()}, queue=False, **QUIET
         )
-
-    @property
-    def inputs(self) -> set[Any]:
-        """The choice of the method and the components of all parameters."""
-        return {self.method, *(component for field in self._all() for component in field.components)}
-
-    @property
-    def rank_sliders(self) -> list[RankSlider]:
-        """The ranks of all methods, in a form that is live."""
-        return [field for field in self._all() if isinstance(field, RankSlider)]
 
     def read(self, values: Values, weights: Sequence[float]) -> MergeSettings:
         """The settings that the controls describe.
@@ -128,10 +115,6 @@ class ParamsForm:
             for name, group in self._groups.items()
         }
         return {self.method: gr.update(info=chosen.summary), **shown}
-
-    def _all(self) -> Iterator[Field]:
-        for fields in self._fields.values():
-            yield from fields.values()
 
 
 def _field(control: Control, default: Any, elem_id: str, live: bool) -> Field:

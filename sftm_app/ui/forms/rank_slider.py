@@ -54,10 +54,7 @@ class RankSlider:
             visible=kind != "full",
             elem_id=f"{elem_id}-amount",
         )
-
-    @property
-    def components(self) -> tuple[Any, ...]:
-        return self.kind, self.amount
+        self.components: tuple[Any, ...] = (self.kind, self.amount)
 
     def read(self, values: Values) -> int | float | str | None:
         """The rank, unchecked."""

@@ -36,11 +36,7 @@ class Side:
                 label=f"Preservation, {name}", filename=f"preservation-{name}", elem_id=f"{name}-bars"
             )
             self.figures = block(elem_id=f"{name}-figures")
-
-    @property
-    def views(self) -> set[Any]:
-        """What `show` and `clear` update."""
-        return {self.title, self.spectra, self.bars, self.figures}
+        self.views: set[Any] = {self.title, self.spectra, self.bars, self.figures}
 
     def clear(self, title: object = "") -> Updates:
         """Show nothing but a title."""
@@ -79,11 +75,7 @@ class ComparePanel:
             self.note = block()
             with gr.Row(equal_height=False, elem_classes="sf-split"):
                 self.pinned, self.now = Side(studio, "pinned"), Side(studio, "now")
-
-    @property
-    def views(self) -> set[Any]:
-        """What `show` updates."""
-        return {self.box, self.unpin, self.note, *self.pinned.views, *self.now.views}
+        self.views: set[Any] = {self.box, unpin, self.note, *self.pinned.views, *self.now.views}
 
     def show(self, state: InspectState) -> Updates:
         """The pinned view and the current one, if one is pinned."""

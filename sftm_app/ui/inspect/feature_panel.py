@@ -58,9 +58,9 @@ class FeaturePanel:
         self.choices: set[Any] = {self.task, self.number}
         self.views: set[Any] = {self.figures, self.reasons, self.neighbours}
 
-    def open(self, members: Sequence[str], task: str, number: int) -> Updates:
-        """Offer the tasks that hold the layer."""
-        return {self.task: gr.update(choices=list(members), value=task or None), self.number: number}
+    def open(self, members: Sequence[str], task: str, feature: int) -> Updates:
+        """Offer the tasks that hold the layer. feature: counted from 0."""
+        return {self.task: gr.update(choices=list(members), value=task or None), self.number: feature + 1}
 
     def choose(self, state: InspectState) -> Updates:
         """The same, after the layer changed."""
@@ -68,9 +68,9 @@ class FeaturePanel:
         members = looked.members
         return {self.task: gr.update(choices=members, value=members[looked.member(state.task)])}
 
-    def open_feature(self, state: InspectState, task: str, number: int) -> Updates:
-        """Choose a feature and show it. number: counted from 1."""
-        return {self.task: task, self.number: number, **self.show(replace(state, task=task, number=number))}
+    def open_feature(self, state: InspectState, task: str, feature: int) -> Updates:
+        """Choose a feature, counted from 0, and show it."""
+        return {self.task: task, self.number: feature + 1, **self.show(replace(state, task=task, feature=feature))}
 
     def show(self, state: InspectState) -> Updates:
         """Figures of the feature, why its coefficient is what it is, and its neighbours."""
@@ -95,7 +95,7 @@ class FeaturePanel:
 
     def _detail(self, state: InspectState) -> FeatureDetail | None:
         looked = state.look(self.studio)
-        member, feature = looked.feature(state.task, state.number)
+        member, feature = looked.feature(state.task, state.feature)
         if feature is None:
             return None
         what_if = looked.what_if

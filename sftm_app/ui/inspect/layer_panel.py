@@ -68,7 +68,7 @@ class LayerPanel:
 
 def _ring(looked: LayerView, state: InspectState) -> tuple[int, int] | None:
     """Member and feature that the spectra put a ring on."""
-    member, feature = looked.feature(state.task, state.number)
+    member, feature = looked.feature(state.task, state.feature)
     return None if feature is None else (member, feature)
 
 

@@ -61,14 +61,14 @@ class LayerView:
             other = next((i for i in range(len(self.members)) if i != one), one)
         return one, other
 
-    def feature(self, task: str, number: int) -> tuple[int, int | None]:
+    def feature(self, task: str, feature: int) -> tuple[int, int | None]:
         """A feature, by its task's position among the members and its own, both from 0.
 
-        number: counted from 1. The last feature stands for numbers beyond; None if the task has no features here.
+        The last feature stands for positions beyond it; None if the task has no features here.
         """
         member = self.member(task)
         n_features = int(self.studio.inspector.factors(self.found, self.layer).factors[member].rank)
-        return member, min(number, n_features) - 1 if n_features else None
+        return member, min(feature, n_features - 1) if n_features else None
 
     def colour(self, member: int) -> str:
         """The colour of the task at this position among the members."""

@@ -51,7 +51,7 @@ class MeaningPanel:
     def show(self, state: InspectState) -> Iterator[Updates]:
         """Tokens of the feature's directions, and the samples that excite it, from a forward pass over them."""
         looked = state.look(self.studio)
-        member, feature = looked.feature(state.task, state.number)
+        member, feature = looked.feature(state.task, state.feature)
         if feature is None:
             yield {self.tokens: "", self.excited: ""}
             return

@@ -1,4 +1,4 @@
-"""All panels of the tab, the steps that redraw them, and the chains of steps behind a change."""
+"""All panels of the tab, and the state that their controls describe."""
 
 from __future__ import annotations
 
@@ -6,29 +6,32 @@ from typing import Any
 
 import gradio as gr
 
-from sftm_app.inspection.measures import MEASURES
-from sftm_app.ui.address import address_of
-from sftm_app.ui.handlers import Updates
+from sftm_app.ui.handlers import Values
+from sftm_app.ui.inspect.clicks import whole
 from sftm_app.ui.inspect.compare_panel import ComparePanel
 from sftm_app.ui.inspect.feature_panel import FeaturePanel
 from sftm_app.ui.inspect.layer_panel import LayerPanel
-from sftm_app.ui.inspect.map_panel import MapPanel, known_measure
+from sftm_app.ui.inspect.map_panel import MapPanel
 from sftm_app.ui.inspect.meaning_panel import MeaningPanel
 from sftm_app.ui.inspect.pairs_panel import PairsPanel
-from sftm_app.ui.inspect.state import Controls, InspectState
+from sftm_app.ui.inspect.state import InspectState
 from sftm_app.ui.inspect.steer_panel import SteerPanel
 from sftm_app.ui.inspect.what_if_panel import WhatIfPanel
-from sftm_app.ui.inspect.wiring import SlowStep, Step, Wiring
 from sftm_app.ui.studio import Studio
-from sftm_app.ui.widgets import AddressBar
+from sftm_app.ui.widgets import slider_values
 from sftm_app.ui.widgets.blocks import no_models
 
 
 class Panels:
-    """The panels, top to bottom. pinned: the view that is pinned."""
+    """The panels, top to bottom.
 
-    def __init__(self, studio: Studio) -> None:
-        self.pinned = gr.State(None)
+    Attributes:
+        pinned: the view that is pinned.
+        inputs: what the state is read from, and so what every handler of the tab is given.
+    """
+
+    def __init__(self, studio: Studio, workspace: gr.State, tab: gr.State) -> None:
+        self.workspace, self.tab, self.pinned = workspace, tab, gr.State(None)
         self.empty = no_models("Nothing to inspect yet")
         with gr.Column(visible=False, elem_classes="sf-stack") as self.body:
             self.map = MapPanel(studio)
@@ -44,86 +47,37 @@ class Panels:
             self.meaning = MeaningPanel(studio)
             self.steer = SteerPanel(studio)
             self.compare = ComparePanel(studio, self.map.unpin)
-
-    def controls(self, workspace: gr.State, tab: gr.State) -> Controls:
-        """The components that the state is read from."""
-        return Controls(
-            workspace=workspace,
-            tab=tab,
-            pinned=self.pinned,
-            measure=self.map.measure,
-            about=self.map.about,
-            layer=self.map.layer,
-            first=self.pairs.first,
-            second=self.pairs.second,
-            top=self.pairs.top,
-            task=self.feature.task,
-            number=self.feature.number,
-            where=self.meaning.where,
-            weights=self.what_if.weights,
-            form=self.what_if.form,
-            sample=self.steer.sample,
-            fitted=self.steer.fitted,
-            factor=self.steer.factor,
-        )
-
-
-class Chains:
-    """The steps that redraw panels, and what follows a change, from quick to slow."""
-
-    def __init__(self, studio: Studio, panels: Panels, wiring: Wiring, address: AddressBar) -> None:
-        self._wiring = wiring
-        self._studio, self._panels, self._address = studio, panels, address
-        layer, what_if, pairs, feature = panels.layer, panels.what_if, panels.pairs, panels.feature
-        layer_outputs = {*layer.views, *pairs.choices, feature.task, *what_if.amounts}
-        self.layer = Step(self._show_layer, layer_outputs)
-        self.bars = Step(what_if.show, what_if.views)
-        self.settled = Step(layer.show_settled, layer.settled_views)
-        self.pairs = Step(pairs.show, pairs.views)
-        self.feature = Step(feature.show, feature.views)
-        self.comparison = Step(panels.compare.show, panels.compare.views)
-        self.suit = Step(panels.steer.suit, panels.steer.inputs, quick=True)
-        self.address = Step(self._show_address, {address}, quick=True)
-        self.map = SlowStep(panels.map.draw, panels.map.views, "map")
-        self.map_of_settings = SlowStep(panels.map.draw, panels.map.views, "map", _map_follows_settings)
-        self.meaning = SlowStep(panels.meaning.show, panels.meaning.views, "meaning")
-        self.sample = SlowStep(panels.steer.show, panels.steer.views, "sample")
-        self.sample_of_settings = SlowStep(panels.steer.show_if_quick, panels.steer.views, "sample")
-
-    def _show_layer(self, state: InspectState) -> Updates:
-        """Title and spectra of the layer, and the choices that it offers."""
-        panels = self._panels
-        return {
-            **panels.layer.show(state),
-            **panels.pairs.choose(state),
-            **panels.feature.choose(state),
-            **panels.what_if.scale_counts(state),
+        self._texts: dict[str, Any] = {
+            "measure": self.map.measure,
+            "about": self.map.about,
+            "layer": self.map.layer,
+            "first": self.pairs.first,
+            "second": self.pairs.second,
+            "task": self.feature.task,
+            "where": self.meaning.where,
         }
+        sample = {self.steer.sample, self.steer.fitted, self.steer.factor}
+        self.inputs: set[Any] = {workspace, tab, self.pinned, self.pairs.top, self.feature.number, *sample}
+        self.inputs |= {*self._texts.values(), *self.what_if.controls}
 
-    def _show_address(self, state: InspectState) -> Updates:
-        return {self._address: address_of(self._studio, state.ws, state.view)}
+    def read(self, values: Values) -> InspectState:
+        """The state that the controls describe.
 
-    def then_address(self, event: Any) -> Any:
-        """Keep the address true behind an event."""
-        return self._wiring.after(event, self.address)
-
-    def layer_changed(self, event: Any) -> None:
-        """What follows a layer that is shown already."""
-        after = self._wiring.after
-        event = after(
-            event, self.bars, self.settled, self.pairs, self.feature, self.comparison, self.suit, self.address
+        Raises:
+            RecipeError: a control of the what-if holds something that is not understood.
+        """
+        ws, top = values[self.workspace], values[self.pairs.top]
+        weights = slider_values(values[self.what_if.weights], len(ws.tasks)) or ws.weights
+        texts = {name: values[component] or "" for name, component in self._texts.items()}
+        return InspectState(
+            **texts,
+            ws=ws,
+            tab=values[self.tab],
+            pinned=values[self.pinned],
+            top=int(top) if top else None,
+            feature=max(0, (whole(values[self.feature.number]) or 1) - 1),
+            settings=self.what_if.form.read(values, weights),
+            sample=values[self.steer.sample],
+            fitted=values[self.steer.fitted],
+            factor=values[self.steer.factor],
         )
-        after(event, self.meaning, self.sample)
-
-    def feature_changed(self, event: Any) -> None:
-        """What follows a feature that is shown already."""
-        self._wiring.after(event, self.settled, self.suit, self.address, self.meaning, self.sample)
-
-    def settings_changed(self, event: Any) -> None:
-        """What follows settings whose errors are shown already."""
-        event = self._wiring.after(event, self.settled, self.feature, self.comparison, self.address)
-        self._wiring.after(event, self.map_of_settings, self.sample_of_settings)
-
-
-def _map_follows_settings(state: InspectState) -> bool:
-    return MEASURES[known_measure(state.measure)].of_method

@@ -91,7 +91,7 @@ class SteerPanel:
     def show(self, state: InspectState) -> Iterator[Updates]:
         """What the merged model answers to the sample with and without the feature scaled, and where it is read."""
         looked = state.look(self.studio)
-        member, feature = looked.feature(state.task, state.number)
+        member, feature = looked.feature(state.task, state.feature)
         if feature is None:
             yield self._hint("This task did not change the layer, so there is nothing to switch off.")
         elif state.sample is None:

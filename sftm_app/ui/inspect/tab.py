@@ -9,10 +9,11 @@ import gradio as gr
 
 from sftm_app.ui.forms.rank_slider import RankSlider, amount_update
 from sftm_app.ui.handlers import Updates, Values, handle, show_info
+from sftm_app.ui.inspect.chains import Chains
 from sftm_app.ui.inspect.clicks import layer_name, link_target, spectrum_point
 from sftm_app.ui.inspect.layer_view import look
 from sftm_app.ui.inspect.opening import opening
-from sftm_app.ui.inspect.panels import Chains, Panels
+from sftm_app.ui.inspect.panels import Panels
 from sftm_app.ui.inspect.state import InspectState
 from sftm_app.ui.inspect.wiring import QUICK, SLOW, Step, Wiring
 from sftm_app.ui.studio import Studio
@@ -34,9 +35,8 @@ class InspectTab:
         self, studio: Studio, workspace: gr.State, opened: gr.State, tab: gr.State, address: AddressBar
     ) -> None:
         self.studio, self.workspace, self.opened = studio, workspace, opened
-        self.panels = Panels(studio)
-        self.controls = self.panels.controls(workspace, tab)
-        self.wiring = Wiring(studio, self.controls)
+        self.panels = Panels(studio, workspace, tab)
+        self.wiring = Wiring(studio, self.panels)
         self.chains = Chains(studio, self.panels, self.wiring, address)
         self._wire_workspace()
         self._wire_map()
@@ -46,11 +46,6 @@ class InspectTab:
         self._wire_what_if()
         self._wire_pin()
         self._wire_sample()
-
-    @property
-    def use(self) -> gr.Button:
-        """Hands the settings of the what-if to the Merge tab."""
-        return self.panels.what_if.use
 
     # The workspace.
 
@@ -84,7 +79,7 @@ class InspectTab:
             panels.pinned: view.pinned,
             **panels.map.open(ws, view),
             **panels.pairs.open(members, view.first, view.second),
-            **panels.feature.open(members, view.task, view.feature + 1),
+            **panels.feature.open(members, view.task, view.feature),
             **panels.what_if.open(ws, view.settings),
         }
 
@@ -109,7 +104,7 @@ class InspectTab:
         name = layer_name(selection)
         if name is None:
             return {}
-        shown = self.chains.layer.show(replace(state, layer=name, number=1))
+        shown = self.chains.layer.show(replace(state, layer=name, feature=0))
         return {self.panels.map.layer: name, self.panels.feature.number: 1, **shown}
 
     # Pairs of tasks.
@@ -149,17 +144,17 @@ class InspectTab:
         members, point = state.look(self.studio).members, spectrum_point(selection)
         if point is None or point[0] >= len(members):
             return {}
-        return self.panels.feature.open_feature(state, members[point[0]], point[1] + 1)
+        return self.panels.feature.open_feature(state, members[point[0]], point[1])
 
     def open_row(self, state: InspectState, selection: Selection) -> Updates:
         """Show the feature of the first task whose cell was clicked."""
         cell = selection.cell
-        return {} if cell is None else self.panels.feature.open_feature(state, state.first, cell[0] + 1)
+        return {} if cell is None else self.panels.feature.open_feature(state, state.first, cell[0])
 
     def open_neighbour(self, state: InspectState, selection: Selection) -> Updates:
         """Show the neighbour whose bar was clicked."""
         near = self.panels.feature.neighbour(state, selection)
-        return {} if near is None else self.panels.feature.open_feature(state, near.task, near.feature + 1)
+        return {} if near is None else self.panels.feature.open_feature(state, near.task, near.feature)
 
     def _wire_links(self) -> None:
         panels, wiring, chains = self.panels, self.wiring, self.chains
@@ -174,7 +169,7 @@ class InspectTab:
         if target is None:
             return {}
         if target.feature is not None:
-            return self.panels.feature.open_feature(state, target.tasks[0], target.feature + 1)
+            return self.panels.feature.open_feature(state, target.tasks[0], target.feature)
         return {self.panels.pairs.first: target.tasks[0], self.panels.pairs.second: target.tasks[1]}
 
     # What if.

@@ -9,7 +9,8 @@ from typing import Any
 import gradio as gr
 
 from sftm_app.ui.handlers import Updates, Values, handle
-from sftm_app.ui.inspect.state import Controls, InspectState
+from sftm_app.ui.inspect.panels import Panels
+from sftm_app.ui.inspect.state import InspectState
 from sftm_app.ui.studio import Studio
 from sftm_app.ui.widgets import Selection, parse_selection
 
@@ -50,22 +51,21 @@ class SlowStep:
 class Wiring:
     """Connects steps to events. Nothing runs while there is no layer to look at."""
 
-    def __init__(self, studio: Studio, controls: Controls) -> None:
-        self._studio, self._controls = studio, controls
-        self._inputs = controls.inputs
+    def __init__(self, studio: Studio, panels: Panels) -> None:
+        self._studio, self._panels = studio, panels
 
     def state(self, values: Values) -> InspectState | None:
         """What is chosen; None while there is nothing to look at."""
-        state = self._controls.read(values)
+        state = self._panels.read(values)
         return state if state.layer and self._studio.usable(state.ws) else None
 
     def on(self, event: Callable[..., Any], step: Step, **options: Any) -> Any:
         """Run a step on an event of a component."""
-        return event(self._handler(step), self._inputs, step.outputs, **{**QUICK, **options})
+        return event(self._handler(step), self._panels.inputs, step.outputs, **{**QUICK, **options})
 
     def on_slow(self, event: Callable[..., Any], step: SlowStep) -> Any:
         """Run a slow step on an event of a component."""
-        return event(self._slow_handler(step), self._inputs, step.outputs, **SLOW)
+        return event(self._slow_handler(step), self._panels.inputs, step.outputs, **SLOW)
 
     def on_click(
         self,
@@ -80,16 +80,16 @@ class Wiring:
             state, selection = self.state(values), parse_selection(event_data)
             return {} if state is None or selection is None else show(state, selection)
 
-        return event(handle(click), self._inputs, outputs, **{**QUICK, **options})
+        return event(handle(click), self._panels.inputs, outputs, **{**QUICK, **options})
 
     def after(self, event: Any, *steps: Step | SlowStep) -> Any:
         """Run steps behind an event, one after the other; the last one's event."""
         for step in steps:
             if isinstance(step, SlowStep):
-                event = event.then(self._slow_handler(step), self._inputs, step.outputs, **SLOW)
+                event = event.then(self._slow_handler(step), self._panels.inputs, step.outputs, **SLOW)
             else:
                 options = QUICK if step.quick else SLOW
-                event = event.then(self._handler(step), self._inputs, step.outputs, **options)
+                event = event.then(self._handler(step), self._panels.inputs, step.outputs, **options)
         return event
 
     def _handler(self, step: Step) -> Callable[..., Any]:

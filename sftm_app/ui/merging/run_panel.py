@@ -28,6 +28,7 @@ class RunPanel:
 
     Attributes:
         run_id: of the run on show, "" for none.
+        views: what `show` updates; outputs: what `open` updates.
         active: whether it is running. A hidden checkbox: unlike a gr.State it reports its changes outside the queue.
     """
 
@@ -66,10 +67,13 @@ class RunPanel:
             value=None,
             elem_id="runs",
         )
+        self.views: set[Any] = {self.progress, self.result, self.chart, self.save_box, self.runs}
+        self.views |= {self.active, self.cancel, self.resume, self.timer}
+        self.outputs: set[Any] = {self.run_id, self.saved, self.name, *self.views}
 
     def wire(self) -> None:
         """Connect the components, once all are laid out."""
-        shown, view = {self.run_id}, self.view
+        shown, view = {self.run_id}, self.views
         one_at_a_time = {"trigger_mode": "once", "concurrency_limit": 1, **QUIET}
         self.cancel.click(handle(self.stop), shown, view, **QUIET)
         self.resume.click(handle(self.resume_run), shown, view, **one_at_a_time)
@@ -77,17 +81,6 @@ class RunPanel:
         named = {self.run_id, self.name}
         self.save.click(handle(self.save_model), named, {self.saved, self.name}, show_progress="minimal")
         self.runs.input(handle(self.choose), {self.runs}, self.outputs, **QUIET)
-
-    @property
-    def view(self) -> set[Any]:
-        """What `show` updates."""
-        own = {self.progress, self.result, self.chart, self.save_box}
-        return own | {self.active, self.cancel, self.resume, self.timer, self.runs}
-
-    @property
-    def outputs(self) -> set[Any]:
-        """What `open` updates."""
-        return {self.run_id, self.saved, self.name, *self.view}
 
     def show(self, run_id: str) -> Updates:
         """The view of one run."""

@@ -33,7 +33,13 @@ from sftm_app.ui.workspace import Workspace
 
 
 class MergeTab:
-    """The tab. It follows `workspace`, and changes it when a recipe is uploaded."""
+    """The tab. It follows `workspace`, and changes it when a recipe is uploaded.
+
+    Attributes:
+        settings: what `write` updates.
+        inputs: what a recipe is read from.
+        previewed: what `preview` updates.
+    """
 
     def __init__(self, studio: Studio, workspace: gr.State) -> None:
         self.studio, self.workspace = studio, workspace
@@ -53,6 +59,10 @@ class MergeTab:
             with gr.Column(scale=3, min_width=360, elem_classes="sf-stack"):
                 self.plan = block(elem_id="plan")
                 self.run.lay_out()
+        self.settings: set[Any] = {self.weights, *self.form.inputs}
+        self.inputs: set[Any] = {workspace, *self.settings, *self.output.inputs}
+        self.inputs |= {self.device, self.memory, self.split, self.measure}
+        self.previewed: set[Any] = {self.recipe, self.command, self.download, self.plan, self.ready, self.planned}
         self._wire()
 
     def _lay_out_settings(self) -> None:
@@ -90,7 +100,6 @@ class MergeTab:
                 info="Where one tensor holds query, key and value (GPT-2's c_attn, qkv), merge them one by one.",
                 elem_id="split-fused",
             )
-
             self.measure = gr.Radio(
                 list(MEASURE),
                 value=Recipe.measure,
@@ -142,22 +151,6 @@ class MergeTab:
     def preview_after(self, event: Any) -> None:
         """Show the plan after an event that changes settings."""
         event.then(handle(self.preview), self.inputs | {self.planned}, self.previewed, **QUIET)
-
-    @property
-    def settings(self) -> set[Any]:
-        """What `write` updates."""
-        return {self.weights, *self.form.inputs}
-
-    @property
-    def inputs(self) -> set[Any]:
-        """What a recipe is read from."""
-        options = {self.device, self.memory, self.split, self.measure}
-        return {self.workspace, *self.settings, *options, *self.output.inputs}
-
-    @property
-    def previewed(self) -> set[Any]:
-        """What `preview` updates."""
-        return {self.recipe, self.command, self.download, self.plan, self.ready, self.planned}
 
     def write(self, ws: Workspace, settings: MergeSettings) -> Updates:
         """Show these settings."""
