@@ -83,7 +83,12 @@ def _patch_grid(config: Any, height: int, width: int) -> tuple[int, int] | None:
 
 
 def class_answers(labels: tuple[str, ...], probabilities: NDArray[np.float32], samples: ImageSamples) -> list[Answer]:
-    """The most probable class of each image. probabilities: float32 (n, classes).
+    """The most probable class of each image.
+
+    Args:
+        labels: the classes.
+        probabilities: float32 (n, classes).
+        samples: the images, with the labels that are known.
 
     Raises:
         SampleError: a sample has a label beyond the classes.

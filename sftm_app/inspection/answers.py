@@ -83,7 +83,15 @@ def formed_superposition(factors: Sequence[Factors], asked: Combination, n_threa
 def formed_merge(
     made: LayerFactors, method: Method, params: Any, weights: Sequence[float], idle_weight: float, n_threads: int
 ) -> Answer:
-    """The answer for any method, by the method's own function."""
+    """The answer for any method, by the method's own function.
+
+    Args:
+        made: the layer, factorised.
+        method, params: of the merge.
+        weights: of the tasks that hold the layer.
+        idle_weight: the summed weights of adapters that leave it as it is.
+        n_threads: how many threads may compute at once.
+    """
     factors = made.factors
     layer = Layer(
         task_matrices=[f.matrix() for f in factors],

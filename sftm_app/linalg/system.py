@@ -27,7 +27,7 @@ ONE_GEMM_ELEMENTS = 1 << 20
 
 
 def fits_one_gemm(m: int, n: int, n_features: int) -> bool:
-    """Whether gram() multiplies all features in one product."""
+    """Whether gram() multiplies all features of tasks with (m, n) matrices in one product."""
     return n_features <= ONE_GEMM_FEATURES and (m + n) * n_features <= ONE_GEMM_ELEMENTS
 
 

@@ -18,6 +18,10 @@ from sftm_app.units import format_bytes, format_distinct
 def fitting_rank(entries: Sequence[PlanEntry], model: MemoryModel, n_bytes: int) -> int:
     """The highest rank, as a count of features, with which the merge is expected to take at most `n_bytes`.
 
+    Args:
+        entries, model: the merge; the rank in the model's params does not matter.
+        n_bytes: what it may take.
+
     Returns:
         The shorter side of the largest layer if all features fit; 0 if no rank does, or the method has none.
     """

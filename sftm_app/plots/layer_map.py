@@ -40,6 +40,9 @@ def layer_map(
         log: whether colours follow powers of ten, for positive values that span decades.
         number: how a value is written, such as ".4g", ".1%" or ".0f".
         empty: the sentence to show if no cell has a value.
+
+    Raises:
+        ValueError: `values` has another shape.
     """
     grid = np.array([[np.nan if v is None else v for v in row] for row in values], dtype=np.float64)
     grid[~np.isfinite(grid)] = np.nan

@@ -99,6 +99,9 @@ def task_overlap(
         selected: (row, column) of the cell to outline.
         title: plotly text.
         signed: whether the numbers may be negative; the colours then diverge from zero.
+
+    Raises:
+        ValueError: `matrix` is not tasks x tasks.
     """
     grid = np.asarray(matrix, dtype=np.float32)
     if grid.shape != (len(names), len(names)):

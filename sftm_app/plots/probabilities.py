@@ -45,6 +45,9 @@ def probabilities(
         truth: the correct class, marked with a tick; None if it is not known.
         most: how many classes to show, see `likely_classes`.
         measure: what the scores are. Probabilities are 0..1, anything else may be -1..1.
+
+    Raises:
+        ValueError: a model has another number of scores than there are classes.
     """
     for model in models:
         if len(model.values) != len(labels):
