@@ -26,6 +26,8 @@ os.environ["OMP_NUM_THREADS"] = "1"
 # Tests neither fill nor read the cache of the person who runs them.
 os.environ["SFTM_CACHE_DIR"] = tempfile.mkdtemp(prefix="sftm-test-cache-")
 atexit.register(shutil.rmtree, os.environ["SFTM_CACHE_DIR"], ignore_errors=True)
+# Gradio would report each page that a test builds.
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 # The same examples every time, so that a failure points to the change under test. No deadline: the first example may
 # include the import of a library, and the machine may be busy with other work.
 hypothesis.settings.register_profile("house", deadline=None, derandomize=True)
@@ -91,6 +93,12 @@ def cached_session(session: Session, tmp_path: Path) -> Session:
 
     environment = {"SFTM_CACHE_DIR": str(tmp_path / "cache"), "SFTM_CACHE_GB": "1"}
     return replace(open_session(environment=environment), speed=session.speed)
+
+
+@pytest.fixture
+def no_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pages of Gradio without the routes of a server, which take most of the time to build; for tests of handlers."""
+    monkeypatch.setattr("gradio.routes.App.create_app", lambda *_, **__: None)
 
 
 @pytest.fixture

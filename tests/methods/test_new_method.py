@@ -2,6 +2,8 @@
 
 One line puts each of them into the table, as in `sftm_app.methods`. Three kinds: element by element, from features, and
 from whole tensors.
+
+pytestmark = pytest.mark.usefixtures("no_server")
 """
 
 from __future__ import annotations

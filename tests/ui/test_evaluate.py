@@ -40,6 +40,8 @@ from sftm_app.ui.settings import Settings
 from sftm_app.ui.studio import Studio
 from sftm_app.ui.workspace import Workspace
 
+pytestmark = pytest.mark.usefixtures("no_server")
+
 KEYS = ["base", "individual", "method:average"]
 SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
 

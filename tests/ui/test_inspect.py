@@ -38,6 +38,8 @@ from sftm_app.ui.widgets import AddressBar, Selection, parse_selection, slider_r
 from sftm_app.ui.workspace import Workspace
 from sftm_app.weights.reader import open_reader
 
+pytestmark = pytest.mark.usefixtures("no_server")
+
 NAME = "encoder.layer.1.intermediate.dense.weight"
 OTHER = "encoder.layer.0.output.dense.weight"
 

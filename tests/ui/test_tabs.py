@@ -37,6 +37,8 @@ from sftm_app.ui.models import tab as models_tab
 from sftm_app.ui.studio import Studio
 from sftm_app.ui.workspace import Workspace, restore
 
+pytestmark = pytest.mark.usefixtures("no_server")
+
 
 def default_recipe(ws: Workspace) -> Any:
     return recipe_view.read_recipe(ws, merge_settings("sftm", {}, ws.weights), "any", device="cpu")
