@@ -234,6 +234,15 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path, recipe_for: Callable) -
         create_run(tmp_path / "file" / "runs", recipe_for("a"))
 
 
+def wait_for_imports(process: psutil.Process) -> None:
+    """Wait until a new process computes no more."""
+    used, deadline = -1.0, time.monotonic() + 60
+    while (now := sum(process.cpu_times()[:2])) > used or now < 0.5:
+        assert time.monotonic() < deadline
+        used = now
+        time.sleep(0.3)
+
+
 def test_a_warm_worker_that_fails_at_once_has_the_last_word(tmp_path: Path, models: Path) -> None:
     """It may be done before the process that handed the run over has taken a breath."""
     from sftm_app.planning.recipe import make_recipe
@@ -243,7 +252,8 @@ def test_a_warm_worker_that_fails_at_once_has_the_last_word(tmp_path: Path, mode
     workers = Workers()
     workers.prepare()
     try:
-        time.sleep(4)  # its imports
+        assert workers._idle is not None
+        wait_for_imports(psutil.Process(workers._idle.pid))
         folder = start(tmp_path / "runs", recipe, workers)
         deadline = time.monotonic() + 30
         while status(folder).active and time.monotonic() < deadline:

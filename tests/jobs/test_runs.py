@@ -76,11 +76,14 @@ def test_a_worker_finds_a_checkout_that_is_not_installed(tmp_path: Path, monkeyp
     assert search_path() == ["/usr/lib/python", home], "where this package lies stays, whatever the folder"
 
 
-def test_refused_input_ends_as_a_sentence(tmp_path: Path, models: Path, recipe_for: Callable) -> None:
+@needs_fork
+def test_refused_input_ends_as_a_sentence(tmp_path: Path, models: Path, recipe_for: Callable, session: Session) -> None:
     recipe = recipe_for("ab")
     (models / "b" / "model.safetensors").write_bytes(b"12345")
-    folder = start(tmp_path, make_recipe(models / "base", [models / "a", models / "b"]), Workers())
-    assert wait_for(folder, "failed", "died", "done") == "failed"
+    workers = Forks(session)
+    folder = start(tmp_path, make_recipe(models / "base", [models / "a", models / "b"]), workers)
+    workers.wait()
+    assert status(folder).state == "failed"
     assert "too few for a safetensors file" in status(folder).message
     assert not folder.model.exists()
     assert recipe.base != str(models / "base")
