@@ -6,8 +6,10 @@ import contextlib
 import os
 import threading
 import webbrowser
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import gradio as gr
 import psutil
@@ -26,7 +28,7 @@ from sftm_app.ui.models.tab import ModelsTab
 from sftm_app.ui.settings import Settings
 from sftm_app.ui.studio import Studio
 from sftm_app.ui.theme import launch_look
-from sftm_app.ui.view import TABS, read_fields, view_from_query
+from sftm_app.ui.view import read_fields, view_from_query
 from sftm_app.ui.widgets import AddressBar
 from sftm_app.ui.widgets.blocks import block
 from sftm_app.ui.widgets.gradio_internals import report_progress_on
@@ -39,33 +41,54 @@ MAX_UPLOAD = "20mb"
 UPLOADS_KEPT_S = 24 * 3600
 
 
+@dataclass(frozen=True)
+class Tab:
+    """A tab of the page: its word in addresses, its title, and what builds it inside its `gr.Tab`."""
+
+    name: str
+    title: str
+    build: Callable[[Page, gr.Tab], object]
+
+
 class Page:
     """All tabs on one page. Each follows the workspace, which is restored when the page opens.
+
+    Args:
+        studio: what the server holds.
+        tabs: the table of tabs.
 
     Attributes:
         opened: the View that the page was opened with.
         tab: the name of the tab on show.
+        built: the tabs by their names.
     """
 
-    def __init__(self, studio: Studio) -> None:
-        self.studio = studio
+    def __init__(self, studio: Studio, tabs: Sequence[Tab]) -> None:
+        self.studio, self.names = studio, [tab.name for tab in tabs]
+        self.built: dict[str, object] = {}
         with gr.Blocks(
             title="SFTM Studio", analytics_enabled=False, delete_cache=(3600, UPLOADS_KEPT_S), fill_width=True
         ) as self.blocks:
-            self.workspace, self.opened, self.tab = gr.State(Workspace()), gr.State(None), gr.State(TABS[0])
+            self.workspace, self.opened, self.tab = gr.State(Workspace()), gr.State(None), gr.State(self.names[0])
             self.header = block(header_html(studio, Workspace()), elem_id="header")
-            address = AddressBar(elem_id="address")
+            self.address = AddressBar(elem_id="address")
+            shown = {}
             with gr.Tabs(elem_id="tabs") as self.tabs:
-                with gr.Tab("Models", id="models") as models:
-                    ModelsTab(studio, self.workspace, self.tabs, self.blocks)
-                with gr.Tab("Inspect", id="inspect") as inspect:
-                    self.inspect = InspectTab(studio, self.workspace, self.opened, self.tab, address)
-                with gr.Tab("Merge", id="merge") as merge:
-                    self.merge = MergeTab(studio, self.workspace)
-                with gr.Tab("Evaluate", id="evaluate") as evaluate:
-                    EvaluateTab(studio, self.workspace, self.merge.run.run_id, evaluate)
-            self._wire(dict(zip(TABS, (models, inspect, merge, evaluate), strict=True)))
-        report_progress_on(address, self.blocks)
+                for tab in tabs:
+                    with gr.Tab(tab.title, id=tab.name) as shown[tab.name]:
+                        self.built[tab.name] = tab.build(self, shown[tab.name])
+            self._wire(shown)
+        report_progress_on(self.address, self.blocks)
+
+    @property
+    def inspect(self) -> InspectTab:
+        """The Inspect tab."""
+        return cast(InspectTab, self.built["inspect"])
+
+    @property
+    def merge(self) -> MergeTab:
+        """The Merge tab."""
+        return cast(MergeTab, self.built["merge"])
 
     def _wire(self, tabs: dict[str, gr.Tab]) -> None:
         for name, tab in tabs.items():
@@ -87,11 +110,15 @@ class Page:
         except SFTMError as error:
             # The view belongs to the models of the address; on others it would show something that nobody asked for.
             show_warning(str(error), "This address cannot be opened")
-            return {self.workspace: last, self.opened: None, **self._select(TABS[0])}
+            return {self.workspace: last, self.opened: None, **self._select(self.names[0])}
         asked = view_from_query({name: values[0] for name, values in query.items()}, len(ws.tasks))
         for problem in asked.problems:
             show_warning(problem)
-        return {self.workspace: ws, self.opened: asked.view, **self._select(asked.view.tab or TABS[0])}
+        name = asked.view.tab or self.names[0]
+        if name not in self.names:
+            show_warning(f"The address names a tab {name!r}, which this page does not have.")
+            name = self.names[0]
+        return {self.workspace: ws, self.opened: asked.view, **self._select(name)}
 
     def _select(self, name: str) -> Updates:
         return {self.tab: name, self.tabs: gr.Tabs(selected=name)}
@@ -108,6 +135,19 @@ class Page:
     def show_header(self, values: Values) -> Updates:
         """Name the models in the header."""
         return {self.header: header_html(self.studio, values[self.workspace])}
+
+
+# To add a tab, write a file and add a line here. A tab may use those before it, see `Page.built`.
+TABS = (
+    Tab("models", "Models", lambda page, own: ModelsTab(page.studio, page.workspace, page.tabs, page.blocks)),
+    Tab(
+        "inspect",
+        "Inspect",
+        lambda page, own: InspectTab(page.studio, page.workspace, page.opened, page.tab, page.address),
+    ),
+    Tab("merge", "Merge", lambda page, own: MergeTab(page.studio, page.workspace)),
+    Tab("evaluate", "Evaluate", lambda page, own: EvaluateTab(page.studio, page.workspace, page.merge.run.run_id, own)),
+)
 
 
 def header_html(studio: Studio, ws: Workspace) -> Html:
@@ -130,7 +170,7 @@ def serve(settings: Settings, open_browser: bool = True, block: bool = True) -> 
     # Uploads go to a folder of our own, not to one that all users of the machine share.
     os.environ.setdefault("GRADIO_TEMP_DIR", str(settings.output_dir / "uploads"))
     studio = Studio(settings, open_session(settings.device))
-    blocks: gr.Blocks = Page(studio).blocks.queue(default_concurrency_limit=4)
+    blocks: gr.Blocks = Page(studio, TABS).blocks.queue(default_concurrency_limit=4)
     try:
         _, url, _ = blocks.launch(prevent_thread_lock=True, **launch_options(settings))
     except OSError:

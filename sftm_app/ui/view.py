@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 from urllib.parse import parse_qs, urlencode
 
 from pydantic import BaseModel, Field, ValidationError
@@ -15,7 +15,6 @@ from sftm_app.methods.params import controls
 from sftm_app.methods.settings import MergeSettings, merge_settings
 from sftm_app.ui.wording import format_value
 
-TABS = ("models", "inspect", "merge", "evaluate")
 FIRST_MEASURE = "change"
 MOST_QUERY = 1 << 16
 # Base, tasks and roles as well as the view: see address.MOST_TASKS.
@@ -60,7 +59,7 @@ _Name = Annotated[str, Field(max_length=MOST_NAME)]
 class _Fields(BaseModel):
     """The fields of a view in an address, apart from its settings. Features are counted from 1, as on the page."""
 
-    tab: Literal["", "models", "inspect", "merge", "evaluate"] = ""
+    tab: _Name = ""
     measure: _Name = ""
     about: _Name = ""
     layer: _Name = ""

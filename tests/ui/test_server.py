@@ -9,7 +9,7 @@ import gradio as gr
 import pytest
 
 from sftm_app.errors import InputError, OutputError, RecipeError
-from sftm_app.ui.app import Page, launch_options
+from sftm_app.ui.app import TABS, Page, launch_options
 from sftm_app.ui.guard import refusal
 from sftm_app.ui.handlers import handle
 from sftm_app.ui.models.checkpoints import find_checkpoints
@@ -56,7 +56,7 @@ def test_the_guard_stands_before_every_route_and_nothing_is_shared(studio: Studi
     options = launch_options(studio.settings)
     assert options["server_name"] == "127.0.0.1"
     assert not any(options[name] for name in ("share", "enable_monitoring", "run_history", "show_error", "ssr_mode"))
-    app = App.create_app(Page(studio).blocks, app_kwargs=options["app_kwargs"])
+    app = App.create_app(Page(studio, TABS).blocks, app_kwargs=options["app_kwargs"])
     client = TestClient(app, base_url="http://127.0.0.1:7860")
     assert client.get("/config").status_code == 200
     for path in ("/", "/config", "/gradio_api/info", "/gradio_api/queue/join", "/gradio_api/upload"):
@@ -157,7 +157,7 @@ def test_checkpoints_are_found_below_the_models_folder(studio: Studio) -> None:
 
 
 def test_every_control_has_a_label_and_a_help_line(studio: Studio) -> None:
-    demo = Page(studio).blocks
+    demo = Page(studio, TABS).blocks
     controls = (gr.Dropdown, gr.Radio, gr.Slider, gr.Textbox, gr.CheckboxGroup)
     found = [block for block in demo.blocks.values() if isinstance(block, controls)]
     assert len(found) > 10
