@@ -59,7 +59,7 @@ _Name = Annotated[str, Field(max_length=MOST_NAME)]
 class _Fields(BaseModel):
     """The fields of a view in an address, apart from its settings. Features are counted from 1, as on the page."""
 
-    tab: _Name = ""
+    tab: Annotated[str, Field(pattern="^[a-z]{0,32}$")] = ""
     measure: _Name = ""
     about: _Name = ""
     layer: _Name = ""
