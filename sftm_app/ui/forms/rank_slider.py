@@ -85,7 +85,7 @@ def kind_and_amount(rank: Any) -> tuple[str, float]:
 
 
 def amount_update(kind: str, value: float | None = None, n_features: int | None = None) -> Any:
-    """The slider of this kind. value: None starts anew. n_features: how many a layer has, the end of a count."""
+    """The slider of this kind. value: None for the default. n_features: how many a layer has, the end of a count."""
     scale = SCALES.get(kind, SCALES["full"])
     low, high, step = scale.minimum, scale.maximum, scale.step
     if kind == "count":

@@ -88,7 +88,7 @@ class InspectTab:
     def _wire_map(self) -> None:
         panels, wiring, chains = self.panels, self.wiring, self.chains
         number = panels.feature.number
-        # The map's frame follows the click in the browser at once; a map that is still filling has to be told too.
+        # The map's frame follows the click in the browser at once; a map that is still filling must hear of it too.
         clicked = wiring.on_click(
             panels.map.map.select, self.open_layer, {panels.map.layer, number, *chains.layer.outputs}
         )

@@ -192,11 +192,11 @@ function walkCells(trace, move) {
   const [across, down] = features(point);
   const axis = (letter, other) => words(titleOf(axisOf(trace, letter)) || other);
   const place = text ? words(text) : `${axis('y', 'row')} ${down}, ${axis('x', 'column')} ${across}:`;
-  const told = String(trace.hovertemplate).startsWith('%{text}<extra>');
+  const named = String(trace.hovertemplate).startsWith('%{text}<extra>');
   return {
     point,
     exists: isNumber(trace.z[r][c]),
-    spoken: told ? place : `${place} ${short(trace.z[r][c])}`,
+    spoken: named ? place : `${place} ${short(trace.z[r][c])}`,
     hover: {xval: x, yval: y},
     subplot: 'xy',
   };
@@ -254,7 +254,7 @@ function walkPoints(lines, move) {
   };
 }
 
-// What is said of a point beside its numbers: its own text, or that of the stretch it lies in.
+// The text of a point apart from its numbers: its own, or that of the stretch that it lies in.
 function labelOf(trace, i) {
   if (isList(trace.text)) return trace.text[i] ?? '';
   const spans = (trace.meta && trace.meta.spans) || [];
@@ -264,7 +264,7 @@ function labelOf(trace, i) {
 function tell(trace, i) {
   if (isList(trace.hovertext)) return words(trace.hovertext[i]);
   const text = words(labelOf(trace, i));
-  // The text of bars is the whole name of their group, of which the tick may show a part.
+  // The text of a bar is the whole name of its group; the tick may show a part of it.
   const named = trace.type !== 'bar' || !text ? '' : trace.orientation === 'h' ? 'y' : 'x';
   const said = ['x', 'y'].map((letter) => {
     const axis = axisOf(trace, letter);
