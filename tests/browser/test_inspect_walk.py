@@ -14,7 +14,17 @@ pytestmark = pytest.mark.browser
 
 
 def click_point(page: Page, plot: str, curve: int, point: int) -> None:
-    """Click one point of a line of a plot's left panel."""
+    """Click one point of a line of a plot's left panel, once the page stands still."""
+    place = place_of(page, plot, curve, point)
+    while (now := place_of(page, plot, curve, point)) != place:
+        place = now
+        page.wait_for_timeout(300)
+    page.mouse.move(place["x"] + 1, place["y"])
+    page.mouse.click(place["x"], place["y"])
+
+
+def place_of(page: Page, plot: str, curve: int, point: int) -> dict[str, Any]:
+    """Scroll to a plot and return where one of its points is on the screen."""
     place: dict[str, Any] = page.evaluate(
         """([id, curve, point]) => {
             const plot = document.querySelector(`#${id} .js-plotly-plot`);
@@ -25,8 +35,7 @@ def click_point(page: Page, plot: str, curve: int, point: int) -> None:
         }""",
         [plot, curve, point],
     )
-    page.mouse.move(place["x"] + 1, place["y"])
-    page.mouse.click(place["x"], place["y"])
+    return place
 
 
 def bars(page: Page) -> list[float]:
