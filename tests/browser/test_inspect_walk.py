@@ -24,12 +24,13 @@ def click_point(page: Page, plot: str, curve: int, point: int) -> None:
 
 
 def place_of(page: Page, plot: str, curve: int, point: int) -> dict[str, Any]:
-    """Scroll to a plot and return where one of its points is on the screen."""
+    """Scroll to a plot and return where one point of one of its curves, bands not counted, is on the screen."""
     place: dict[str, Any] = page.evaluate(
         """([id, curve, point]) => {
             const plot = document.querySelector(`#${id} .js-plotly-plot`);
             plot.scrollIntoView({block: 'center'});
-            const x = plot._fullLayout.xaxis, y = plot._fullLayout.yaxis, trace = plot._fullData[curve];
+            const x = plot._fullLayout.xaxis, y = plot._fullLayout.yaxis;
+            const trace = plot._fullData.filter((trace) => !(trace.meta && trace.meta.aid))[curve];
             const box = plot.getBoundingClientRect();
             return {x: box.left + x._offset + x.c2p(trace.x[point]), y: box.top + y._offset + y.c2p(trace.y[point])};
         }""",
