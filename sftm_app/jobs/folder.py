@@ -26,22 +26,27 @@ class RunFolder:
 
     @property
     def run_id(self) -> str:
+        """The name of the folder."""
         return self.path.name
 
     @property
     def model(self) -> Path:
+        """The merged model."""
         return self.path / "model"
 
     @property
     def report(self) -> Path:
+        """The report in the merged model."""
         return self.model / REPORT_NAME
 
     @property
     def cancel_flag(self) -> Path:
+        """A file that asks the worker to stop."""
         return self.path / "cancel"
 
     @property
     def events_file(self) -> Path:
+        """The events, one JSON object per line."""
         return self.path / "events.jsonl"
 
     def recipe(self) -> Recipe:

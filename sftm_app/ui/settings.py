@@ -27,14 +27,17 @@ class Settings:
 
     @property
     def roots(self) -> tuple[Path, ...]:
+        """The folders that the app may read from."""
         return self.models_dir, self.output_dir, self.packs_dir
 
     @property
     def runs_dir(self) -> Path:
+        """The folder of all runs."""
         return self.output_dir / "runs"
 
     @property
     def saved_dir(self) -> Path:
+        """The folder of saved models."""
         return self.output_dir / "models"
 
 

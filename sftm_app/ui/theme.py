@@ -75,7 +75,7 @@ def theme() -> gr.themes.Base:
     """The Gradio theme, dark and light."""
     indigo, slate = (
         gr.themes.Color(*(f"#{shade}" for shade in shades.split()), name=name)
-        for name, shades in (("sftm", _INDIGO), ("sftm_slate", _SLATE))
+        for name, shades in (("sftm_indigo", _INDIGO), ("sftm_slate", _SLATE))
     )
     dark = {f"{name}_dark": value for name, (_, value) in _COLOURS.items()}
     light = {name: value for name, (value, _) in _COLOURS.items()}

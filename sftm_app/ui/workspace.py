@@ -31,6 +31,7 @@ class Workspace:
 
     @property
     def ready(self) -> bool:
+        """Whether a base and at least one task are loaded."""
         return bool(self.base and self.tasks)
 
     @property
@@ -40,6 +41,7 @@ class Workspace:
 
     @property
     def task_names(self) -> tuple[str, ...]:
+        """The tasks' names."""
         return tuple(task.name for task in self.tasks)
 
     @property

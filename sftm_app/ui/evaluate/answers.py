@@ -37,6 +37,7 @@ class Offer:
 
     @property
     def keys(self) -> list[str]:
+        """The keys of all models to choose from."""
         return [candidate.key for candidate in self.candidates]
 
 
