@@ -38,31 +38,28 @@ def wait_for(folder: RunFolder, *states: str, limit_s: float = 60) -> str:
     return status(folder).state
 
 
-def test_run_is_merged_by_a_worker_and_can_be_read_by_anybody(tmp_path: Path, recipe_for: Callable) -> None:
-    folder = start(tmp_path, recipe_for(), Workers())
+def test_run_is_merged_by_a_worker_and_can_be_read_by_anybody(
+    tmp_path: Path, recipe_for: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A worker takes no module from the folder that it is started in.
+    for name in ("json.py", "random.py", "torch.py", "psutil.py"):
+        (tmp_path / name).write_text("raise SystemExit('not this one')")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend("")
+    runs = Path("runs")  # a relative folder, too
+    folder = start(runs, recipe_for(), Workers())
     assert status(folder).active
     with pytest.raises(JobError, match="running already"):
-        start(tmp_path, recipe_for(), Workers())
-    again = open_run(tmp_path, folder.run_id)
+        start(runs, recipe_for(), Workers())
+    again = open_run(runs, folder.run_id)
     assert wait_for(again, "done", "failed", "died") == "done"
     assert (again.model / "model.safetensors").exists()
     assert again.report.exists()
     assert again.recipe() == recipe_for()
     done = status(again)
     assert (done.fraction, done.done) == (1.0, done.total)
-    assert active_run(tmp_path) is None
-    assert [run.run_id for run in list_runs(tmp_path)] == [folder.run_id]
-
-
-def test_a_worker_takes_no_module_from_the_folder_it_is_started_in(
-    tmp_path: Path, recipe_for: Callable, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name in ("json.py", "random.py", "torch.py", "psutil.py"):
-        (tmp_path / name).write_text("raise SystemExit('not this one')")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend("")
-    folder = start(Path("runs"), recipe_for("a"), Workers())  # a relative folder, too
-    assert wait_for(folder, "done", "failed", "died") == "done"
+    assert active_run(runs) is None
+    assert [run.run_id for run in list_runs(runs)] == [folder.run_id]
 
 
 def test_a_worker_finds_a_checkout_that_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
