@@ -548,7 +548,8 @@ def test_the_merge_tab_plans_runs_and_shows_it(
 ) -> None:
     with gr.Blocks():
         tab = MergeTab(studio, gr.State(Workspace()))
-    values = {component: component.value for component in tab.inputs} | {tab.workspace: workspace}
+    inputs = {*tab.inputs, tab.planned}
+    values = {component: component.value for component in inputs} | {tab.workspace: workspace}
     values |= tab.write(workspace, settings)
     shown = tab.preview(values)
     assert shown[tab.ready] is True
@@ -570,7 +571,9 @@ def test_the_inspect_tab_shows_it(case: Case, studio: Studio, workspace: Workspa
     with gr.Blocks():
         tab = InspectTab(studio, gr.State(Workspace()), gr.State(None), gr.State("inspect"), AddressBar())
     panels: Panels = tab.panels
-    state = InspectState(workspace, None, "change", "", LAYER, "a", "b", None, "a", 1, "", settings)
+    state = InspectState(
+        ws=workspace, settings=settings, measure="change", layer=LAYER, first="a", second="b", task="a", feature=0
+    )
     layer = panels.layer.show_settled(state)
     assert any("merged" in str(trace.name) for trace in layer[panels.layer.spectra].data)
     shown = panels.what_if.show(state)
@@ -578,7 +581,7 @@ def test_the_inspect_tab_shows_it(case: Case, studio: Studio, workspace: Workspa
     assert any(case.method.title in str(trace.name) for trace in shown[panels.what_if.bars].data)
     predicted = state.look(studio).what_if.predict(settings)
     feature = panels.feature.show(state)
-    assert f"Feature 1 of a" in feature[panels.feature.figures]  # noqa: F541
+    assert "Feature 1 of a" in feature[panels.feature.figures]
     assert f"{float(predicted.readouts[0][0]):.3g}" in feature[panels.feature.figures]
     assert "feature" in feature[panels.feature.neighbours]
     for measure in ("readout_error", "mapping_error"):
