@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from sftm_app.cli_options import build_parser
 from sftm_app.errors import InputError, OutputError, RecipeError, SFTMError
-from sftm_app.units import format_bytes, format_duration
+from sftm_app.units import format_bytes, format_count, format_duration
 
 # torch takes seconds to import, and `sftm --help` does not need it: commands import what they need.
 if TYPE_CHECKING:
@@ -118,12 +118,13 @@ def _merge(options: argparse.Namespace) -> None:
     with _progress_bar(check, options.quiet) as show:
         report = merge_recipe(recipe, output, open_session(), show, options.resume, executor)
     machine = report.machine
-    print(f"Merged {len(report.inputs) - 1} tasks with {report.method} in {report.time}: {output}")
+    print(f"Merged {format_count(len(report.inputs) - 1, 'task')} with {report.method} in {report.time}: {output}")
     print(f"  {report.memory}{' in each process' if machine.workers > 1 else ''}")
     if machine.executor != "local":
         print(f"  Merged by {machine.workers} worker{'s' if machine.workers > 1 else ''} of a Ray cluster.")
     if machine.resumed_after_tensors:
-        print(f"  Resumed: {machine.resumed_after_tensors} tensors were finished already.")
+        done = machine.resumed_after_tensors
+        print(f"  Resumed: {format_count(done, 'tensor')} {'was' if done == 1 else 'were'} finished already.")
     for task, error in report.readout_errors.items():
         mapping = report.mapping_errors[task]
         print(f"  {task}: readout error {error:.2g}, mapping error {mapping:.2g} (medians over layers)")
@@ -222,7 +223,8 @@ def _check(options: argparse.Namespace) -> None:
     found = plan.preflight
     for note in found.notes:
         print(note)
-    print(f"{len(found.tasks)} tasks fit the base {short_name(found.base.path)} ({_kind(found.base)}).")
+    fits = "1 task fits" if len(found.tasks) == 1 else f"{len(found.tasks)} tasks fit"
+    print(f"{fits} the base {short_name(found.base.path)} ({_kind(found.base)}).")
     print(*plan.cost.sentences(), sep="\n")
     check_budget(plan, session.n_threads)
 

@@ -1,9 +1,14 @@
-"""Sizes and durations in words."""
+"""Counts, sizes and durations in words."""
 
 from __future__ import annotations
 
 _UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 MAX_DIGITS = 12
+
+
+def format_count(n: int, noun: str) -> str:
+    """A number of things whose plural ends in s: "1 task", "3 tasks"."""
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
 
 
 def format_bytes(n: int, digits: int = 3) -> str:

@@ -30,6 +30,7 @@ class PlanEntry:
         sources: for each task the tensor's name in its files or its LoRA pair, None where the task lacks it.
         parts: the linear maps in it, which are merged one by one; empty where the tensor is merged as it is.
         elementwise: whether its rule needs only the same element of every task.
+        in_span: whether the delta's rank is at most the sum of the task matrices' ranks.
         measured: whether to measure what each task keeps.
     """
 
@@ -40,6 +41,7 @@ class PlanEntry:
     sources: tuple[str | LoraPair | None, ...]
     parts: tuple[Part, ...] = ()
     elementwise: bool = False
+    in_span: bool = False
     measured: bool = False
 
     @property
@@ -79,8 +81,9 @@ class PlanEntry:
         total = 0
         for part in self.parts:
             m, n = part.shape_in(self.output.shape)
-            asked = sum(s.rank if isinstance(s, LoraPair) else min(m, n) for s in self.sources if s is not None)
-            total += (m + n) * min(asked, n_kept(rank, m, n)) * self.output.dtype.itemsize
+            ranks = [s.rank if isinstance(s, LoraPair) else min(m, n) for s in self.sources if s is not None]
+            most = sum(ranks) if self.in_span else min(m, n)
+            total += (m + n) * min(most, n_kept(rank, m, n)) * self.output.dtype.itemsize
         return total
 
 

@@ -85,6 +85,7 @@ def _entry(recipe: Recipe, method: Method, found: Preflight, name: str) -> PlanE
         sources,
         parts,
         elementwise=rule in ("sum", "average") or (rule == "method" and method.elementwise),
+        in_span=rule in ("sum", "average") or (rule == "method" and method.predict is not None),
         measured=role is Role.MATRIX and _is_measured(recipe.measure, method, parts, info.shape),
     )
 

@@ -33,7 +33,7 @@ class ErrorSeries:
 
 def preservation(tasks: Sequence[str], merges: Sequence[ErrorSeries]) -> go.Figure:
     """Two panels, readout error and mapping error: one group of bars for each task, one bar in it for each merge."""
-    return _panels("preservation", tasks, merges, 340, {"rangemode": "tozero"}, {"rangemode": "tozero"})
+    return _panels("preservation", tasks, merges, 340, *_axes(merges))
 
 
 def prediction_bars(
@@ -47,10 +47,8 @@ def prediction_bars(
         height: in pixels.
         compared: the errors in the figure next to this one; both figures get the same axes.
     """
-    both = [*merges, *compared]
-    readout = _fixed([value for merge in both for value in merge.readout])
-    mapping = _fixed([value for merge in both for value in merge.mapping])
-    return _panels("prediction", tasks, merges, height, readout, mapping, dragmode=False, hovermode="x")
+    axes = _axes([*merges, *compared])
+    return _panels("prediction", tasks, merges, height, *axes, dragmode=False, hovermode="x")
 
 
 def error_ceiling(errors: Errors) -> float:
@@ -60,6 +58,13 @@ def error_ceiling(errors: Errors) -> float:
         return 1.0
     power = 10.0 ** math.floor(math.log10(highest))
     return next(step * power for step in (1, 1.5, 2, 3, 5, 7.5, 10) if step * power >= highest)
+
+
+def _axes(merges: Sequence[ErrorSeries]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Axes that reach 1 at least, so that errors of 1e-7 do not look large."""
+    readout = [value for merge in merges for value in merge.readout]
+    mapping = [value for merge in merges for value in merge.mapping]
+    return _fixed(readout), _fixed(mapping)
 
 
 def _fixed(errors: Errors) -> dict[str, Any]:
@@ -86,7 +91,7 @@ def _panels(
             legend = {"legendgroup": f"merge-{index}", "showlegend": place == 0}
             data.append({**trace, "xaxis": f"x{axis}", "yaxis": f"y{axis}", **legend})
     labels = group_axis(tasks, 18 if height > 300 else 12)
-    # Powers of ten, because errors may be tiny: 8×10⁻⁸, not 80n.
+    # Powers of ten, because errors may be large: 2×10⁶, not 2M.
     common = {"domain": [0, 1], "exponentformat": "power"}
     return make_figure(
         name,

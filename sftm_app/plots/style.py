@@ -157,7 +157,9 @@ def make_message(
         "yref": "paper",
         "font": {"color": MUTED, "size": 13},
     }
-    layout = {"annotations": [sentence], "xaxis": {"visible": False}, "yaxis": {"visible": False}}
+    # Plotly keeps the room that the labels of a previous plot took, unless automargin is off.
+    axis = {"visible": False, "automargin": False}
+    layout = {"annotations": [sentence], "xaxis": axis, "yaxis": axis}
     return make_figure(name, [], layout, title, subtitle, height, meta)
 
 

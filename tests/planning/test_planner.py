@@ -13,6 +13,7 @@ from hollow_models import hollow
 from tiny_adapters import build, save_adapter
 
 from sftm_app import pipeline
+from sftm_app.api import merge_recipe
 from sftm_app.errors import CompatibilityError, InputError, RecipeError
 from sftm_app.methods import METHODS
 from sftm_app.pipeline import prepare
@@ -89,6 +90,15 @@ def test_an_adapter_of_adapters_is_exact(tmp_path: Path, session: Session) -> No
     assert plan.output_bytes == sum(entry.adapter_bytes(None) for entry in plan.entries) > 0
     # Embedding tables that no adapter touches are no part of it.
     assert {entry.rule for entry in plan.entries if not any(entry.sources)} == {"copy"}
+
+
+def test_an_adapter_of_a_method_outside_the_span_may_have_full_rank(tmp_path: Path, session: Session) -> None:
+    build("llama").save_pretrained(tmp_path / "base")
+    tasks = [save_adapter(tmp_path / name, "llama", seed) for seed, name in enumerate("ab", 1)]
+    for method in ("average", "ties", "slerp"):
+        recipe = make_recipe(tmp_path / "base", tasks, method, output={"kind": "adapter"}, device="cpu")
+        report = merge_recipe(recipe, tmp_path / method, session)
+        assert report.output_bytes <= prepare(recipe, session).output_bytes, method
 
 
 def test_the_device_is_the_recipe_s_then_the_session_s(recipe_for: Callable[..., Any], session: Session) -> None:

@@ -138,12 +138,13 @@ def neighbours_html(looked: LayerView, detail: FeatureDetail | None) -> Html:
             f"{near.read_cosine:+.2f}",
             f"{near.write_cosine:+.2f}",
             f"{near.entry:+.3f}",
-            "–" if near.contribution is None else f"{near.contribution:+.3g}",
+            *([] if near.contribution is None else [f"{near.contribution:+.3g}"]),
         )
         for near in detail.neighbours[:MOST_SHOWN]
     ]
-    columns = ["closest features", "gain", "read cosine", "write cosine", "entry of A", "contributes"]
-    return table(columns, rows, numeric=range(1, 6))
+    # Without coefficients the rows end at the entry of A.
+    columns = ["closest features", "gain", "read cosine", "write cosine", "entry of A", "contributes"][: len(rows[0])]
+    return table(columns, rows, numeric=range(1, len(columns)))
 
 
 def reasons_figure(looked: LayerView, detail: FeatureDetail | None) -> Any:

@@ -121,8 +121,10 @@ def figures_html(looked: LayerView, what_if: WhatIf, made: Prediction) -> Html:
         if error < NOTHING_LOST
         else stat("Worst readout error", f"{error:.2f}", members[worst], tone),
         stat("Norm of the change", f"{made.norm / base:.1%}" if base else "–", "of the norm of the base's weight"),
-        stat("Features used", sum(made.ranks), f"of {sum(f.rank for f in what_if.made.factors)} in all tasks"),
     ]
+    if made.coefficients is not None:
+        n_features = sum(factors.rank for factors in what_if.made.factors)
+        shown.append(stat("Features used", sum(made.ranks), f"of {n_features} in all tasks"))
     if made.condition is not None:
         shown.append(stat("Condition", f"{made.condition:.3g}", "of the linear system; 1 means no overlap"))
     notes: list[object] = []

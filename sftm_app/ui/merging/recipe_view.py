@@ -22,7 +22,7 @@ from sftm_app.ui.settings import allowed
 from sftm_app.ui.studio import Studio
 from sftm_app.ui.widgets.html import Html, chip, chips, code, details, heading, hint, join, notice, stack, table
 from sftm_app.ui.workspace import Workspace
-from sftm_app.units import format_bytes, format_duration
+from sftm_app.units import format_bytes, format_count, format_duration
 
 ANY_MEMORY = "any"
 
@@ -74,7 +74,9 @@ def plan_html(plan: Plan) -> Html:
     """What will happen to which tensors, and what it needs."""
     cost = plan.cost
     n_tensors, n_tasks = len(plan.entries), len(plan.preflight.tasks)
-    title = heading("Plan", f"{n_tensors} tensors, {n_tasks} tasks, {plan.method.title}")
+    title = heading(
+        "Plan", f"{format_count(n_tensors, 'tensor')}, {format_count(n_tasks, 'task')}, {plan.method.title}"
+    )
     budget: object = hint(cost.budget) if cost.budget else ""
     if is_over_budget(plan):
         budget = notice("warning", "This merge cannot start", cost.budget)

@@ -18,7 +18,7 @@ from sftm_app.plots.style import method_colour
 from sftm_app.ui.studio import Studio
 from sftm_app.ui.widgets.html import Html, code, hint, join, notice, progress, stack, stat, stats
 from sftm_app.ui.wording import BASELINE, ERRORS_HELP, format_rank, params_in_words
-from sftm_app.units import format_bytes, format_duration
+from sftm_app.units import format_bytes, format_count, format_duration
 from sftm_app.weights.hub_names import short_name
 
 STATES = {
@@ -30,6 +30,8 @@ STATES = {
     "died": "stopped unexpectedly",
 }
 MOST_WEIGHTS_NAMED = 2
+MEDIANS = "The figures are medians over the layers."
+NOT_MEASURED = "What the merge keeps of each task was not measured."
 
 
 def progress_html(now: RunStatus) -> Html:
@@ -79,7 +81,7 @@ def result_html(report: Report) -> Html:
     listed = " and ".join([", ".join(tasks[:-1]), tasks[-1]]) if len(tasks) > 1 else tasks[0]
     merged = hint(join([f"Merged {listed} (base: ", code(base), ")."]))
     warnings = [notice("warning", "Warnings", items=report.warnings)] if report.warnings else []
-    return stack(merged, stats(figures), *warnings, hint(ERRORS_HELP) if readout else "")
+    return stack(merged, stats(figures), *warnings, hint(f"{ERRORS_HELP} {MEDIANS}" if readout else NOT_MEASURED))
 
 
 def _device_and_estimate(machine: Machine) -> str:
@@ -110,7 +112,7 @@ def run_label(studio: Studio, run: RunFolder) -> str:
         recipe = studio.recipe(run)
     except SFTMError:
         return f"{when} · unreadable recipe"
-    words = [METHODS[recipe.method].title, *_changed_settings(recipe), f"{len(recipe.tasks)} tasks"]
+    words = [METHODS[recipe.method].title, *_changed_settings(recipe), format_count(len(recipe.tasks), "task")]
     return f"{when} · {', '.join(words)} · {STATES[status(run).state]}"
 
 
