@@ -21,6 +21,7 @@ from sftm_app.engine.features import features_of
 from sftm_app.linalg.low_rank import dense
 from sftm_app.methods import get_method
 from sftm_app.methods.base import Features, Layer
+from sftm_app.methods.calling import call_method
 from sftm_app.methods.params import make_params
 
 
@@ -78,7 +79,7 @@ def engine(changes: Sequence[Tensor], rank: int | None, device: torch.device) ->
         return features_of(there, [None] * len(there), rank, n_at_once=n_threads, n_threads=n_threads)
 
     layer = Layer(there, [1.0] * len(there), lambda: torch.zeros_like(there[0]), factorise, n_threads=n_threads)
-    return dense(method.merged(layer, params).delta).float().cpu()
+    return dense(call_method(method, layer, params, there[0].shape).delta).float().cpu()
 
 
 def plain(changes: Sequence[Tensor], rank: int | None, device: torch.device) -> Tensor:

@@ -9,6 +9,7 @@
     │   ├── OutputError          the output folder cannot be written
     │   └── SampleError          a sample to try a model on is unusable
     ├── NumericalError           NaN, Inf, or a factorisation or solve that failed
+    ├── MethodError              a merge method failed, or broke its contract
     ├── ResourceError            out of memory or disk                     (exit code 3)
     ├── JobError                 a run died or cannot be started
     └── Cancelled                a person cancelled it                     (exit code 130)
@@ -65,6 +66,10 @@ class NumericalError(SFTMError):
     """A tensor holds NaN or Inf, or every factorisation or solve failed."""
 
     exit_code = 2
+
+
+class MethodError(SFTMError):
+    """A merge method failed, or returned what cannot be added to the base. The fault is in the method's code."""
 
 
 class ResourceError(SFTMError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,7 +19,8 @@ from sftm_app.linalg.low_rank import Delta, LowRank, weighted_sum
 from sftm_app.linalg.parallel import single_threaded
 from sftm_app.linalg.preservation import errors, measure
 from sftm_app.linalg.system import fits_one_gemm, superposed
-from sftm_app.methods.base import Features, Layer, weighted_average
+from sftm_app.methods.base import Features, Layer, Merged, weighted_average
+from sftm_app.methods.calling import call_method, refuse_base
 from sftm_app.planning.keys import at_scaling_1, factor_key, layer_key, matrix_key, scaling_of
 from sftm_app.planning.memory import tasks_at_once
 from sftm_app.planning.plan import Plan, PlanEntry
@@ -35,6 +37,7 @@ class LayerWork:
         part: the linear map in it, or None for the tensor in its own shape.
         device: where to compute.
         session: its cache and its threads are used.
+        base: the base's tensor where it is in memory already: a method must leave it as it is.
     """
 
     plan: Plan
@@ -42,6 +45,12 @@ class LayerWork:
     part: Part | None
     device: torch.device
     session: Session
+    base: Tensor | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the delta: (m, n), or the tensor's own."""
+        return self.part.shape_in(self.entry.output.shape) if self.part else self.entry.output.shape
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,23 +70,35 @@ def merge_layer(work: LayerWork, matrices: TaskMatrices, read_base: Callable[[],
         read_base: gives the base's weight, for methods that ask for it.
     """
     layer, entry = make_layer(work, matrices, read_base), work.entry
+    if 0 in work.shape:  # there is nothing to merge, and methods need not expect that
+        return MergedLayer(torch.zeros(work.shape), Figures())
     with _threads_for(work):
         if entry.rule == "method" and not entry.elementwise:
             return _merge_whole(work, layer)
-        delta = merge_elements(work.plan, entry, layer)
+        delta = merge_elements(work, layer)
         measured = _measure(layer, delta) if entry.measured else None
         return MergedLayer(delta, _figures(measured, 1.0))
 
 
-def merge_elements(plan: Plan, entry: PlanEntry, layer: Layer) -> Delta:
-    """The delta of an elementwise rule, scaling included; also of a piece of a tensor."""
-    params = plan.recipe.params
-    if entry.rule == "method":
-        return plan.method.merged(layer, params).delta
-    if entry.rule == "average":
+def merge_elements(work: LayerWork, layer: Layer, span: tuple[int, int] | None = None) -> Delta:
+    """The delta of an elementwise rule, scaling included; with a span, of these elements of the tensor."""
+    rule, params = work.entry.rule, work.plan.recipe.params
+    if rule == "method":
+        return _call(work, layer, params, (span[1] - span[0],) if span else work.shape).delta
+    if rule == "average":
         return weighted_average(layer)
     scaling = scaling_of(params)
     return weighted_sum(layer.task_matrices, [scaling * weight for weight in layer.weights])
+
+
+def _call(work: LayerWork, layer: Layer, params: Any, shape: tuple[int, ...]) -> Merged:
+    """The checked result of the plan's method."""
+    method, base = work.plan.method, work.base
+    version = base._version if base is not None else 0
+    merged = call_method(method, layer, params, shape)
+    if base is not None:
+        refuse_base(method, merged.delta, base, version)
+    return merged
 
 
 def make_layer(work: LayerWork, matrices: TaskMatrices, read_base: Callable[[], Tensor]) -> Layer:
@@ -119,7 +140,7 @@ def _merge_whole(work: LayerWork, layer: Layer) -> MergedLayer:
 
 def _compute(work: LayerWork, layer: Layer) -> CachedLayer:
     method, params = work.plan.method, at_scaling_1(work.plan.recipe.params)
-    merged = method.merged(layer, params)
+    merged = _call(work, layer, params, work.shape)
     measured = _measure(layer, merged.delta) if work.entry.measured else None
     if method.features is None:
         return CachedLayer(merged.delta, LayerFacts(merged.solve, measured=measured))

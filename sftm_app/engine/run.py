@@ -18,7 +18,7 @@ from sftm_app.engine.layer import LayerWork, make_layer, merge_elements, merge_l
 from sftm_app.engine.placing import where_it_fits
 from sftm_app.engine.records import NO_FIGURES, Figures, TensorRecord
 from sftm_app.engine.task_matrices import open_readers, task_matrices_of
-from sftm_app.errors import NumericalError, ResourceError
+from sftm_app.errors import MethodError, NumericalError, ResourceError
 from sftm_app.linalg.failures import is_out_of_memory
 from sftm_app.linalg.low_rank import Delta, add_to
 from sftm_app.linalg.parallel import parallel_map
@@ -69,6 +69,7 @@ def run(plan: Plan, session: Session) -> Iterator[MergedTensor]:
 
     Raises:
         NumericalError: NaN or Inf in an input, or a result that does not fit the output's dtype.
+        MethodError: the method failed, or broke its contract.
         ResourceError: out of memory; names the layer.
         CheckpointError: an input changed while in use.
     """
@@ -102,9 +103,13 @@ def _open(plan: Plan, session: Session) -> Iterator[_Run]:
 
 @contextmanager
 def _naming(plan: Plan, entry: PlanEntry) -> Iterator[None]:
-    """Turn a lack of memory into a sentence that names the layer."""
+    """Turn a lack of memory into a sentence, and name the tensor where an error does not."""
     try:
         yield
+    except (NumericalError, MethodError) as error:
+        if entry.name in str(error):
+            raise
+        raise type(error)(f"{entry.name!r}: {error}") from error.__cause__
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
@@ -152,8 +157,9 @@ def _merge_pieces(running: _Run, entry: PlanEntry, device: torch.device) -> Merg
         span = (start, min(start + SPAN, n))
         origin = running.base.finite(entry.name, COMPUTE_DTYPE, span=span)
         matrices = task_matrices_of(entry, None, present, running.tasks, origin, device, span)
-        layer = make_layer(LayerWork(plan, entry, None, device, session), matrices, lambda: origin)
-        add_to(origin, merge_elements(plan, entry, layer))
+        work = LayerWork(plan, entry, None, device, session, origin)
+        layer = make_layer(work, matrices, lambda: origin)
+        add_to(origin, merge_elements(work, layer, span))
         flat[slice(*span)] = origin
         return _unfit(origin, flat[slice(*span)])
 
@@ -198,11 +204,11 @@ def _merge_parts(
     for part in parts:
         started = time.perf_counter()
         matrices = task_matrices_of(entry, part, present, running.tasks, origin, device)
-        work = LayerWork(plan, entry, part, device, running.session)
+        work = LayerWork(plan, entry, part, device, running.session, origin)
         try:
             merged = merge_layer(work, matrices, partial(read_base, part))
-        except NumericalError as error:
-            raise NumericalError(f"{_record(entry, part, started).name!r}: {error}") from None
+        except (NumericalError, MethodError) as error:
+            raise type(error)(f"{_record(entry, part, started).name!r}: {error}") from error.__cause__
         figures = _where_and_who(running, entry, device, merged.figures)
         yield MergedDelta(entry, part, merged.delta, _record(entry, part, started, figures))
         del merged

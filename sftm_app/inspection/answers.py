@@ -17,6 +17,7 @@ from sftm_app.linalg.preservation import NOTHING, Preservation, of_image
 from sftm_app.linalg.superposition import superpose, superposed_delta
 from sftm_app.linalg.system import superposed
 from sftm_app.methods.base import Combination, Features, Layer, Method
+from sftm_app.methods.calling import call_method
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,7 +102,7 @@ def formed_merge(
         idle_weight=idle_weight,
         n_threads=n_threads,
     )
-    merged = method.merged(layer, params)
+    merged = call_method(method, layer, params, factors[0].shape)
     answer = replace(_formed(factors, merged.delta), delta=merged.delta)
     if merged.solve is None:
         return answer

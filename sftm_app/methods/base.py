@@ -34,6 +34,10 @@ __all__ = [
 ]
 
 
+ROLES = {"embedding", "bias", "norm"}
+RULES = {"sum", "average", "method"}
+
+
 @dataclass(frozen=True, eq=False)
 class Features:
     """The leading singular features of one task matrix.
@@ -189,13 +193,10 @@ class Method:
     n_tasks: int | None = None
 
     def __post_init__(self) -> None:
+        if set(self.roles) != ROLES or not RULES.issuperset(self.roles.values()):
+            raise ValueError(f"{self.name}: `roles` must give each of {sorted(ROLES)} one of {sorted(RULES)}.")
         if self.features and "method" in self.roles.values():
             raise ValueError(f"{self.name}: only linear maps have features, so no role in `roles` can be 'method'.")
-
-    def merged(self, layer: Layer, params: Any) -> Merged:
-        """The result of `merge`, as Merged."""
-        result = self.merge(layer, params)
-        return result if isinstance(result, Merged) else Merged(result)
 
 
 def weighted_average(layer: Layer) -> Delta:
