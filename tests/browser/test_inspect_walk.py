@@ -20,6 +20,9 @@ def click_point(page: Page, plot: str, curve: int, point: int) -> None:
         place = now
         page.wait_for_timeout(300)
     page.mouse.move(place["x"] + 1, place["y"])
+    page.mouse.move(place["x"], place["y"])
+    # Plotly reports a click on the points that it has found under the mouse.
+    page.wait_for_function("(id) => document.querySelector(`#${id} .js-plotly-plot`)._hoverdata?.length", arg=plot)
     page.mouse.click(place["x"], place["y"])
 
 
@@ -69,6 +72,8 @@ def test_map_layer_feature_slider_and_the_same_from_the_address(app: App, watche
     name = click_cell(page, 3, 2).removesuffix(".weight")
     expect(page.locator("#layer-title")).to_contain_text(name)
     expect(page.locator("#feature-figures")).to_contain_text("Feature 1 of")
+    # The address follows once the plots are complete.
+    page.wait_for_function("(name) => location.search.includes(name)", arg=f"layer={name}")
 
     click_point(page, "spectra", 0, 12)
     expect(page.locator("#feature-number input")).not_to_have_value("1")
