@@ -104,7 +104,7 @@ def _computed(plan: Plan, entry: PlanEntry, session: Session, machine: _Machine)
         seconds += sum(plan.method.operations(size, plan.recipe.params) for size in sizes) / machine.products
     rank = plan.method.features(plan.recipe.params) if plan.method.features else None
     if (entry.rule == "method" and plan.method.features) or entry.measured:
-        share = _share_to_factorise(plan, entry, session)
+        share = _share_to_factorise(plan, entry, rank, session)
         seconds += share * sum(_factorising_s(size, rank, machine) for size in sizes)
         # Factors are read from the cache or written to it.
         seconds += sum(size.factor_bytes for size in sizes) / READING if session.cache else 0.0
@@ -130,14 +130,14 @@ def _task_bytes(plan: Plan, entry: PlanEntry) -> int:
     return total * (len(entry.parts) if entry.parts and not entry.in_experts else 1)
 
 
-def _share_to_factorise(plan: Plan, entry: PlanEntry, session: Session) -> float:
-    """The share of an entry's task matrices whose factors are not cached."""
+def _share_to_factorise(plan: Plan, entry: PlanEntry, rank: Rank, session: Session) -> float:
+    """The share of an entry's task matrices whose factors, up to a rank, are not cached."""
     cache = session.cache
     if cache is None:
         return 1.0
     present = plan.tasks_of(entry).present
     keys = [
-        factor_key(matrix_key(plan.preflight, entry.name, part, index), part.shape_in(entry.output.shape))
+        factor_key(matrix_key(plan.preflight, entry.name, part, index), part.shape_in(entry.output.shape), rank)
         for part in entry.parts
         for index in present
     ]

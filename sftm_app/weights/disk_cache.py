@@ -36,7 +36,7 @@ from torch import Tensor
 from sftm_app.caching import TEMPORARY_SUFFIX
 from sftm_app.errors import CheckpointError
 from sftm_app.linalg.factors import Factors
-from sftm_app.weights.header import FileStamp
+from sftm_app.weights.header import FileStamp, read_header
 from sftm_app.weights.partial import folder_lock
 from sftm_app.weights.row_files import read_rows, read_whole, write_rows
 
@@ -141,8 +141,13 @@ class DiskCache:
         return made, energy
 
     def holds_factors(self, key: FactorKey | None) -> bool:
-        """Whether an entry for these factors exists. Reads no tensor; it may hold fewer features."""
-        return key is not None and self._path(key.digest).exists()
+        """Whether as many features as the key asks for are cached. Reads only the entry's header."""
+        if key is None or not self._path(key.digest).exists():
+            return False
+        try:
+            return int(read_header(self._path(key.digest)).metadata["count"]) >= key.count
+        except (CheckpointError, ValueError, KeyError):
+            return False
 
     def find(self, key: str | None) -> Entry | None:
         """The entry under a key, or None."""
