@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -89,7 +90,8 @@ def describe_cache(session: Session, clear: bool = False) -> str:
     found = cache.clear() if clear else cache.use()
     if clear:
         shutil.rmtree(cache.folder / FOLDER_NAME, ignore_errors=True)
-        (cache.folder / SPEED_NAME).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            (cache.folder / SPEED_NAME).unlink(missing_ok=True)
     entries = "1 entry" if found.n_entries == 1 else f"{found.n_entries} entries"
     what = f"{entries} (factors, layers, hashes), {format_bytes(found.n_bytes)}"
     if clear:

@@ -26,11 +26,15 @@ import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, field
+from functools import reduce
+from operator import xor
 from pathlib import Path
 from threading import Lock
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from sftm_app.caching import TEMPORARY_SUFFIX
@@ -136,13 +140,15 @@ class DiskCache:
         kept = made.cut(key.count)
         if kept.rank:
             tensors = {"U": kept.U.cpu().T, "S": kept.S.cpu(), "Vh": kept.Vh.cpu()}
+            tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
             about = {"how": made.how, "count": str(key.count), "energy": repr(energy)}
-            self._put(self._path(key.digest), tensors, about)
+            checks = " ".join(map(str, _row_checks(tensors, (key.digest, sorted(about.items())))))
+            self._put(self._path(key.digest), tensors, about | {"checks": checks})
         return made, energy
 
     def holds_factors(self, key: FactorKey | None) -> bool:
         """Whether as many features as the key asks for are cached. Reads only the entry's header."""
-        if key is None or not self._path(key.digest).exists():
+        if key is None:
             return False
         try:
             return int(read_header(self._path(key.digest)).metadata["count"]) >= key.count
@@ -154,11 +160,11 @@ class DiskCache:
         if key is None:
             return None
         path = self._path(key)
-        if not path.exists():
+        if not os.path.exists(path):  # unlike Path.exists, False in a folder that may not be read
             return None
         try:
             tensors, about = read_whole(path)
-            if about["checksum"] != _checksum(tensors, about["values"]):
+            if about["checksum"] != _checksum(tensors, (key, about["values"])):
                 raise ValueError("damaged")
             entry = Entry(tensors, json.loads(about["values"]))
         except (CheckpointError, ValueError, KeyError):
@@ -174,11 +180,11 @@ class DiskCache:
             return
         values = json.dumps(entry.values)
         tensors = {name: tensor.cpu().contiguous() for name, tensor in entry.tensors.items()}
-        self._put(self._path(key), tensors, {"values": values, "checksum": _checksum(tensors, values)})
+        self._put(self._path(key), tensors, {"values": values, "checksum": _checksum(tensors, (key, values))})
 
     def holds(self, key: str | None) -> bool:
         """Whether there is an entry under this key. Reads nothing."""
-        return key is not None and self._path(key).exists()
+        return key is not None and os.path.exists(self._path(key))
 
     def value(self, key: str, make: Callable[[], str]) -> str:
         """A small text: cached, or made now and cached. Raises what `make` raises."""
@@ -212,23 +218,22 @@ class DiskCache:
 
     def _read_factors(self, key: FactorKey) -> tuple[Factors, float] | None:
         path, (m, n) = self._path(key.digest), key.shape
-        if not path.exists():
+        if not os.path.exists(path):
             return None
         try:
             tensors, about = read_rows(path, {"U": (m,), "S": (), "Vh": (n,)}, key.dtype, key.count)
+            check = about.pop("checks").split()[len(tensors["S"]) - 1]
+            if check != _checksum(tensors, (key.digest, sorted(about.items()))):
+                raise ValueError("damaged")
             held, energy = int(about["count"]), float(about["energy"])
-        except (CheckpointError, ValueError, KeyError):
-            _remove(path)
-            return None
-        S = tensors["S"]
-        if not bool((S > 0).all() & (S[1:] <= S[:-1]).all()):
+        except (CheckpointError, ValueError, KeyError, IndexError):
             _remove(path)
             return None
         if held < key.count:
             return None
         with contextlib.suppress(OSError):
             os.utime(path)
-        device = key.device
+        S, device = tensors["S"], key.device
         U, Vh = tensors["U"].to(device).T.contiguous(), tensors["Vh"].to(device)
         return Factors(U, S.to(device), Vh, f"{about.get('how')}{CACHED}"), energy
 
@@ -289,12 +294,28 @@ def hash_key(path: Path, stamp: FileStamp) -> str:
     return digest("SHA-256", file_key(path, stamp))
 
 
-def _checksum(tensors: Mapping[str, Tensor], values: str) -> str:
-    """CRC-32 of an entry: nothing else detects damage in its tensors."""
-    found = zlib.crc32(values.encode())
-    for name in sorted(tensors):
-        found = zlib.crc32(tensors[name].reshape(-1).view(torch.uint8).numpy().data, found)
-    return str(found)
+def _checksum(tensors: Mapping[str, Tensor], facts: object) -> str:
+    """Of an entry: CRC-32 of its key and values, and of every tensor. Nothing else would tell a damaged tensor."""
+    found = [zlib.crc32(_bytes(tensor).data, _start(name, facts)) for name, tensor in tensors.items()]
+    return str(reduce(xor, found, _start("", facts)))
+
+
+def _row_checks(tensors: Mapping[str, Tensor], facts: object) -> Iterator[str]:
+    """The checksums of the first row, the first two, ... of tensors that share their first dimension."""
+    found = {name: _start(name, facts) for name in tensors}
+    rows = {name: _bytes(tensor).reshape(len(tensor), -1) for name, tensor in tensors.items()}
+    for index in range(len(next(iter(rows.values())))):
+        found = {name: zlib.crc32(rows[name][index].data, check) for name, check in found.items()}
+        yield str(reduce(xor, found.values(), _start("", facts)))
+
+
+def _start(name: str, facts: object) -> int:
+    return zlib.crc32(repr((name, facts)).encode())
+
+
+def _bytes(tensor: Tensor) -> NDArray[np.uint8]:
+    found: NDArray[np.uint8] = tensor.reshape(-1).view(torch.uint8).numpy()
+    return found
 
 
 def _scan(folder: Path) -> list[os.DirEntry[str]]:

@@ -128,7 +128,15 @@ def test_damaged_factors_are_computed_again(cache: DiskCache) -> None:
     about = {"count": "70", "energy": "1.0"}
     write_rows(other, {"U": torch.ones(3, M), "S": torch.ones(3), "Vh": torch.ones(3, N + 1)}, about)
     energy = repr(made(D)[1]).encode()
-    damages = {
+    DiskCache(path.parents[1], LIMIT).factors(key_of(5), lambda: made(matrix(5)))
+    another = next(entry for entry in entries(cache.folder) if entry != path)
+    flipped = {
+        f"one bit at {place}": sound[:at] + bytes([sound[at] ^ 1]) + sound[at + 1 :]
+        for place, at in (("the start", length), ("the middle", (length + len(sound)) // 2), ("the end", -5))
+    }
+    damages = flipped | {
+        "zeros, as after a power cut": sound[: length + 5000] + bytes(len(sound) - length - 5000),
+        "the entry of another matrix": another.read_bytes(),
         "empty": b"",
         "cut off": sound[:-1],
         "longer": sound + b"x",
@@ -139,6 +147,7 @@ def test_damaged_factors_are_computed_again(cache: DiskCache) -> None:
         "another shape": other.read_bytes(),
         "no count": sound.replace(b'"count":"70"', b'"count":"xx"'),
         "no energy": sound.replace(energy, b"x" * len(energy)),
+        "another energy": sound.replace(energy, energy[:-1] + (b"1" if energy[-1:] != b"1" else b"2")),
     }
     for name, damaged in damages.items():
         assert damaged != sound, name
@@ -149,6 +158,17 @@ def test_damaged_factors_are_computed_again(cache: DiskCache) -> None:
     path.unlink()
     path.mkdir()
     assert cache.factors(key_of(), lambda: made(D))[0].rank == N
+
+
+def test_damage_beyond_the_rows_that_are_read_does_not_matter(cache: DiskCache) -> None:
+    full, _ = cache.factors(key_of(), lambda: made(matrix()))
+    (path,) = entries(cache.folder)
+    raw = bytearray(path.read_bytes())
+    raw[-1] ^= 1  # the last read direction
+    path.write_bytes(raw)
+    assert same(cache.factors(key_of(rank=10), refuse)[0], full.cut(10))
+    calls: list[int] = []
+    assert same(cache.factors(key_of(), counted(matrix(), calls))[0], full) and calls
 
 
 def test_an_entry_may_vanish_at_any_moment(cache: DiskCache, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -189,6 +209,22 @@ def test_a_folder_that_may_only_be_read_is_read(as_ordinary_user: Path) -> None:
     assert shared.factors(key_of(1), lambda: made(matrix(1)))[0].rank == N
     shared.put(digest("x"), Entry({}, {"a": 1}))
     assert shared.use().n_entries == 1 and shared.clear().n_entries == 0 and shared.use().n_entries == 1
+
+
+def test_a_folder_that_may_not_be_looked_into_is_no_cache(as_ordinary_user: Path, session: Session) -> None:
+    folder = as_ordinary_user / "cache"
+    cache = DiskCache(folder, LIMIT)
+    cache.factors(key_of(), lambda: made(matrix()))
+    cache.put(LAYER, an_entry())
+    (folder / SPEED_NAME).write_text("{}")
+    for path in (*folder.iterdir(), folder):
+        if path.is_dir():
+            path.chmod(0)
+    calls: list[int] = []
+    assert cache.factors(key_of(), counted(matrix(), calls))[0].rank == N and calls
+    assert not cache.holds_factors(key_of()) and not cache.holds(LAYER) and cache.find(LAYER) is None
+    cache.put(LAYER, an_entry())
+    assert "removed 0 entries" in describe_cache(dataclasses.replace(session, cache=cache), clear=True)
 
 
 def test_a_matrix_that_cannot_be_factorised_is_refused_as_ever(cache: DiskCache) -> None:
@@ -314,7 +350,7 @@ def test_an_entry_is_found_under_its_key_alone(cache: DiskCache) -> None:
     assert cache.find(LAYER).values == {"figures": [2.0]} and len(entries(cache.folder)) == 1  # type: ignore[union-attr]
 
 
-@pytest.mark.parametrize("damage", ["empty", "nonsense", "zeros", "one bit", "other values", "no JSON"])
+@pytest.mark.parametrize("damage", ["empty", "nonsense", "zeros", "one bit", "other values", "no JSON", "another"])
 def test_a_damaged_entry_is_as_good_as_none(cache: DiskCache, damage: str) -> None:
     """Zeros in place of numbers are what a power cut leaves: nothing here waits for the disk."""
     cache.put(LAYER, an_entry())
@@ -327,6 +363,11 @@ def test_a_damaged_entry_is_as_good_as_none(cache: DiskCache, damage: str) -> No
     elif damage == "other values":
         raw = bytearray(bytes(raw).replace(b"[1.0]", b"[7.0]"))
         assert b"[7.0]" in raw
+    elif damage == "another":
+        cache.put(digest("another"), an_entry(3.0))
+        (another,) = set(entries(cache.folder)) - {path}
+        raw = bytearray(another.read_bytes())
+        another.unlink()
     elif damage == "no JSON":
         write_rows(path, {"delta": torch.ones(1)}, {"values": "not JSON"})
         raw = bytearray(path.read_bytes())
