@@ -50,15 +50,21 @@ class TensorReader:
         tensor = torch.empty(shape if span is None else (span[1] - span[0],), dtype=info.dtype)
         start = ((span[0] if span else 0) + (row or 0) * torch.Size(shape).numel()) * tensor.itemsize
         try:
-            if FileStamp.of(file) != self._checkpoint.stamps[file]:
-                raise CheckpointError(f"{file}: was changed while in use. Start again.")
+            self._refuse_changed(file, FileStamp.of(file))
             with self._lock:
                 if file not in self._handles:
-                    self._handles[file] = self._stack.enter_context(FileIO(file))
+                    opened = self._stack.enter_context(FileIO(file))
+                    # Another file may have been put there since.
+                    self._refuse_changed(file, FileStamp.of(opened.fileno()))
+                    self._handles[file] = opened
             read_into(tensor, self._handles[file], info.offset + start, self._lock)
         except OSError as error:
             raise CheckpointError(f"{file}: tensor {name!r} cannot be read ({error}). Start again.") from None
         return tensor
+
+    def _refuse_changed(self, file: Path, stamp: FileStamp) -> None:
+        if stamp != self._checkpoint.stamps[file]:
+            raise CheckpointError(f"{file}: was changed while in use. Start again.")
 
     def finite(
         self,

@@ -7,6 +7,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from transformers import ViTForImageClassification
 
 from sftm_app.errors import CheckpointError, NumericalError
 from sftm_app.weights import checkpoint as checkpoint_module
+from sftm_app.weights import reader as reader_module
 from sftm_app.weights.checkpoint import open_checkpoint, read_json
 from sftm_app.weights.hashing import hash_files
 from sftm_app.weights.header import FileStamp, Header, read_header
@@ -313,6 +315,24 @@ def test_a_file_that_changes_right_after_its_header_was_read_is_noticed(
         read("classifier.bias")
     with pytest.raises(CheckpointError, match="was changed while in use"):
         hash_files(task)
+
+
+def test_a_file_that_is_swapped_for_another_and_back_is_noticed(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What its path holds before and after the reading says nothing of what was read."""
+    folder, other, away = models / "a", models / "b", models / "away"
+    task = open_checkpoint(folder)
+
+    class Swapped(FileIO):
+        def __init__(self, file: Path) -> None:
+            folder.rename(away)
+            other.rename(folder)
+            super().__init__(file)
+            folder.rename(other)
+            away.rename(folder)
+
+    monkeypatch.setattr(reader_module, "FileIO", Swapped)
+    with open_reader(task) as read, pytest.raises(CheckpointError, match="was changed while in use"):
+        read("vit.layernorm.bias")
 
 
 def test_a_cached_hash_is_used_until_the_file_changes(models: Path) -> None:
