@@ -84,18 +84,20 @@ def merge_elements(work: LayerWork, layer: Layer, span: tuple[int, int] | None =
     """The delta of an elementwise rule, scaling included; with a span, of these elements of the tensor."""
     rule, params = work.entry.rule, work.plan.recipe.params
     if rule == "method":
-        return _call(work, layer, params, (span[1] - span[0],) if span else work.shape).delta
+        return _call(work, layer, params, span).delta
     if rule == "average":
         return weighted_average(layer)
     scaling = scaling_of(params)
     return weighted_sum(layer.task_matrices, [scaling * weight for weight in layer.weights])
 
 
-def _call(work: LayerWork, layer: Layer, params: Any, shape: tuple[int, ...]) -> Merged:
+def _call(work: LayerWork, layer: Layer, params: Any, span: tuple[int, int] | None = None) -> Merged:
     """The checked result of the plan's method."""
     method, base = work.plan.method, work.base
     version = base._version if base is not None else 0
-    merged = call_method(method, layer, params, shape)
+    shape = (span[1] - span[0],) if span else work.shape
+    # A piece is added at once, and the sum is looked at anyway.
+    merged = call_method(method, layer, params, shape, check_values=span is None)
     if base is not None:
         refuse_base(method, merged.delta, base, version)
     return merged
@@ -140,7 +142,7 @@ def _merge_whole(work: LayerWork, layer: Layer) -> MergedLayer:
 
 def _compute(work: LayerWork, layer: Layer) -> CachedLayer:
     method, params = work.plan.method, at_scaling_1(work.plan.recipe.params)
-    merged = _call(work, layer, params, work.shape)
+    merged = _call(work, layer, params)
     measured = _measure(layer, merged.delta) if work.entry.measured else None
     if method.features is None:
         return CachedLayer(merged.delta, LayerFacts(merged.solve, measured=measured))

@@ -255,7 +255,10 @@ def _unfit(tensor: Tensor, fitted: Tensor) -> tuple[int, float]:
 
 
 def _refuse_unfit(entry: PlanEntry, found: Sequence[tuple[int, float]]) -> None:
-    if n_bad := sum(count for count, _ in found):
+    n_bad, largest = sum(count for count, _ in found), sum(largest for _, largest in found)
+    if n_bad and math.isnan(largest):
+        raise NumericalError(f"{entry.name!r}: {n_bad} merged values are NaN. Choose another method.")
+    if n_bad:
         raise NumericalError(
             f"{entry.name!r}: {n_bad} merged values do not fit {str(entry.output.dtype).removeprefix('torch.')} "
             f"(largest {max(largest for _, largest in found):.3g}). Choose float32 or bfloat16 as output dtype, "

@@ -119,7 +119,8 @@ def factorise_bytes(size: LayerSize, computed: Sequence[int]) -> int:
             double = rank > SINGLE_RANK * size.k
             eigen = GRAM_SQUARES * square + 8 * min(ROWS, max(size.m, size.n)) * size.k
             eigen = eigen if double else GRAM_SQUARES // 2 * square
-            features = 3 * square + (2 if size.m < size.n else 1) * size.thin_bytes(rank)
+            # The directions and a float32 copy of those kept; the products with them, twice.
+            features = (2 if double else 1) * square + FLOAT_BYTES * (size.k + 2 * max(size.m, size.n)) * rank
             work = size.matrix_bytes + max(eigen, features)
         works.append(size.tensor_bytes + max(work, size.stored_bytes))
     for index, rank in enumerate(computed):
@@ -132,10 +133,13 @@ def superpose_bytes(size: LayerSize, kept: Sequence[int], variant: str) -> int:
     """Bytes of solving for the coefficients of `kept` features per task and forming D*, factors not included."""
     n_features, largest = sum(kept), max(kept, default=0)
     direct = n_features <= AUTO_DIRECT_MAX
-    formed = combination_size(size, kept).n_bytes
     if not direct and n_features <= STORED_MAX and variant == "readout":
         half = FLOAT_BYTES * (n_features**2 - sum(r**2 for r in kept)) // 2
-        return max(half + max(FLOAT_BYTES * largest**2, SOLVER_VECTORS * FLOAT_BYTES * n_features), formed)
+        solving = half + max(FLOAT_BYTES * largest**2, SOLVER_VECTORS * FLOAT_BYTES * n_features)
+        # A dense one is summed task by task, a low-rank one joined from its parts.
+        formed = size.matrix_bytes + FLOAT_BYTES * size.m * largest
+        joined = FLOAT_BYTES * n_features * (size.m + max(size.m, size.n))
+        return max(solving, formed if n_features >= size.k else joined)
     item = 8 if direct else FLOAT_BYTES
     converted = item * (size.m + size.n) * largest if direct else 0
     system = item * n_features**2 if n_features <= STORED_MAX else 0

@@ -19,12 +19,13 @@ from sftm_app.methods.base import Layer, Merged, Method, SolveFigures
 MAX_ERROR = 300
 
 
-def call_method(method: Method, layer: Layer, params: Any, shape: Sequence[int]) -> Merged:
+def call_method(method: Method, layer: Layer, params: Any, shape: Sequence[int], check_values: bool = True) -> Merged:
     """What a method makes of a layer.
 
     Args:
         method, layer, params: which method to call, and with what.
         shape: of the layer's task matrices, and so of the delta.
+        check_values: whether to look for NaN and Inf.
 
     Raises:
         MethodError: the method failed, or its delta cannot be added to a tensor of this shape.
@@ -41,7 +42,7 @@ def call_method(method: Method, layer: Layer, params: Any, shape: Sequence[int])
     merged = result if isinstance(result, Merged) else Merged(result)
     if trouble := _trouble(merged, tuple(shape)):
         raise _fault(method, trouble)
-    if not _is_finite(merged.delta):
+    if check_values and not _is_finite(merged.delta):
         raise NumericalError(
             f"{method.title} gave values that are NaN or infinite. Choose another method, or copy this tensor from "
             "the base (`roles` in the recipe)."

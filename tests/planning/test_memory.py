@@ -109,6 +109,7 @@ CASES = [
     (2000, 2000, 2, "float32", UP, "average", {}, "auto"),
     (1000, 2000, 4, "bfloat16", DOWN, "ties", {}, "auto"),
     (1000, 2000, 2, "float32", UP, "slerp", {}, "auto"),
+    (512, 4096, 2, "float32", UP, "sftm", {}, "none"),
 ]
 LARGE_CASES = [
     (16, 131072, 2, "float32", UP, "sftm", {}, "auto"),
@@ -125,6 +126,9 @@ LARGE_CASES = [
     (1000, 4000, 4, "float32", DOWN, "sftm", {}, "auto"),
     (1500, 1500, 2, "float32", UP, "sftm", {"rank": 100}, "auto"),
     (512, 1024, 4, "float32", UP, "sftm", {"rank": 16}, "none"),
+    (1024, 8000, 2, "float32", UP, "sftm", {"rank": 0.7}, "none"),
+    (1024, 8000, 2, "float32", DOWN, "sftm", {"rank": 0.7}, "none"),
+    (512, 8000, 3, "float32", UP, "sftm", {"rank": 0.4}, "none"),
     (1000, 1000, 4, "float32", UP, "average", {}, "all"),
     (1000, 2000, 3, "float32", UP, "ties", {"density": 0.5}, "all"),
     (1000, 2000, 2, "float32", DOWN, "slerp", {}, "all"),
