@@ -158,6 +158,7 @@ def fetch_fonts(cache_dir: Path) -> list[Package]:
     """Download and unpack the PACKAGES that are not in `cache_dir` yet. Raises CalledProcessError if apt fails."""
     debs, unpacked = cache_dir / "debs", cache_dir / "x"
     debs.mkdir(parents=True, exist_ok=True)
+    unpacked.mkdir(exist_ok=True)
     missing = [name for name in PACKAGES if not list(debs.glob(f"{name}_*.deb"))]
     if missing:
         print(f"Downloading {len(missing)} font packages", flush=True)
