@@ -31,6 +31,12 @@ WORK_SQUARES = 4
 # The Gram matrix, its eigenvectors and LAPACK's syevd, which asks for 2 k^2: in float64.
 GRAM_SQUARES = 8
 FLOAT_BYTES = 4
+# Factorising a low-rank matrix in float64: the two thin matrices, one QR after the other, products with the core's
+# factors; and the SVD of the core.
+THIN_COPIES, CORE_SQUARES = 7, 16
+# Factorising a dense matrix in float64, in float32 matrices: the matrix, a scaled copy, what LAPACK overwrites, and the
+# factors on the long side, which are as large; and in squares LAPACK's work space and the factors on the short side.
+DOUBLE_COPIES, DOUBLE_SQUARES = 8, 10
 # Vectors of R numbers that the iterative solver holds.
 SOLVER_VECTORS = 14
 
@@ -108,8 +114,7 @@ def factorise_bytes(size: LayerSize, computed: Sequence[int]) -> int:
     works, peak, done = [], 0, 0
     for rank, thin in zip(computed, size.thin, strict=True):
         if thin:
-            # In float64: the two matrices, one QR after the other, products with the core's factors.
-            works.append(7 * size.thin_bytes(rank))
+            works.append(factorise_thin_bytes(size.m, size.n, rank))
             continue
         square = FLOAT_BYTES * size.k**2
         if size.k < GRAM_MIN:
@@ -127,6 +132,16 @@ def factorise_bytes(size: LayerSize, computed: Sequence[int]) -> int:
         peak = max(peak, done + sum(works[index : index + size.n_at_once]))
         done += size.thin_bytes(rank)
     return peak
+
+
+def factorise_thin_bytes(m: int, n: int, rank: int) -> int:
+    """Bytes of factorising a low-rank (m, n) matrix, itself not included."""
+    return FLOAT_BYTES * (THIN_COPIES * (m + n) * rank + CORE_SQUARES * rank**2)
+
+
+def factorise_double_bytes(m: int, n: int) -> int:
+    """Bytes of factorising a dense float32 (m, n) matrix in float64, itself not included."""
+    return FLOAT_BYTES * (DOUBLE_COPIES * m * n + DOUBLE_SQUARES * min(m, n) ** 2)
 
 
 def superpose_bytes(size: LayerSize, kept: Sequence[int], variant: str) -> int:

@@ -7,7 +7,7 @@ Only one tensor is in memory at a time (one expert of a stack), as float32. What
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,6 +20,8 @@ from sftm_app.linalg.workspace import (
     adding_bytes,
     combination_size,
     factorise_bytes,
+    factorise_double_bytes,
+    factorise_thin_bytes,
     measure_bytes,
     sum_bytes,
 )
@@ -69,7 +71,12 @@ def run_bytes(needs: Sequence[int], entries: Sequence[PlanEntry], model: MemoryM
 
     That is its largest tensor, or the heads of one task. An adapter is held in memory until it is written.
     """
-    held = sum(entry.adapter_bytes(model.output.rank) for entry in entries) if model.writes_adapter else 0
+    held = 0
+    if model.writes_adapter:
+        held = sum(entry.adapter_bytes(model.output.rank) for entry in entries)
+        # A low-rank delta is factorised while the next one is merged.
+        deltas = filter(None, (adapter_delta(entry, model) for entry in entries))
+        held += max((delta.n_bytes for delta in deltas if delta.rank is not None), default=0)
     heads = (
         sum(task.checkpoint.tensors[name].n_bytes for name in match.heads)
         for task, match in zip(model.found.tasks, model.found.matches, strict=True)
@@ -99,10 +106,41 @@ def entry_bytes(entry: PlanEntry, model: MemoryModel) -> int:
     n_at_once = tasks_at_once(model.device, model.n_threads)
     sizes = layer_sizes(entry, FLOAT_BYTES * count, upcasting, n_at_once)
     merging = max(_merging(size, entry, model) for size in sizes)
-    if model.writes_adapter and entry.parts and not all(sizes[0].thin):
-        alone = (replace(size, features=(size.k,), thin=(False,)) for size in sizes)
-        merging = max(merging, *(factorise_bytes(size, size.features) for size in alone))
-    return stack + FLOAT_BYTES * count + max(upcasting, fitting, merging)
+    merged = stack + FLOAT_BYTES * count + max(upcasting, fitting, merging)
+    again = adapter_delta(entry, model) if model.writes_adapter else None
+    return max(merged, again.n_bytes) if again and again.rank is None else merged
+
+
+@dataclass(frozen=True)
+class AdapterDelta:
+    """The delta of a tensor's linear map (m, n), which an adapter needs factorised in float64.
+
+    Attributes:
+        m, n: its shape.
+        rank: of a low-rank delta; None for a dense one.
+        n_bytes: the delta, and what factorising it takes.
+    """
+
+    m: int
+    n: int
+    rank: int | None
+    n_bytes: int
+
+
+def adapter_delta(entry: PlanEntry, model: MemoryModel) -> AdapterDelta | None:
+    """What an adapter needs of an entry; None where it is no linear map. (A stack of experts is not a single one.)"""
+    if entry.rule == "copy" or not entry.parts or entry.in_experts:
+        return None
+    sizes, method = layer_sizes(entry), model.method
+    m, n = sum(size.m for size in sizes), sizes[0].n
+    deltas = [_delta_size(size, entry, model) for size in sizes]
+    if not all(delta.low_rank for delta in deltas):
+        n_copies = 1 if len(sizes) == 1 else 2  # fused maps that were merged one by one are joined
+        return AdapterDelta(m, n, None, n_copies * FLOAT_BYTES * m * n + factorise_double_bytes(m, n))
+    asked = method.features(model.params) if entry.rule == "method" and method.features else None
+    rank = sum(sum(size.kept(asked)) for size in sizes)
+    held = sum(delta.n_bytes for delta in deltas)
+    return AdapterDelta(m, n, rank, held + factorise_thin_bytes(m, n, rank))
 
 
 def _merging(size: LayerSize, entry: PlanEntry, model: MemoryModel) -> int:

@@ -17,6 +17,7 @@ import torch
 from closeness import assert_close
 from safetensors.torch import load_file, save_file
 
+from sftm_app.api import merge_recipe
 from sftm_app.engine import task_matrices
 from sftm_app.engine.run import run
 from sftm_app.linalg import factorise, superpose, superposed_delta
@@ -36,14 +37,20 @@ UP, DOWN = "layers.0.mlp.up_proj.weight", "layers.0.mlp.down_proj.weight"
 
 
 @pytest.fixture(scope="module")
-def took() -> Iterator[Took]:
-    """What a run of plan_of(...) takes in a process that does nothing else, once the libraries were used.
+def process() -> Iterator[ProcessPoolExecutor]:
+    """A process that does nothing else.
 
     In this one, the heap that other tests left has holes that glibc fills before it asks the system: memory that is
     freed stays there, and a run seems to take up to a quarter more.
     """
     with ProcessPoolExecutor(1, get_context("spawn"), initializer=alone) as pool:
-        yield lambda *planned: pool.submit(least, *planned).result()
+        yield pool
+
+
+@pytest.fixture(scope="module")
+def took(process: ProcessPoolExecutor) -> Took:
+    """What a run of plan_of(...) takes in a process of its own, once the libraries were used."""
+    return lambda *planned: process.submit(least, *planned).result()
 
 
 def alone() -> None:
@@ -187,6 +194,32 @@ def test_adapters_take_what_their_plan_expects_and_never_a_matrix_each(tmp_path:
     found = took(folders, UP, method, {})
     assert found == pytest.approx(plan_of(folders, UP, method, {}).peak_bytes, rel=0.2)
     assert found < 2.5 * 4 * hidden * intermediate  # the base's own matrix and thin ones
+
+
+def least_of_adapter(folders: list[Path], out: Path, method: str) -> tuple[int, int]:
+    """What writing an adapter takes and was expected to take, once the libraries were used."""
+    recipe = make_recipe(folders[0], folders[1:], method, None, {"kind": "adapter", "rank": 8}, "cpu", measure="none")
+    reports = [merge_recipe(recipe, out.with_name(f"{out.name} {n}"), uncached()).machine for n in range(3)]
+    return min(one.memory_peak_bytes for one in reports[1:]), reports[0].memory_predicted_bytes - FIRST_USE_BYTES
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux keeps the exact peak")
+@pytest.mark.parametrize(
+    ("rank", "method"), [(0, "average"), (0, "sftm"), (200, "average"), (200, "ties"), (200, "sftm")]
+)
+def test_an_adapter_takes_what_its_plan_expects(
+    tmp_path: Path, rank: int, method: str, process: ProcessPoolExecutor
+) -> None:
+    """Its deltas are factorised again, in float64: dense ones of full checkpoints and of methods that leave the span."""
+    hidden, intermediate = 512, 3072
+    folders = save_models(tmp_path, hidden, intermediate, 0 if rank else 2, torch.float32)
+    if rank:
+        folders = [folders[0], *save_adapters(tmp_path, hidden, intermediate, rank, 2)]
+    found, expected = process.submit(least_of_adapter, folders, tmp_path / "out", method).result()
+    assert found <= 1.15 * expected
+    # The prediction allows for a low-rank delta that is factorised while the next one is merged. That may not happen.
+    assert found >= 0.4 * expected
 
 
 WHOLE = """
