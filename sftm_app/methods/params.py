@@ -51,8 +51,20 @@ def rank(label: str, help: str) -> Any:
 
 
 def controls(params: type[Any]) -> dict[str, Control]:
-    """The controls of a Params dataclass, by field name, in order."""
-    return {item.name: item.metadata["control"] for item in dataclasses.fields(params)}
+    """The controls of a Params dataclass, by field name: the method's own in order, then the common ones."""
+    found = {item.name: item.metadata["control"] for item in dataclasses.fields(params)}
+    return {name: found[name] for name in sorted(found, key=_COMMON.__contains__)}
+
+
+def values_of(params: Any) -> dict[str, Any]:
+    """The values of a Params instance by field name, in the order of `controls`."""
+    return {name: getattr(params, name) for name in controls(type(params))}
+
+
+def values_to_name(params: Any) -> dict[str, Any]:
+    """The values that a sentence on a merge names: all of the method's own, and the common settings that are on."""
+    values = values_of(params).items()
+    return {name: value for name, value in values if name not in _COMMON or value != _COMMON[name]}
 
 
 def make_params(params: type[Any], values: Mapping[str, Any], where: str) -> Any:
@@ -181,6 +193,49 @@ def _check(control: Control, value: Any, where: str) -> Any:
     return float(value)
 
 
-@dataclass(frozen=True)
-class NoParams:
-    """The params of methods without parameters."""
+@dataclass(frozen=True, kw_only=True)
+class CommonParams:
+    """The settings that every method has. Every Params dataclass inherits them, and the engine applies them.
+
+    `calibration` shrinks the singular values of a linear map's delta: see `linalg.calibration`.
+
+    `depth` scales the delta by how deep its block lies (Wang et al., "LiNeS: Post-training Layer Scaling Prevents
+    Forgetting and Enhances Model Merging", ICLR 2025, arXiv 2410.17146): block l of L gets
+
+        lambda(l) = scaling * (depth + (1 - depth) (l - 1) / (L - 1)),
+
+    so the last block keeps the whole scaling. The paper writes alpha + beta (l - 1) / (L - 1): alpha = scaling * depth,
+    beta = scaling * (1 - depth). As in the paper's code, all tensors of a block are scaled, of any role, and what lies
+    outside the blocks (embeddings, a last norm, a pooler) gets the first block's share.
+    """
+
+    calibration: float = number(
+        0.0,
+        "Calibration",
+        "Shrinks directions into which the merge adds up more than a task has there (SVC). 0 is off, 1 is the paper's "
+        "strength, 0.5 is its square root.",
+        minimum=0.0,
+        maximum=1.0,
+    )
+    depth: float = number(
+        1.0,
+        "First block's share",
+        "The first block gets this share of the scaling, the last block all of it, and those in between follow a line "
+        "(LiNeS). 1 is off.",
+        minimum=0.0,
+        maximum=1.0,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoParams(CommonParams):
+    """The params of methods without parameters of their own."""
+
+
+# The common settings when they are off.
+_COMMON: Mapping[str, Any] = {item.name: item.default for item in dataclasses.fields(CommonParams)}
+
+
+def common_of(params: Any) -> CommonParams:
+    """The common settings of a method's params; those that it lacks are off."""
+    return CommonParams(**{name: getattr(params, name, off) for name, off in _COMMON.items()})

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from sftm_app.linalg.factors import Factors
 from sftm_app.linalg.low_rank import Delta, weighted_sum
 from sftm_app.methods.base import Combination, Layer, Method
-from sftm_app.methods.params import number
+from sftm_app.methods.params import CommonParams, number
 
 
 @dataclass(frozen=True)
-class TaskArithmeticParams:
+class TaskArithmeticParams(CommonParams):
     """Parameters of task arithmetic."""
 
     scaling: float = number(

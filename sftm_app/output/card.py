@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from sftm_app.methods.params import values_to_name
 from sftm_app.output.report import Report
 from sftm_app.planning.plan import Plan
 from sftm_app.weights.checkpoint import Checkpoint
@@ -17,7 +17,7 @@ from sftm_app.weights.hub_names import hub_name
 def model_card(plan: Plan, report: Report) -> str:
     """The card as Markdown with YAML front matter: what was merged, what it keeps of each task, how to load it."""
     base, tasks, method = public_name(plan.preflight.base), plan.preflight.tasks, plan.method
-    params = ", ".join(f"{key} {_in_words(value)}" for key, value in dataclasses.asdict(plan.recipe.params).items())
+    params = ", ".join(f"{key} {_in_words(value)}" for key, value in values_to_name(plan.recipe.params).items())
     many = "s" if len(tasks) > 1 else ""
     has_heads = any(match.heads for match in plan.preflight.matches)
     lines = [

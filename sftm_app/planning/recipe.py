@@ -18,7 +18,7 @@ from sftm_app.architecture.role_rules import ROLE_KINDS
 from sftm_app.devices import DEVICES
 from sftm_app.errors import RecipeError
 from sftm_app.methods import get_method
-from sftm_app.methods.params import NoParams, check_size_rank, make_params, refuse_unknown
+from sftm_app.methods.params import NoParams, check_size_rank, make_params, refuse_unknown, values_of
 from sftm_app.weights.file_names import INDEX_SUFFIX
 from sftm_app.weights.hub_names import hub_name
 
@@ -246,7 +246,7 @@ def recipe_to_dict(recipe: Recipe) -> dict[str, Any]:
         "base": recipe.base,
         "tasks": [dataclasses.asdict(task) for task in recipe.tasks],
         "method": recipe.method,
-        "params": dataclasses.asdict(recipe.params),
+        "params": values_of(recipe.params),
         "output": dataclasses.asdict(recipe.output),
         "device": recipe.device,
         "roles": dict(recipe.roles),

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from sftm_app.methods import METHODS
-from sftm_app.methods.params import controls
+from sftm_app.methods.params import controls, values_to_name
 from sftm_app.methods.settings import MergeSettings
 
 # The method that predictions and results are compared with.
@@ -33,10 +33,10 @@ def format_value(kind: str, value: Any) -> str:
 
 def params_in_words(params: Any, changed: bool = False) -> list[str]:
     """A method's parameters such as "mapping", "rank 25%", "scaling 0.8". changed: only those that are not defaults."""
-    defaults = asdict(type(params)())
+    known, defaults = controls(type(params)), asdict(type(params)())
     words = []
-    for name, control in controls(type(params)).items():
-        value = getattr(params, name)
+    for name, value in values_to_name(params).items():
+        control = known[name]
         if not changed or value != defaults[name]:
             shown = format_value(control.kind, value)
             words.append(shown if control.kind == "choice" else f"{control.label.lower()} {shown}")

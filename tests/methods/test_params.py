@@ -14,8 +14,18 @@ from sftm_app.errors import RecipeError
 from sftm_app.linalg.factors import n_kept
 from sftm_app.methods import METHODS, get_method
 from sftm_app.methods.base import Merged
-from sftm_app.methods.params import check_size_rank, controls, make_params, parse_rank
+from sftm_app.methods.params import (
+    CommonParams,
+    check_size_rank,
+    common_of,
+    controls,
+    make_params,
+    parse_rank,
+    values_of,
+    values_to_name,
+)
 from sftm_app.methods.sftm import SFTMParams
+from sftm_app.methods.task_arithmetic import TaskArithmeticParams
 
 
 @pytest.mark.parametrize(
@@ -122,6 +132,17 @@ def test_every_method_describes_itself(name: str) -> None:
     # The defaults pass their own checks.
     assert make_params(method.params, dataclasses.asdict(method.params()), name) == method.params()
     assert "scaling" not in found or method.params().scaling > 0
+
+
+def test_common_settings_come_last_and_are_off() -> None:
+    params = make_params(TaskArithmeticParams, {"depth": 0.5, "scaling": 1}, "params")
+    assert list(values_of(params))[-2:] == list(controls(TaskArithmeticParams))[-2:] == ["calibration", "depth"]
+    assert common_of(params) == CommonParams(depth=0.5) != CommonParams() == common_of(object())
+    assert set(values_to_name(TaskArithmeticParams())) == set(values_of(params)) - {"calibration", "depth"}
+    assert values_to_name(params)["depth"] == 0.5 and "calibration" not in values_to_name(params)
+    assert values_to_name(SFTMParams())["rank"] is None
+    with pytest.raises(RecipeError, match="calibration: 2 is outside 0 to 1"):
+        make_params(TaskArithmeticParams, {"calibration": 2}, "params")
 
 
 def test_sftm_keeps_of_each_task_what_holds_its_share_of_energy() -> None:
