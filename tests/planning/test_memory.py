@@ -211,7 +211,7 @@ def least_of_adapter(folders: list[Path], out: Path, method: str) -> tuple[int, 
 def test_an_adapter_takes_what_its_plan_expects(
     tmp_path: Path, rank: int, method: str, process: ProcessPoolExecutor
 ) -> None:
-    """Its deltas are factorised again, in float64: dense ones of full checkpoints and of methods that leave the span."""
+    """Its deltas are factorised again, in float64: dense ones of full checkpoints, and what methods make of adapters."""
     hidden, intermediate = 512, 3072
     folders = save_models(tmp_path, hidden, intermediate, 0 if rank else 2, torch.float32)
     if rank:
