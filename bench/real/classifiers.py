@@ -24,13 +24,14 @@ class Split:
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """A labelled set. labels: the names of the classes by number."""
+    """A labelled set. labels: the names of the classes by number. validation: for choosing settings, may be empty."""
 
     name: str
     title: str
     labels: tuple[str, ...]
     train: Split
     test: Split
+    validation: Split = Split((), [])
 
 
 @dataclass(frozen=True)
