@@ -50,6 +50,10 @@ class Part:
         matrix = matrix.T if self.transposed else matrix
         return matrix if self.rows is None else matrix[slice(*self.rows)]
 
+    def name_in(self, tensor: str) -> str:
+        """What this part of a tensor is called: the tensor's name, and the part's label in brackets."""
+        return f"{tensor} [{self.label}]" if self.label else tensor
+
     @property
     def in_slice(self) -> Part:
         """The same part relative to its own expert, as TensorReader reads it."""

@@ -119,7 +119,16 @@ def make_layer(work: LayerWork, matrices: TaskMatrices, read_base: Callable[[], 
         n_at_once = tasks_at_once(work.device, session.n_threads)
         return features_of(matrices, keys, rank, session.cache, n_at_once, session.n_threads)
 
-    return Layer(matrices, tasks.weights, read_base, factorise, tasks.idle_weight, session.n_threads)
+    return Layer(
+        matrices,
+        tasks.weights,
+        read_base,
+        factorise,
+        tasks.idle_weight,
+        session.n_threads,
+        name=part.name_in(entry.name) if part else entry.name,
+        task_names=[plan.task_names[index] for index in tasks.present],
+    )
 
 
 def _merge_whole(work: LayerWork, layer: Layer) -> MergedLayer:

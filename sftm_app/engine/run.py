@@ -233,8 +233,8 @@ def _copied(running: _Run, entry: PlanEntry) -> Tensor:
 
 
 def _record(entry: PlanEntry, part: Part | None, started: float, figures: Figures = NO_FIGURES) -> TensorRecord:
-    label, shape = (part.label, part.shape_in(entry.output.shape)) if part and part.label else ("", entry.output.shape)
-    name = f"{entry.name} [{label}]" if label else entry.name
+    shape = part.shape_in(entry.output.shape) if part and part.label else entry.output.shape
+    name = part.name_in(entry.name) if part else entry.name
     return TensorRecord(name, entry.role.value, entry.rule, entry.why, shape, time.perf_counter() - started, figures)
 
 

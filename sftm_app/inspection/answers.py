@@ -101,6 +101,8 @@ def formed_merge(
         factorise=lambda: [Features(f) for f in factors],
         idle_weight=idle_weight,
         n_threads=n_threads,
+        name=made.layer.name,
+        task_names=made.task_names,
     )
     merged = call_method(method, layer, params, factors[0].shape)
     answer = replace(_formed(factors, merged.delta), delta=merged.delta)

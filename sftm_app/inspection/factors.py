@@ -32,6 +32,7 @@ class LayerFactors:
         factors: the full-rank factors of each task that holds the layer.
         read_base: reads W_0 (m, n).
         idle: indices of the tasks that are adapters and leave this layer as it is; for an average their delta is zero.
+        task_names: of the tasks that hold the layer.
     """
 
     layer: MapLayer
@@ -39,6 +40,7 @@ class LayerFactors:
     factors: tuple[Factors, ...]
     read_base: Callable[[], Tensor]
     idle: tuple[int, ...] = ()
+    task_names: tuple[str, ...] = ()
 
     @property
     def n_bytes(self) -> int:
@@ -47,15 +49,20 @@ class LayerFactors:
 
 
 def layer_key(found: Preflight, layer: MapLayer) -> Hashable:
-    """What a layer's factors depend on: the layer, and the stamps of the files that are read for it."""
+    """What a `LayerFactors` depends on: the layer, its tasks, and the stamps of the files that are read for it."""
     read = (found.base, *(found.tasks[i].checkpoint for i in layer.members))
-    return layer, idle_tasks(found, layer), *(tuple(sorted(checkpoint.stamps.items())) for checkpoint in read)
+    return layer, member_names(found, layer), idle_tasks(found, layer), *(tuple(sorted(checkpoint.stamps.items())) for checkpoint in read)
 
 
 def idle_tasks(found: Preflight, layer: MapLayer) -> tuple[int, ...]:
     """Indices of the tasks that are adapters and leave the layer as it is."""
     adapters = (i for i, task in enumerate(found.tasks) if task.checkpoint.adapter is not None)
     return tuple(i for i in adapters if i not in layer.members)
+
+
+def member_names(found: Preflight, layer: MapLayer) -> tuple[str, ...]:
+    """The names of the tasks that hold the layer."""
+    return tuple(found.tasks[i].name for i in layer.members)
 
 
 def factorise_layer(
@@ -88,7 +95,8 @@ def factorise_layer(
         features = features_of(matrices, keys, None, cache, n_threads, n_threads)
     norm = float(torch.linalg.vector_norm(inside.of(base)))
     factors = tuple(one.factors for one in features)
-    return LayerFactors(layer, norm, factors, partial(_read_base, found.base, layer), idle_tasks(found, layer))
+    read_base = partial(_read_base, found.base, layer)
+    return LayerFactors(layer, norm, factors, read_base, idle_tasks(found, layer), member_names(found, layer))
 
 
 def _read_base(base: Checkpoint, layer: MapLayer) -> Tensor:

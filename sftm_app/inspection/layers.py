@@ -57,8 +57,8 @@ def map_layers(found: Preflight, split_fused: bool = False) -> tuple[MapLayer, .
         members = tuple(i for i, match in enumerate(found.matches) if match.source(name))
         for part in assignment.parts if members else ():
             row, column = place(name)
-            label = f" [{part.label}]" if part.label else ""
-            layers.append(MapLayer(name + label, row, column + label, part.shape_in(info.shape), name, part, members))
+            shape = part.shape_in(info.shape)
+            layers.append(MapLayer(part.name_in(name), row, part.name_in(column), shape, name, part, members))
     return tuple(sorted(_without_sublayers(layers), key=lambda layer: _order(layer.name)))
 
 

@@ -65,6 +65,9 @@ class Layer:
         n_threads: how many threads may compute at once.
         read_base: see `base`.
         factorise: see `features`.
+        name: the tensor's name in the base, with the part's label in brackets where it holds several maps.
+        task_names: the tasks' names, no two alike, in the order of `task_matrices`. With `name` they identify a task
+            matrix wherever it is merged, so random masks are drawn from them.
     """
 
     task_matrices: Sequence[Delta]
@@ -73,6 +76,8 @@ class Layer:
     factorise: Callable[[], Sequence[Features]]
     idle_weight: float = 0.0
     n_threads: int = 1
+    name: str = ""
+    task_names: Sequence[str] = ()
 
     def base(self) -> Tensor:
         """The base's weight W_0, in the shape of the task matrices. Do not change it."""

@@ -66,6 +66,7 @@ class LayerKey:
         matrices: `matrix_key` of every task that holds the layer.
         method, params: the method's name, and its params at scaling 1.
         weights, idle_weight: of the tasks.
+        task_names: of the tasks that hold the layer: random masks depend on them.
         measured: whether preservation is measured.
         device: the type of the device.
     """
@@ -75,6 +76,7 @@ class LayerKey:
     params: Any
     weights: tuple[float, ...]
     idle_weight: float
+    task_names: tuple[str, ...]
     measured: bool
     device: str
 
@@ -99,7 +101,8 @@ def layer_key(plan: Plan, entry: PlanEntry, part: Part | None, device: torch.dev
         return None
     params = at_scaling_1(plan.recipe.params)
     weights = tuple(map(float, tasks.weights))
-    return LayerKey(matrices, plan.method.name, params, weights, float(tasks.idle_weight), entry.measured, device.type)
+    idle, names = float(tasks.idle_weight), tuple(plan.task_names[index] for index in tasks.present)
+    return LayerKey(matrices, plan.method.name, params, weights, idle, names, entry.measured, device.type)
 
 
 def at_scaling_1(params: Any) -> Any:

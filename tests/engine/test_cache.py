@@ -17,7 +17,7 @@ from sftm_app.planning.keys import LayerKey
 from sftm_app.session import Session
 from sftm_app.weights.disk_cache import Entry
 
-KEY = LayerKey(("a", "b"), "sftm", None, (1.0, 2.0), 0.0, True, "cpu")
+KEY = LayerKey(("a", "b"), "sftm", None, (1.0, 2.0), 0.0, ("x", "y"), True, "cpu")
 SOLVE = SolveFigures("direct", 4, 1e-7, math.inf, 0, 2, (Conflict(0, 1, -0.5),))
 MEASURED = Measured((Preservation(1.0, 0.0, 0.5, 0.1, 1 / 3),), Errors((0.25,), (math.inf,)), "all features")
 
