@@ -62,12 +62,12 @@ def svd_by_gram(matrix: Tensor, keep: Callable[[Tensor], int], few: bool) -> tup
 
 def _eigen(matrix: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """All gains of a long matrix, float64 descending, and its read directions (n, n) in `dtype`."""
-    values, V = torch.linalg.eigh(_gram(matrix, dtype))
+    values, V = torch.linalg.eigh(gram(matrix, dtype))
     return values.flip(0).double().clamp_(min=0.0).sqrt_(), V.flip(1)
 
 
-def _gram(matrix: Tensor, dtype: torch.dtype) -> Tensor:
-    """matrix^T matrix, (n, n), on and below the diagonal, all that eigh reads. Converts ROWS rows at a time."""
+def gram(matrix: Tensor, dtype: torch.dtype) -> Tensor:
+    """matrix^T matrix, (n, n) in `dtype`, on and below the diagonal, all that eigh reads. Converts ROWS rows at a time."""
     n = matrix.shape[1]
     G = matrix.new_zeros(n, n, dtype=dtype)
     step = -(-n // N_COLUMN_BLOCKS)
