@@ -97,7 +97,7 @@ def fine_tune(model: nn.Module, task: Task, encode: Encode, schedule: Schedule, 
     for parameter in model.get_submodule("classifier").parameters():
         parameter.requires_grad_(False)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimiser = torch.optim.AdamW(parameters, lr=schedule.lr, weight_decay=schedule.weight_decay)
+    optimiser = torch.optim.AdamW(parameters, lr=schedule.lr, weight_decay=schedule.weight_decay, fused=True)
     labels = torch.tensor(task.train.labels)
     per_epoch = -(-len(labels) // schedule.batch)
     total, step, started = schedule.epochs * per_epoch, 0, time.perf_counter()
