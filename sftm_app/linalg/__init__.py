@@ -6,6 +6,7 @@ svd, gram_svd   task matrix -> Factors
 superposition   Factors of all tasks -> coefficients -> D*
 system          its linear system as an operator;  solvers: two ways to solve it
 conflicts       tasks that oppose each other
+calibration     shrinks directions into which a merge adds up more than a task has there
 preservation    readout and mapping error of any delta
 overlap         what tasks have in common: overlaps, angles, clusters of gains, effective rank
 feature_gram    A of all features, stored, for solves in milliseconds;  preconditioner: what makes them quick

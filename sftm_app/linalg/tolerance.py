@@ -24,6 +24,10 @@ ORTHOGONALITY = 1e-4
 # allowed.
 GROWTH_LIMIT = 3.0
 
+# A task does not respond along a direction if what it writes there is below this many eps of its own norm: the rounding
+# of that response is about eps of the norm, so this is where its ratio to another response is right within a percent.
+SILENCE_FACTOR = 100.0
+
 # Two tasks conflict if their matrices point apart (see conflict_cosine) and the superposition misses the readout of one
 # of them by more than this relative error.
 CONFLICT_ERROR = 0.1
@@ -32,6 +36,11 @@ CONFLICT_ERROR = 0.1
 def rcond(dtype: torch.dtype, m: int, n: int) -> float:
     """eps * max(m, n): gains of an (m, n) matrix at or below this share of the largest are rounding noise."""
     return float(torch.finfo(dtype).eps) * max(m, n)
+
+
+def silence(dtype: torch.dtype) -> float:
+    """The share of a task matrix's norm at or below which its response along a direction is rounding noise."""
+    return SILENCE_FACTOR * float(torch.finfo(dtype).eps)
 
 
 def system_rcond(dtype: torch.dtype, n_features: int) -> float:
