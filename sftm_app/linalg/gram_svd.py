@@ -67,7 +67,7 @@ def _eigen(matrix: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
 
 
 def gram(matrix: Tensor, dtype: torch.dtype) -> Tensor:
-    """matrix^T matrix, (n, n) in `dtype`, on and below the diagonal, all that eigh reads. Converts ROWS rows at a time."""
+    """matrix^T matrix, (n, n) in `dtype`, on and below the diagonal, all that eigh reads. Converts ROWS rows a time."""
     n = matrix.shape[1]
     G = matrix.new_zeros(n, n, dtype=dtype)
     step = -(-n // N_COLUMN_BLOCKS)

@@ -7,8 +7,10 @@ short side are enough. In float64 they tell every singular value above the round
 float32 a Gram matrix would lose half of the digits. (Newton-Schulz iterations need fifteen products of this size for
 condition 1e4, which takes longer.)
 
-Singular values at or below rcond(dtype, m, n) times the largest are rounding noise. Their directions are arbitrary, and
-are left out, so that the factor has the rank of the matrix. (An SVD library returns arbitrary directions there.)
+Singular values below a millionth of the largest are the rounding of the matrix and of its Gram matrix. Their directions
+are arbitrary, and are left out, so that the factor has the rank of the matrix. (An SVD library returns arbitrary
+directions there.) That is less than `tolerance.rcond` drops: here a weak direction counts as much as a strong one, and
+in a square matrix of random directions the weakest is often near 1e-4.
 """
 
 from __future__ import annotations
@@ -22,10 +24,15 @@ from sftm_app.linalg.factors import Factors
 from sftm_app.linalg.failures import has_not_converged
 from sftm_app.linalg.gram_svd import ROWS, gram
 from sftm_app.linalg.svd import factorise
-from sftm_app.linalg.tolerance import rcond
 
-# Eigenvalues of a Gram matrix in float64 are off by at most this many n * eps of the largest.
-EIGEN_NOISE = 4.0
+# Rounding leaves singular values of up to this many eps of the largest, and in a float64 Gram matrix eigenvalues of up
+# to that many n * eps of the largest.
+ROUNDING, GRAM_ROUNDING = 8.0, 4.0
+# Float64 matrices of the Gram matrix's size that eigh holds: it, the eigenvectors and LAPACK's work space.
+EIGEN_SQUARES = 4
+# What eigh of an (n, n) float64 matrix takes, in units of n^3 operations of large float32 products: 0.16 s at n = 768
+# on a core that does 57e9 of them a second.
+EIGEN_OPERATIONS = 20.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +72,7 @@ def polar(matrix: Tensor) -> Polar:
         if not has_not_converged(error, matrix.device):
             raise
         return _from_factors(factorise(matrix))
-    kept = values > values[-1:].clamp(min=0.0) * noise_share(matrix.dtype, m, n)
+    kept = values > values[-1:].clamp(min=0.0) * noise_share(matrix.dtype, n)
     gains, vectors = values[kept].sqrt(), vectors[:, kept]
     weights = (vectors / gains) @ vectors.T
     del vectors
@@ -75,13 +82,29 @@ def polar(matrix: Tensor) -> Polar:
     return Polar(factor, gains)
 
 
-def noise_share(dtype: torch.dtype, m: int, n: int) -> float:
-    """The share of the largest eigenvalue of a float64 Gram matrix of an (m, n) matrix that is noise.
+def noise_share(dtype: torch.dtype, n: int) -> float:
+    """The share of the largest eigenvalue at or below which those of a Gram matrix are noise.
 
-    Eigenvalues are squares of singular values, so the share of `rcond` is squared; below it stands the rounding of the
-    Gram matrix itself.
+    Args:
+        dtype: of the matrix. Its Gram matrix is in float64.
+        n: the matrix's shorter side.
     """
-    return max(rcond(dtype, m, n) ** 2, EIGEN_NOISE * rcond(torch.float64, min(m, n), 1))
+    eps, eps_64 = float(torch.finfo(dtype).eps), float(torch.finfo(torch.float64).eps)
+    return max((ROUNDING * eps) ** 2, GRAM_ROUNDING * n * eps_64)
+
+
+def polar_bytes(m: int, n: int) -> int:
+    """Bytes of `polar` of a float32 (m, n) matrix: its eigenvectors in float64, then the factor. Not the matrix."""
+    m, n = max(m, n), min(m, n)
+    rows = min(ROWS, m)
+    return max(EIGEN_SQUARES * 8 * n**2 + 8 * rows * n, 8 * n**2 + 4 * m * n + 16 * rows * n)
+
+
+def polar_operations(m: int, n: int) -> float:
+    """Operations of `polar` of an (m, n) matrix, in units of those of large float32 products."""
+    m, n = max(m, n), min(m, n)
+    # Half of a Gram matrix, and a product with (n, n) twice, in float64, which takes twice as long.
+    return 2.0 * m * n**2 + 4.0 * (m + n) * n**2 + EIGEN_OPERATIONS * n**3
 
 
 def _from_factors(factors: Factors) -> Polar:

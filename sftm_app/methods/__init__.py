@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sftm_app.methods import average, sftm, slerp, task_arithmetic, ties
+from sftm_app.methods import average, sftm, slerp, spectral, task_arithmetic, ties
 from sftm_app.methods.base import Method
 from sftm_app.methods.params import refuse_unknown
 
@@ -14,6 +14,7 @@ METHODS: dict[str, Method] = {
         task_arithmetic.METHOD,
         ties.METHOD,
         slerp.METHOD,
+        *spectral.METHODS,
     )
 }
 

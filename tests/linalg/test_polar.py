@@ -34,7 +34,7 @@ def test_it_is_u_times_v_of_the_svd(shape: tuple[int, int]) -> None:
 def test_an_ill_conditioned_matrix_keeps_its_digits(condition: float) -> None:
     """What is left is the rounding of the matrix itself to float32, times its condition."""
     A = matrix_of(torch.logspace(0, -np.log10(condition), 60), 90, 60)
-    U, s, Vh = np.linalg.svd(A.double().numpy(), full_matrices=False)
+    U, _, Vh = np.linalg.svd(A.double().numpy(), full_matrices=False)
     found = polar(A)
     assert len(found.gains) == 60
     assert_close(found.factor, torch.tensor(U @ Vh), 1e-6)
