@@ -28,8 +28,9 @@ class Answer:
         readouts: (r_t,) per task, u^T D v of all its features.
         norm: ||D||_F.
         kept: what D keeps of each task.
-        coefficients: (r_t,) per task, 0 for features that are cut off; None for a D outside the span of the features.
-        delta: D itself, if there are no coefficients.
+        coefficients: (r_t,) per task, what each feature adds to its own readout, 0 for features that are cut off; None
+            for a D outside the span of the features.
+        delta: D itself, where it is not sum_tk c_tk u_tk v_tk^T.
         condition: of the linear system; None if none was solved.
         conflicts: pairs of tasks that oppose each other.
         n_dropped: directions that the tasks do not determine.
@@ -68,13 +69,15 @@ def formed_superposition(factors: Sequence[Factors], asked: Combination, n_threa
     """The answer for D*, solved by linalg.superpose."""
     assert asked.variant is not None
     cut = leading(factors, asked.counts)
-    solved = superpose(cut, asked.variant, weights=asked.weights, n_threads=n_threads)
+    solved = superpose(cut, asked.variant, weights=asked.weights, n_threads=n_threads, metric=asked.metric)
     coefficients = tuple(
         torch.cat([a, a.new_zeros(f.rank - len(a))]) for a, f in zip(solved.coefficients, factors, strict=True)
     )
+    delta = superposed_delta(cut, solved)
     return replace(
-        _formed(factors, superposed_delta(cut, solved)),
+        _formed(factors, delta),
         coefficients=coefficients,
+        delta=delta if asked.metric else None,
         condition=solved.condition,
         conflicts=solved.conflicts,
         n_dropped=solved.n_dropped,

@@ -136,7 +136,7 @@ def _neighbours(
     """The strongest neighbours of a feature, and what all other features contribute."""
     factors = what_if.made.factors
     offsets, own = starts(factors), factors[member]
-    row = what_if.row(member, feature).to("cpu", torch.float64)
+    row = what_if.row(member, feature, prediction.settings).to("cpu", torch.float64)
     contributions: Tensor | None = None
     if prediction.coefficients is not None:
         contributions = row * torch.cat([a.to("cpu", torch.float64) for a in prediction.coefficients])

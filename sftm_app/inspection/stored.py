@@ -78,13 +78,13 @@ class StoredAnswers:
         self._linear: LRUCache[object, Linear] = LRUCache(n_ranks(factors, self.projection.n_columns))
 
     def answer(self, asked: Combination) -> Answer | None:
-        """The answer at factor 1; None if the system is so ill-conditioned that linalg.superpose must solve it."""
+        """The answer at factor 1; None where linalg.superpose must solve: in a metric, or if A is too ill-conditioned."""
         weights = torch.tensor(asked.weights, dtype=torch.float64)
         if asked.variant is None:
             response = self._responses("sum", self._respond_sum).at(weights * asked.share)
             assert response is not None
         else:
-            if max(asked.weights) > MOST_WEIGHT:
+            if asked.metric or max(asked.weights) > MOST_WEIGHT:
                 return None
             respond = partial(self._respond, asked.variant, asked.counts)
             found = self._responses((asked.variant, asked.counts), respond).at(weights)

@@ -5,6 +5,7 @@ With A stored, for up to STORED_MAX features (times: bench/what_if.py):
     known coefficients (plain average, task arithmetic, mapping at full rank where every V_t is square): no solve
     readout: a solve at each new rank, and for each weight that starts to move
     mapping: the same, after its system is formed if many features are cut off
+    minimum_variance: a whitening and a solve by linalg.superpose at each new rank, loading and weights
     nearly singular systems, deltas that grow too large, more features: linalg.superpose, for each rank and weights
     methods outside the span of the features: the method itself, for each of its params and weights
 
@@ -29,9 +30,10 @@ from sftm_app.inspection.answers import Answer, formed_merge, formed_sum, formed
 from sftm_app.inspection.factors import LayerFactors
 from sftm_app.inspection.stored import StoredAnswers, stored_bytes
 from sftm_app.linalg.conflicts import Conflict
-from sftm_app.linalg.factors import Rank
+from sftm_app.linalg.factors import Factors, Rank
 from sftm_app.linalg.feature_gram import couplings
 from sftm_app.linalg.low_rank import singular_values
+from sftm_app.linalg.metric import Whitened, whiten
 from sftm_app.linalg.preservation import Errors, errors
 from sftm_app.linalg.superposition import STORED_MAX, superpose
 from sftm_app.linalg.system import starts, superposed
@@ -53,8 +55,8 @@ class Prediction:
     Attributes:
         settings: of the merge.
         readout_errors, mapping_errors: of D on all features of a task, >= 0; see linalg.preservation.
-        coefficients: c_t (r_t,) in D = sum_tk c_tk u_tk v_tk^T, 0 for features that are cut off; None for a method
-            whose delta lies outside the span of the features.
+        coefficients: c_t (r_t,), what each feature adds to its own readout, 0 for features that are cut off; without a
+            metric D = sum_tk c_tk u_tk v_tk^T. None for a method that does not combine features.
         readouts: u_tk^T D v_tk (r_t,), to compare with the gains.
         ranks: how many features are used.
         norm: ||D||_F.
@@ -110,6 +112,7 @@ class WhatIf:
         self._answers: LRUCache[Hashable, Answer] = LRUCache(ANSWERS_KEPT)
         self._interference: tuple[float, tuple[float, ...]] | None = None
         self._stored_answers: StoredAnswers | None = None
+        self._whitened: tuple[Hashable, Whitened] | None = None
         self._lock = RLock()
 
     @property
@@ -118,7 +121,8 @@ class WhatIf:
         m, n = self.made.layer.shape
         n_features = sum(f.rank for f in self.made.factors)
         answers = ANSWERS_KEPT * (4 * m * n + 2 * 8 * n_features)
-        return self.made.n_bytes + answers + (stored_bytes(self.made.factors) if self._is_stored else 0)
+        whitened = self.made.n_bytes + 4 * (m**2 + n**2)
+        return self.made.n_bytes + answers + whitened + (stored_bytes(self.made.factors) if self._is_stored else 0)
 
     def predict(self, settings: MergeSettings) -> Prediction:
         """Predict what a merge with `settings` does to this layer.
@@ -164,28 +168,45 @@ class WhatIf:
 
     def spectrum(self, prediction: Prediction) -> tuple[float, ...]:
         """Compute the singular values of D, descending, at most min(m, n) of them. Takes an SVD's time."""
-        if prediction.coefficients is not None:
-            return tuple(singular_values(superposed(self.made.factors, prediction.coefficients)).tolist())
         asked = self._question(prediction.settings)
         delta = self._answer(asked.key, asked.find).delta
-        assert delta is not None, "an answer has coefficients or a delta"
-        return tuple((singular_values(delta) * abs(asked.factor)).tolist())
+        if delta is not None:
+            return tuple((singular_values(delta) * abs(asked.factor)).tolist())
+        assert prediction.coefficients is not None, "an answer has coefficients or a delta"
+        return tuple(singular_values(superposed(self.made.factors, prediction.coefficients)).tolist())
 
-    def row(self, member: int, feature: int) -> Tensor:
-        """The row of A of one feature, (R,) float32: what a unit of each feature adds to its readout.
+    def row(self, member: int, feature: int, settings: MergeSettings) -> Tensor:
+        """What a unit of each feature's coefficient adds to the readout of one feature, (R,) float32.
+
+        That is the feature's row of A; in a metric, with every column divided by its diagonal entry. A method that
+        solves no system has the same row as `readout`.
 
         Raises:
             InputError: there is no such feature.
         """
-        offsets = starts(self.made.factors)
-        own = self.made.factors[member]
-        if not 0 <= feature < own.rank:
-            raise InputError(f"The task has {own.rank} features in this layer, counted from 0, so none at {feature}.")
+        offsets, factors = starts(self.made.factors), self.made.factors
+        if not 0 <= feature < factors[member].rank:
+            raise InputError(
+                f"The task has {factors[member].rank} features in this layer, counted from 0, so none at {feature}."
+            )
+        asked = self._question(settings).key
         with self._lock:
+            if isinstance(asked, Combination) and asked.metric:
+                return self._row_in_metric(asked, member, feature)
             if self._stored_answers is not None:
                 return self._stored_answers.gram.matrix[offsets[member] + feature].clone()
-        u, v = own.U[:, feature], own.Vh[feature]
-        return torch.cat([(u @ f.U).mul_(f.Vh @ v) for f in self.made.factors])
+        return _row(factors, member, feature)
+
+    def _row_in_metric(self, asked: Combination, member: int, feature: int) -> Tensor:
+        key = (asked.metric, asked.counts)
+        if self._whitened is None or self._whitened[0] != key:
+            assert asked.metric is not None
+            cut = leading(self.made.factors, asked.counts)
+            self._whitened = key, whiten(self.made.factors, asked.metric, self._n_threads, cut)
+        whitened = self._whitened[1]
+        lengths = torch.cat(whitened.lengths)
+        row = _row(whitened.factors, member, feature)
+        return row * whitened.lengths[member][feature] / lengths
 
     @property
     def interference(self) -> tuple[float, tuple[float, ...]]:
@@ -240,6 +261,11 @@ class WhatIf:
         if max((*members, *idle), default=-1) >= len(weights):
             raise InputError(f"There are {len(weights)} task weights, but more tasks. Give one weight per task.")
         return tuple(weights[member] for member in members), float(sum(weights[task] for task in idle))
+
+
+def _row(factors: Sequence[Factors], member: int, feature: int) -> Tensor:
+    u, v = factors[member].U[:, feature], factors[member].Vh[feature]
+    return torch.cat([(u @ f.U).mul_(f.Vh @ v) for f in factors])
 
 
 def _root_mean(squares: Tensor) -> float:

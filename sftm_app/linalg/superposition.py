@@ -6,6 +6,8 @@ readings of "preserve the input-output mappings". Both are here, under names of 
     readout   u_tk^T D* v_tk = s_tk for every feature; D* is the matrix of least Frobenius norm that does it
     mapping   minimise sum_tk || D* v_tk - s_tk u_tk ||^2 over D* in the span of the features
 
+With a metric (see `linalg.metric`), `readout` takes the matrix of least norm in that metric: minimum variance, ours.
+
 Tasks that share features make the system singular: the least-norm solution counts shared features once. Tasks that
 oppose each other make it inconsistent: the least-squares solution is a compromise, and the pair is a Conflict.
 """
@@ -23,6 +25,7 @@ from sftm_app.errors import InputError, NumericalError, RecipeError, ResourceErr
 from sftm_app.linalg.conflicts import Conflict, find_conflicts, inner_product
 from sftm_app.linalg.factors import Factors, power_of_two
 from sftm_app.linalg.low_rank import Delta, LowRank, norm
+from sftm_app.linalg.metric import Metric, Whitened, metric_operations, whiten
 from sftm_app.linalg.solvers import Outcome, Solution, solve_direct, solve_iterative
 from sftm_app.linalg.system import System, superposed
 from sftm_app.linalg.tolerance import GROWTH_LIMIT, solve_tolerance, system_rcond
@@ -69,7 +72,8 @@ class Superposition:
 
     Attributes:
         coefficients: (r_t,) per task: float64 from the direct solver (nearly shared features get large ones, which
-            cancel in D*), in the factors' dtype from the iterative one.
+            cancel in D*), in the factors' dtype from the iterative one. In a metric they are a_tk A_tk,tk: what each
+            feature adds to its own readout, as without a metric, where A has a unit diagonal.
         outcome: which solver gave them.
         n_features: R, the number of unknowns.
         residual: ||A a - b|| / ||b||.
@@ -77,6 +81,7 @@ class Superposition:
         iterations: of the iterative solver.
         n_dropped: directions that the tasks do not determine, left out by the direct solver.
         conflicts: pairs of tasks that oppose each other.
+        whitened: the features in the metric, if there is one.
     """
 
     coefficients: tuple[Tensor, ...]
@@ -87,6 +92,7 @@ class Superposition:
     iterations: int
     n_dropped: int
     conflicts: tuple[Conflict, ...]
+    whitened: Whitened | None = None
 
 
 def superpose(
@@ -95,6 +101,7 @@ def superpose(
     solver: str = "auto",
     weights: Sequence[float] | None = None,
     n_threads: int = 1,
+    metric: Metric | None = None,
 ) -> Superposition:
     """Solve for the coefficients of all tasks' features (see the module's docstring).
 
@@ -104,6 +111,7 @@ def superpose(
         solver: "direct", "iterative", or "auto" to choose by the number of features.
         weights: one positive factor per task on its gains; None for ones.
         n_threads: how many threads form the system.
+        metric: for `readout`, the norm to minimise; None for the Frobenius norm.
 
     Returns:
         A Superposition; superposed_delta forms D* from it.
@@ -114,7 +122,7 @@ def superpose(
         ResourceError: the direct solver was asked for too many features.
         NumericalError: no solver gives a finite answer.
     """
-    _check(factors, variant, solver, weights)
+    _check(factors, variant, solver, weights, metric)
     ranks = [f.rank for f in factors]
     n_features = sum(ranks)
     scale = max((float(f.S[0]) for f in factors if f.rank), default=0.0)
@@ -125,26 +133,30 @@ def superpose(
     scale = power_of_two(scale)
     weights = weights or [1.0] * len(factors)
     heaviest = max(weights)
-    gains = torch.cat([f.S / scale * (weight / heaviest) for f, weight in zip(factors, weights, strict=True)])
+    wanted = [f.S / scale * (weight / heaviest) for f, weight in zip(factors, weights, strict=True)]
+    whitened = whiten(factors, metric, n_threads) if metric else None
+    lengths = torch.cat(whitened.lengths) if whitened else torch.ones_like(torch.cat(wanted))
+    problem = _Problem(whitened.factors if whitened else factors, variant, whitened is None, lengths, n_threads)
+    gains = torch.cat(wanted) / lengths
 
     if solver == "auto":
         solver = "direct" if n_features <= AUTO_DIRECT_MAX else "iterative"
     if solver == "direct":
-        outcome, found = Outcome.DIRECT, _direct(factors, variant, gains)
+        outcome, found = Outcome.DIRECT, _direct(problem, gains)
     else:
-        outcome, found = _iterative_first(factors, variant, gains, n_threads)
+        outcome, found = _iterative_first(problem, gains)
 
-    a = found.solution.a
+    a = found.solution.a * lengths.to(found.solution.a)
     coefficients = tuple(part * scale * heaviest for part in torch.split(a, ranks))
     if not (math.isfinite(found.residual) and all(bool(torch.isfinite(part).all()) for part in coefficients)):
         raise NumericalError(
             f"The superposition of {n_features} features ({variant}) gave coefficients that are NaN or infinite. "
             "Lower the rank, or leave this tensor to another merge method."
         )
-    wanted, readouts = torch.split(gains.to(a), ranks), torch.split(found.readouts, ranks)
+    readouts = torch.split(found.readouts * lengths.to(found.readouts), ranks)
 
     def inner(i: int, j: int) -> float:
-        return inner_product(factors[i], wanted[i].to(factors[i].S), factors[j], wanted[j].to(factors[j].S))
+        return inner_product(factors[i], wanted[i], factors[j], wanted[j])
 
     return Superposition(
         coefficients,
@@ -154,29 +166,39 @@ def superpose(
         found.solution.condition,
         found.solution.iterations,
         found.solution.n_dropped,
-        find_conflicts(factors[0].shape, wanted, readouts, inner),
+        find_conflicts(factors[0].shape, [part.to(a) for part in wanted], readouts, inner),
+        whitened,
     )
 
 
 def superposed_delta(factors: Sequence[Factors], superposition: Superposition) -> Delta:
-    """Form D* = sum_tk a_tk u_tk v_tk^T, without any scaling.
+    """Form D* = sum_tk a_tk u_tk v_tk^T, or D* = N^-1 (sum_tk a_tk u_tk v_tk^T) M^-1, without any scaling.
 
     The sum is taken in the coefficients' dtype and on their device, so that large coefficients cancel as they should.
 
     Returns:
         (m, n): low-rank in the coefficients' dtype where there are few features, otherwise dense in the factors' dtype.
     """
-    delta = superposed(factors, superposition.coefficients)
+    whitened = superposition.whitened
+    if whitened is None:
+        delta = superposed(factors, superposition.coefficients)
+    else:
+        given = zip(superposition.coefficients, whitened.lengths, strict=True)
+        a = [part / lengths.to(part) for part, lengths in given]
+        delta = whitened.restore(superposed(whitened.factors, a, factors[0].shape))
     return delta if isinstance(delta, LowRank) else delta.to(factors[0].U)
 
 
-def superpose_operations(m: int, n: int, kept: Sequence[int], variant: str) -> float:
+def superpose_operations(
+    m: int, n: int, kept: Sequence[int], variant: str, metric: Metric | None = None
+) -> float:
     """Estimate the floating-point operations of forming and solving the system and of forming D*.
 
     Args:
         m, n: the shape of the task matrices.
         kept: the number of features per task.
         variant: "readout" or "mapping".
+        metric: as for `superpose`.
 
     Returns:
         Operations in units of those of large products; slower ones count for more.
@@ -189,17 +211,38 @@ def superpose_operations(m: int, n: int, kept: Sequence[int], variant: str) -> f
         work += 20.0 * USUAL_ITERATIONS * n_features**2
     if variant == "mapping":
         work += 2.0 * n * n * n_features + 2.0 * n * min(n, n_features) * n_features
+    if metric:
+        work += metric_operations(m, n, kept, metric)
     return work + (2.0 * m * n * n_features if n_features >= min(m, n) else float(m * n_features))
 
 
-def _direct(factors: Sequence[Factors], variant: str, gains: Tensor) -> SystemSolution:
-    n = gains.numel()
+@dataclass(frozen=True, eq=False)
+class _Problem:
+    """What to solve.
+
+    Attributes:
+        factors: per task.
+        variant: "readout" or "mapping".
+        orthonormal: whether the directions of each task are orthonormal.
+        lengths: (R,), what readouts are multiplied by in the unwhitened problem; ones without a metric.
+        n_threads: how many threads form the system.
+    """
+
+    factors: Sequence[Factors]
+    variant: str
+    orthonormal: bool
+    lengths: Tensor
+    n_threads: int
+
+
+def _direct(problem: _Problem, gains: Tensor) -> SystemSolution:
+    n, factors = gains.numel(), problem.factors
     if n > DIRECT_MAX:
         raise ResourceError(
             f"The direct solver would need {3 * 8 * n * n / 2**30:.0f} GiB for {n} features, and stops at {DIRECT_MAX} "
             "features. Choose the solver auto or iterative, or lower the rank."
         )
-    system = System(factors, variant, torch.float64, stored=True)
+    system = System(factors, problem.variant, torch.float64, stored=True)
     assert system.gram is not None
     wanted = gains.to(system.gram)
 
@@ -207,39 +250,39 @@ def _direct(factors: Sequence[Factors], variant: str, gains: Tensor) -> SystemSo
         return _is_moderate(factors, a, system.read_out(a), wanted)
 
     rcond = system_rcond(gains.dtype, n)
-    return _checked(system, solve_direct(system.gram, system.right_side(wanted), rcond, acceptable), wanted)
+    solution = solve_direct(system.gram, system.right_side(wanted), rcond, acceptable)
+    return _checked(system, solution, wanted, problem.lengths)
 
 
-def _iterative_first(
-    factors: Sequence[Factors], variant: str, gains: Tensor, n_threads: int
-) -> tuple[Outcome, SystemSolution]:
+def _iterative_first(problem: _Problem, gains: Tensor) -> tuple[Outcome, SystemSolution]:
     """Iterate; where that fails, solve directly if there are few enough features, otherwise stop early."""
-    n_features = gains.numel()
-    system = System(factors, variant, gains.dtype, n_features <= STORED_MAX, n_threads)
-    found = _iterative(system, gains, solve_tolerance(gains.dtype))
+    n_features, factors = gains.numel(), problem.factors
+    stored = n_features <= STORED_MAX
+    system = System(factors, problem.variant, gains.dtype, stored, problem.orthonormal, problem.n_threads)
+    found = _iterative(system, gains, solve_tolerance(gains.dtype), problem.lengths)
     if found.solution.converged and _is_moderate(factors, found.solution.a, found.readouts, gains):
         return Outcome.ITERATIVE, found
     if n_features <= FALLBACK_MAX:
-        direct = _direct(factors, variant, gains)
+        direct = _direct(problem, gains)
         solution = replace(direct.solution, iterations=found.solution.iterations)
         return Outcome.FELL_BACK, replace(direct, solution=solution)
     # Early stopping regularises: take the most accurate of a few looser solutions that is moderate.
     for tolerance in (1e-3, 1e-2, 1e-1):
-        found = _iterative(system, gains, tolerance)
+        found = _iterative(system, gains, tolerance, problem.lengths)
         if _is_moderate(factors, found.solution.a, found.readouts, gains):
             break
     return Outcome.STOPPED_EARLY, found
 
 
-def _iterative(system: System, gains: Tensor, tolerance: float) -> SystemSolution:
+def _iterative(system: System, gains: Tensor, tolerance: float, lengths: Tensor) -> SystemSolution:
     solution = solve_iterative(system.apply, system.right_side(gains), tolerance, MAX_ITERATIONS, DIAGONAL)
-    return _checked(system, solution, gains)
+    return _checked(system, solution, gains, lengths)
 
 
-def _checked(system: System, solution: Solution, gains: Tensor) -> SystemSolution:
-    readouts, b = system.read_out(solution.a), system.right_side(gains)
-    missed = (readouts if system.variant == "readout" else system.apply(solution.a)) - b
-    norm_b = float(b.norm())
+def _checked(system: System, solution: Solution, gains: Tensor, lengths: Tensor) -> SystemSolution:
+    readouts, b, scale = system.read_out(solution.a), system.right_side(gains), lengths.to(gains)
+    missed = ((readouts if system.variant == "readout" else system.apply(solution.a)) - b) * scale
+    norm_b = float((b * scale).norm())
     return SystemSolution(solution, readouts, float(missed.norm()) / norm_b if norm_b > 0.0 else 0.0)
 
 
@@ -254,9 +297,13 @@ def _is_moderate(factors: Sequence[Factors], a: Tensor, readouts: Tensor, gains:
     return size <= limit
 
 
-def _check(factors: Sequence[Factors], variant: str, solver: str, weights: Sequence[float] | None) -> None:
+def _check(
+    factors: Sequence[Factors], variant: str, solver: str, weights: Sequence[float] | None, metric: Metric | None
+) -> None:
     if variant not in VARIANTS:
         raise RecipeError(f"The variant {variant!r} is unknown. Choose one of {', '.join(VARIANTS)}.")
+    if metric and variant != "readout":
+        raise RecipeError(f"The variant {variant!r} takes no metric. Choose readout.")
     if solver not in SOLVERS:
         raise RecipeError(f"The solver {solver!r} is unknown. Choose one of {', '.join(SOLVERS)}.")
     if not factors:

@@ -36,18 +36,22 @@ def starts(factors: Sequence[Factors]) -> list[int]:
     return list(accumulate((f.rank for f in factors), initial=0))
 
 
-def superposed(factors: Sequence[Factors], coefficients: Sequence[Tensor]) -> Delta:
+def superposed(
+    factors: Sequence[Factors], coefficients: Sequence[Tensor], shape: tuple[int, int] | None = None
+) -> Delta:
     """Form D = sum_tk a_tk u_tk v_tk^T.
 
     Args:
         factors: one per task, of one shape.
         coefficients: (r_t,) per task.
+        shape: of the matrix that D stands for, if D is given in a smaller space.
 
     Returns:
-        (m, n) in the coefficients' dtype and on their device: low-rank where that takes less memory, otherwise dense.
+        (m, n) in the coefficients' dtype and on their device: low-rank where there are fewer features than the shorter
+        side of `shape`, otherwise dense.
     """
     m, n = factors[0].shape
-    if sum(f.rank for f in factors) < min(m, n):
+    if sum(f.rank for f in factors) < min(shape or (m, n)):
         left = torch.cat([f.U.to(a) * a for f, a in zip(factors, coefficients, strict=True)], dim=1)
         return LowRank(left, torch.cat([f.Vh.to(left) for f in factors]))
     total = coefficients[0].new_zeros(m, n)
@@ -99,14 +103,17 @@ def gram(factors: Sequence[Factors], C: Delta | None = None, dtype: torch.dtype 
 
 
 class Blocks:
-    """A of `readout`, in the factors' dtype, stored as its T (T - 1) / 2 blocks above the diagonal.
+    """A of `readout`, in the factors' dtype, stored as its blocks on and above the diagonal.
 
-    The blocks below the diagonal are their transposes, and those on it are identities.
+    The blocks below the diagonal are their transposes. Those on it are identities, and not stored, if each task's
+    directions are orthonormal.
     """
 
-    def __init__(self, factors: Sequence[Factors], n_threads: int) -> None:
+    def __init__(self, factors: Sequence[Factors], orthonormal: bool, n_threads: int) -> None:
         self.ranks = [f.rank for f in factors]
-        self.pairs = [(i, j) for j in range(len(factors)) for i in range(j) if self.ranks[i] and self.ranks[j]]
+        tasks = [task for task, rank in enumerate(self.ranks) if rank]
+        self.orthonormal = orthonormal
+        self.pairs = [(i, j) for j in tasks for i in tasks if i < j or (i == j and not orthonormal)]
         self.blocks = parallel_map(
             lambda pair: block(factors[pair[0]], factors[pair[1]]),
             self.pairs,
@@ -115,11 +122,12 @@ class Blocks:
 
     def product(self, a: Tensor) -> Tensor:
         """A a of (R,)."""
-        given, total = torch.split(a, self.ranks), a.clone()
+        given, total = torch.split(a, self.ranks), a.clone() if self.orthonormal else torch.zeros_like(a)
         parts = torch.split(total, self.ranks)
         for (i, j), matrix in zip(self.pairs, self.blocks, strict=True):
             parts[i].addmv_(matrix, given[j])
-            parts[j].addmv_(matrix.T, given[i])
+            if i != j:
+                parts[j].addmv_(matrix.T, given[i])
         return total
 
 
@@ -134,11 +142,18 @@ class System:
         dtype: to compute in, on the factors' device (on the CPU where that device has no float64).
         stored: whether to store A: as Blocks for `readout` where factors and `dtype` are float32, otherwise as a
             matrix.
+        orthonormal: whether the directions of each task are orthonormal, as singular features are.
         n_threads: how many threads form it.
     """
 
     def __init__(
-        self, factors: Sequence[Factors], variant: str, dtype: torch.dtype, stored: bool, n_threads: int = 1
+        self,
+        factors: Sequence[Factors],
+        variant: str,
+        dtype: torch.dtype,
+        stored: bool,
+        orthonormal: bool = True,
+        n_threads: int = 1,
     ) -> None:
         device = factors[0].U.device
         if dtype == torch.float64 and device.type == "mps":  # MPS has no float64
@@ -148,7 +163,7 @@ class System:
         self.variant = variant
         self._C = _readers(self.factors, dtype) if variant == "mapping" else None
         in_blocks = stored and variant == "readout" and dtype == self.factors[0].U.dtype == torch.float32
-        self.blocks = Blocks(self.factors, n_threads) if in_blocks else None
+        self.blocks = Blocks(self.factors, orthonormal, n_threads) if in_blocks else None
         self.gram = gram(self.factors, self._C, dtype) if stored and not in_blocks else None
 
     def apply(self, a: Tensor) -> Tensor:

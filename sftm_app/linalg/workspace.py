@@ -18,11 +18,12 @@ take float64 after all, gains that are dropped as rounding noise (less memory th
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sftm_app.linalg.factors import Rank, n_kept
 from sftm_app.linalg.gram_svd import GRAM_MIN, ROWS, SINGLE_RANK
 from sftm_app.linalg.low_rank import ADD_ELEMENTS
+from sftm_app.linalg.metric import Metric, side_dimension
 from sftm_app.linalg.superposition import AUTO_DIRECT_MAX, STORED_MAX
 from sftm_app.linalg.system import fits_one_gemm
 
@@ -144,9 +145,21 @@ def factorise_double_bytes(m: int, n: int) -> int:
     return FLOAT_BYTES * (DOUBLE_COPIES * m * n + DOUBLE_SQUARES * min(m, n) ** 2)
 
 
-def superpose_bytes(size: LayerSize, kept: Sequence[int], variant: str) -> int:
+def superpose_bytes(size: LayerSize, kept: Sequence[int], variant: str, metric: Metric | None = None) -> int:
     """Bytes of solving for the coefficients of `kept` features per task and forming D*, factors not included."""
     n_features, largest = sum(kept), max(kept, default=0)
+    if metric:
+        # The sides are made and the features whitened; then the same problem is solved in the whitened spaces.
+        p = side_dimension(size.m, n_features) if metric.outputs is not None else size.m
+        q = side_dimension(size.n, n_features)
+        spaces = [(size.n, q)] + ([(size.m, p)] if metric.outputs is not None else [])
+        held = sum(FLOAT_BYTES * (q**2 + q * n_features + (own * q if q < own else 0)) for own, q in spaces)
+        making = max(FLOAT_BYTES * (q**2 + 2 * q * largest + (2 * own * q if q < own else 0)) for own, q in spaces)
+        own_blocks = FLOAT_BYTES * sum(r**2 for r in kept)
+        solving = superpose_bytes(replace(size, m=p, n=q), kept, variant) + own_blocks
+        # D is restored from both sides.
+        restoring = 2 * combination_size(size, kept).n_bytes
+        return held + max(making, solving, restoring)
     direct = n_features <= AUTO_DIRECT_MAX
     if not direct and n_features <= STORED_MAX and variant == "readout":
         half = FLOAT_BYTES * (n_features**2 - sum(r**2 for r in kept)) // 2

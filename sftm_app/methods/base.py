@@ -18,6 +18,7 @@ from sftm_app.errors import RecipeError
 from sftm_app.linalg.conflicts import Conflict
 from sftm_app.linalg.factors import Factors, Rank
 from sftm_app.linalg.low_rank import Delta, weighted_sum
+from sftm_app.linalg.metric import Metric
 from sftm_app.linalg.workspace import LayerSize, sum_bytes
 
 __all__ = [
@@ -127,13 +128,14 @@ class Merged:
 class Combination:
     """A delta in the span of the features, named without forming it.
 
-    D = factor * share * sum_t w_t D_t, or with a variant D = factor * superpose(variant, counts, weights).
+    D = factor * share * sum_t w_t D_t, or with a variant D = factor * superpose(variant, counts, weights, metric).
 
     Attributes:
         factor: what only scales the result, so that another value needs no new solve.
         weights: one per task that holds the layer.
         counts: leading features used, per task.
         variant: of the superposition to solve; None where the coefficients are known.
+        metric: the norm that the superposition minimises; None for the Frobenius norm.
         share: a factor on the known coefficients.
         reports_conflicts: whether opposed tasks are a conflict. (For a plain sum they are not.)
     """
@@ -142,6 +144,7 @@ class Combination:
     weights: tuple[float, ...]
     counts: tuple[int, ...]
     variant: str | None = None
+    metric: Metric | None = None
     share: float = 1.0
     reports_conflicts: bool = False
 

@@ -5,8 +5,9 @@
     W*  = W_0 + scaling * D*
 
 The coefficients solve a linear system that asks D* to do, for every task, what D_t did on that task's own features: see
-`sftm_app.linalg.superposition`. Both variants (`readout`, `mapping`) were derived from the abstract of Qiu, Wu, Yao,
-"Superpose Singular Features for Model Merging", arXiv 2502.10698.
+`sftm_app.linalg.superposition`. Two variants (`readout`, `mapping`) were derived from the abstract of Qiu, Wu, Yao,
+"Superpose Singular Features for Model Merging", arXiv 2502.10698. `minimum_variance` is ours: it keeps every gain as
+`readout` does, and writes least on what the tasks read and write; see `sftm_app.linalg.metric`.
 """
 
 from __future__ import annotations
@@ -15,22 +16,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sftm_app.linalg.factors import Factors
+from sftm_app.linalg.metric import Metric
 from sftm_app.linalg.superposition import superpose, superpose_operations, superposed_delta
 from sftm_app.linalg.workspace import factorise_bytes, superpose_bytes
 from sftm_app.methods.base import Combination, Layer, LayerSize, Merged, Method, Rank, SolveFigures
-from sftm_app.methods.params import choice, number, rank
+from sftm_app.methods.params import CommonParams, choice, number, rank
 
 
 @dataclass(frozen=True)
-class SFTMParams:
+class SFTMParams(CommonParams):
     """Parameters of SFTM."""
 
     variant: str = choice(
         "readout",
         "Variant",
-        "readout keeps the gain of every feature exactly. mapping keeps the whole output of every feature as well as "
+        "readout (the paper's) keeps the gain of every feature exactly. minimum_variance (ours) does so too, and adds "
+        "the least possible noise to the tasks' inputs. mapping keeps the whole output of every feature as well as "
         "least squares can.",
-        choices=("readout", "mapping"),
+        choices=("minimum_variance", "readout", "mapping"),
     )
     rank: Rank = rank(
         "Rank",
@@ -44,12 +47,34 @@ class SFTMParams:
         minimum=0.0,
         maximum=2.0,
     )
+    loading: float = number(
+        3.0,
+        "Loading",
+        "For minimum_variance: how much of the noise to suppress is spread evenly over all directions. Large values "
+        "approach readout.",
+        minimum=0.01,
+        maximum=1000.0,
+    )
+    sides: str = choice(
+        "both",
+        "Sides",
+        "For minimum_variance: avoid what the tasks read and write (both), or only what they read (inputs).",
+        choices=("both", "inputs"),
+    )
+
+
+def equations(params: SFTMParams) -> tuple[str, Metric | None]:
+    """The variant of `superpose`, and its metric."""
+    if params.variant != "minimum_variance":
+        return params.variant, None
+    return "readout", Metric(params.loading, params.loading if params.sides == "both" else None)
 
 
 def merge(layer: Layer, params: SFTMParams) -> Merged:
     """Superpose the task matrices of one layer."""
     factors = [item.factors.cut(params.rank) for item in layer.features()]
-    solved = superpose(factors, params.variant, weights=layer.weights, n_threads=layer.n_threads)
+    variant, metric = equations(params)
+    solved = superpose(factors, variant, weights=layer.weights, n_threads=layer.n_threads, metric=metric)
     delta = superposed_delta(factors, solved)
     figures = SolveFigures(
         solver=solved.outcome.value,
@@ -76,7 +101,8 @@ def predict(
     n_square = counts.count(factors[0].shape[1])
     if params.variant == "mapping" and n_square and n_square + counts.count(0) == len(counts):
         return Combination(params.scaling, given, counts, share=1.0 / n_square, reports_conflicts=True)
-    return Combination(params.scaling, given, counts, params.variant, reports_conflicts=True)
+    variant, metric = equations(params)
+    return Combination(params.scaling, given, counts, variant, metric, reports_conflicts=True)
 
 
 def asked_rank(params: SFTMParams) -> Rank:
@@ -88,12 +114,13 @@ def workspace(size: LayerSize, params: SFTMParams) -> int:
     """Bytes: factorising every task, then all features and the system."""
     computed = size.computed(params.rank)
     held = sum(map(size.thin_bytes, computed))
-    return max(factorise_bytes(size, computed), held + superpose_bytes(size, size.kept(params.rank), params.variant))
+    solving = superpose_bytes(size, size.kept(params.rank), *equations(params))
+    return max(factorise_bytes(size, computed), held + solving)
 
 
 def operations(size: LayerSize, params: SFTMParams) -> float:
     """Operations of forming and solving the system and of forming D*."""
-    return superpose_operations(size.m, size.n, size.kept(params.rank), params.variant)
+    return superpose_operations(size.m, size.n, size.kept(params.rank), *equations(params))
 
 
 METHOD = Method(

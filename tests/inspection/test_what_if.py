@@ -19,7 +19,9 @@ from sftm_app.inspection import answers, input_projection
 from sftm_app.inspection.what_if import Prediction, WhatIf
 from sftm_app.linalg.feature_gram import FeatureGram
 from sftm_app.linalg.low_rank import dense
+from sftm_app.linalg.metric import Metric
 from sftm_app.linalg.preservation import errors, measure
+from sftm_app.linalg.superposition import superpose, superposed_delta
 from sftm_app.methods import METHODS, get_method
 from sftm_app.methods.base import Features, Layer, Merged, SolveFigures
 from sftm_app.methods.settings import MergeSettings, merge_settings
@@ -77,6 +79,8 @@ def merged_by(what_if: WhatIf, matrices: list[Tensor], settings: MergeSettings) 
         made.read_base,
         lambda: [Features(f) for f in made.factors],
         sum(settings.weights[task] for task in made.idle),
+        name=made.layer.name,
+        task_names=made.task_names,
     )
     result = method.merge(layer, settings.params)
     merged = result if isinstance(result, Merged) else Merged(result)
@@ -299,9 +303,10 @@ def test_rows_and_interference_are_those_of_A(stored: bool) -> None:
     U = torch.cat([f.U.double() for f in what_if.made.factors], 1)
     V = torch.cat([f.Vh.double() for f in what_if.made.factors]).T
     A = ((U.T @ U) * (V.T @ V)).numpy()
-    what_if.predict(merge_settings("sftm", {}, (1.0, 1.0, 1.0)))
-    assert_close(what_if.row(2, 3), A[18 + 3], 1e-6)
-    assert_close(what_if.row(0, 17), A[17], 1e-6)
+    readout = merge_settings("sftm", {"variant": "readout"}, (1.0, 1.0, 1.0))
+    what_if.predict(readout)
+    assert_close(what_if.row(2, 3, readout), A[18 + 3], 1e-6)
+    assert_close(what_if.row(0, 17, readout), A[17], 1e-6)
     apart = A - np.eye(36)
     overall, own = what_if.interference
     assert overall == pytest.approx(np.linalg.norm(apart) / 6, abs=1e-5)
@@ -309,7 +314,7 @@ def test_rows_and_interference_are_those_of_A(stored: bool) -> None:
     assert_close(own, wanted)
     for member, feature in ((1, 0), (0, 18), (0, -1)):
         with pytest.raises(InputError, match="so none at"):
-            what_if.row(member, feature)
+            what_if.row(member, feature, readout)
 
 
 @pytest.mark.parametrize("stored", [True, False])
@@ -370,3 +375,29 @@ def held_bytes(thing: object) -> int:
             todo += item.values()
     assert found
     return sum(found.values())
+
+
+@pytest.mark.parametrize("sides", ["both", "inputs"])
+@pytest.mark.parametrize("rank", [None, 5])
+def test_minimum_variance_is_answered_as_it_is_merged(rank: int | None, sides: str) -> None:
+    """The prediction is that of the merge, and a feature's row of A explains its readout."""
+    what_if = WhatIf(made_of(*tasks("shared", TALL)))
+    params = {"variant": "minimum_variance", "rank": rank, "sides": sides, "loading": 0.7, "scaling": 0.5}
+    settings = merge_settings("sftm", params, (1.0, 0.5, 1.0))
+    found = what_if.predict(settings)
+    factors = what_if.made.factors
+    cut = [f.cut(rank) for f in factors]
+    metric = Metric(0.7, 0.7 if sides == "both" else None)
+    D = 0.5 * dense(superposed_delta(cut, superpose(cut, weights=(1.0, 0.5, 1.0), metric=metric)))
+    for f, readouts, c in zip(factors, found.readouts, cut, strict=True):
+        assert_close(readouts, ((f.U.T @ D.float()) * f.Vh).sum(1), 1e-5)
+        assert c.rank == rank or rank is None
+    assert found.coefficients is not None
+    coefficients = torch.cat([c.float() for c in found.coefficients])
+    for member, feature in ((0, 0), (2, 4), (1, 11)):
+        row = what_if.row(member, feature, settings)
+        assert float(row @ coefficients) == pytest.approx(float(found.readouts[member][feature]), abs=1e-4 * found.norm)
+        if feature < found.ranks[member]:
+            own = feature + sum(f.rank for f in factors[:member])
+            assert float(row[own]) == pytest.approx(1.0, rel=1e-5)
+    assert_close(what_if.spectrum(found)[:9], torch.linalg.svdvals(D.double())[:9], 1e-5)

@@ -108,6 +108,7 @@ def test_many_features_are_multiplied_block_by_block(
 def test_blocks_are_the_matrix(m: int, n: int) -> None:
     matrices = [gaussian(m, n, 1), torch.zeros(m, n, dtype=torch.float64), gaussian(m, n, 2), gaussian(m, n, 1)]
     factors = [factorise(D.float(), 0.8) for D in matrices]
-    A, blocks = gram(factors, dtype=torch.float64), Blocks(factors, 2)
-    a = gaussian(1, len(A), 3)[0]
+    A, a = gram(factors, dtype=torch.float64), gaussian(1, sum(f.rank for f in factors), 3)[0]
+    blocks, own = Blocks(factors, True, 2), Blocks(factors, False, 2)
     assert len(blocks.blocks) == 3 and distance(blocks.product(a.float()), a @ A) < 2e-6
+    assert len(own.blocks) == 6 and distance(own.product(a.float()), a @ A) < 2e-6
