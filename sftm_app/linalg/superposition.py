@@ -189,9 +189,7 @@ def superposed_delta(factors: Sequence[Factors], superposition: Superposition) -
     return delta if isinstance(delta, LowRank) else delta.to(factors[0].U)
 
 
-def superpose_operations(
-    m: int, n: int, kept: Sequence[int], variant: str, metric: Metric | None = None
-) -> float:
+def superpose_operations(m: int, n: int, kept: Sequence[int], variant: str, metric: Metric | None = None) -> float:
     """Estimate the floating-point operations of forming and solving the system and of forming D*.
 
     Args:
