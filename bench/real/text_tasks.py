@@ -93,11 +93,9 @@ def train(base: Path, task: Task, encode: Encode, seed: int, folder: Path) -> No
     print(f"{task.name}, seed {seed}: {found}", flush=True)
 
 
-def train_all(cache: Path, home: Path, seed: int) -> dict[str, Path]:
-    """The folders of the eight fine-tunes of one seed by task; trains those that are missing."""
-    base = make_base(cache, home)
+def train_all(base: Path, tasks: Sequence[Task], home: Path, seed: int) -> dict[str, Path]:
+    """The folders of the fine-tunes of one seed by task; trains those that are missing."""
     encode = encoder(base)
     return {
-        task.name: stage(home / f"seed{seed}" / task.name, partial(train, base, task, encode, seed))
-        for task in make_tasks(cache, seed)
+        task.name: stage(home / f"seed{seed}" / task.name, partial(train, base, task, encode, seed)) for task in tasks
     }
