@@ -91,6 +91,23 @@ def probe(model: nn.Module, task: Task, encode: Encode, penalty: float = 1e-2) -
         head.bias.copy_(bias - weight @ (mean / spread))
 
 
+def batches(lengths: Sequence[int], batch: int) -> list[Tensor]:
+    """Batches of random samples whose lengths are similar, in random order, so that little is padded.
+
+    Args:
+        lengths: of the samples.
+        batch: samples per batch.
+
+    Returns:
+        Positions, int64; each sample is in one batch.
+    """
+    found: list[Tensor] = []
+    for group in torch.randperm(len(lengths)).split(10 * batch):
+        by_length = torch.tensor(sorted(group.tolist(), key=lengths.__getitem__))
+        found += by_length.split(batch)
+    return [found[place] for place in torch.randperm(len(found)).tolist()]
+
+
 def fine_tune(model: nn.Module, task: Task, encode: Encode, schedule: Schedule, seed: int = 0) -> float:
     """Train everything except the head, in place. Returns the seconds."""
     torch.manual_seed(seed)
@@ -99,11 +116,13 @@ def fine_tune(model: nn.Module, task: Task, encode: Encode, schedule: Schedule, 
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimiser = torch.optim.AdamW(parameters, lr=schedule.lr, weight_decay=schedule.weight_decay, fused=True)
     labels = torch.tensor(task.train.labels)
+    # Images all have the length of their channels: for them the batches are random.
+    lengths = [len(sample) for sample in task.train.inputs]
     per_epoch = -(-len(labels) // schedule.batch)
     total, step, started = schedule.epochs * per_epoch, 0, time.perf_counter()
     model.train()
     for _ in range(schedule.epochs):
-        for picked in torch.randperm(len(labels)).split(schedule.batch):
+        for picked in batches(lengths, schedule.batch):
             rate = min(1.0, (step + 1) / schedule.warmup) * (1 - step / total)
             for group in optimiser.param_groups:
                 group["lr"] = schedule.lr * rate
