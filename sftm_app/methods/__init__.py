@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sftm_app.methods import average, sftm, slerp, spectral, task_arithmetic, ties
+from sftm_app.methods import average, sftm, slerp, sparsify, spectral, task_arithmetic
 from sftm_app.methods.base import Method
 from sftm_app.methods.params import refuse_unknown
 
@@ -12,7 +12,7 @@ METHODS: dict[str, Method] = {
         sftm.METHOD,
         average.METHOD,
         task_arithmetic.METHOD,
-        ties.METHOD,
+        *sparsify.METHODS,
         slerp.METHOD,
         *spectral.METHODS,
     )

@@ -23,7 +23,7 @@ class Control:
         kind: "choice" (one of `choices`), "number" (from minimum to maximum), or "rank" (see `parse_rank`).
         label, help: for the screen.
         choices: of a choice.
-        minimum, maximum, step: of a number.
+        minimum, maximum, step: of a number. A step of 1 means a whole number.
     """
 
     kind: str
@@ -43,6 +43,11 @@ def choice(default: str, label: str, help: str, choices: tuple[str, ...]) -> Any
 def number(default: float, label: str, help: str, minimum: float, maximum: float) -> Any:
     """Declare a number from `minimum` to `maximum`, both included."""
     return field(default=default, metadata={"control": Control("number", label, help, (), minimum, maximum)})
+
+
+def whole(default: int, label: str, help: str, minimum: int, maximum: int) -> Any:
+    """Declare a whole number from `minimum` to `maximum`, both included."""
+    return field(default=default, metadata={"control": Control("number", label, help, (), minimum, maximum, 1)})
 
 
 def rank(label: str, help: str) -> Any:
@@ -190,6 +195,10 @@ def _check(control: Control, value: Any, where: str) -> Any:
         raise RecipeError(f"{where}: {value!r} is not a number.")
     if not control.minimum <= value <= control.maximum:
         raise RecipeError(f"{where}: {value} is outside {control.minimum:g} to {control.maximum:g}.")
+    if control.step == 1:
+        if value != int(value):
+            raise RecipeError(f"{where}: {value!r} is not a whole number.")
+        return int(value)
     return float(value)
 
 
@@ -225,6 +234,10 @@ class CommonParams:
         minimum=0.0,
         maximum=1.0,
     )
+
+    def share_at(self, depth: float | None) -> float:
+        """The share of the scaling that a tensor at this depth gets, 0..1. See `base.Layer` for depth."""
+        return self.depth + (1 - self.depth) * (depth or 0.0)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -62,7 +62,8 @@ def made_of(
     members = tuple(range(len(matrices))) if members is None else tuple(members)
     layer = MapLayer("x.weight", "outside", "x", (m, n), "x.weight", Part(), members)
     weight = torch.ones(m, n) if base is None else base
-    return LayerFactors(layer, base_norm, tuple(factorise(matrix) for matrix in matrices), lambda: weight)
+    factors = tuple(factorise(matrix) for matrix in matrices)
+    return LayerFactors(layer, base_norm, factors, lambda: weight, task_names=tuple(map(str, members)))
 
 
 def gaussian(m: int, n: int, seed: int) -> Tensor:

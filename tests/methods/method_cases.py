@@ -13,12 +13,26 @@ from sftm_app.methods.base import Features, Layer, Merged
 
 
 def layer_of(
-    matrices: Sequence[Delta], weights: Sequence[float] | None = None, base: Tensor | None = None, idle: float = 0.0
+    matrices: Sequence[Delta],
+    weights: Sequence[float] | None = None,
+    base: Tensor | None = None,
+    idle: float = 0.0,
+    task_names: Sequence[str] | None = None,
+    name: str = "layer",
 ) -> Layer:
-    """A layer with these task matrices; the base is zero unless one is given."""
+    """A layer with these task matrices; the base is zero unless one is given, and tasks are called "0", "1", ..."""
     base = torch.zeros(tuple(matrices[0].shape)) if base is None else base
     weights = [1.0] * len(matrices) if weights is None else weights
-    return Layer(matrices, weights, lambda: base, lambda: [Features(factorise(D)) for D in matrices], idle)
+    names = [str(task) for task in range(len(matrices))] if task_names is None else task_names
+    return Layer(
+        matrices,
+        weights,
+        lambda: base,
+        lambda: [Features(factorise(D)) for D in matrices],
+        idle,
+        name=name,
+        task_names=names,
+    )
 
 
 def delta_of(result: Delta | Merged) -> Tensor:

@@ -87,6 +87,16 @@ def test_limits_belong_to_the_range(value: float) -> None:
     assert type(made.scaling) is float
 
 
+def test_whole_numbers() -> None:
+    params = METHODS["dare_linear"].params
+    for value in (3, 3.0):
+        made = make_params(params, {"seed": value}, "params")
+        assert made.seed == 3 and type(made.seed) is int
+    for value, said in ((0.5, "0.5 is not a whole number"), (-1, "outside 0 to 999"), (True, "not a number")):
+        with pytest.raises(RecipeError, match=said):
+            make_params(params, {"seed": value}, "params")
+
+
 @pytest.mark.parametrize(
     ("values", "said"),
     [
