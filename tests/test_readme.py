@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import doctest
 import re
 from pathlib import Path
 
 import pytest
 
+from bench.methods_table import methods_table, with_table
 from sftm_app.cli import build_parser
 from sftm_app.methods import METHODS
-from sftm_app.methods.params import controls
+from sftm_app.methods.params import CommonParams, controls
 from sftm_app.planning.recipe import recipe_from_yaml
 
 ROOT = Path(__file__).parent.parent
@@ -23,11 +25,22 @@ def test_the_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert tried >= 4 and failed == 0
 
 
-def test_every_method_and_parameter_is_named() -> None:
-    for name, method in METHODS.items():
-        assert f"`{name}`" in README and method.reference.rpartition("arXiv ")[2].split(", SIGGRAPH")[0] in README
-        for field in controls(method.params):
-            assert f"`{field}`" in README
+def test_the_table_of_methods_is_the_code_s() -> None:
+    table = methods_table()
+    assert f"\n\n{table}\n\n" in README, "Run `python -m bench.methods_table --write`."
+    assert all(f"`{field}`" in README for field in controls(CommonParams))
+
+
+def test_a_changed_method_changes_its_row_only() -> None:
+    methods = {**METHODS, "ties": dataclasses.replace(METHODS["ties"], title="Trimmed")}
+    rows, others = methods_table().splitlines(), methods_table(methods).splitlines()
+    assert [(a, b) for a, b in zip(rows, others, strict=True) if a != b] == [
+        (row, row.replace("`ties`: TIES", "`ties`: Trimmed")) for row in rows if row.startswith("| `ties`")
+    ]
+    old = "\n".join([*rows[:2], "| `gone` | row |"])
+    assert with_table(f"before\n\n{old}\n\nafter\n") == f"before\n\n{methods_table()}\n\nafter\n"
+    with pytest.raises(ValueError, match="has no line"):
+        with_table("no table")
 
 
 def test_the_recipe_is_read() -> None:
