@@ -24,6 +24,7 @@ from pathlib import Path
 from bench.real.bench import TEST, VALIDATION, Bench, Settings, settings
 from bench.real.merging import open_workplace
 from bench.real.packages import CACHE
+from bench.real.report import COUNTED, orders, report
 from bench.real.results import merge_cost
 from bench.real.rows import rows
 from bench.real.stages import set_up
@@ -39,7 +40,6 @@ BENCHES = {
     "vision": ("bench.real.dinov2:make_bench", (0,)),
     "lora": ("bench.real.smollm2:make_bench", (0,)),
 }
-COUNTED = ("sftm", "average", "task_arithmetic", "tsvm", "iso_c", "wudi")
 
 
 def make_study(name: str, cache: Path, seeds: Sequence[int], quick: bool) -> Study:
@@ -79,12 +79,6 @@ def grids(study: Study, remerge: bool) -> Iterator[str]:
             yield measured_line(study, best, remerge)
 
 
-def orders(study: Study) -> list[tuple[str, ...]]:
-    """The tasks as listed, and the other way round."""
-    names = study.places[0].names
-    return [names, names[::-1]]
-
-
 def counts(study: Study, remerge: bool) -> Iterator[str]:
     """The main methods at their defaults with 2, 3, ... tasks, on the first test part of the first seed."""
     first = study.first_seed().on(TEST)
@@ -113,7 +107,7 @@ def costs(study: Study, remerge: bool) -> Iterator[str]:
             yield f"{row.title}: {error}"
 
 
-STAGES = {"defaults": defaults, "grids": grids, "counts": counts, "unseen": unseen, "cost": costs}
+STAGES = {"defaults": defaults, "grids": grids, "counts": counts, "unseen": unseen, "cost": costs, "report": report}
 
 
 def main() -> None:

@@ -115,10 +115,13 @@ def _fill(
 def stored(place: Workplace, model: str | Settings, cases: Sequence[Case]) -> Correct | None:
     """What was measured of a model before, or None if anything is missing. Arguments as for `correctness`."""
     about = stored_merge(place, model) if isinstance(model, Settings) else {"model": model}
-    path = place.bench.home / "correct" / f"{about['model']}.json" if about else None
-    if path is None or not path.exists():
-        return None
-    kept: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))
+    return known(place.bench, about["model"], cases) if about else None
+
+
+def known(bench: Bench, model: str, cases: Sequence[Case]) -> Correct | None:
+    """The same by the digest of a merged model, "base" or "individual"."""
+    path = bench.home / "correct" / f"{model}.json"
+    kept: dict[str, str] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     if any(f"{task}.{part}" not in kept for task, part in cases):
         return None
     return {(task, part): _bits(kept[f"{task}.{part}"]) for task, part in cases}

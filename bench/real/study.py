@@ -10,7 +10,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.real.bench import TEST, Settings
-from bench.real.intervals import Draws, Estimate, Table, draw, drawn_gap, estimate, gap_closed, mean_accuracy
+from bench.real.intervals import (
+    Draws,
+    Estimate,
+    Table,
+    draw,
+    drawn_accuracy,
+    drawn_gap,
+    estimate,
+    gap_closed,
+    mean_accuracy,
+)
 from bench.real.merging import Workplace, open_workplace
 from bench.real.results import BASE, INDIVIDUAL, Case, Correct, correctness, stored, stored_merge
 
@@ -85,6 +95,12 @@ class Study:
         """The share of the gap that a model closes; None if it was not measured."""
         table = self.table(model)
         return None if table is None else gap_closed(table, *self.ends, self.draws)
+
+    def accuracy(self, model: Model) -> Estimate | None:
+        """The mean accuracy of a model; None if it was not measured."""
+        table = self.table(model)
+        draws = self.draws
+        return None if table is None else estimate(mean_accuracy(table), drawn_accuracy(table, draws))
 
     def difference(self, model: Model, other: Model) -> Estimate | None:
         """How much more of the gap `model` closes than `other`, with a paired interval; None if not measured."""
