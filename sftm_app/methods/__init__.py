@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sftm_app.methods import average, sftm, slerp, sparsify, spectral, task_arithmetic
+from sftm_app.methods import average, sftm, slerp, sparsify, spectral, task_arithmetic, wudi
 from sftm_app.methods.base import Method
 from sftm_app.methods.params import refuse_unknown
 
@@ -15,6 +15,7 @@ METHODS: dict[str, Method] = {
         *sparsify.METHODS,
         slerp.METHOD,
         *spectral.METHODS,
+        *wudi.METHODS,
     )
 }
 
