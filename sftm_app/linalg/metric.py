@@ -32,8 +32,11 @@ from sftm_app.linalg.factors import Factors
 from sftm_app.linalg.low_rank import Delta, LowRank
 from sftm_app.linalg.parallel import parallel_map
 
-# Features that span at most this share of a side are handled inside their span.
-SPAN_SHARE = 0.5
+# Features that span at most this share of a side are handled inside their span. For more, a basis of the span takes
+# longer than M itself.
+SPAN_SHARE = 0.2
+# M is formed below its diagonal only, in so many blocks of columns.
+N_COLUMN_BLOCKS = 6
 
 
 @dataclass(frozen=True)
@@ -151,10 +154,16 @@ def make_side(directions: Sequence[Tensor], gains: Sequence[Tensor], loading: fl
         directions = [rows @ Q for rows in directions]
     M = directions[0].new_zeros(directions[0].shape[1], directions[0].shape[1])
     for rows, weight in zip(directions, weights, strict=True):
-        weighted = rows * weight[:, None]
-        M.addmm_(weighted.mT, weighted)
+        _add_gram(M, rows * weight[:, None])
     M.diagonal().add_(loading)
     return Side(torch.linalg.cholesky(M), Q)
+
+
+def _add_gram(M: Tensor, rows: Tensor) -> None:
+    """Add rows^T rows to M, on and below the diagonal, all that Cholesky reads."""
+    step = -(-M.shape[0] // N_COLUMN_BLOCKS)
+    for start in range(0, M.shape[0], step):
+        M[start:, start : start + step].addmm_(rows[:, start:].mT, rows[:, start : start + step])
 
 
 def side_dimension(size: int, n_features: int) -> int:
