@@ -43,7 +43,7 @@ def estimates(found: Sequence[Estimate]) -> tuple[list[float], dict[str, Any]]:
 def methods_figure(lines: Sequence[tuple[str, Estimate, Estimate | None]]) -> dict[str, Any]:
     """The share of the gap closed by each method. lines: title, default, and best; the first one on top."""
     titles = [title for title, _, _ in lines][::-1]
-    data = []
+    data: list[dict[str, Any]] = []
     best = [(title, one) for title, _, one in lines if one is not None][::-1]
     for name, pairs, symbol, colour in (
         ("default", [(title, one) for title, one, _ in lines][::-1], "circle", BLUE),
@@ -70,7 +70,7 @@ def methods_figure(lines: Sequence[tuple[str, Estimate, Estimate | None]]) -> di
 
 def counts_figure(lines: Sequence[tuple[str, Sequence[int], Sequence[Estimate]]]) -> dict[str, Any]:
     """The share of the gap closed with 2, 3, ... tasks. lines: title, numbers of tasks, estimates."""
-    data = []
+    data: list[dict[str, Any]] = []
     for place, (title, numbers, found) in enumerate(lines):
         values, bars = estimates(found)
         colour = COLOURS[place % len(COLOURS)]

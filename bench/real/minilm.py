@@ -18,7 +18,7 @@ from transformers import AutoTokenizer
 from bench.real import sentences
 from bench.real.bench import TEST, VALIDATION, Bench
 from bench.real.classifiers import Split, Task
-from bench.real.stages import stage, write_samples
+from bench.real.stages import stage, write_recipe, write_samples
 from bench.real.text_tasks import (
     MAX_TOKENS,
     UNSEEN,
@@ -89,6 +89,8 @@ def make_bench(cache: Path, seed: int = 0) -> Bench:
     for task in tasks if seed == 0 else ():
         targets = [task.labels[label] for label in task.test.labels]
         write_samples(home / "samples" / f"{task.name}.json", task.test.inputs, targets, task.labels)
+    if seed == 0:
+        write_recipe(home / "recipe.yaml", base, list(folders.values()))
     answers = Answers(base, _splits(tasks, make_unseen(cache)))
     results = home / "results" / f"seed{seed}"
     unseen = {name: heads[0] for name, (_, _, heads) in UNSEEN.items()}

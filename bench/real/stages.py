@@ -1,12 +1,10 @@
-"""What the three scripts share: cached stages, the app's command line, and tables."""
+"""What the benches share: cached stages, recipes and samples for the app, and Markdown tables."""
 
 from __future__ import annotations
 
 import json
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,11 +13,9 @@ import torch
 import yaml
 from transformers import logging
 
-from bench.machine import machine_line
-
 
 def set_up() -> None:
-    """Use one torch thread here and in every command, contact no model hub, and show no progress bars."""
+    """Use one torch thread, contact no model hub, and show no progress bars."""
     torch.set_num_threads(1)
     os.environ.update(OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1")
     # Otherwise every head that is added later would be reported as missing.
@@ -63,16 +59,6 @@ def write_recipe(path: Path, base: Path, tasks: Sequence[Path], **rest: Any) -> 
     return path
 
 
-def merge(recipe: Path, output: Path, *options: str) -> Path:
-    """Merge with the app's command line, unless `output` exists. Raises CalledProcessError if the merge fails."""
-    command = ["merge", str(recipe), *options, "--output", str(output)]
-    print(f"$ python -m sftm_app {' '.join(command)}", flush=True)
-    if not output.exists():
-        output.parent.mkdir(parents=True, exist_ok=True)
-        subprocess.run([sys.executable, "-m", "sftm_app", *command, "--quiet"], check=True)
-    return output
-
-
 def write_samples(path: Path, inputs: Sequence[str], targets: Sequence[str], choices: Sequence[str]) -> None:
     """Write labelled sentences in the format of the Evaluate tab."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -83,26 +69,3 @@ def table(first: str, columns: Sequence[str], rows: Sequence[tuple[str, Sequence
     """A Markdown table. rows: a title and one text per column."""
     lines = [f"| {first} | {' | '.join(columns)} |", f"|---|{'---:|' * len(columns)}"]
     return "\n".join([*lines, *(f"| {title} | {' | '.join(cells)} |" for title, cells in rows)])
-
-
-def accuracy_table(titles: dict[str, str], found: dict[str, dict[str, float]], wide: Sequence[str]) -> str:
-    """A table of accuracies with their mean, and the share of the gap from base to individual models that is closed.
-
-    Args:
-        titles: the models by key, with `base` and `individual`.
-        found: accuracies 0..1 by model and task.
-        wide: the tasks.
-    """
-    means = {key: sum(found[key].values()) / len(found[key]) for key in titles}
-    gap = means["individual"] - means["base"]
-    rows = []
-    for key, title in titles.items():
-        cells = [f"{found[key][task]:.1%}" for task in wide]
-        rows.append((title, [*cells, f"{means[key]:.1%}", f"{(means[key] - means['base']) / gap:.0%}"]))
-    return table("model", [*wide, "mean", "gap closed"], rows)
-
-
-def report(path: Path, tables: Sequence[str], content: dict[str, Any]) -> None:
-    """Print the tables with the date and the machine, and write the figures as JSON."""
-    write_json(path, {"machine": machine_line(), **content})
-    print(f"\n{machine_line()}\n\n" + "\n\n".join(tables) + f"\n\nWritten to {path}")
