@@ -1,0 +1,118 @@
+"""The parts of the real benches that need no weights: samples, intervals, objectives, the report's marks."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from bench.real.classifiers import batches
+from bench.real.intervals import Estimate, draw, gap_closed, spearman
+from bench.real.objectives import of_layer
+from bench.real.report import between, mean_of
+from bench.real.texts import same_text, text_task
+
+
+def labelled(n: int) -> dict[str, str]:
+    """Sentences of two classes, each twice: the copies differ in case, a link and the mark of a retweet."""
+    plain = {f"sentence number {i}": "odd" if i % 2 else "even" for i in range(n)}
+    return plain | {
+        f"RT @someone: Sentence NUMBER {i} https://t.co/{i}!": label for i, label in enumerate(plain.values())
+    }
+
+
+def test_no_sentence_is_in_two_sets() -> None:
+    task = text_task("numbers", "Numbers", labelled(100), n_train=30, n_test=20, n_validation=10)
+    parts = [[same_text(text) for text in split.inputs] for split in (task.train, task.test, task.validation)]
+    assert [len(part) for part in parts] == [30, 20, 10]
+    assert len({text for part in parts for text in part}) == 60
+    for split in (task.train, task.test, task.validation):
+        for text, label in zip(split.inputs, split.labels, strict=True):
+            assert task.labels[label] == ("odd" if int(same_text(text).split()[-1]) % 2 else "even")
+
+
+def test_a_seed_draws_other_training_sentences_and_the_same_test_sentences() -> None:
+    first, second = (text_task("numbers", "Numbers", labelled(100), 30, 20, 10, seed) for seed in (0, 1))
+    assert list(first.test.inputs) == list(second.test.inputs)
+    assert list(first.validation.inputs) == list(second.validation.inputs)
+    assert set(first.train.inputs) != set(second.train.inputs)
+
+
+def test_batches_hold_every_sample_once_and_similar_lengths() -> None:
+    torch.manual_seed(0)
+    lengths = torch.randint(1, 100, (330,)).tolist()
+    found = batches(lengths, 16)
+    assert len(found) == 21
+    assert sorted(torch.cat(found).tolist()) == list(range(330))
+    mixed = [lengths[place] for place in torch.randperm(330).tolist()]
+    spread = np.mean([np.ptp([lengths[place] for place in batch.tolist()]) for batch in found])
+    assert spread < 0.4 * np.mean([np.ptp(mixed[start : start + 16]) for start in range(0, 330, 16)])
+
+
+def test_the_share_of_the_gap_and_its_interval() -> None:
+    generator = np.random.default_rng(1)
+
+    def right(share: float) -> list[list[np.ndarray]]:
+        return [[generator.random(400) < share for _ in range(3)] for _ in range(2)]
+
+    base, individual, model = right(0.5), right(0.9), right(0.8)
+    low, middle, high = (
+        np.mean([[task.mean() for task in tasks] for tasks in one]) for one in (base, model, individual)
+    )
+    found = gap_closed(model, base, individual, draw([400] * 3, 2))
+    assert found.value == pytest.approx((middle - low) / (high - low))
+    assert found.low < found.value < found.high
+    # The standard error of a mean of 1,200 independent samples of each model, the seeds' samples taken as independent.
+    error = np.sqrt(0.8 * 0.2 / 2400) / (high - low)
+    assert error < found.half < 8 * error
+
+
+def test_identical_models_close_none_or_all_of_the_gap_in_every_draw() -> None:
+    generator = np.random.default_rng(2)
+    base, individual = ([[generator.random(100) < share]] for share in (0.3, 0.8))
+    draws = draw([100], 1)
+    assert gap_closed(base, base, individual, draws) == Estimate(0.0, 0.0, 0.0)
+    whole = gap_closed(individual, base, individual, draws)
+    assert [whole.value, whole.low, whole.high] == pytest.approx([1.0, 1.0, 1.0])
+
+
+def test_rank_correlation() -> None:
+    assert spearman([1, 2, 3, 4], [10, 20, 35, 90]) == pytest.approx(1)
+    assert spearman([1, 2, 3, 4], [4, 3, 2, 1]) == pytest.approx(-1)
+    # 1 - 6 sum d^2 / (n (n^2 - 1)) with d = 0, -1, 1, 0.
+    assert spearman([1, 2, 3, 4], [1, 3, 2, 4]) == pytest.approx(1 - 6 * 2 / (4 * 15))
+    # Equal values share their mean rank: 0.5, 0.5, 2 against 0, 1, 2.
+    assert spearman([5, 5, 6], [1, 2, 3]) == pytest.approx(np.corrcoef([0.5, 0.5, 2], [0, 1, 2])[0, 1])
+
+
+def test_objectives_are_the_formulas_over_features() -> None:
+    torch.manual_seed(3)
+    deltas = [torch.randn(5, 4) for _ in range(3)]
+    merged = torch.randn(5, 4)
+    found = of_layer(merged, deltas)
+    norms = [float(torch.linalg.matrix_norm(D)) ** 2 for D in deltas]
+    M = 4 / 3 * sum(D.T @ D / norm for D, norm in zip(deltas, norms, strict=True)) + 3 * torch.eye(4)
+    N = 5 / 3 * sum(D @ D.T / norm for D, norm in zip(deltas, norms, strict=True)) + 3 * torch.eye(5)
+    variances = [float(torch.trace(N @ D @ M @ D.T)) for D in (merged, *deltas)]
+    assert found["variance"] == pytest.approx(variances[0] / np.mean(variances[1:]), rel=1e-4)
+    missed = sum(
+        float(torch.linalg.matrix_norm((merged - D) @ D.T)) ** 2 / norm for D, norm in zip(deltas, norms, strict=True)
+    )
+    there = sum(float(torch.linalg.matrix_norm(D @ D.T)) ** 2 / norm for D, norm in zip(deltas, norms, strict=True))
+    assert found["interference"] == pytest.approx(missed / there, rel=1e-4)
+    distance = sum(float(torch.linalg.matrix_norm(merged - D)) ** 2 for D in deltas) / sum(norms)
+    assert found["distance"] == pytest.approx(distance, rel=1e-4)
+
+
+def test_a_section_is_replaced_between_its_marks_and_nowhere_else() -> None:
+    text = "# Title\n<!-- measured: text -->\n\nold\n\n<!-- end: text -->\nrest\n"
+    replaced = between(text, "text", "new")
+    assert replaced == "# Title\n<!-- measured: text -->\n\nnew\n\n<!-- end: text -->\nrest\n"
+    with pytest.raises(ValueError, match="measured: vision"):
+        between(text, "vision", "new")
+
+
+def test_orders_are_averaged() -> None:
+    assert mean_of([Estimate(0.2, 0.0, 0.4), Estimate(0.4, 0.3, 0.6)]) == Estimate(
+        pytest.approx(0.3), pytest.approx(0.15), pytest.approx(0.5)
+    )
