@@ -50,9 +50,9 @@ def whole(default: int, label: str, help: str, minimum: int, maximum: int) -> An
     return field(default=default, metadata={"control": Control("number", label, help, (), minimum, maximum, 1)})
 
 
-def rank(label: str, help: str) -> Any:
-    """Declare a rank; see `parse_rank`. The default is the full rank."""
-    return field(default=None, metadata={"control": Control("rank", label, help)})
+def rank(label: str, help: str, default: Rank = None) -> Any:
+    """Declare a rank; see `parse_rank`. The default is the full rank unless another is given."""
+    return field(default=default, metadata={"control": Control("rank", label, help)})
 
 
 def controls(params: type[Any]) -> dict[str, Control]:
