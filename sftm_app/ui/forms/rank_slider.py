@@ -35,7 +35,7 @@ class RankSlider:
     """The kind of a rank, and its amount, whose scale follows the kind."""
 
     def __init__(self, label: str, default: Any, elem_id: str) -> None:
-        kind, _ = kind_and_amount(default)
+        kind, amount = kind_and_amount(default)
         scale = SCALES[kind]
         self.kind = gr.Radio(
             [(title, name) for name, title in KINDS.items()],
@@ -47,7 +47,7 @@ class RankSlider:
         self.amount = gr.Slider(
             scale.minimum,
             scale.maximum,
-            value=scale.start,
+            value=scale.start if kind == "full" else amount,
             step=scale.step,
             label=scale.label,
             info="How many, or how much, to keep.",
