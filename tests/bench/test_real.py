@@ -113,6 +113,5 @@ def test_a_section_is_replaced_between_its_marks_and_nowhere_else() -> None:
 
 
 def test_orders_are_averaged() -> None:
-    assert mean_of([Estimate(0.2, 0.0, 0.4), Estimate(0.4, 0.3, 0.6)]) == Estimate(
-        pytest.approx(0.3), pytest.approx(0.15), pytest.approx(0.5)
-    )
+    found = mean_of([Estimate(0.2, 0.0, 0.4), Estimate(0.4, 0.3, 0.6)])
+    assert [found.value, found.low, found.high] == pytest.approx([0.3, 0.15, 0.5])
