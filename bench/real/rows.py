@@ -13,7 +13,7 @@ from sftm_app.methods.params import controls
 SCALINGS = (0.3, 0.5, 0.7, 1.0, 1.5)
 # The main parameter of a method and the values that are tried, where it is not the scaling.
 GRIDS: dict[str, tuple[str, Sequence[Any]]] = {
-    "ties": ("keep", (0.1, 0.2, 0.4, 0.7, 1.0)),
+    "cart": ("coefficient", SCALINGS),
 }
 # Named variants that are rows of their own.
 VARIANTS: tuple[tuple[str, str, dict[str, Any]], ...] = (
