@@ -84,7 +84,7 @@ def counts_figure(lines: Sequence[tuple[str, Sequence[int], Sequence[Estimate]]]
             height=420,
             width=760,
             xaxis={"title": {"text": "tasks"}, "gridcolor": GRID, "dtick": 1},
-            yaxis={"title": {"text": "share of the gap"}, **PERCENT},
+            yaxis={"title": {"text": "share of the gap"}, "automargin": True, **PERCENT},
         ),
     }
 

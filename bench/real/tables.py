@@ -94,20 +94,23 @@ def unseen_table(study: Study) -> str | None:
 
 
 def scatter(study: Study) -> list[dict[str, float | str]]:
-    """Per merge of all tasks and seed: its figures and the share of the gap that it closes, on the first test part."""
-    found: list[dict[str, float | str]] = []
-    for place in study.places:
-        one = Study(study.name, (place,), (TEST,))
+    """Per merge of all tasks of the first seed: its figures and the share of the gap that it closes.
+
+    Merges that were measured on the validation samples only count with those, the others with the first test part.
+    """
+    place = study.places[0]
+    merges = [merge for merge in all_merges(place.bench) if tuple(merge["tasks"]) == place.names]
+    found: dict[str, dict[str, float | str]] = {}
+    for part in (VALIDATION, TEST):
+        one = Study(study.name, (place,), (part,))
         low, high = (mean_accuracy(end) for end in one.ends)
-        for merge in all_merges(place.bench):
-            if tuple(merge["tasks"]) != place.names:
-                continue
-            correct = known(place.bench, merge["model"], [(task, TEST) for task in one.tasks])
+        for merge in merges:
+            correct = known(place.bench, merge["model"], [(task, part) for task in one.tasks])
             if correct is not None:
                 accuracy = float(np.mean([values.mean() for values in correct.values()]))
                 closed = (accuracy - low) / (high - low)
-                found.append({"merge": merge["settings"], "gap closed": closed, **merge["figures"]})
-    return found
+                found[merge["model"]] = {"merge": merge["settings"], "gap closed": closed, **merge["figures"]}
+    return list(found.values())
 
 
 def correlations(merges: Sequence[dict[str, float | str]]) -> dict[str, tuple[float, int]]:
