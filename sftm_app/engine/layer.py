@@ -20,7 +20,7 @@ from sftm_app.linalg.parallel import single_threaded
 from sftm_app.linalg.preservation import errors, measure
 from sftm_app.linalg.system import fits_one_gemm, superposed
 from sftm_app.methods.base import Features, Layer, Merged, weighted_average
-from sftm_app.methods.calling import call_method, refuse_base
+from sftm_app.methods.calling import calibrated, call_method, refuse_base
 from sftm_app.planning.keys import at_scaling_1, factor_key, layer_key, matrix_key, scaling_of
 from sftm_app.planning.memory import tasks_at_once
 from sftm_app.planning.plan import Plan, PlanEntry
@@ -83,11 +83,12 @@ def merge_layer(work: LayerWork, matrices: TaskMatrices, read_base: Callable[[],
 def merge_elements(work: LayerWork, layer: Layer, span: tuple[int, int] | None = None) -> Delta:
     """The delta of an elementwise rule, scaling included; with a span, of these elements of the tensor."""
     rule, params = work.entry.rule, work.plan.recipe.params
+    factor = work.plan.factor_of(work.entry)
     if rule == "method":
-        return _call(work, layer, params, span).delta
+        return _scaled(_call(work, layer, params, span).delta, factor)
     if rule == "average":
-        return weighted_average(layer)
-    scaling = scaling_of(params)
+        return _scaled(weighted_average(layer), factor)
+    scaling = scaling_of(params) * factor
     return weighted_sum(layer.task_matrices, [scaling * weight for weight in layer.weights])
 
 
@@ -128,19 +129,22 @@ def make_layer(work: LayerWork, matrices: TaskMatrices, read_base: Callable[[], 
         session.n_threads,
         name=part.name_in(entry.name) if part else entry.name,
         task_names=[plan.task_names[index] for index in tasks.present],
+        depth=entry.place.depth,
+        kind=entry.place.kind,
     )
 
 
 def _merge_whole(work: LayerWork, layer: Layer) -> MergedLayer:
-    """Merge by a method that needs the whole tensor, at scaling 1, and scale the result: another scaling is quick."""
+    """Merge by what needs the whole tensor, at scaling 1, and scale the result: another scaling is quick."""
     cache = work.session.cache
     key = layer_key(work.plan, work.entry, work.part, work.device)
     made = find_layer(cache, key)
     if made is None:
         made = _compute(work, layer)
         put_layer(cache, key, made)
-    scaling = scaling_of(work.plan.recipe.params)
-    delta = made.delta * scaling if isinstance(made.delta, LowRank) else made.delta.to(work.device).mul_(scaling)
+    scaling = scaling_of(work.plan.recipe.params) * work.plan.factor_of(work.entry)
+    delta = made.delta if isinstance(made.delta, LowRank) else made.delta.to(work.device)
+    delta = _scaled(delta, scaling)
     facts = made.facts
     figures = _figures(facts.measured, scaling)
     figures = replace(figures, ranks=facts.ranks, factorised_by=facts.factorised_by, cached=made.found)
@@ -152,12 +156,21 @@ def _merge_whole(work: LayerWork, layer: Layer) -> MergedLayer:
 def _compute(work: LayerWork, layer: Layer) -> CachedLayer:
     method, params = work.plan.method, at_scaling_1(work.plan.recipe.params)
     merged = _call(work, layer, params)
+    if work.entry.calibrated:
+        merged = calibrated(method, layer, params, merged)
     measured = _measure(layer, merged.delta) if work.entry.measured else None
     if method.features is None:
         return CachedLayer(merged.delta, LayerFacts(merged.solve, measured=measured))
     cut = [item.factors.cut(method.features(params)) for item in layer.features()]
     ranks, how = tuple(f.rank for f in cut), tuple(f.how for f in cut)
     return CachedLayer(merged.delta, LayerFacts(merged.solve, ranks, how, measured))
+
+
+def _scaled(delta: Delta, factor: float) -> Delta:
+    """A multiple of a delta, which may be changed."""
+    if factor == 1:
+        return delta
+    return delta * factor if isinstance(delta, LowRank) else delta.mul_(factor)
 
 
 def _measure(layer: Layer, delta: Delta) -> Measured:

@@ -17,7 +17,7 @@ from sftm_app.linalg.preservation import NOTHING, Preservation, of_image
 from sftm_app.linalg.superposition import superpose, superposed_delta
 from sftm_app.linalg.system import superposed
 from sftm_app.methods.base import Combination, Features, Layer, Method
-from sftm_app.methods.calling import call_method
+from sftm_app.methods.calling import calibrated, call_method
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,8 +106,10 @@ def formed_merge(
         n_threads=n_threads,
         name=made.layer.name,
         task_names=made.task_names,
+        depth=made.layer.place.depth,
+        kind=made.layer.place.kind,
     )
-    merged = call_method(method, layer, params, factors[0].shape)
+    merged = calibrated(method, layer, params, call_method(method, layer, params, factors[0].shape))
     answer = replace(_formed(factors, merged.delta), delta=merged.delta)
     if merged.solve is None:
         return answer

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from sftm_app.architecture.blocks import Place, block_of, places_of
 from sftm_app.architecture.roles import Part, assign
 from sftm_app.preflight.preflight import Preflight
 
@@ -22,6 +23,7 @@ class MapLayer:
         tensor: the tensor in the base that holds it.
         part: where in the tensor.
         members: indices of the tasks that hold it.
+        place: where in the model it lies.
     """
 
     name: str
@@ -31,11 +33,9 @@ class MapLayer:
     tensor: str
     part: Part
     members: tuple[int, ...]
+    place: Place = Place()
 
 
-# The first number in a name counts blocks, unless it counts experts, which belong to the column. A second count right
-# after it (the blocks of a stage: "layers.0.blocks.1", "stages.2.layers.0", "block.0.1") is part of the row.
-_BLOCK = re.compile(r"(?:^|(?<!\bexperts)(?<!\bexpert)\.)\d+(?:\.(?:(?:blocks|layers)\.)?\d+)?(?=\.)")
 # T5 counts the sublayers of a block: "block.0.layer.1.DenseReluDense.wi".
 _SUBLAYER = re.compile(r"^layer\.\d+\.")
 
@@ -52,13 +52,16 @@ def map_layers(found: Preflight, split_fused: bool = False) -> tuple[MapLayer, .
         number. No two have the same place.
     """
     layers = []
+    places = places_of(found.base.tensors, found.architecture.owners)
     for name, info in found.base.tensors.items():
         assignment = assign(info, found.architecture.owners.get(name), split_fused)
         members = tuple(i for i, match in enumerate(found.matches) if match.source(name))
         for part in assignment.parts if members else ():
             row, column = place(name)
             shape = part.shape_in(info.shape)
-            layers.append(MapLayer(part.name_in(name), row, part.name_in(column), shape, name, part, members))
+            layers.append(
+                MapLayer(part.name_in(name), row, part.name_in(column), shape, name, part, members, places[name])
+            )
     return tuple(sorted(_without_sublayers(layers), key=lambda layer: _order(layer.name)))
 
 
@@ -69,10 +72,10 @@ def place(name: str) -> tuple[str, str]:
     number is in the row "outside".
     """
     stem = name.removesuffix(".weight")
-    found = _BLOCK.search(name)
-    if not found:
+    block = block_of(name)
+    if block is None:
         return "outside", stem
-    return name[: found.end()], stem[found.end() + 1 :] or stem
+    return block, stem[len(block) + 1 :] or stem
 
 
 def _without_sublayers(layers: Sequence[MapLayer]) -> list[MapLayer]:
@@ -89,7 +92,7 @@ def _order(name: str) -> tuple[object, ...]:
     """Natural order: numbers by value; names without a block first, decoders after encoders."""
     parts = re.split(r"(\d+)", name)
     in_order = (int(part) if part.isdigit() else part for part in parts)
-    return (bool(_BLOCK.search(name)), "decoder" in name.split("."), *in_order)
+    return (block_of(name) is not None, "decoder" in name.split("."), *in_order)
 
 
 def short_rows(rows: Sequence[str]) -> list[str]:

@@ -19,6 +19,7 @@ from sftm_app.inspection.pair import PairAngles, pair_angles
 from sftm_app.inspection.warnings import LayerWarning, layer_warnings
 from sftm_app.inspection.what_if import Prediction, WhatIf
 from sftm_app.linalg.overlap import random_overlap
+from sftm_app.methods.params import values_of
 from sftm_app.methods.settings import MergeSettings, merge_settings
 from sftm_app.planning.recipe import DEFAULT_METHOD
 from sftm_app.preflight.preflight import Preflight
@@ -73,7 +74,7 @@ class Survey:
         """
         settings = {
             "method": self.settings.method,
-            "params": dataclasses.asdict(self.settings.params),
+            "params": values_of(self.settings.params),
             "weights": dict(zip(self.tasks, self.settings.weights, strict=True)),
         }
         layers = [_layer_to_dict(one, [self.tasks[i] for i in one.layer.members]) for one in self.layers]

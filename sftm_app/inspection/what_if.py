@@ -39,6 +39,7 @@ from sftm_app.linalg.superposition import STORED_MAX, superpose
 from sftm_app.linalg.system import starts, superposed
 from sftm_app.methods import get_method
 from sftm_app.methods.base import Combination, refuse_task_count
+from sftm_app.methods.params import common_of
 from sftm_app.methods.settings import MergeSettings
 from sftm_app.planning.keys import at_scaling_1, scaling_of
 
@@ -228,14 +229,17 @@ class WhatIf:
         method = get_method(settings.method)
         own, idle = self._own(settings.weights)
         refuse_task_count(method, len(settings.weights))
-        if method.predict is not None:
+        place = self.made.layer.place
+        share = method.place_factor(settings.params, place.depth, place.kind)
+        # A calibrated delta is no combination of features that could be named.
+        if method.predict is not None and common_of(settings.params).calibration == 0:
             asked = method.predict(self.made.factors, own, idle, settings.params)
             key = replace(asked, factor=1.0)
-            return _Question(asked.factor, key, asked.counts, partial(self._combined, key))
+            return _Question(asked.factor * share, key, asked.counts, partial(self._combined, key))
         params = at_scaling_1(settings.params)
         counts = self._counts(method.features(params) if method.features else None)
         find = partial(formed_merge, self.made, method, params, own, idle, self._n_threads)
-        return _Question(scaling_of(settings.params), (method.name, params, own, idle), counts, find)
+        return _Question(scaling_of(settings.params) * share, (method.name, params, own, idle), counts, find)
 
     def _answer(self, key: Hashable, find: Callable[[], Answer]) -> Answer:
         with self._lock:

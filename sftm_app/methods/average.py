@@ -36,4 +36,5 @@ METHOD = Method(
     elementwise=True,
     roles={"embedding": "average", "bias": "average", "norm": "average"},
     predict=predict,
+    weights_are_shares=True,
 )

@@ -20,6 +20,7 @@ from sftm_app.linalg.factors import Factors, Rank
 from sftm_app.linalg.low_rank import Delta, weighted_sum
 from sftm_app.linalg.metric import Metric
 from sftm_app.linalg.workspace import LayerSize, sum_bytes
+from sftm_app.methods.params import common_of
 
 __all__ = [
     "Combination",
@@ -69,6 +70,8 @@ class Layer:
         name: the tensor's name in the base, with the part's label in brackets where it holds several maps.
         task_names: the tasks' names, no two alike, in the order of `task_matrices`. With `name` they identify a task
             matrix wherever it is merged, so random masks are drawn from them.
+        depth: of its block among the model's: 0 for the first, 1 for the last; None outside blocks.
+        kind: of submodule: "attention", "mlp", "embedding", or "other".
     """
 
     task_matrices: Sequence[Delta]
@@ -79,6 +82,8 @@ class Layer:
     n_threads: int = 1
     name: str = ""
     task_names: Sequence[str] = ()
+    depth: float | None = None
+    kind: str = "other"
 
     def base(self) -> Tensor:
         """The base's weight W_0, in the shape of the task matrices. Do not change it."""
@@ -184,6 +189,10 @@ class Method:
         predict: for methods whose delta lies in the span of the features: names the delta, so that what-if answers
             without forming it.
         n_tasks: the only number of tasks that it merges, or None for any.
+        weights_are_shares: the delta stays the same when all task weights are multiplied by one number, as in a mean.
+            In other methods it is multiplied by that number too.
+        kind_factor: (params, kind of submodule) -> a factor on the delta there; None for 1 everywhere. The engine
+            multiplies by it.
     """
 
     name: str
@@ -199,12 +208,23 @@ class Method:
     features: Callable[[Any], Rank] | None = None
     predict: Predict | None = None
     n_tasks: int | None = None
+    weights_are_shares: bool = False
+    kind_factor: Callable[[Any, str], float] | None = None
 
     def __post_init__(self) -> None:
         if set(self.roles) != ROLES or not RULES.issuperset(self.roles.values()):
             raise ValueError(f"{self.name}: `roles` must give each of {sorted(ROLES)} one of {sorted(RULES)}.")
         if self.features and "method" in self.roles.values():
             raise ValueError(f"{self.name}: only linear maps have features, so no role in `roles` can be 'method'.")
+
+    def place_factor(self, params: Any, depth: float | None, kind: str) -> float:
+        """What the engine multiplies a delta by because of where it lies, apart from the scaling.
+
+        Args:
+            params: of this method.
+            depth, kind: see `Layer`.
+        """
+        return common_of(params).share_at(depth) * (self.kind_factor(params, kind) if self.kind_factor else 1.0)
 
 
 def weighted_average(layer: Layer) -> Delta:

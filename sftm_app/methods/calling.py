@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,11 @@ import torch
 from torch import Tensor
 
 from sftm_app.errors import MethodError, NumericalError, SFTMError
+from sftm_app.linalg.calibration import calibrate
 from sftm_app.linalg.failures import is_out_of_memory
 from sftm_app.linalg.low_rank import Delta, LowRank
 from sftm_app.methods.base import Layer, Merged, Method, SolveFigures
+from sftm_app.methods.params import common_of
 
 # Characters of another error's text that are shown.
 MAX_ERROR = 300
@@ -48,6 +51,26 @@ def call_method(method: Method, layer: Layer, params: Any, shape: Sequence[int],
             "the base (`roles` in the recipe)."
         )
     return merged
+
+
+def calibrated(method: Method, layer: Layer, params: Any, merged: Merged) -> Merged:
+    """What a method made of a linear map, with its singular values calibrated if the params say so.
+
+    A task wants its own task matrix as often as its weight says. Where weights are shares of a mean, they count
+    relative to their mean, so that it does not matter what they add up to.
+
+    Args:
+        method, layer, params, merged: what was called, with what, and what it returned.
+
+    Raises:
+        NumericalError: the delta could not be factorised.
+    """
+    strength, weights = common_of(params).calibration, layer.weights
+    if strength == 0:
+        return merged
+    mean = sum(weights) / len(weights) if method.weights_are_shares else 1.0
+    wanted = [weight / mean for weight in weights]
+    return replace(merged, delta=calibrate(merged.delta, layer.task_matrices, wanted, strength))
 
 
 def refuse_base(method: Method, delta: Delta, base: Tensor, version: int) -> None:

@@ -74,4 +74,5 @@ METHOD = Method(
     roles={"embedding": "method", "bias": "method", "norm": "method"},
     workspace=workspace,
     n_tasks=2,
+    weights_are_shares=True,
 )

@@ -1,8 +1,12 @@
 """Task arithmetic: the scaled sum of the task vectors.
 
-    W* = W_0 + scaling * sum_t w_t D_t
+    W* = W_0 + scaling * factor(kind of submodule) * sum_t w_t D_t
 
-Ilharco et al., "Editing models with task arithmetic", ICLR 2023, arXiv 2212.04089.
+Ilharco et al., "Editing models with task arithmetic", ICLR 2023, arXiv 2212.04089: one scaling for the whole model.
+
+Dai et al., "Leveraging Submodule Linearity Enhances Task Arithmetic Performance in LLMs", ICLR 2025, arXiv 2504.10902,
+scale attention and MLP on their own, because each of them is closer to linear than the whole model. The paper computes
+a coefficient per task and submodule from samples; here there is one factor per kind, set by hand.
 """
 
 from __future__ import annotations
@@ -27,11 +31,25 @@ class TaskArithmeticParams(CommonParams):
         minimum=0.0,
         maximum=2.0,
     )
+    attention: float = number(1.0, "Attention", "Multiplies the scaling in attention layers.", minimum=0.0, maximum=3.0)
+    mlp: float = number(1.0, "MLP", "Multiplies the scaling in the MLPs of all blocks.", minimum=0.0, maximum=3.0)
+    other: float = number(
+        1.0,
+        "Other",
+        "Multiplies the scaling elsewhere: embeddings, norms, poolers, convolutions.",
+        minimum=0.0,
+        maximum=3.0,
+    )
 
 
 def merge(layer: Layer, params: TaskArithmeticParams) -> Delta:
     """Add up the task matrices, scaled."""
     return weighted_sum(layer.task_matrices, [params.scaling * weight for weight in layer.weights])
+
+
+def kind_factor(params: TaskArithmeticParams, kind: str) -> float:
+    """What the scaling is multiplied by in one kind of submodule."""
+    return {"attention": params.attention, "mlp": params.mlp}.get(kind, params.other)
 
 
 def predict(
@@ -51,4 +69,5 @@ METHOD = Method(
     elementwise=True,
     roles={"embedding": "sum", "bias": "sum", "norm": "sum"},
     predict=predict,
+    kind_factor=kind_factor,
 )

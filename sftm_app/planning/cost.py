@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from sftm_app.linalg.calibration import calibrate_operations, factorised_size
 from sftm_app.linalg.factors import Rank
 from sftm_app.linalg.gram_svd import GRAM_MIN
 from sftm_app.linalg.parallel import n_processors
@@ -16,7 +17,15 @@ from sftm_app.linalg.workspace import LayerSize
 from sftm_app.machine_speed import MachineSpeed
 from sftm_app.planning.budget import budget_note
 from sftm_app.planning.keys import factor_key, is_cached, matrix_key
-from sftm_app.planning.memory import MemoryModel, adapter_delta, cached_bytes, entry_bytes, layer_sizes, run_bytes
+from sftm_app.planning.memory import (
+    MemoryModel,
+    adapter_delta,
+    cached_bytes,
+    delta_size,
+    entry_bytes,
+    layer_sizes,
+    run_bytes,
+)
 from sftm_app.planning.plan import Cost, EntryCost, Plan, PlanEntry
 from sftm_app.session import Session
 from sftm_app.weights.adapter_config import LoraPair
@@ -63,6 +72,7 @@ def estimate(plan: Plan, model: MemoryModel, session: Session) -> Cost:
     for entry in plan.entries:
         cached = is_cached(plan, entry, session.cache, plan.device) and not plan.writes_adapter
         seconds, read = _cached(plan, entry) if cached else _computed(plan, entry, session, machine)
+        seconds += _calibrating_s(plan, entry, model, machine) if entry.calibrated and not cached else 0.0
         seconds += _factorising_again_s(entry, model, machine) if plan.writes_adapter else 0.0
         written = entry.adapter_bytes(plan.recipe.output.rank) if plan.writes_adapter else entry.output.n_bytes
         used = cached_bytes(entry, model) if cached else entry_bytes(entry, model)
@@ -158,6 +168,16 @@ def _factorising_s(size: LayerSize, rank: Rank, machine: _Machine) -> float:
             eigen += size.k**3
     at_once = min(machine.n_threads, len(size.features)) or 1
     return products / machine.products + eigen / machine.speed.eigen / at_once
+
+
+def _calibrating_s(plan: Plan, entry: PlanEntry, model: MemoryModel, machine: _Machine) -> float:
+    """Seconds of calibrating an entry's delta: it is factorised, and every task is read again."""
+    seconds = _task_bytes(plan, entry) / READING
+    for size in layer_sizes(entry):
+        delta = delta_size(size, entry, model)
+        seconds += _factorising_s(factorised_size(size, delta), None, machine)
+        seconds += calibrate_operations(size, delta) / machine.products
+    return seconds
 
 
 def _factorising_again_s(entry: PlanEntry, model: MemoryModel, machine: _Machine) -> float:

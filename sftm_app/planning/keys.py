@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from sftm_app.architecture.blocks import Place
 from sftm_app.architecture.roles import Part
 from sftm_app.linalg.factors import Rank, n_kept
 from sftm_app.planning.plan import COMPUTE_DTYPE, Plan, PlanEntry
@@ -69,6 +70,7 @@ class LayerKey:
         task_names: of the tasks that hold the layer: random masks depend on them.
         measured: whether preservation is measured.
         device: the type of the device.
+        place: where in the model it lies, which a method may ask.
     """
 
     matrices: tuple[str, ...]
@@ -79,6 +81,7 @@ class LayerKey:
     task_names: tuple[str, ...]
     measured: bool
     device: str
+    place: Place = Place()
 
     def address(self, cache: DiskCache) -> str:
         """The key in a cache, which holds for one version, processor and number of threads."""
@@ -102,12 +105,12 @@ def layer_key(plan: Plan, entry: PlanEntry, part: Part | None, device: torch.dev
     params = at_scaling_1(plan.recipe.params)
     weights = tuple(map(float, tasks.weights))
     idle, names = float(tasks.idle_weight), tuple(plan.task_names[index] for index in tasks.present)
-    return LayerKey(matrices, plan.method.name, params, weights, idle, names, entry.measured, device.type)
+    return LayerKey(matrices, plan.method.name, params, weights, idle, names, entry.measured, device.type, entry.place)
 
 
 def at_scaling_1(params: Any) -> Any:
-    """The same params at scaling 1. The delta of any method is proportional to its scaling."""
-    return replace(params, scaling=1.0) if hasattr(params, "scaling") else params
+    """The same params with what only scales the delta set to 1: the scaling, and the first block's share of it."""
+    return replace(params, **{name: 1.0 for name in ("scaling", "depth") if hasattr(params, name)})
 
 
 def scaling_of(params: Any) -> float:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from sftm_app.architecture.roles import Part
+from sftm_app.linalg.calibration import calibrate_bytes
 from sftm_app.linalg.workspace import (
     FLOAT_BYTES,
     DeltaSize,
@@ -133,7 +134,7 @@ def adapter_delta(entry: PlanEntry, model: MemoryModel) -> AdapterDelta | None:
         return None
     sizes, method = layer_sizes(entry), model.method
     m, n = sum(size.m for size in sizes), sizes[0].n
-    deltas = [_delta_size(size, entry, model) for size in sizes]
+    deltas = [delta_size(size, entry, model) for size in sizes]
     if not all(delta.low_rank for delta in deltas):
         n_copies = 1 if len(sizes) == 1 else 2  # fused maps that were merged one by one are joined
         return AdapterDelta(m, n, None, n_copies * FLOAT_BYTES * m * n + factorise_double_bytes(m, n))
@@ -147,22 +148,25 @@ def _merging(size: LayerSize, entry: PlanEntry, model: MemoryModel) -> int:
     """Bytes of merging one linear map, or one tensor of another role, and of measuring and adding the result."""
     method, params = model.method, model.params
     work = method.workspace(size, params) if entry.rule == "method" else sum_bytes(size)
-    delta = _delta_size(size, entry, model)
+    delta = delta_size(size, entry, model)
     merging = max(work, adding_bytes(size, delta))
+    computed = size.computed(method.features(params) if method.features else None)
+    held = sum(map(size.thin_bytes, computed))
+    if entry.calibrated:
+        merging = max(merging, calibrate_bytes(size, delta) + (held if method.features else 0))
     if entry.measured:
-        computed = size.computed(method.features(params) if method.features else None)
-        held = sum(map(size.thin_bytes, computed))
         # A method that asks for no features has its delta while they are computed.
         factorising = 0 if method.features else delta.n_bytes + factorise_bytes(size, computed)
         merging = max(merging, factorising, held + measure_bytes(size, computed, delta))
     return merging
 
 
-def _delta_size(size: LayerSize, entry: PlanEntry, model: MemoryModel) -> DeltaSize:
+def delta_size(size: LayerSize, entry: PlanEntry, model: MemoryModel) -> DeltaSize:
+    """The size of the delta of one part of an entry."""
     method = model.method
     if entry.rule == "method" and method.features:
         return combination_size(size, size.kept(method.features(model.params)))
-    if entry.elementwise and all(size.thin):  # thin matrices next to each other
+    if (entry.rule != "method" or method.elementwise) and all(size.thin):  # thin matrices next to each other
         return DeltaSize(size.factor_bytes, low_rank=True)
     return DeltaSize(size.matrix_bytes, low_rank=False)
 
@@ -175,7 +179,7 @@ def cached_bytes(entry: PlanEntry, model: MemoryModel) -> int:
     stack, count = _held_at_once(entry)
     sizes = layer_sizes(entry, FLOAT_BYTES * count, 0, 1)
     upcasting = _upcasting([model.found.base.tensors[entry.name].dtype], count)
-    adding = max(adding_bytes(size, _delta_size(size, entry, model)) for size in sizes)
+    adding = max(adding_bytes(size, delta_size(size, entry, model)) for size in sizes)
     return stack + FLOAT_BYTES * count + max(upcasting, _fitting(entry, count), adding)
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
+from sftm_app.architecture.blocks import Place
 from sftm_app.architecture.roles import Part, Role
 from sftm_app.linalg.factors import n_kept
 from sftm_app.methods.base import Method
@@ -32,6 +33,8 @@ class PlanEntry:
         elementwise: whether its rule needs only the same element of every task.
         in_span: whether the delta's rank is at most the sum of the task matrices' ranks.
         measured: whether to measure what each task keeps.
+        calibrated: whether the method's delta is calibrated, which needs whole matrices.
+        place: where in the model it lies.
     """
 
     output: OutputTensor
@@ -43,6 +46,8 @@ class PlanEntry:
     elementwise: bool = False
     in_span: bool = False
     measured: bool = False
+    calibrated: bool = False
+    place: Place = Place()
 
     @property
     def name(self) -> str:
@@ -195,6 +200,10 @@ class Plan:
             if source is None and task.checkpoint.adapter is not None
         )
         return EntryTasks(present, tuple(tasks[index].weight for index in present), idle)
+
+    def factor_of(self, entry: PlanEntry) -> float:
+        """What an entry's delta is multiplied by because of where it lies, apart from the scaling."""
+        return self.method.place_factor(self.recipe.params, entry.place.depth, entry.place.kind)
 
     @property
     def writes_adapter(self) -> bool:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from sftm_app.architecture.blocks import Place, places_of
 from sftm_app.architecture.roles import Part, Role, assign
 from sftm_app.errors import CheckpointError, CompatibilityError, RecipeError
 from sftm_app.methods import get_method
 from sftm_app.methods.base import Method, refuse_task_count
+from sftm_app.methods.params import common_of
 from sftm_app.planning.cost import estimate
 from sftm_app.planning.device import resolve_device
 from sftm_app.planning.memory import MemoryModel, peak_bytes
@@ -55,7 +57,8 @@ def make_plan(recipe: Recipe, found: Preflight, session: Session) -> Plan:
     method = get_method(recipe.method)
     refuse_task_count(method, len(found.tasks))
     _refuse_exact_adapter(recipe, found)
-    entries = tuple(_entry(recipe, method, found, name) for name in found.base.tensors)
+    places = places_of(found.base.tensors, found.architecture.owners)
+    entries = tuple(_entry(recipe, method, found, name, places[name]) for name in found.base.tensors)
     device = resolve_device(recipe.device if recipe.device != "auto" else session.device)
     model = MemoryModel(method, recipe.params, found, recipe.output, device, session.n_threads)
     budget = recipe.memory or session.memory
@@ -65,7 +68,7 @@ def make_plan(recipe: Recipe, found: Preflight, session: Session) -> Plan:
     return replace(plan, cost=estimate(plan, model, session))
 
 
-def _entry(recipe: Recipe, method: Method, found: Preflight, name: str) -> PlanEntry:
+def _entry(recipe: Recipe, method: Method, found: Preflight, name: str, place: Place) -> PlanEntry:
     info = found.base.tensors[name]
     assignment = assign(info, found.architecture.owners.get(name), recipe.split_fused)
     sources = tuple(match.source(name) for match in found.matches)
@@ -77,6 +80,7 @@ def _entry(recipe: Recipe, method: Method, found: Preflight, name: str) -> PlanE
     retyped = recipe.output.dtype is not None and info.is_float and role is not Role.BUFFER
     dtype = DTYPES[recipe.output.dtype] if recipe.output.dtype and retyped else info.dtype
     parts = assignment.parts or _part_of_pairs(sources)
+    calibrated = role is Role.MATRIX and common_of(recipe.params).calibration > 0
     return PlanEntry(
         OutputTensor(name, dtype, info.shape),
         role,
@@ -84,9 +88,11 @@ def _entry(recipe: Recipe, method: Method, found: Preflight, name: str) -> PlanE
         why,
         sources,
         parts,
-        elementwise=rule in ("sum", "average") or (rule == "method" and method.elementwise),
+        elementwise=rule in ("sum", "average") or (rule == "method" and method.elementwise and not calibrated),
         in_span=rule in ("sum", "average") or (rule == "method" and method.predict is not None),
         measured=role is Role.MATRIX and _is_measured(recipe.measure, method, parts, info.shape),
+        calibrated=calibrated,
+        place=place,
     )
 
 

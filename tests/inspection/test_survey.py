@@ -20,6 +20,7 @@ from sftm_app.inspection.measures import MEASURES
 from sftm_app.inspection.pair import pair_angles
 from sftm_app.inspection.survey import survey
 from sftm_app.inspection.what_if import WhatIf
+from sftm_app.methods.params import values_of
 from sftm_app.methods.settings import merge_settings
 
 
@@ -45,7 +46,8 @@ def test_the_json_is_the_whole_inspection(tiny_models: Path) -> None:
     content = strict_json(survey(found, NAME, settings).to_json())
     assert content["tasks"] == list(NAMES)
     assert content["settings"]["method"] == "sftm"
-    assert content["settings"]["params"] == {"variant": "readout", "rank": 4, "scaling": 0.9}
+    assert content["settings"]["params"] == values_of(settings.params)
+    assert content["settings"]["params"]["rank"] == 4 and content["settings"]["params"]["scaling"] == 0.9
     assert content["settings"]["weights"] == {"a": 1.0, "b": 2.0, "c": 1.0}
     (entry,) = content["layers"]
     assert (entry["name"], entry["row"], entry["column"]) == (NAME, "encoder.layer.1", "intermediate.dense")

@@ -107,7 +107,7 @@ def test_whole_numbers() -> None:
         ({"scaling": "1"}, "'1' is not a number"),
         ({"scaling": True}, "True is not a number"),
         ({"scaling": None}, "None is not a number"),
-        ({"variant": "readuot"}, "'readuot' is not one of readout, mapping"),
+        ({"variant": "readuot"}, "'readuot' is not one of minimum_variance, readout, mapping"),
         ({"variant": ["readout"]}, "not one of"),
         ({"scalling": 1.0}, "'scalling' is not known. Did you mean 'scaling'?"),
         ({"zzz": 1.0}, "'zzz' is not known. Known are variant, rank, scaling"),
