@@ -10,7 +10,7 @@ A merge method that commutes with rotations merges the small cores M_t instead: 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -33,6 +33,11 @@ class CoreSpace:
     left: Tensor
     cores: tuple[Tensor, ...]
     right: Tensor
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(m, n) of the adapters' products."""
+        return int(self.left.shape[0]), int(self.right.shape[1])
 
     def expand(self, core: Tensor) -> LowRank:
         """P M Q^T of a core (p, q), as a product of thin matrices: of rank p or q, whichever is less."""
@@ -73,6 +78,13 @@ def core_size(size: LayerSize) -> LayerSize:
     p, q = min(size.m, rank), min(size.n, rank)
     n_tasks = len(size.features)
     return LayerSize(p, q, (min(p, q),) * n_tasks, (False,) * n_tasks, 4 * p * q, 0, size.n_at_once)
+
+
+def merged_size(size: LayerSize) -> LayerSize:
+    """The size of the matrices that are merged: cores of adapters, or dense matrices where any task's is dense."""
+    core = core_size(size)
+    n_tasks = len(core.features)
+    return replace(core, features=(core.k,) * n_tasks, thin=(False,) * n_tasks)
 
 
 def core_bytes(size: LayerSize) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sftm_app.methods import average, sftm, slerp, sparsify, spectral, task_arithmetic, wudi
+from sftm_app.methods import average, cart, isotropic, sftm, slerp, sparsify, task_arithmetic, tsv, wudi
 from sftm_app.methods.base import Method
 from sftm_app.methods.params import refuse_unknown
 
@@ -14,7 +14,9 @@ METHODS: dict[str, Method] = {
         task_arithmetic.METHOD,
         *sparsify.METHODS,
         slerp.METHOD,
-        *spectral.METHODS,
+        tsv.METHOD,
+        *isotropic.METHODS,
+        cart.METHOD,
         *wudi.METHODS,
     )
 }

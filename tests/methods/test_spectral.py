@@ -1,4 +1,4 @@
-"""TSV-M, Iso-C and their kin against the papers' equations, in float64 and by SVDs."""
+"""TSV-M, Iso-C, Iso-CTS and CART against the papers' equations, in float64 and by SVDs."""
 
 from __future__ import annotations
 
@@ -54,10 +54,47 @@ def iso_c(matrices: Sequence[Array], weights: Sequence[float]) -> Array:
     return np.asarray(s[kept].mean() * U[:, kept] @ Vh[kept])
 
 
+def iso_cts(matrices: Sequence[Array], weights: Sequence[float], common: float = 0.8) -> Array:
+    """Marczak et al. 2025, algorithm 2. k: the rank of the sum."""
+    given = [weight * D for D, weight in zip(matrices, weights, strict=True)]
+    U, s, Vh = np.linalg.svd(np.sum(given, axis=0), full_matrices=False)
+    k = int((s > NOISE * s[0]).sum())
+    n_each = round((k - int(k * common)) / len(given))
+    n_each = min(n_each, k // len(given))
+    n_common = k - n_each * len(given)
+    Us, gains, Vhs = [U[:, :n_common]], [s[:n_common]], [Vh[:n_common]]
+    for D in given:
+        rest = D - Us[0] @ Us[0].T @ D
+        U, s, Vh = np.linalg.svd(rest, full_matrices=False)
+        kept = min(n_each, int((s > 1e-4 * np.linalg.norm(D)).sum()))
+        Us.append(U[:, :kept])
+        gains.append(s[:kept])
+        Vhs.append(Vh[:kept])
+    return np.asarray(np.concatenate(gains).mean() * polar(np.hstack(Us)) @ polar(np.vstack(Vhs)))
+
+
+def cart(
+    matrices: Sequence[Array], weights: Sequence[float], rank: int = 0, coefficient: float = 1.0, idle: float = 0.0
+) -> Array:
+    """Choi et al. 2024, equation 4, relative to the base. rank 0: 8 % of the full rank."""
+    k = min(matrices[0].shape)
+    count = rank or max(1, round(0.08 * k))
+    average = sum(weight * D for D, weight in zip(matrices, weights, strict=True)) / (sum(weights) + idle)
+    merged = np.array(average)
+    for D, weight in zip([*matrices, 0 * average], [*weights, idle], strict=True):
+        U, s, Vh = np.linalg.svd(D - average, full_matrices=False)
+        merged += coefficient * weight * (U[:, :count] * s[:count]) @ Vh[:count]
+    return merged
+
+
 CASES: list[tuple[str, dict[str, Any], Directly]] = [
     ("tsv_m", {}, tsv_m),
     ("tsv_m", {"share": 0.5}, tsv_m),
     ("iso_c", {}, iso_c),
+    ("iso_cts", {}, iso_cts),
+    ("iso_cts", {"common": 0.3}, iso_cts),
+    ("cart", {}, cart),
+    ("cart", {"rank": 3, "coefficient": 0.7}, cart),
 ]
 EACH = pytest.mark.parametrize(("name", "values", "directly"), CASES, ids=[f"{c[0]}{c[1] or ''}" for c in CASES])
 
@@ -173,15 +210,66 @@ def test_iso_leaves_out_directions_that_no_task_has() -> None:
     assert float(found[:, 5].abs().max()) < 1e-6 * float(found.abs().max())
 
 
+@pytest.mark.parametrize("common", [0.0, 0.5, 0.8, 1.0])
+def test_iso_cts_has_one_singular_value(common: float) -> None:
+    for n_tasks in (2, 3, 7, 30):
+        matrices = random_matrices(n_tasks, (30, 24))
+        found = torch.linalg.svdvals(merged(METHODS["iso_cts"], {"common": common}, matrices))
+        assert_close(found, found.mean().expand(24), 1e-5)
+        wanted = torch.tensor(iso_cts(arrays(matrices), [1.0] * n_tasks, common))
+        assert_close(merged(METHODS["iso_cts"], {"common": common}, matrices), wanted, 5e-5)
+
+
+def test_iso_cts_of_one_task_or_with_all_common_is_iso_c() -> None:
+    matrices = random_matrices(3, (20, 13))
+    assert_close(merged(METHODS["iso_cts"], {"common": 1.0}, matrices), merged(METHODS["iso_c"], {}, matrices), 1e-5)
+    assert_close(merged(METHODS["iso_cts"], {}, matrices[:1]), merged(METHODS["iso_c"], {}, matrices[:1]), 1e-5)
+
+
+def test_iso_cts_of_copies_takes_no_rounding_for_a_direction() -> None:
+    """All of a copy's rest is in the same directions, and what lies outside them is rounding."""
+    (D,) = random_matrices(1, (40, 30))
+    found = torch.linalg.svdvals(merged(METHODS["iso_cts"], {"common": 0.8}, [D, D, D]))
+    assert_close(found[:26], found[0].expand(26), 1e-5)
+    assert float(found[26:].max()) < 1e-5 * float(found[0])
+
+
+def test_cart_of_one_task_is_the_task_and_at_full_rank_the_average() -> None:
+    matrices = random_matrices(3, (20, 13))
+    assert_close(merged(METHODS["cart"], {}, matrices[:1]), matrices[0], 1e-6)
+    for coefficient in (0.0, 2.0):
+        found = merged(METHODS["cart"], {"rank": None, "coefficient": coefficient}, matrices)
+        assert_close(found, sum(matrices, torch.zeros(20, 13)) / 3, 1e-5)
+
+
+def test_cart_by_a_share_of_the_energy() -> None:
+    """Each difference has its own count."""
+    matrices = random_matrices(2, (20, 13))
+    average = (matrices[0] + matrices[1]) / 2
+    energies = torch.linalg.svdvals(matrices[0] - average).square()
+    count = int((energies.cumsum(0) / energies.sum() < 0.6).sum()) + 1
+    found = merged(METHODS["cart"], {"rank": "60% energy"}, matrices)
+    assert_close(found, merged(METHODS["cart"], {"rank": count}, matrices), 1e-6)
+
+
+@pytest.mark.parametrize("thin", [False, True])
+def test_cart_counts_adapters_that_leave_a_layer_as_it_is(thin: bool) -> None:
+    given: list[Delta] = [low_rank((20, 13), rank, rank) for rank in (2, 4)]
+    given = given if thin else [dense(D) for D in given]
+    method = METHODS["cart"]
+    found = delta_of(method.merge(layer_of(given, [1.0, 2.0], idle=3.0), method.params(rank=2)))
+    assert_close(found, torch.tensor(cart(arrays(given), [1.0, 2.0], rank=2, idle=3.0)), 5e-5)
+
+
 def test_opposed_tasks_cancel_in_iso() -> None:
     (D,) = random_matrices(1, (9, 8))
     assert not merged(METHODS["iso_c"], {}, [D, -D]).any()
 
 
-@pytest.mark.parametrize("name", ["tsv_m", "iso_c"])
+@pytest.mark.parametrize("name", ["tsv_m", "iso_c", "iso_cts", "cart"])
 def test_more_tasks_than_rank(name: str) -> None:
     matrices = random_matrices(5, (3, 7))
-    directly = {"tsv_m": tsv_m, "iso_c": iso_c}[name]
+    directly: Directly = {"tsv_m": tsv_m, "iso_c": iso_c, "iso_cts": iso_cts, "cart": cart}[name]
     assert_close(merged(METHODS[name], {}, matrices), torch.tensor(directly(arrays(matrices), [1.0] * 5)), 2e-5)
 
 
