@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sftm_app.methods import average, cart, isotropic, sftm, slerp, sparsify, task_arithmetic, tsv, wudi
+from sftm_app.methods import average, cart, isotropic, knots, sftm, slerp, sparsify, task_arithmetic, tsv, wudi
 from sftm_app.methods.base import Method
 from sftm_app.methods.params import refuse_unknown
 
@@ -18,6 +18,7 @@ METHODS: dict[str, Method] = {
         *isotropic.METHODS,
         cart.METHOD,
         *wudi.METHODS,
+        knots.METHOD,
     )
 }
 
