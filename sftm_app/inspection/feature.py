@@ -4,15 +4,16 @@ A delta in the span of the features is D = sum_j a_j u_j v_j^T over the features
 
     u_k^T D v_k = sum_j A_kj a_j = a_k + sum_(j != k) A_kj a_j,    A = (U^T U) o (V^T V)
 
-exactly: the readout of a feature is its own coefficient plus what the others contribute. Other deltas have readouts
-too, but neither coefficients nor contributions.
+exactly: the readout of a feature is its own coefficient plus what the others contribute. In a metric (minimum variance)
+the same holds with A's columns divided by their diagonal. Calibration shrinks the delta afterwards, so its effect is the
+last term. Other deltas have readouts too, but neither coefficients nor contributions.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -23,6 +24,7 @@ from sftm_app.inspection.what_if import Prediction, WhatIf
 from sftm_app.linalg.factors import cumulative_energy
 from sftm_app.linalg.overlap import gain_clusters
 from sftm_app.linalg.system import starts
+from sftm_app.methods.params import common_of
 from sftm_app.planning.keys import scaling_of
 
 MOST_NEIGHBOURS = 12
@@ -40,12 +42,13 @@ class FeatureDetail:
         energy_share, energy_before: the share of its task's energy that it holds, and that stronger ones hold, 0..1.
         n_features: of its task.
         cluster: the features [start, stop) with nearly equal gains that it belongs to, or None.
-        coefficient: a in the delta; None for a delta outside the span of the features.
+        coefficient: a in the delta, before calibration; None for a delta outside the span of the features.
+        calibrated: what calibration adds to the readout; 0 without it.
         readout: u^T D v.
         wanted: scaling times the task's weight times the gain.
         neighbours: features of other tasks, largest |entry of A| first, at most MOST_NEIGHBOURS.
         rest: the contributions of all other features, those of its own task included, so that coefficient +
-            contributions of the neighbours + rest = readout; None where there is no coefficient.
+            contributions of the neighbours + rest + calibrated = readout; None where there is no coefficient.
         sentence: how the coefficient came about.
     """
 
@@ -59,6 +62,7 @@ class FeatureDetail:
     n_features: int
     cluster: tuple[int, int] | None
     coefficient: float | None
+    calibrated: float
     readout: float
     wanted: float
     neighbours: tuple[Neighbour, ...]
@@ -87,12 +91,16 @@ def feature_detail(
     S = made.factors[member].S
     gain, energy = float(S[feature]), cumulative_energy(S)
     wanted = scaling_of(prediction.settings.params) * prediction.settings.weights[made.layer.members[member]] * gain
-    neighbours, rest = _neighbours(what_if, prediction, names, member, feature)
+    solved = _uncalibrated(what_if, prediction)
+    neighbours, rest = _neighbours(what_if, solved, names, member, feature)
     cluster = next((run for run in gain_clusters(S) if run[0] <= feature < run[1]), None)
+    readout, before = (float(one.readouts[member][feature]) for one in (prediction, solved))
     sentences = [
-        reason(prediction, names, member, feature, gain, wanted, neighbours),
-        *shortfall(prediction, names, member, feature, wanted),
+        reason(solved, names, member, feature, gain, wanted, neighbours),
+        *shortfall(solved, names, member, feature, wanted),
     ]
+    if solved is not prediction:
+        sentences.append(f"Calibration then changes its readout from {before:.3g} to {readout:.3g}.")
     if cluster:
         sentences.append(
             f"Features {cluster[0] + 1} to {cluster[1]} have nearly equal gains. They are not unique; only "
@@ -108,13 +116,22 @@ def feature_detail(
         energy_before=float(energy[feature]),
         n_features=S.numel(),
         cluster=cluster,
-        coefficient=None if prediction.coefficients is None else float(prediction.coefficients[member][feature]),
-        readout=float(prediction.readouts[member][feature]),
+        coefficient=None if solved.coefficients is None else float(solved.coefficients[member][feature]),
+        calibrated=readout - before,
+        readout=readout,
         wanted=wanted,
         neighbours=neighbours,
         rest=rest,
         sentence=" ".join(sentences),
     )
+
+
+def _uncalibrated(what_if: WhatIf, prediction: Prediction) -> Prediction:
+    """The same merge before its calibration, whose coefficients can be named."""
+    settings = prediction.settings
+    if common_of(settings.params).calibration == 0:
+        return prediction
+    return what_if.predict(replace(settings, params=replace(settings.params, calibration=0.0)))
 
 
 def _check(layer: str, names: Sequence[str], ranks: Sequence[int], member: int, feature: int) -> None:

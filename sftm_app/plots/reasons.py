@@ -39,14 +39,17 @@ class Step:
         return self.start + self.length
 
 
-def reason_steps(contributions: Sequence[tuple[str, float, str]], rest: float, coefficient: float) -> tuple[Step, ...]:
-    """The bars from top to bottom: contributions, the rest, the own coefficient, and their sum, the readout."""
+def reason_steps(
+    contributions: Sequence[tuple[str, float, str]], rest: float, coefficient: float, calibrated: float = 0.0
+) -> tuple[Step, ...]:
+    """The bars from top to bottom: contributions, the rest, the own coefficient, calibration if any, and their sum."""
     parts = [(label, value, colour, index) for index, (label, value, colour) in enumerate(contributions)]
     steps, start = [], 0.0
     for label, value, colour, index in [
         *parts,
         ("all other features", rest, MUTED, None),
         ("own coefficient", coefficient, ACCENT, None),
+        *([("calibration", calibrated, MUTED, None)] if calibrated else []),
     ]:
         steps.append(Step(label, start, float(value), colour, index))
         start = steps[-1].end
@@ -58,8 +61,11 @@ def feature_reasons(
     contributions: Sequence[tuple[str, float, str]],
     rest: float,
     coefficient: float | None,
+    calibrated: float = 0.0,
 ) -> go.Figure:
     """A waterfall that ends at the feature's readout: contributions of neighbours + rest + own coefficient.
+
+    Where the merge is calibrated, its effect on the readout is the last step.
 
     Args:
         wanted: the readout that was asked for, drawn as a dotted line.
@@ -67,10 +73,11 @@ def feature_reasons(
             customdata; a click on another bar reports none.
         rest: the contribution of all other features.
         coefficient: the feature's own; None if the merged matrix is not a combination of the tasks' features.
+        calibrated: what calibration adds to the readout.
     """
     if coefficient is None:
         return make_message("feature-reasons", NO_COEFFICIENTS, TITLE, height=200)
-    steps = reason_steps(contributions, rest, coefficient)
+    steps = reason_steps(contributions, rest, coefficient, calibrated)
     readout = steps[-1].length
     height = 96 + 24 * len(steps)
     meta = {"wanted": wanted, "readout": readout}

@@ -15,12 +15,17 @@ from sftm_app.errors import InputError
 from sftm_app.inspection.factors import LayerFactors
 from sftm_app.inspection.feature import MOST_NEIGHBOURS, FeatureDetail, feature_detail
 from sftm_app.inspection.what_if import Prediction, WhatIf
+from sftm_app.linalg.low_rank import dense
+from sftm_app.methods import get_method
+from sftm_app.methods.base import Features, Layer
+from sftm_app.methods.calling import calibrated
 from sftm_app.methods.settings import merge_settings
+from sftm_app.planning.keys import at_scaling_1
 
 METHODS: list[tuple[str, dict[str, Any]]] = [
-    ("sftm", {}),
+    ("sftm", {"variant": "readout"}),
     ("sftm", {"variant": "mapping"}),
-    ("sftm", {"rank": 3, "scaling": 0.7}),
+    ("sftm", {"variant": "readout", "rank": 3, "scaling": 0.7}),
     ("average", {}),
     ("task_arithmetic", {"scaling": 0.4}),
 ]
@@ -62,6 +67,39 @@ def test_the_readout_is_the_coefficient_and_the_contributions_of_others(method: 
             assert detail.coefficient == pytest.approx(float(prediction.coefficients[member][k]))
             scaling = params.get("scaling", 1.0)
             assert detail.wanted == pytest.approx(scaling * weights[member] * float(f.S[k]))
+
+
+@pytest.mark.parametrize("variant", ["minimum_variance", "readout"])
+@pytest.mark.parametrize("calibration", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("rank", [None, 3])
+def test_the_same_in_a_metric_and_with_calibration(variant: str, calibration: float, rank: int | None) -> None:
+    weights = (1.0, 2.0, 0.5)
+    shared = 2 * gaussian(9, 1, 5) @ gaussian(1, 7, 6)
+    made = made_of(*(gaussian(9, 7, seed) + shared for seed in (1, 2, 3)))
+    what_if, values = WhatIf(made), {"variant": variant, "calibration": calibration, "rank": rank, "scaling": 0.7}
+    settings = merge_settings("sftm", values, weights)
+    prediction = what_if.predict(settings)
+    layer = Layer(
+        [f.matrix() for f in made.factors], weights, made.read_base, lambda: [Features(f) for f in made.factors]
+    )
+    method = get_method("sftm")
+    params = at_scaling_1(settings.params)  # what is calibrated is scaled afterwards
+    D = 0.7 * dense(calibrated(method, layer, params, method.merge(layer, params)).delta).double()
+    changes = []
+    for member, f in enumerate(made.factors):
+        for k in range(f.rank):
+            detail = feature_detail(what_if, prediction, NAMES, member, k)
+            direct = float(f.U[:, k].double() @ D @ f.Vh[k].double())
+            close = 2e-5 * float(f.S[0])
+            assert detail.readout == pytest.approx(direct, abs=close)
+            assert detail.coefficient is not None and detail.rest is not None
+            others = sum(n.contribution or 0.0 for n in detail.neighbours) + detail.rest
+            assert detail.coefficient + others + detail.calibrated == pytest.approx(direct, abs=close)
+            if k < (rank or f.rank):  # before calibration every feature kept reads out what is asked
+                assert detail.coefficient + others == pytest.approx(detail.wanted, abs=close)
+            assert ("Calibration then changes" in detail.sentence) == (calibration > 0)
+            changes.append(detail.calibrated)
+    assert any(changes) == (calibration > 0)
 
 
 def test_neighbours_are_the_strongest_entries_of_other_tasks_with_their_cosines() -> None:

@@ -219,6 +219,8 @@ def test_the_steps_to_a_coefficient_add_up() -> None:
         ("readout", 0.0, 2.0),
     ]
     assert [step.index for step in steps] == [0, 1, None, None, None] and steps[1].colour == "#ffffff"
+    *_, last, total = reason_steps([("b", 0.5, "#000000")], 0.25, 2.0, -0.75)
+    assert (last.label, last.start, last.length, total.length) == ("calibration", 2.75, -0.75, 2.0)
 
 
 def test_reasons_show_what_was_wanted_and_what_was_reached() -> None:

@@ -157,4 +157,4 @@ def reasons_figure(looked: LayerView, detail: FeatureDetail | None) -> Any:
         if near.contribution is not None
     ]
     rest = (detail.rest or 0.0) + sum(contribution for _, contribution, _ in named[MOST_SHOWN:])
-    return feature_reasons(detail.wanted, named[:MOST_SHOWN], rest, detail.coefficient)
+    return feature_reasons(detail.wanted, named[:MOST_SHOWN], rest, detail.coefficient, detail.calibrated)
