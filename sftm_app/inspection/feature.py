@@ -4,9 +4,9 @@ A delta in the span of the features is D = sum_j a_j u_j v_j^T over the features
 
     u_k^T D v_k = sum_j A_kj a_j = a_k + sum_(j != k) A_kj a_j,    A = (U^T U) o (V^T V)
 
-exactly: the readout of a feature is its own coefficient plus what the others contribute. In a metric (minimum variance)
-the same holds with A's columns divided by their diagonal. Calibration shrinks the delta afterwards, so its effect is the
-last term. Other deltas have readouts too, but neither coefficients nor contributions.
+exactly: the readout of a feature is its own coefficient plus what the others contribute. In a metric (minimum
+variance) the same holds with A's columns divided by their diagonal. Calibration shrinks the delta afterwards, so its
+effect is the last term. Other deltas have readouts too, but neither coefficients nor contributions.
 """
 
 from __future__ import annotations

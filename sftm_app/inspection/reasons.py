@@ -25,8 +25,8 @@ class Neighbour:
         feature: counted from 0.
         gain: its gain.
         read_cosine, write_cosine: signed, -1..1.
-        entry: what a unit of its coefficient adds to the readout: the product of both cosines, an entry of A; in a metric
-            the same for the whitened features, in units of what the coefficient adds to its own feature.
+        entry: what a unit of its coefficient adds to the readout: the product of both cosines, an entry of A; in a
+            metric an entry of A divided by the diagonal entry of its column.
         contribution: entry times its coefficient, what it adds to the readout of the feature that it is a neighbour of;
             None where features have no coefficients.
     """
