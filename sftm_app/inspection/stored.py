@@ -78,7 +78,7 @@ class StoredAnswers:
         self._linear: LRUCache[object, Linear] = LRUCache(n_ranks(factors, self.projection.n_columns))
 
     def answer(self, asked: Combination) -> Answer | None:
-        """The answer at factor 1; None where linalg.superpose must solve: in a metric, or where A is ill-conditioned."""
+        """The answer at factor 1; None where linalg.superpose must solve: in a metric, or if A is ill-conditioned."""
         weights = torch.tensor(asked.weights, dtype=torch.float64)
         if asked.variant is None:
             response = self._responses("sum", self._respond_sum).at(weights * asked.share)
