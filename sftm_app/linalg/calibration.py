@@ -90,34 +90,33 @@ def _responses(P: Tensor, matrix: Delta) -> Tensor:
     return P.to(matrix).T @ matrix
 
 
-def calibrate_bytes(size: LayerSize, delta: DeltaSize) -> int:
-    """Bytes of calibrating a delta at the worst moment, the delta and the task matrix that is read included."""
-    rank = _rank(size, delta)
-    factorising = factorise_bytes(factorised_size(size, delta), (rank,)) + (delta.n_bytes if delta.low_rank else 0)
+def calibrate_bytes(size: LayerSize, delta: DeltaSize, rank: int) -> int:
+    """Bytes of calibrating a delta at the worst moment, the delta and the task matrix that is read included.
+
+    Args:
+        size: of the linear map.
+        delta: of the delta.
+        rank: how many directions the delta has at most.
+    """
+    factorising = factorise_bytes(factorised_size(size, delta, rank), (rank,)) + (
+        delta.n_bytes if delta.low_rank else 0
+    )
     read = max(map(size.thin_bytes, size.features)) if all(size.thin) else size.tensor_bytes
-    responses = FLOAT_BYTES * rank * size.n
-    reading = read + max(size.stored_bytes, responses)
+    reading = read + max(size.stored_bytes, FLOAT_BYTES * rank * size.n)
     # The factors are in the dtype of the delta.
     factors = delta.n_bytes if delta.low_rank else size.thin_bytes(rank)
     return max(factorising, delta.n_bytes + factors + max(reading, delta.n_bytes))
 
 
-def calibrate_operations(size: LayerSize, delta: DeltaSize) -> float:
-    """Operations of the products, without factorising the delta."""
-    rank = _rank(size, delta)
+def calibrate_operations(size: LayerSize, delta: DeltaSize, rank: int) -> float:
+    """Operations of the products, without factorising the delta. Arguments as for `calibrate_bytes`."""
     thin = sum(features for features, is_thin in zip(size.features, size.thin, strict=True) if is_thin)
     n_dense = size.thin.count(False) + (0 if delta.low_rank else 1)
     return 2.0 * rank * ((size.m + size.n) * thin + size.m * size.n * n_dense)
 
 
-def factorised_size(size: LayerSize, delta: DeltaSize) -> LayerSize:
-    """The delta itself as the only matrix that is factorised."""
-    rank = _rank(size, delta)
+def factorised_size(size: LayerSize, delta: DeltaSize, rank: int) -> LayerSize:
+    """The delta as the only matrix that is factorised. Arguments as for `calibrate_bytes`."""
     return replace(
         size, features=(rank,), thin=(delta.low_rank,), tensor_bytes=delta.n_bytes, stored_bytes=0, n_at_once=1
     )
-
-
-def _rank(size: LayerSize, delta: DeltaSize) -> int:
-    """How many directions a delta has at most. (A low-rank one in float64 is counted with twice as many.)"""
-    return delta.n_bytes // size.thin_bytes(1) if delta.low_rank else size.k

@@ -21,6 +21,7 @@ from sftm_app.planning.memory import (
     MemoryModel,
     adapter_delta,
     cached_bytes,
+    delta_rank,
     delta_size,
     entry_bytes,
     layer_sizes,
@@ -174,9 +175,9 @@ def _calibrating_s(plan: Plan, entry: PlanEntry, model: MemoryModel, machine: _M
     """Seconds of calibrating an entry's delta: it is factorised, and every task is read again."""
     seconds = _task_bytes(plan, entry) / READING
     for size in layer_sizes(entry):
-        delta = delta_size(size, entry, model)
-        seconds += _factorising_s(factorised_size(size, delta), None, machine)
-        seconds += calibrate_operations(size, delta) / machine.products
+        delta, rank = delta_size(size, entry, model), delta_rank(size, entry, model)
+        seconds += _factorising_s(factorised_size(size, delta, rank), None, machine)
+        seconds += calibrate_operations(size, delta, rank) / machine.products
     return seconds
 
 

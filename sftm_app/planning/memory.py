@@ -132,14 +132,13 @@ def adapter_delta(entry: PlanEntry, model: MemoryModel) -> AdapterDelta | None:
     """What an adapter needs of an entry; None where it is no linear map. (A stack of experts is not a single one.)"""
     if entry.rule == "copy" or not entry.parts or entry.in_experts:
         return None
-    sizes, method = layer_sizes(entry), model.method
+    sizes = layer_sizes(entry)
     m, n = sum(size.m for size in sizes), sizes[0].n
     deltas = [delta_size(size, entry, model) for size in sizes]
     if not all(delta.low_rank for delta in deltas):
         n_copies = 1 if len(sizes) == 1 else 2  # fused maps that were merged one by one are joined
         return AdapterDelta(m, n, None, n_copies * FLOAT_BYTES * m * n + factorise_double_bytes(m, n))
-    asked = method.features(model.params) if entry.rule == "method" and method.features else None
-    rank = sum(sum(size.kept(asked)) for size in sizes)
+    rank = sum(delta_rank(size, entry, model) for size in sizes)
     held = sum(delta.n_bytes for delta in deltas)
     return AdapterDelta(m, n, rank, held + factorise_thin_bytes(m, n, rank))
 
@@ -153,7 +152,9 @@ def _merging(size: LayerSize, entry: PlanEntry, model: MemoryModel) -> int:
     computed = size.computed(method.features(params) if method.features else None)
     held = sum(map(size.thin_bytes, computed))
     if entry.calibrated:
-        merging = max(merging, calibrate_bytes(size, delta) + (held if method.features else 0))
+        merging = max(
+            merging, calibrate_bytes(size, delta, delta_rank(size, entry, model)) + (held if method.features else 0)
+        )
     if entry.measured:
         # A method that asks for no features has its delta while they are computed.
         factorising = 0 if method.features else delta.n_bytes + factorise_bytes(size, computed)
@@ -169,6 +170,14 @@ def delta_size(size: LayerSize, entry: PlanEntry, model: MemoryModel) -> DeltaSi
     if (entry.rule != "method" or method.elementwise) and all(size.thin):  # thin matrices next to each other
         return DeltaSize(size.factor_bytes, low_rank=True)
     return DeltaSize(size.matrix_bytes, low_rank=False)
+
+
+def delta_rank(size: LayerSize, entry: PlanEntry, model: MemoryModel) -> int:
+    """How many directions the delta of one part of an entry has at most."""
+    if not delta_size(size, entry, model).low_rank:
+        return size.k
+    method = model.method
+    return sum(size.kept(method.features(model.params) if entry.rule == "method" and method.features else None))
 
 
 def cached_bytes(entry: PlanEntry, model: MemoryModel) -> int:

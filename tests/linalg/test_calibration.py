@@ -157,6 +157,6 @@ def test_each_task_matrix_is_read_once() -> None:
 
 def test_operations_are_those_of_the_products() -> None:
     full = LayerSize(30, 20, (20, 20), (False, False), 2400, 0)
-    assert calibrate_operations(full, DeltaSize(2400, low_rank=False)) == 3 * 2 * 30 * 20 * 20
+    assert calibrate_operations(full, DeltaSize(2400, low_rank=False), 20) == 3 * 2 * 30 * 20 * 20
     thin = LayerSize(30, 20, (2, 3), (True, True), 2400, 0)
-    assert calibrate_operations(thin, DeltaSize(4 * 50 * 5, low_rank=True)) == 2 * 5 * 50 * 5
+    assert calibrate_operations(thin, DeltaSize(4 * 50 * 5, low_rank=True), 5) == 2 * 5 * 50 * 5

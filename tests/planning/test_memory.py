@@ -117,6 +117,7 @@ CASES = [
     (1000, 2000, 4, "bfloat16", DOWN, "ties", {}, "auto"),
     (1000, 2000, 2, "float32", UP, "slerp", {}, "auto"),
     (512, 4096, 2, "float32", UP, "sftm", {}, "none"),
+    (1000, 2000, 3, "bfloat16", DOWN, "average", {"calibration": 1.0}, "none"),
 ]
 LARGE_CASES = [
     (16, 131072, 2, "float32", UP, "sftm", {}, "auto"),
@@ -139,6 +140,9 @@ LARGE_CASES = [
     (1000, 1000, 4, "float32", UP, "average", {}, "all"),
     (1000, 2000, 3, "float32", UP, "ties", {"density": 0.5}, "all"),
     (1000, 2000, 2, "float32", DOWN, "slerp", {}, "all"),
+    (512, 1024, 4, "float32", UP, "sftm", {"calibration": 1.0}, "auto"),
+    (512, 4096, 2, "float32", UP, "sftm", {"calibration": 0.5, "rank": 32}, "none"),
+    (1000, 2000, 3, "float32", UP, "task_arithmetic", {"calibration": 0.5}, "all"),
 ]
 
 
@@ -186,13 +190,18 @@ def save_adapters(folder: Path, hidden: int, intermediate: int, rank: int, n_tas
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux keeps the exact peak")
-@pytest.mark.parametrize("method", ["sftm", "average"])
-def test_adapters_take_what_their_plan_expects_and_never_a_matrix_each(tmp_path: Path, method: str, took: Took) -> None:
+@pytest.mark.parametrize(
+    ("method", "params"),
+    [("sftm", {}), ("average", {}), ("average", {"calibration": 1.0}), ("sftm", {"calibration": 1.0})],
+)
+def test_adapters_take_what_their_plan_expects_and_never_a_matrix_each(
+    tmp_path: Path, method: str, params: dict[str, Any], took: Took
+) -> None:
     hidden, intermediate, rank, n_tasks = 1024, 16384, 16, 8
     base = save_models(tmp_path, hidden, intermediate, 0, torch.float32)[0]
     folders = [base, *save_adapters(tmp_path, hidden, intermediate, rank, n_tasks)]
-    found = took(folders, UP, method, {})
-    assert found == pytest.approx(plan_of(folders, UP, method, {}).peak_bytes, rel=0.2)
+    found = took(folders, UP, method, params)
+    assert found == pytest.approx(plan_of(folders, UP, method, params).peak_bytes, rel=0.2)
     assert found < 2.5 * 4 * hidden * intermediate  # the base's own matrix and thin ones
 
 
