@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
+from bench.real.choose import best_without, gaps
 from bench.real.classifiers import batches
 from bench.real.intervals import Estimate, draw, gap_closed, spearman
 from bench.real.objectives import of_layer
@@ -115,3 +119,24 @@ def test_a_section_is_replaced_between_its_marks_and_nowhere_else() -> None:
 def test_orders_are_averaged() -> None:
     found = mean_of([Estimate(0.2, 0.0, 0.4), Estimate(0.4, 0.3, 0.6)])
     assert [found.value, found.low, found.high] == pytest.approx([0.3, 0.15, 0.5])
+
+
+def test_gaps_are_read_for_merges_of_all_tasks(tmp_path: Path) -> None:
+    correct = {"base": ("1000", "1100"), "individual": ("1111", "1110"), "x": ("1110", "1110"), "y": ("1111", "1111")}
+    merges = {"sftm": ("x", ["a", "b"]), "average": ("y", ["a"])}
+    (tmp_path / "correct").mkdir()
+    (tmp_path / "merges").mkdir()
+    for name, (a, b) in correct.items():
+        kept = {"a.test": a, "b.test": b, "a.validation": "0000"}
+        (tmp_path / "correct" / f"{name}.json").write_text(json.dumps(kept))
+    for text, (model, tasks) in merges.items():
+        about = {"settings": text, "model": model, "tasks": tasks}
+        (tmp_path / "merges" / f"{text}.json").write_text(json.dumps(about))
+    # Means over the two tasks: base 3/8, individual 7/8, x 6/8. The average merged one task only.
+    assert gaps(tmp_path) == pytest.approx({"sftm": (6 - 3) / (7 - 3)})
+
+
+def test_a_default_is_chosen_without_the_bench_it_is_reported_for() -> None:
+    found = {"one": {"p": 0.9, "q": 0.1}, "two": {"p": 0.2, "q": 0.5}, "three": {"p": 0.3, "q": 0.4}}
+    assert best_without(found, "one", ["p", "q"]) == "q"
+    assert best_without(found, "two", ["p", "q"]) == "p"
