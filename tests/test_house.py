@@ -30,7 +30,7 @@ HOUSE = {
     "preflight": "errors weights architecture",
     "planning": "errors units devices linalg machine_speed methods weights architecture session preflight",
     "pipeline": "errors session preflight planning",
-    "engine": "errors units linalg methods weights architecture session planning",
+    "engine": "errors units linalg methods weights architecture session preflight planning",
     "output": "errors units caching linalg methods weights architecture session preflight planning engine",
     "inspection": "errors units caching linalg methods weights architecture preflight planning engine",
     "evaluation": "errors units caching linalg methods weights architecture session preflight planning pipeline engine",

@@ -129,6 +129,7 @@ def make_layer(work: LayerWork, matrices: TaskMatrices, read_base: Callable[[], 
         session.n_threads,
         name=part.name_in(entry.name) if part else entry.name,
         task_names=[plan.task_names[index] for index in tasks.present],
+        prepared=plan.prepared_for(entry),
         depth=entry.place.depth,
         kind=entry.place.kind,
     )

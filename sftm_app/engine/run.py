@@ -18,6 +18,7 @@ from sftm_app.engine.layer import LayerWork, make_layer, merge_elements, merge_l
 from sftm_app.engine.placing import where_it_fits
 from sftm_app.engine.records import NO_FIGURES, Figures, TensorRecord
 from sftm_app.engine.task_matrices import open_readers, task_matrices_of
+from sftm_app.engine.task_vectors import prepare_plan
 from sftm_app.errors import MethodError, NumericalError, ResourceError
 from sftm_app.linalg.failures import is_out_of_memory
 from sftm_app.linalg.low_rank import Delta, add_to
@@ -97,6 +98,7 @@ def run_deltas(plan: Plan, session: Session) -> Iterator[MergedDelta]:
 
 @contextmanager
 def _open(plan: Plan, session: Session) -> Iterator[_Run]:
+    plan = prepare_plan(plan, session)
     with open_readers(plan) as (base, tasks):
         yield _Run(plan, session, base, tasks)
 

@@ -106,6 +106,7 @@ def formed_merge(
         n_threads=n_threads,
         name=made.layer.name,
         task_names=made.task_names,
+        prepared=made.prepare(method, params),
         depth=made.layer.place.depth,
         kind=made.layer.place.kind,
     )

@@ -6,15 +6,18 @@ from collections.abc import Callable, Hashable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from sftm_app.engine.features import features_of
 from sftm_app.engine.task_matrices import TaskMatrices, part_of, read_task_matrix
+from sftm_app.engine.task_vectors import prepare
 from sftm_app.inspection.layers import MapLayer
 from sftm_app.linalg.factors import Factors
 from sftm_app.linalg.low_rank import Delta
+from sftm_app.methods.base import Method
 from sftm_app.planning.keys import factor_key, matrix_key
 from sftm_app.preflight.preflight import Preflight
 from sftm_app.weights.checkpoint import Checkpoint
@@ -33,6 +36,7 @@ class LayerFactors:
         read_base: reads W_0 (m, n).
         idle: indices of the tasks that are adapters and leave this layer as it is; for an average their delta is zero.
         task_names: of the tasks that hold the layer.
+        prepare: what a method with these params finds out about the task vectors of these tasks.
     """
 
     layer: MapLayer
@@ -41,6 +45,7 @@ class LayerFactors:
     read_base: Callable[[], Tensor]
     idle: tuple[int, ...] = ()
     task_names: tuple[str, ...] = ()
+    prepare: Callable[[Method, Any], tuple[float, ...]] = lambda method, params: ()
 
     @property
     def n_bytes(self) -> int:
@@ -51,7 +56,12 @@ class LayerFactors:
 def layer_key(found: Preflight, layer: MapLayer) -> Hashable:
     """What a `LayerFactors` depends on: the layer, its tasks, and the stamps of the files that are read for it."""
     read = (found.base, *(found.tasks[i].checkpoint for i in layer.members))
-    return layer, member_names(found, layer), idle_tasks(found, layer), *(tuple(sorted(checkpoint.stamps.items())) for checkpoint in read)
+    return (
+        layer,
+        member_names(found, layer),
+        idle_tasks(found, layer),
+        *(tuple(sorted(checkpoint.stamps.items())) for checkpoint in read),
+    )
 
 
 def idle_tasks(found: Preflight, layer: MapLayer) -> tuple[int, ...]:
@@ -96,7 +106,17 @@ def factorise_layer(
     norm = float(torch.linalg.vector_norm(inside.of(base)))
     factors = tuple(one.factors for one in features)
     read_base = partial(_read_base, found.base, layer)
-    return LayerFactors(layer, norm, factors, read_base, idle_tasks(found, layer), member_names(found, layer))
+    prepare_for = partial(_prepare, found, layer, cache)
+    return LayerFactors(
+        layer, norm, factors, read_base, idle_tasks(found, layer), member_names(found, layer), prepare_for
+    )
+
+
+def _prepare(
+    found: Preflight, layer: MapLayer, cache: DiskCache | None, method: Method, params: Any
+) -> tuple[float, ...]:
+    prepared = prepare(found, method, params, cache)
+    return tuple(prepared[task] for task in layer.members) if prepared else ()
 
 
 def _read_base(base: Checkpoint, layer: MapLayer) -> Tensor:

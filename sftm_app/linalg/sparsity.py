@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 # Entries that are ranked at a time, and the bytes that each takes: its magnitude, a sorted copy, their order in int64
@@ -109,3 +113,43 @@ def _n_kept(D: Tensor, density: float) -> int:
 def _rows(tensor: Tensor) -> Tensor:
     """The same numbers as a matrix: a vector is one row."""
     return tensor.reshape(1, -1) if tensor.ndim < 2 else tensor.reshape(len(tensor), -1)
+
+
+def smallest_kept(read: Callable[[], Iterable[Tensor]], density: float) -> float:
+    """The smallest magnitude among the largest entries of many tensors together, which are held one at a time.
+
+    Numbers of one sign are ordered as their bits are. So the upper 16 bits of the result are found by counting in a
+    first pass, and the lower 16 bits in a second one.
+
+    Args:
+        read: gives the tensors, float32, of any shapes; called twice.
+        density: the share of all entries to keep, above 0 and at most 1; at least one entry is kept.
+
+    Returns:
+        The magnitude, exactly; 0 where there are no entries.
+    """
+    counts = np.zeros(1 << 16, np.int64)
+    for bits in map(_bits, read()):
+        counts += np.bincount(bits >> 16, minlength=counts.size)
+    n_entries = int(counts.sum())
+    if n_entries == 0:
+        return 0.0
+    upper, place = _find(counts, n_entries - max(1, int(density * n_entries)))
+    counts = np.zeros(1 << 16, np.int64)
+    for bits in map(_bits, read()):
+        counts += np.bincount(bits[bits >> 16 == upper] & 0xFFFF, minlength=counts.size)
+    lower, _ = _find(counts, place)
+    return float(np.uint32(upper << 16 | lower).view(np.float32))
+
+
+def _bits(tensor: Tensor) -> NDArray[np.uint32]:
+    """The bits of the magnitudes of float32 numbers."""
+    found: NDArray[np.uint32] = tensor.abs().flatten().numpy().view(np.uint32)
+    return found
+
+
+def _find(counts: NDArray[np.int64], place: int) -> tuple[int, int]:
+    """The value at a place in ascending order, and the place among its equals; `counts` says how many there are."""
+    ends = counts.cumsum()
+    value = int(np.searchsorted(ends, place, side="right"))
+    return value, place - int(ends[value] - counts[value])

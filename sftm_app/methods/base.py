@@ -7,7 +7,7 @@ report use the fields below.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -31,6 +31,7 @@ __all__ = [
     "Method",
     "Rank",
     "SolveFigures",
+    "TaskVector",
     "refuse_task_count",
     "weighted_average",
 ]
@@ -70,6 +71,7 @@ class Layer:
         name: the tensor's name in the base, with the part's label in brackets where it holds several maps.
         task_names: the tasks' names, no two alike, in the order of `task_matrices`. With `name` they identify a task
             matrix wherever it is merged, so random masks are drawn from them.
+        prepared: what `Method.prepare` found for each of these tasks; empty where the method needs nothing.
         depth: of its block among the model's: 0 for the first, 1 for the last; None outside blocks.
         kind: of submodule: "attention", "mlp", "embedding", or "other".
     """
@@ -82,6 +84,7 @@ class Layer:
     n_threads: int = 1
     name: str = ""
     task_names: Sequence[str] = ()
+    prepared: Sequence[float] = ()
     depth: float | None = None
     kind: str = "other"
 
@@ -154,6 +157,10 @@ class Combination:
     reports_conflicts: bool = False
 
 
+# Reads the changes of all tensors that the method merges, one task's, in pieces of any shape, float32. Called anew, it
+# reads them anew.
+TaskVector = Callable[[], Iterable[Tensor]]
+
 # predict(factors, weights, idle_weight, params) -> Combination
 Predict = Callable[[Sequence[Factors], Sequence[float], float, Any], Combination]
 
@@ -188,6 +195,8 @@ class Method:
         features: params -> the rank of the features that `merge` asks for; None where it asks for none.
         predict: for methods whose delta lies in the span of the features: names the delta, so that what-if answers
             without forming it.
+        prepare: params -> a function of one task's whole task vector, or None where `merge` need not know any. The
+            engine calls it for every task before the first layer, and `Layer.prepared` holds what it returns.
         n_tasks: the only number of tasks that it merges, or None for any.
         weights_are_shares: the delta stays the same when all task weights are multiplied by one number, as in a mean.
             In other methods it is multiplied by that number too.
@@ -207,6 +216,7 @@ class Method:
     operations: Callable[[LayerSize, Any], float] = _sum_operations
     features: Callable[[Any], Rank] | None = None
     predict: Predict | None = None
+    prepare: Callable[[Any], Callable[[TaskVector], float] | None] | None = None
     n_tasks: int | None = None
     weights_are_shares: bool = False
     kind_factor: Callable[[Any, str], float] | None = None

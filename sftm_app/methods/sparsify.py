@@ -53,10 +53,12 @@ from sftm_app.linalg.sparsity import (
     keep_at_random,
     keep_below_outliers,
     keep_by_rank,
+    keep_from,
     keep_largest,
+    smallest_kept,
 )
-from sftm_app.methods.base import Layer, LayerSize, Method
-from sftm_app.methods.params import CommonParams, number, whole
+from sftm_app.methods.base import Layer, LayerSize, Method, TaskVector
+from sftm_app.methods.params import CommonParams, choice, number, whole
 
 
 def _density(default: float, help: str) -> Any:
@@ -74,6 +76,19 @@ def _seed() -> Any:
 SUMMED = "0.3 is task arithmetic's value; the best one depends on the tasks."
 
 
+PER_TENSOR, WHOLE = "per tensor", "whole task vector"
+
+
+def _trim() -> Any:
+    return choice(
+        PER_TENSOR,
+        "Trim",
+        "Keep this share of every tensor, or of the whole task vector as in TIES' paper, so that tensors which change "
+        "much keep more. The latter reads all files twice more.",
+        choices=(PER_TENSOR, WHOLE),
+    )
+
+
 @dataclass(frozen=True)
 class TiesParams(CommonParams):
     """Parameters of TIES."""
@@ -81,6 +96,7 @@ class TiesParams(CommonParams):
     density: float = _density(
         0.2, "The share of each task vector that is kept: its largest entries. The paper keeps 0.2."
     )
+    trim: str = _trim()
     scaling: float = _scaling(1.0, "1 is the paper's value without a validation set.")
 
 
@@ -89,6 +105,7 @@ class MagnitudeParams(CommonParams):
     """Parameters of magnitude pruning."""
 
     density: float = _density(0.2, "The share of each task vector that is kept: its largest entries.")
+    trim: str = _trim()
     scaling: float = _scaling(0.3, SUMMED)
 
 
@@ -187,7 +204,12 @@ def uniform(layer: Layer, task: int, seed: int, like: Tensor) -> Tensor:
 
 
 def _largest(D: Tensor, layer: Layer, task: int, params: Any) -> Tensor:
-    return keep_largest(D, params.density)
+    return keep_from(D, layer.prepared[task]) if params.trim == WHOLE else keep_largest(D, params.density)
+
+
+def _prepare(params: Any) -> Callable[[TaskVector], float] | None:
+    """The smallest magnitude that is kept of a whole task vector."""
+    return partial(smallest_kept, density=params.density) if params.trim == WHOLE else None
 
 
 def _at_random(D: Tensor, layer: Layer, task: int, params: Any) -> Tensor:
@@ -234,6 +256,10 @@ SUM = Consensus(add_up, 1.0, 100.0)
 ELECTION = Consensus(elect, 5.0, 1000.0)
 
 
+# What an entry costs in the two passes that count the magnitudes of a whole task vector.
+COUNTING = 1500.0
+
+
 def merge(layer: Layer, params: Any, sparsifier: Sparsifier, consensus: Consensus) -> Tensor:
     """Sparsify the task matrices one after the other, and combine them."""
 
@@ -252,7 +278,8 @@ def workspace(size: LayerSize, params: Any, sparsifier: Sparsifier, consensus: C
 
 def operations(size: LayerSize, params: Any, sparsifier: Sparsifier, consensus: Consensus) -> float:
     """Operations: the passes over every entry run at the speed of memory, so each counts for many."""
-    return (sparsifier.operations + consensus.operations) * size.m * size.n * len(size.features)
+    counting = COUNTING if getattr(params, "trim", PER_TENSOR) == WHOLE else 0.0
+    return (counting + sparsifier.operations + consensus.operations) * size.m * size.n * len(size.features)
 
 
 def _row(
@@ -274,7 +301,9 @@ def _row(
         elementwise=False,  # thresholds and masks belong to whole tensors
         roles={"embedding": "method", "bias": "method", "norm": "method"},
         workspace=partial(workspace, sparsifier=sparsifier, consensus=consensus),
+        prepare=_prepare if sparsifier is MAGNITUDE else None,
         operations=partial(operations, sparsifier=sparsifier, consensus=consensus),
+        weights_are_shares=consensus is ELECTION,
     )
 
 

@@ -23,6 +23,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
+from sftm_app.engine.task_vectors import prepare_plan
 from sftm_app.errors import InputError, JobError, OutputError, ResourceError, SFTMError
 from sftm_app.linalg.parallel import n_processors
 from sftm_app.output.executors import WriteEntries, WrittenTensor
@@ -181,7 +182,8 @@ def _write_entries(
     ray, plan, needs = cluster.ray, cluster.plan, cluster.needs
     lock = read_lock(writer.place(entries[0].name))
     assert lock is not None
-    bare = replace(plan, entries=(), cost=replace(plan.cost, entries=()))
+    # A worker sees one tensor, so what needs whole task vectors is found out here.
+    bare = replace(prepare_plan(plan, cluster.session), entries=(), cost=replace(plan.cost, entries=()))
     # Ray would send an object with every task. Inside a list it sends a reference, which a worker looks up once.
     job = [ray.put(Job(bare, made_by(plan.device, cluster.session.n_threads), lock))]
     task = ray.remote(num_cpus=needs["CPU"], num_gpus=needs["GPU"], max_retries=N_RETRIES)(make_task(ray.get))

@@ -13,6 +13,7 @@ from sftm_app.architecture.roles import Part
 from sftm_app.linalg.factors import Rank, n_kept
 from sftm_app.planning.plan import COMPUTE_DTYPE, Plan, PlanEntry
 from sftm_app.preflight.preflight import Preflight
+from sftm_app.weights.adapter_config import LoraPair
 from sftm_app.weights.disk_cache import DiskCache, FactorKey, digest, file_key, is_large
 
 # Raise this when `factorise` gives other factors than before.
@@ -71,6 +72,7 @@ class LayerKey:
         measured: whether preservation is measured.
         device: the type of the device.
         place: where in the model it lies, which a method may ask.
+        prepared: what the method has found out about the tasks.
     """
 
     matrices: tuple[str, ...]
@@ -82,6 +84,7 @@ class LayerKey:
     measured: bool
     device: str
     place: Place = Place()
+    prepared: tuple[float, ...] = ()
 
     def address(self, cache: DiskCache) -> str:
         """The key in a cache, which holds for one version, processor and number of threads."""
@@ -104,8 +107,31 @@ def layer_key(plan: Plan, entry: PlanEntry, part: Part | None, device: torch.dev
         return None
     params = at_scaling_1(plan.recipe.params)
     weights = tuple(map(float, tasks.weights))
-    idle, names = float(tasks.idle_weight), tuple(plan.task_names[index] for index in tasks.present)
-    return LayerKey(matrices, plan.method.name, params, weights, idle, names, entry.measured, device.type, entry.place)
+    return LayerKey(
+        matrices,
+        plan.method.name,
+        params,
+        weights,
+        float(tasks.idle_weight),
+        tuple(plan.task_names[index] for index in tasks.present),
+        entry.measured,
+        device.type,
+        entry.place,
+        plan.prepared_for(entry),
+    )
+
+
+def vector_key(found: Preflight, task: int, tensors: Sequence[tuple[str, str | LoraPair]], *rest: object) -> str:
+    """The key of a number that depends on many tensors of one task.
+
+    Args:
+        found: base and tasks.
+        task: its index.
+        tensors: names in the base, and where the task has them.
+        rest: what else the number depends on.
+    """
+    files = [sorted(file_key(*file) for file in of.stamps.items()) for of in (found.base, found.tasks[task].checkpoint)]
+    return digest("task vector", VERSION, COMPUTE_DTYPE, tensors, files, rest)
 
 
 def at_scaling_1(params: Any) -> Any:

@@ -174,6 +174,7 @@ class Plan:
         memory_bytes: the most that the merge may take, or None for no limit.
         peak_bytes: memory at the worst moment, if nothing is cached; see `planning.memory`.
         cost: what the merge takes.
+        prepared: what the method has found out about each task vector, see `engine.task_vectors`; None before it did.
     """
 
     recipe: Recipe
@@ -184,6 +185,7 @@ class Plan:
     memory_bytes: int | None
     peak_bytes: int
     cost: Cost
+    prepared: tuple[float, ...] | None = None
 
     @property
     def task_names(self) -> tuple[str, ...]:
@@ -200,6 +202,10 @@ class Plan:
             if source is None and task.checkpoint.adapter is not None
         )
         return EntryTasks(present, tuple(tasks[index].weight for index in present), idle)
+
+    def prepared_for(self, entry: PlanEntry) -> tuple[float, ...]:
+        """What the method has found out about the tasks that hold an entry's tensor; empty where it needs nothing."""
+        return tuple(self.prepared[index] for index in self.tasks_of(entry).present) if self.prepared else ()
 
     def factor_of(self, entry: PlanEntry) -> float:
         """What an entry's delta is multiplied by because of where it lies, apart from the scaling."""

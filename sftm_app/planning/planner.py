@@ -75,7 +75,7 @@ def _entry(recipe: Recipe, method: Method, found: Preflight, name: str, place: P
     role, why = assignment.role, assignment.why
     if role is not Role.BUFFER and not any(sources):
         role, why = Role.FIXED, "no task holds it, so it is copied from the base"
-    rule = {Role.MATRIX: "method", Role.BUFFER: "copy", Role.FIXED: "copy"}.get(role) or method.roles[role.value]
+    rule = rule_of(role, method)
     # Masks may hold infinities, which not every dtype has.
     retyped = recipe.output.dtype is not None and info.is_float and role is not Role.BUFFER
     dtype = DTYPES[recipe.output.dtype] if recipe.output.dtype and retyped else info.dtype
@@ -94,6 +94,22 @@ def _entry(recipe: Recipe, method: Method, found: Preflight, name: str, place: P
         calibrated=calibrated,
         place=place,
     )
+
+
+def rule_of(role: Role, method: Method) -> str:
+    """What happens to tensors of a role: see `PlanEntry.rule`."""
+    return {Role.MATRIX: "method", Role.BUFFER: "copy", Role.FIXED: "copy"}.get(role) or method.roles[role.value]
+
+
+def merged_tensors(found: Preflight, method: Method, task: int) -> list[tuple[str, str | LoraPair]]:
+    """The tensors of one task that a method merges itself: their names in the base, and where the task has them."""
+    named = []
+    for name, info in found.base.tensors.items():
+        source = found.matches[task].source(name)
+        role = assign(info, found.architecture.owners.get(name)).role
+        if source is not None and rule_of(role, method) == "method":
+            named.append((name, source))
+    return named
 
 
 def _is_measured(measure: str, method: Method, parts: Sequence[Part], shape: tuple[int, ...]) -> bool:

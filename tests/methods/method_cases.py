@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from sftm_app.linalg.low_rank import Delta, LowRank, dense
 from sftm_app.linalg.svd import factorise
-from sftm_app.methods.base import Features, Layer, Merged
+from sftm_app.methods.base import Features, Layer, Merged, Method
 
 
 def layer_of(
@@ -33,6 +35,13 @@ def layer_of(
         name=name,
         task_names=names,
     )
+
+
+def merge(method: Method, layer: Layer, params: Any) -> Delta | Merged:
+    """What a method makes of a layer, which is all that the model has."""
+    look = method.prepare(params) if method.prepare else None
+    prepared = [look(lambda D=D: [dense(D)]) for D in layer.task_matrices] if look else []
+    return method.merge(replace(layer, prepared=prepared), params)
 
 
 def delta_of(result: Delta | Merged) -> Tensor:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from closeness import assert_close
-from method_cases import delta_of, layer_of, low_rank, random_matrices
+from method_cases import delta_of, layer_of, low_rank, merge, random_matrices
 from torch import Tensor
 
 from sftm_app.engine.task_matrices import TaskMatrices
@@ -64,7 +64,7 @@ def test_the_delta_has_the_shape_of_the_task_matrices_and_what_is_given_stays(me
         for shape in ((5, 4), (4, 5), (1, 3), (3, 1)):
             base, *matrices = random_matrices(1 + (method.n_tasks or 3), shape)
             kept = [tensor.clone() for tensor in (base, *matrices)]
-            delta = delta_of(method.merge(layer_of(matrices, weights_for(method), base), params))
+            delta = delta_of(merge(method, layer_of(matrices, weights_for(method), base), params))
             assert delta.shape == shape and bool(delta.isfinite().all())
             assert all(torch.equal(one, was) for one, was in zip((base, *matrices), kept, strict=True))
 
@@ -73,7 +73,7 @@ def test_the_delta_has_the_shape_of_the_task_matrices_and_what_is_given_stays(me
 def test_tasks_without_a_change_add_nothing(method: Method) -> None:
     zeros = [torch.zeros(SHAPE)] * (method.n_tasks or 3)
     for base in (torch.zeros(SHAPE), random_matrices(1, SHAPE)[0]):
-        delta = delta_of(method.merge(layer_of(zeros, base=base), method.params()))
+        delta = delta_of(merge(method, layer_of(zeros, base=base), method.params()))
         assert float(delta.abs().max()) <= 1e-6, method.name
 
 
@@ -84,9 +84,9 @@ def test_the_delta_is_proportional_to_the_scaling(method: Method) -> None:
     control = controls(method.params)["scaling"]
     assert control.minimum <= 1.0 <= control.maximum, "the engine merges at scaling 1"
     for params in all_params(method):
-        one = delta_of(method.merge(layer_of(matrices, weights), dataclasses.replace(params, scaling=1.0)))
+        one = delta_of(merge(method, layer_of(matrices, weights), dataclasses.replace(params, scaling=1.0)))
         for scaling in (0.0, 0.3, 2.0):
-            scaled = delta_of(method.merge(layer_of(matrices, weights), dataclasses.replace(params, scaling=scaling)))
+            scaled = delta_of(merge(method, layer_of(matrices, weights), dataclasses.replace(params, scaling=scaling)))
             assert_close(scaled, scaling * one, scale=float(one.abs().max()))
 
 
@@ -95,11 +95,11 @@ def test_an_elementwise_method_gives_the_same_in_pieces(method: Method) -> None:
     base, *matrices = random_matrices(4, (6, 11))
     weights = weights_for(method)
     for params in all_params(method):
-        whole = delta_of(method.merge(layer_of(matrices, weights, base, 0.5), params)).flatten()
+        whole = delta_of(merge(method, layer_of(matrices, weights, base, 0.5), params)).flatten()
         for start, end in ((0, 1), (1, 30), (30, 66)):
             pieces = [D.flatten()[start:end] for D in matrices]
             layer = layer_of(pieces, weights, base.flatten()[start:end], 0.5)
-            assert torch.equal(delta_of(method.merge(layer, params)), whole[start:end])
+            assert torch.equal(delta_of(merge(method, layer, params)), whole[start:end])
 
 
 @EACH
@@ -110,7 +110,7 @@ def test_the_order_of_tasks_does_not_matter(method: Method) -> None:
         found = []
         for order in itertools.permutations(tasks):
             given, weights, task_names = zip(*order, strict=True)
-            found.append(delta_of(method.merge(layer_of(given, weights, base, task_names=task_names), params)))
+            found.append(delta_of(merge(method, layer_of(given, weights, base, task_names=task_names), params)))
         for other in found[1:]:
             assert_close(other, found[0], 1e-4, scale=float(found[0].abs().max()) or 1.0)
 
@@ -121,8 +121,11 @@ def test_lora_pairs_give_what_their_products_give(method: Method) -> None:
     (base,) = random_matrices(1, SHAPE)
     mixed: list[Delta] = [dense(pairs[0]), *pairs[1:]]
     for given in (pairs, mixed):
-        found = delta_of(method.merge(layer_of(given, weights_for(method), base, 0.0), method.params()))
-        wanted = delta_of(method.merge(layer_of([dense(D) for D in given], weights_for(method), base), method.params()))
+        products = [dense(D) for D in given]
+        found, wanted = (
+            delta_of(merge(method, layer_of(matrices, weights_for(method), base), method.params()))
+            for matrices in (given, products)
+        )
         assert_close(found, wanted, 1e-4)
 
 
@@ -140,7 +143,7 @@ def test_what_is_predicted_is_what_is_merged(method: Method, idle: float, shape:
             formed = dense(weighted_sum([f.matrix() for f in cut], [named.share * weight for weight in named.weights]))
         else:
             formed = dense(superposed_delta(cut, superpose(cut, named.variant, weights=named.weights))).to(cut[0].U)
-        delta = delta_of(method.merge(layer_of(matrices, weights, idle=idle), params))
+        delta = delta_of(merge(method, layer_of(matrices, weights, idle=idle), params))
         assert_close(named.factor * formed, delta, 1e-4, scale=float(delta.abs().max()) or 1.0)
 
 
@@ -199,7 +202,7 @@ def measure(name: str, params: Any, m: int, n: int) -> int:
                 return [Features(factorise(matrices[task], rank)) for task in range(len(matrices))]
 
             layer = Layer(matrices, [1.0] * n_tasks, lambda: base, factors, task_names=[*"abc"][:n_tasks])
-            del_me = method.merge(layer, params)
+            del_me = merge(method, layer, params)
             found.append(meter.look())
             del del_me
     return min(found[1:])

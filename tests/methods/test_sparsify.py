@@ -12,6 +12,7 @@ import pytest
 import torch
 from closeness import assert_close
 from method_cases import delta_of, layer_of, low_rank, random_matrices
+from method_cases import merge as merge_layer
 from numpy.typing import NDArray
 from one_matrix_models import UP, folders, save_models
 from safetensors.torch import load_file
@@ -109,7 +110,7 @@ def check(name: str, matrices: Sequence[Delta], weights: Sequence[float], **valu
     """Compare with the direct formula, and return the delta."""
     method = METHODS[name]
     params = method.params(**values)
-    found = delta_of(method.merge(layer_of(matrices, weights), params))
+    found = delta_of(merge_layer(method, layer_of(matrices, weights), params))
     assert_close(found, torch.tensor(formula(name, [dense(D).double().numpy() for D in matrices], weights, params)))
     return found
 
