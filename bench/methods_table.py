@@ -1,4 +1,4 @@
-"""The README's table of methods, made from the code: `python -m bench.methods_table` prints it, `--write` puts it there."""
+"""The README's table of methods, made from the code: `python -m bench.methods_table` prints it, `--write` writes it."""
 
 from __future__ import annotations
 
