@@ -56,8 +56,8 @@ def call_method(method: Method, layer: Layer, params: Any, shape: Sequence[int],
 def calibrated(method: Method, layer: Layer, params: Any, merged: Merged) -> Merged:
     """What a method made of a linear map, with its singular values calibrated if the params say so.
 
-    A task wants its own task matrix as often as its weight says. Where weights are shares of a mean, they count
-    relative to their mean, so that it does not matter what they add up to.
+    A task wants its own task matrix as often as its weight says. Where weights are shares of a mean, which say whose
+    change counts more and not how large it should be, every task wants its matrix once.
 
     Args:
         method, layer, params, merged: what was called, with what, and what it returned.
@@ -65,11 +65,10 @@ def calibrated(method: Method, layer: Layer, params: Any, merged: Merged) -> Mer
     Raises:
         NumericalError: the delta could not be factorised.
     """
-    strength, weights = common_of(params).calibration, layer.weights
+    strength = common_of(params).calibration
     if strength == 0:
         return merged
-    mean = sum(weights) / len(weights) if method.weights_are_shares else 1.0
-    wanted = [weight / mean for weight in weights]
+    wanted = [1.0] * len(layer.weights) if method.weights_are_shares else layer.weights
     return replace(merged, delta=calibrate(merged.delta, layer.task_matrices, wanted, strength))
 
 

@@ -142,4 +142,5 @@ METHOD = Method(
     roles={"embedding": "average", "bias": "average", "norm": "average"},
     workspace=workspace,
     operations=operations,
+    weights_are_shares=True,
 )
