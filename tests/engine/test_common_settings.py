@@ -74,7 +74,7 @@ def test_calibration_is_that_of_the_methods_own_delta(
             assert_close(found[name].flatten(1), wanted, 2e-4, what=name)
         else:
             assert torch.equal(found[name], D), "only linear maps are calibrated"
-    assert moved > 0.02
+    assert moved > 0.02 or method == "average", "a mean of tasks that share little adds nothing up"
 
 
 def test_calibration_comes_before_the_scaling(changes: Callable[..., Tensors]) -> None:
