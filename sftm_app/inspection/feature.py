@@ -20,12 +20,11 @@ from torch import Tensor
 
 from sftm_app.errors import InputError
 from sftm_app.inspection.reasons import Neighbour, reason, shortfall
-from sftm_app.inspection.what_if import Prediction, WhatIf
+from sftm_app.inspection.what_if import Prediction, WhatIf, scaling_in
 from sftm_app.linalg.factors import cumulative_energy
 from sftm_app.linalg.overlap import gain_clusters
 from sftm_app.linalg.system import starts
 from sftm_app.methods.params import common_of
-from sftm_app.planning.keys import scaling_of
 
 MOST_NEIGHBOURS = 12
 
@@ -90,7 +89,8 @@ def feature_detail(
     _check(made.layer.name, names, [f.rank for f in made.factors], member, feature)
     S = made.factors[member].S
     gain, energy = float(S[feature]), cumulative_energy(S)
-    wanted = scaling_of(prediction.settings.params) * prediction.settings.weights[made.layer.members[member]] * gain
+    weight = prediction.settings.weights[made.layer.members[member]]
+    wanted = scaling_in(made.layer, prediction.settings) * weight * gain
     solved = _uncalibrated(what_if, prediction)
     neighbours, rest = _neighbours(what_if, solved, names, member, feature)
     cluster = next((run for run in gain_clusters(S) if run[0] <= feature < run[1]), None)

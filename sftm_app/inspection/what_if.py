@@ -28,6 +28,7 @@ from torch import Tensor
 from sftm_app.errors import InputError
 from sftm_app.inspection.answers import Answer, formed_merge, formed_sum, formed_superposition, leading
 from sftm_app.inspection.factors import LayerFactors
+from sftm_app.inspection.layers import MapLayer
 from sftm_app.inspection.stored import StoredAnswers, stored_bytes
 from sftm_app.linalg.conflicts import Conflict
 from sftm_app.linalg.factors import Factors, Rank
@@ -229,17 +230,17 @@ class WhatIf:
         method = get_method(settings.method)
         own, idle = self._own(settings.weights)
         refuse_task_count(method, len(settings.weights))
-        place = self.made.layer.place
-        share = method.place_factor(settings.params, place.depth, place.kind)
         # A calibrated delta is no combination of features that could be named.
         if method.predict is not None and common_of(settings.params).calibration == 0:
             asked = method.predict(self.made.factors, own, idle, settings.params)
             key = replace(asked, factor=1.0)
-            return _Question(asked.factor * share, key, asked.counts, partial(self._combined, key))
+            return _Question(
+                scaling_in(self.made.layer, settings, asked.factor), key, asked.counts, partial(self._combined, key)
+            )
         params = at_scaling_1(settings.params)
         counts = self._counts(method.features(params) if method.features else None)
         find = partial(formed_merge, self.made, method, params, own, idle, self._n_threads)
-        return _Question(scaling_of(settings.params) * share, (method.name, params, own, idle), counts, find)
+        return _Question(scaling_in(self.made.layer, settings), (method.name, params, own, idle), counts, find)
 
     def _answer(self, key: Hashable, find: Callable[[], Answer]) -> Answer:
         with self._lock:
@@ -265,6 +266,12 @@ class WhatIf:
         if max((*members, *idle), default=-1) >= len(weights):
             raise InputError(f"There are {len(weights)} task weights, but more tasks. Give one weight per task.")
         return tuple(weights[member] for member in members), float(sum(weights[task] for task in idle))
+
+
+def scaling_in(layer: MapLayer, settings: MergeSettings, scaling: float | None = None) -> float:
+    """The scaling of a merge in one layer: that of its params unless another is given, times the layer's factor."""
+    factor = get_method(settings.method).place_factor(settings.params, layer.place.depth, layer.place.kind)
+    return (scaling_of(settings.params) if scaling is None else scaling) * factor
 
 
 def _row(factors: Sequence[Factors], member: int, feature: int) -> Tensor:

@@ -11,6 +11,7 @@ import torch
 from inspection_cases import NAMES, gaussian, made_of, orthogonal, with_features
 from torch import Tensor
 
+from sftm_app.architecture.blocks import Place
 from sftm_app.errors import InputError
 from sftm_app.inspection.factors import LayerFactors
 from sftm_app.inspection.feature import MOST_NEIGHBOURS, FeatureDetail, feature_detail
@@ -195,6 +196,10 @@ def test_weight_and_scaling_are_part_of_what_is_asked_for() -> None:
     detail = detail_of(shared(0.7), 0, 0, weights=(3.0, 1.0, 1.0), scaling=0.5)
     assert "of the 1.5 needed (the gain 1 times the task's weight and the scaling), so SFTM " in detail.sentence
     assert detail.wanted == pytest.approx(1.5) and detail.readout == pytest.approx(1.5, abs=1e-5)
+    made = shared(0.7)
+    middle = dataclasses.replace(made, layer=dataclasses.replace(made.layer, place=Place(0.5, "mlp")))
+    detail = detail_of(middle, 0, 0, depth=0.2)
+    assert detail.wanted == pytest.approx(0.6) and detail.readout == pytest.approx(0.6, abs=1e-5)
 
 
 def test_a_feature_that_is_cut_off_is_said_to_be() -> None:
