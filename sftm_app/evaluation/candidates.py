@@ -22,6 +22,7 @@ from sftm_app.evaluation.task_tensors import individual_tensor, individual_tenso
 from sftm_app.methods import get_method
 from sftm_app.pipeline import prepare
 from sftm_app.planning.device import resolve_device
+from sftm_app.planning.plan import Plan
 from sftm_app.planning.recipe import make_recipe
 from sftm_app.preflight.matching import Source
 from sftm_app.preflight.preflight import Preflight, preflight
@@ -188,15 +189,32 @@ def merge_in_memory(
 ) -> dict[str, Tensor]:
     """Merge the tasks of a workspace without saving the result.
 
+    Args, Raises: as `plan_in_memory`.
+
+    Returns:
+        The merged tensors, by the base's names.
+    """
+    plan = plan_in_memory(found, method, params, session, weights)
+    return {merged.entry.name: merged.tensor for merged in run(plan, session)}
+
+
+def plan_in_memory(
+    found: Preflight,
+    method: str,
+    params: Mapping[str, Any],
+    session: Session,
+    weights: Sequence[float] | None = None,
+    split_fused: bool = False,
+) -> Plan:
+    """Plan a merge whose result is not saved.
+
     Args:
         found: the workspace.
         method: a method's key in METHODS.
         params: its parameters; those left out have their defaults.
         session: its device and caches are used.
         weights: one for each task; the workspace's by default.
-
-    Returns:
-        The merged tensors, by the base's names.
+        split_fused: as in a recipe.
 
     Raises:
         InputError: the number of weights is not the number of tasks, or the method cannot merge these tasks.
@@ -208,5 +226,5 @@ def merge_in_memory(
         found = replace(found, tasks=tuple(replace(task, weight=weight) for task, weight in weighed))
     tasks = [{"path": task.checkpoint.path, "name": task.name, "weight": task.weight} for task in found.tasks]
     # Nobody sees a report of this merge, so what it preserves is not measured.
-    plan = prepare(make_recipe(found.base.path, tasks, method, params, measure="none"), session, found)
-    return {merged.entry.name: merged.tensor for merged in run(plan, session)}
+    recipe = make_recipe(found.base.path, tasks, method, params, split_fused=split_fused, measure="none")
+    return prepare(recipe, session, found)

@@ -25,6 +25,7 @@ from sftm_app.planning.planner import open_inputs
 from sftm_app.planning.recipe import Recipe
 from sftm_app.preflight.preflight import Preflight
 from sftm_app.session import Session
+from sftm_app.ui.comparisons import Comparisons
 from sftm_app.ui.settings import Settings
 from sftm_app.ui.workspace import Workspace, fingerprint
 
@@ -44,6 +45,7 @@ class Studio:
         self.settings, self.session = settings, session
         self.inspector = Inspector(cache=session.cache, n_threads=session.n_threads)
         self.workers = Workers()
+        self.comparisons = Comparisons()
         self.device = resolve_device(session.device)
         self.packs: tuple[Pack, ...] = tuple(find_packs(settings.packs_dir))
         self._preflights: LRUCache[object, Preflight] = LRUCache(PREFLIGHTS_KEPT)
@@ -62,7 +64,7 @@ class Studio:
         if not workspace.ready:
             raise InputError("No models are loaded. Open the Models tab and try a demo, or pick checkpoints.")
         recipe = Recipe(workspace.base, workspace.tasks, roles=workspace.roles)
-        return self._cached(self._preflights, _key(workspace), lambda: open_inputs(recipe, self.session))
+        return self._cached(self._preflights, workspace_key(workspace), lambda: open_inputs(recipe, self.session))
 
     def plan(self, workspace: Workspace, recipe: Recipe) -> Plan:
         """What a merge will do, and what it takes.
@@ -79,7 +81,7 @@ class Studio:
             InputError: base and tasks do not fit.
         """
         found = self.preflight(workspace)
-        return self._cached(self._pools, _key(workspace), lambda: ModelPool(found, self.session))
+        return self._cached(self._pools, workspace_key(workspace), lambda: ModelPool(found, self.session))
 
     def pack(self, workspace: Workspace) -> Pack | None:
         """The demo pack that the workspace's base belongs to, if any."""
@@ -136,5 +138,6 @@ class Studio:
             return cache[key] if key in cache else keep(cache, key, make())
 
 
-def _key(workspace: Workspace) -> object:
+def workspace_key(workspace: Workspace) -> object:
+    """Identifies a workspace and the state of its files."""
     return workspace.base, workspace.tasks, workspace.roles, fingerprint(workspace)

@@ -14,6 +14,7 @@ import pytest
 
 from sftm_app.plots.accuracy import accuracy_bars
 from sftm_app.plots.angles import principal_angles
+from sftm_app.plots.comparison import AccuracyBar, comparison_bars
 from sftm_app.plots.layer_map import layer_map
 from sftm_app.plots.overlap import overlap_heatmap, task_overlap
 from sftm_app.plots.preservation import ErrorSeries, error_ceiling, prediction_bars, preservation
@@ -51,6 +52,9 @@ PLOTS: dict[str, Callable[[], go.Figure]] = {
     "probabilities, empty": lambda: probabilities([], []),
     "accuracy": lambda: accuracy_bars(["t1", "t2"], [Series("base", [0.5, None], BLUE)]),
     "accuracy, empty": lambda: accuracy_bars([], []),
+    "comparison": lambda: comparison_bars([AccuracyBar("SFTM", 0.7, 0.65, 0.74, BLUE)], 0.5, 0.8),
+    "comparison, ends unknown": lambda: comparison_bars([AccuracyBar("SFTM", 0.7, 0.65, 0.74, BLUE)]),
+    "comparison, empty": lambda: comparison_bars([]),
     "preservation": lambda: preservation(
         ["t"], [ErrorSeries("a", BLUE, [8e-8], [0.5]), ErrorSeries("b", RED, (), [None])]
     ),
@@ -154,6 +158,19 @@ def test_accuracy_bars_group_by_task() -> None:
     assert (base["marker"]["color"], sftm["marker"]["color"]) == (BLUE, RED)
     with pytest.raises(ValueError, match="1 values for 2 groups"):
         accuracy_bars(["t1", "t2"], [Series("a", [0.1], BLUE)])
+
+
+def test_comparison_bars_are_sorted_and_keep_their_intervals() -> None:
+    merges = [AccuracyBar("low", 0.5, 0.4, 0.62, BLUE), AccuracyBar(HOSTILE, 0.7, 0.65, 0.74, RED)]
+    figure = sent(comparison_bars(merges, 0.3, 0.8))
+    trace, layout = figure["data"][0], figure["layout"]
+    assert trace["x"] == [0.7, 0.5] and trace["marker"]["color"] == [RED, BLUE]
+    assert trace["error_x"]["array"] == pytest.approx([0.04, 0.12])
+    assert trace["error_x"]["arrayminus"] == pytest.approx([0.05, 0.1])
+    assert layout["yaxis"]["ticktext"][0].startswith("&lt;b&gt;") and layout["yaxis"]["ticktext"][1] == "low"
+    assert [shape["x0"] for shape in layout["shapes"]] == [0.3, 0.8]
+    assert [note["text"] for note in layout["annotations"]] == ["base 30.0%", "individual 80.0%"]
+    assert layout["xaxis"]["range"][1] >= 0.8
 
 
 def test_preservation_has_two_panels_and_one_legend() -> None:

@@ -11,7 +11,7 @@ import gradio as gr
 import numpy as np
 import pytest
 from PIL import Image
-from tab_values import values_of
+from tab_values import after, values_of
 from tiny_checkpoints import change_weights
 
 from sftm_app.engine.run import run
@@ -204,13 +204,25 @@ def test_settings_go_through_the_controls_unchanged(tab: InspectTab, workspace: 
         settings(rank="90% energy", scaling=0.3, weights=(0.5, 1.0, 2.0)),
         settings("average"),
     ):
-        updates = tab.panels.what_if.open(workspace, asked)
-        shown = {
-            control: update["value"] if isinstance(update, dict) else update for control, update in updates.items()
-        }
-        assert tab.panels.read(values | shown).settings == asked
+        shown = after(values, tab.panels.what_if.open(workspace, asked))
+        assert tab.panels.read(shown).settings == asked
     odd = tab.panels.read(values | {tab.panels.what_if.weights: slider_rows(["x"], ["#fff"], [3.0])})
     assert odd.settings.weights == (1.0, 1.0, 1.0)
+
+
+def test_a_method_for_another_number_of_tasks_is_said_and_empties_nothing(
+    tab: InspectTab, workspace: Workspace
+) -> None:
+    form = tab.panels.what_if.form
+    values = values_of(tab.panels, tab.panels.inputs, workspace=workspace) | {tab.panels.map.layer: NAME}
+    shown = form.follow(values | {form.method: "slerp"})
+    (said,) = [text for text in shown.values() if "2 tasks, not 3" in str(text)]
+    assert "Plain average" in said
+    state = tab.panels.read(after(values, shown))
+    assert state.settings == settings("average")
+    assert tab.panels.what_if.show(state)[tab.panels.what_if.bars] is not None
+    two = replace(workspace, tasks=workspace.tasks[:2])
+    assert tab.panels.read(after(values | {tab.workspace: two}, shown)).settings.method == "slerp"
 
 
 def test_settings_that_cannot_be_predicted_are_said(panels: Panels, chosen: InspectState) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import gradio as gr
 import psutil
 import pytest
-from tab_values import values_of
+from tab_values import after, values_of
 from tiny_checkpoints import change_config, change_weights
 
 from sftm_app.errors import CheckpointError, InputError, JobError, OutputError, RecipeError, SFTMError
@@ -26,7 +26,7 @@ from sftm_app.methods import METHODS
 from sftm_app.methods.params import controls
 from sftm_app.methods.settings import merge_settings
 from sftm_app.planning.budget import is_over_budget
-from sftm_app.planning.recipe import make_recipe, recipe_from_yaml, recipe_to_yaml
+from sftm_app.planning.recipe import Recipe, make_recipe, recipe_from_yaml, recipe_to_yaml
 from sftm_app.ui import loading
 from sftm_app.ui.evaluate import answers
 from sftm_app.ui.forms.params_form import ParamsForm
@@ -146,15 +146,18 @@ def test_names_from_files_are_shown_as_text(studio: Studio) -> None:
 
 def test_controls_follow_from_the_declarations() -> None:
     with gr.Blocks():
-        form = ParamsForm()
-    fields = [(name, field) for name, method in METHODS.items() for field in controls(method.params)]
-    assert len(form.inputs) == 1 + len(fields)
-    for name in METHODS:
-        assert form.read(values_of(form, form.inputs, method=name), [1.0]) == merge_settings(name, {}, [1.0])
-    asked = merge_settings("sftm", {"variant": "mapping", "scaling": 0.5}, [1.0])
-    shown = form.write(asked)
-    assert sorted(map(str, shown.values())) == ["0.5", "full", "mapping", "sftm"]
-    assert form.read(values_of(form, form.inputs) | shown, [1.0]) == asked
+        state = gr.State(Workspace())
+        form = ParamsForm(state)
+    first = {**values_of(form, form.inputs), state: Workspace()}
+    assert form.read(first, [1.0]) == merge_settings(Recipe.method, {}, [1.0])
+    for name, method in METHODS.items():
+        shown = form.follow(first | {form.method: name})
+        labels = [update["label"] for update in shown.values() if "label" in update and update.get("visible")]
+        assert sorted(labels) == sorted(control.label for control in controls(method.params).values())
+        assert form.read(after(first, shown), [1.0]) == merge_settings(name, {}, [1.0])
+    for name, params in (("sftm", {"variant": "mapping", "scaling": 0.5}), ("ties", {"density": 0.4, "depth": 0.5})):
+        asked = merge_settings(name, params, [1.0])
+        assert form.read(after(first, form.write(asked)), [1.0]) == asked
 
 
 def test_the_recipe_of_the_controls(workspace: Workspace) -> None:
@@ -180,8 +183,10 @@ def test_a_bad_weight_is_said(workspace: Workspace, weights: Any) -> None:
 def test_the_plan_says_what_happens_to_what(studio: Studio, workspace: Workspace) -> None:
     shown = recipe_view.plan_html(studio.plan(workspace, default_recipe(workspace)))
     assert "cannot start" not in shown
-    for word in ("merged by SFTM", "summed", "averaged", "one file per task", "owned by LayerNorm", "on cpu"):
+    for word in ("merged by SFTM", "averaged", "one file per task", "owned by LayerNorm", "on cpu"):
         assert word in shown
+    recipe = recipe_view.read_recipe(workspace, merge_settings("task_arithmetic", {}, workspace.weights), "any")
+    assert "summed" in recipe_view.plan_html(studio.plan(workspace, recipe))
 
 
 def test_a_plan_over_its_budget_says_so_and_cannot_start(studio: Studio, workspace: Workspace) -> None:
@@ -206,7 +211,7 @@ def test_a_finished_run_is_shown_saved_and_offered(
     assert "All" in shown[panel.progress] and shown[panel.chart]["visible"] and shown[panel.save_box]["visible"]
     assert not shown[panel.active] and not shown[panel.cancel]["interactive"] and not shown[panel.timer].active
     assert shown[panel.runs]["value"] == run_id and "done" in shown[panel.runs]["choices"][0][0]
-    for words in ("Readout error", "Merged a, b and c (base", "rank full, scaling 1<"):
+    for words in ("Readout error", "Merged a, b and c (base", "rank full, scaling 1"):
         assert words in shown[panel.result]
 
     target = saving.save_run(studio, run_id, "my model")
@@ -427,7 +432,7 @@ def test_a_recipe_is_shown_by_the_controls_as_it_is(studio: Studio, merge_tab: M
     file = tmp_path / "recipe.yaml"
     file.write_text(recipe_to_yaml(made))
     shown = merge_tab.use_recipe({merge_tab.upload: str(file)})
-    again = merge_tab.read(values_of(merge_tab, merge_tab.inputs) | shown)
+    again = merge_tab.read(after(values_of(merge_tab, merge_tab.inputs), shown))
     root = studio.settings.models_dir
     assert again == replace(made, base=str(root / "base"), tasks=again.tasks)
     assert [(task.path, task.name, task.weight) for task in again.tasks] == [

@@ -15,6 +15,13 @@ from sftm_app.ui.settings import allowed
 from sftm_app.ui.studio import Studio
 from sftm_app.ui.workspace import Workspace
 
+INFO_IMAGES = (
+    "In the models folder: a folder per task, and in each one folder of images per class. Empty: the demo's samples."
+)
+INFO_TEXTS = (
+    "In the models folder: a .csv, .tsv, .jsonl or .json, or a folder with one per task. Empty: the demo's samples."
+)
+FEW_SAMPLES, SOME_SAMPLES = 50, 200
 HOW_IMAGES = (
     "Enter a folder under Labelled samples that holds one subfolder per task, and in each one subfolder of images per "
     "class."
@@ -23,6 +30,11 @@ HOW_TEXTS = (
     "Enter a file under Labelled samples: .csv with the columns text and label, .jsonl with input and target, or "
     ".json; or a folder with one such file per task."
 )
+
+
+def first_limit(family: Family | None) -> int:
+    """How many samples per task to begin with: fewer for models that write, which takes long."""
+    return FEW_SAMPLES if family and family.writes else SOME_SAMPLES
 
 
 def samples_of(

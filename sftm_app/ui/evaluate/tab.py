@@ -16,7 +16,7 @@ from sftm_app.evaluation.samples import ImageSamples, Samples
 from sftm_app.plots.accuracy import accuracy_bars
 from sftm_app.plots.style import Series, method_colour
 from sftm_app.ui.evaluate.answers import Offer, answers, chosen_candidates, first_offer, next_offer, table_html
-from sftm_app.ui.evaluate.labelled import all_samples, samples_of
+from sftm_app.ui.evaluate.labelled import INFO_IMAGES, INFO_TEXTS, SOME_SAMPLES, all_samples, first_limit, samples_of
 from sftm_app.ui.evaluate.sample_inputs import SampleInputs, family_of, read_names
 from sftm_app.ui.handlers import QUIET, Updates, Values, handle
 from sftm_app.ui.studio import Studio
@@ -25,13 +25,6 @@ from sftm_app.ui.widgets.blocks import block, no_models, section
 from sftm_app.ui.widgets.html import Html, empty_state, hint
 from sftm_app.ui.workspace import Workspace
 
-INFO_IMAGES = (
-    "In the models folder: a folder per task, and in each one folder of images per class. Empty: the demo's samples."
-)
-INFO_TEXTS = (
-    "In the models folder: a .csv, .tsv, .jsonl or .json, or a folder with one per task. Empty: the demo's samples."
-)
-FEW_SAMPLES, SOME_SAMPLES = 50, 200
 NOTHING_TRIED = (
     "Nothing tried yet",
     "Give the models something to read on the left, or pick a sample that none of them has seen.",
@@ -164,7 +157,7 @@ class EvaluateTab:
             self.task: gr.update(choices=names, value=first),
             **self._offer(first_offer(self.studio, ws, values[self.run_id])),
             self.where: gr.update(value="", info=INFO_TEXTS if reads_text else INFO_IMAGES),
-            self.limit: FEW_SAMPLES if family and family.writes else SOME_SAMPLES,
+            self.limit: first_limit(family),
             self.accuracies: _no_table(),
             self.bars: gr.update(visible=False),
             **self._open_task(ws, first or ""),

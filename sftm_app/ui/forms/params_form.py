@@ -1,85 +1,80 @@
-"""The controls of every merge method, made from what the methods declare."""
+"""The choice of a merge method and its controls, made from what the methods declare."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import fields
 from typing import Any
 
 import gradio as gr
 
 from sftm_app.methods import METHODS, get_method
-from sftm_app.methods.params import Control, controls
+from sftm_app.methods.params import CommonParams, controls, values_of
 from sftm_app.methods.settings import MergeSettings, merge_settings
 from sftm_app.planning.recipe import Recipe
+from sftm_app.ui.forms.method_help import method_html
 from sftm_app.ui.forms.rank_slider import RankSlider, amount_update
+from sftm_app.ui.forms.slots import Slot, make_slot
 from sftm_app.ui.handlers import QUIET, Updates, Values, handle
-from sftm_app.ui.wording import format_rank
+from sftm_app.ui.widgets.blocks import block
 
-
-class SingleField:
-    """A parameter with one component: a choice, a number, or a rank that is typed."""
-
-    def __init__(self, control: Control, default: Any, elem_id: str) -> None:
-        common = {"label": control.label, "info": control.help, "elem_id": elem_id}
-        self._is_rank = control.kind == "rank"
-        self._component: Any
-        if control.kind == "choice":
-            self._component = gr.Radio(list(control.choices), value=default, **common)
-        elif self._is_rank:
-            self._component = gr.Textbox(value=format_rank(default), max_lines=1, **common)
-        else:
-            self._component = gr.Slider(control.minimum, control.maximum, value=default, step=control.step, **common)
-        self.components: tuple[Any, ...] = (self._component,)
-
-    def read(self, values: Values) -> Any:
-        """The parameter, unchecked."""
-        return values[self._component]
-
-    def write(self, value: Any) -> Updates:
-        """Show this value of the parameter."""
-        return {self._component: format_rank(value) if self._is_rank else value}
-
-
-Field = SingleField | RankSlider
+# The settings that every method has; they are folded.
+COMMON = tuple(item.name for item in fields(CommonParams))
 
 
 class ParamsForm:
-    """The choice of a method and, for each method, a group of controls; only the chosen method's group is visible.
+    """The choice of a method, what it is for, and a control for each of its parameters.
 
     Args:
+        workspace: its number of tasks decides whether a method fits.
         live: ranks are on sliders instead of typed.
         prefix: of the elements' ids, so that a page can hold several forms.
+        instead: a sentence on what is shown while a method does not fit the workspace.
 
     Attributes:
         inputs: the choice of the method and the components of all parameters.
-        rank_sliders: the ranks of all methods, in a form that is live.
+        outputs: what `write` updates.
+        rank_sliders: those of a form that is live.
+        followed: the event after which the controls show the parameters of the method that a person chose.
     """
 
-    def __init__(self, live: bool = False, prefix: str = "") -> None:
-        first = Recipe.method
-        self.method = gr.Radio(
-            [(method.title, method.name) for method in METHODS.values()],
-            value=first,
-            label="Method",
-            info=METHODS[first].summary,
-            elem_id=f"{prefix}method",
-        )
-        self._groups: dict[str, gr.Group] = {}
-        self._fields: dict[str, dict[str, Field]] = {}
-        for name, method in METHODS.items():
+    def __init__(self, workspace: gr.State, live: bool = False, prefix: str = "", instead: str = "") -> None:
+        self._workspace, self._instead = workspace, instead
+        with gr.Group():
+            self.method = gr.Dropdown(
+                [(method.title, method.name) for method in METHODS.values()],
+                value=Recipe.method,
+                label="Method",
+                info="How the changes of the tasks become one.",
+                elem_id=f"{prefix}method",
+            )
+            with gr.Column(elem_classes="sf-about"):
+                self._about = block(method_html(METHODS[Recipe.method], 0), elem_id=f"{prefix}about-method")
+        # One slot for each name; the same name with another kind of control would be another slot.
+        self._slots: dict[tuple[str, str], Slot] = {}
+        with gr.Group(visible=_has_own(Recipe.method)) as self._own:
+            self._lay_out(False, live, prefix)
+        with gr.Accordion("More settings", open=False, elem_id=f"{prefix}more-settings") as self._more:
+            self._lay_out(True, live, prefix)
+        components = {component for slot in self._slots.values() for component in slot.components}
+        self.inputs: set[Any] = {self.method, *components}
+        self.outputs: set[Any] = {*self.inputs, self._about, self._own, self._more}
+        self.rank_sliders = [slot for slot in self._slots.values() if isinstance(slot, RankSlider)]
+        chosen = {self.method, workspace}
+        self.followed = self.method.input(handle(self.follow), chosen, self.outputs, queue=False, **QUIET)
+        workspace.change(handle(self._describe), chosen, self._about, queue=False, **QUIET)
+
+    def _lay_out(self, common: bool, live: bool, prefix: str) -> None:
+        for method in METHODS.values():
             default = method.params()
-            with gr.Group(visible=name == first and bool(controls(method.params))) as self._groups[name]:
-                self._fields[name] = {
-                    field: _field(control, getattr(default, field), f"{prefix}{name}-{field}", live)
-                    for field, control in controls(method.params).items()
-                }
-        every = [field for fields in self._fields.values() for field in fields.values()]
-        self.inputs: set[Any] = {self.method, *(component for field in every for component in field.components)}
-        self.rank_sliders = [field for field in every if isinstance(field, RankSlider)]
-        self.method.change(
-            handle(self._follow), {self.method}, {self.method, *self._groups.values()}, queue=False, **QUIET
-        )
+            for name, control in controls(method.params).items():
+                key = name, control.kind
+                if (name in COMMON) == common and key not in self._slots:
+                    visible = method.name == Recipe.method or common
+                    self._slots[key] = make_slot(control, getattr(default, name), f"{prefix}{name}", live, visible)
+
+    def _slots_of(self, method: str) -> dict[str, Slot]:
+        return {name: self._slots[name, control.kind] for name, control in controls(get_method(method).params).items()}
 
     def read(self, values: Values, weights: Sequence[float]) -> MergeSettings:
         """The settings that the controls describe.
@@ -88,36 +83,50 @@ class ParamsForm:
             RecipeError: a control holds something that is not understood, or a weight is not a positive number.
         """
         method = get_method(values[self.method]).name
-        return merge_settings(
-            method, {name: field.read(values) for name, field in self._fields[method].items()}, weights
-        )
+        given = {name: slot.read(values) for name, slot in self._slots_of(method).items()}
+        return merge_settings(method, given, weights)
 
     def write(self, settings: MergeSettings) -> Updates:
-        """Show these settings; the controls of other methods stay as they are."""
-        updates: Updates = {self.method: settings.method}
-        for name, value in asdict(settings.params).items():
-            updates |= self._fields[settings.method][name].write(value)
+        """Show these settings."""
+        method = get_method(settings.method)
+        shown = self._slots_of(method.name)
+        updates: Updates = {
+            self.method: method.name,
+            self._about: method_html(method, len(settings.weights), self._instead),
+        }
+        updates[self._own] = gr.update(visible=_has_own(method.name))
+        for slot in self._slots.values():
+            if slot not in shown.values():
+                updates |= slot.hide()
+        given = values_of(settings.params)
+        for name, control in controls(method.params).items():
+            updates |= shown[name].show(control, given[name])
+        # The folded ones are opened where they are set.
+        default = method.params()
+        if any(given[name] != getattr(default, name) for name in COMMON):
+            updates[self._more] = gr.update(open=True)
         return updates
 
     def scale_counts(self, settings: MergeSettings, n_features: int) -> Updates:
         """Ranks of these settings that are counts, on sliders that end at `n_features`."""
         updates: Updates = {}
-        for name, field in self._fields[settings.method].items():
+        for name, slot in self._slots_of(settings.method).items():
             rank = getattr(settings.params, name)
-            if isinstance(field, RankSlider) and isinstance(rank, int):
-                updates[field.amount] = amount_update("count", rank, n_features)
+            if isinstance(slot, RankSlider) and isinstance(rank, int):
+                updates[slot.amount] = amount_update("count", rank, n_features)
         return updates
 
-    def _follow(self, values: Values) -> Updates:
-        chosen = get_method(values[self.method])
-        shown: Mapping[Any, Any] = {
-            group: gr.update(visible=name == chosen.name and bool(self._fields[name]))
-            for name, group in self._groups.items()
-        }
-        return {self.method: gr.update(info=chosen.summary), **shown}
+    def follow(self, values: Values) -> Updates:
+        """Show the chosen method with its defaults."""
+        method, n_tasks = get_method(values[self.method]), len(values[self._workspace].tasks)
+        return self.write(MergeSettings(method.name, method.params(), (1.0,) * n_tasks))
+
+    def _describe(self, values: Values) -> Updates:
+        """Say what the chosen method is for, and whether it fits the workspace."""
+        method, n_tasks = get_method(values[self.method]), len(values[self._workspace].tasks)
+        return {self._about: method_html(method, n_tasks, self._instead)}
 
 
-def _field(control: Control, default: Any, elem_id: str, live: bool) -> Field:
-    if control.kind == "rank" and live:
-        return RankSlider(control.label, default, elem_id)
-    return SingleField(control, default, elem_id)
+def _has_own(method: str) -> bool:
+    """Whether a method has parameters of its own."""
+    return any(name not in COMMON for name in controls(METHODS[method].params))

@@ -7,7 +7,9 @@ from typing import Any
 
 import gradio as gr
 
+from sftm_app.methods.params import Control
 from sftm_app.ui.handlers import Updates, Values
+from sftm_app.ui.widgets import UncheckedSlider
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ SCALES = {
 class RankSlider:
     """The kind of a rank, and its amount, whose scale follows the kind."""
 
-    def __init__(self, label: str, default: Any, elem_id: str) -> None:
+    def __init__(self, label: str, default: Any, elem_id: str, visible: bool = True) -> None:
         kind, amount = kind_and_amount(default)
         scale = SCALES[kind]
         self.kind = gr.Radio(
@@ -42,16 +44,17 @@ class RankSlider:
             value=kind,
             label=label,
             info="How many singular features to keep per task and layer.",
+            visible=visible,
             elem_id=f"{elem_id}-by",
         )
-        self.amount = gr.Slider(
+        self.amount = UncheckedSlider(
             scale.minimum,
             scale.maximum,
             value=scale.start if kind == "full" else amount,
             step=scale.step,
             label=scale.label,
             info="How many, or how much, to keep.",
-            visible=kind != "full",
+            visible=visible and kind != "full",
             elem_id=f"{elem_id}-amount",
         )
         self.components: tuple[Any, ...] = (self.kind, self.amount)
@@ -60,10 +63,15 @@ class RankSlider:
         """The rank, unchecked."""
         return rank_of(values[self.kind], values[self.amount])
 
-    def write(self, rank: Any) -> Updates:
-        """Show this rank."""
+    def show(self, control: Control, rank: Any) -> Updates:
+        """Show a method's rank with this value."""
         kind, amount = kind_and_amount(rank)
-        return {self.kind: kind, self.amount: amount_update(kind, amount)}
+        shown = gr.update(value=kind, label=control.label, visible=True)
+        return {self.kind: shown, self.amount: amount_update(kind, amount)}
+
+    def hide(self) -> Updates:
+        """The chosen method has no rank."""
+        return {self.kind: gr.update(visible=False), self.amount: gr.update(visible=False)}
 
 
 def rank_of(kind: Any, amount: Any) -> int | float | str | None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import gradio as gr
 
+from sftm_app.methods import METHODS
+from sftm_app.methods.settings import MergeSettings, merge_settings
+from sftm_app.ui.forms.method_help import unfit_sentence
 from sftm_app.ui.handlers import Values
 from sftm_app.ui.inspect.clicks import whole
 from sftm_app.ui.inspect.compare_panel import ComparePanel
@@ -20,6 +24,8 @@ from sftm_app.ui.inspect.what_if_panel import WhatIfPanel
 from sftm_app.ui.studio import Studio
 from sftm_app.ui.widgets import slider_values
 from sftm_app.ui.widgets.blocks import no_models
+from sftm_app.ui.wording import BASELINE
+from sftm_app.ui.workspace import Workspace
 
 
 class Panels:
@@ -39,7 +45,7 @@ class Panels:
             with gr.Row(equal_height=False, elem_classes="sf-split"):
                 with gr.Column(scale=3, min_width=420, elem_classes="sf-stack"):
                     self.layer.lay_out_spectra()
-                    self.what_if = WhatIfPanel(studio)
+                    self.what_if = WhatIfPanel(studio, workspace)
                 with gr.Column(scale=2, min_width=340, elem_id="what-if"):
                     self.what_if.lay_out_controls()
             self.pairs = PairsPanel(studio)
@@ -60,6 +66,12 @@ class Panels:
         self.inputs: set[Any] = {workspace, tab, self.pinned, self.pairs.top, self.feature.number, *sample}
         self.inputs |= {*self._texts.values(), *self.what_if.controls}
 
+    def _settings(self, ws: Workspace, values: Values, weights: Sequence[float]) -> MergeSettings:
+        """The settings of the what-if; those of the baseline while the method does not fit the number of tasks."""
+        settings = self.what_if.form.read(values, weights)
+        fits = not unfit_sentence(METHODS[settings.method], len(ws.tasks))
+        return settings if fits else merge_settings(BASELINE, {}, weights)
+
     def read(self, values: Values) -> InspectState:
         """The state that the controls describe.
 
@@ -76,7 +88,7 @@ class Panels:
             pinned=values[self.pinned],
             top=int(top) if top else None,
             feature=max(0, (whole(values[self.feature.number]) or 1) - 1),
-            settings=self.what_if.form.read(values, weights),
+            settings=self._settings(ws, values, weights),
             sample=values[self.steer.sample],
             fitted=values[self.steer.fitted],
             factor=values[self.steer.factor],

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 
 import gradio as gr
 
-from sftm_app.ui.forms.rank_slider import RankSlider, amount_update
+from sftm_app.ui.forms.rank_slider import amount_update
 from sftm_app.ui.handlers import Updates, Values, handle, show_info
 from sftm_app.ui.inspect.chains import Chains
 from sftm_app.ui.inspect.clicks import layer_name, link_target, spectrum_point
@@ -52,7 +51,7 @@ class InspectTab:
     def _wire_workspace(self) -> None:
         panels = self.panels
         outputs = {panels.empty, panels.body, panels.pinned, self.opened, panels.steer.sample, panels.steer.fitted}
-        outputs |= panels.map.choices | panels.pairs.choices | panels.feature.choices | panels.what_if.controls
+        outputs |= panels.map.choices | panels.pairs.choices | panels.feature.choices | panels.what_if.written
         inputs = {self.workspace, self.opened}
         event = self.workspace.change(handle(self.open_workspace), inputs, outputs, **SLOW)
         event = self.wiring.after(event, self.chains.layer)
@@ -180,15 +179,17 @@ class InspectTab:
             live=lambda event: wiring.on(event, chains.bars, trigger_mode="always_last"),
             settled=lambda event: chains.settings_changed(wiring.on(event, chains.bars)),
         )
-        for slider in what_if.form.rank_sliders:
-            inputs = {self.workspace, self.panels.map.layer, slider.kind}
-            scaled = slider.kind.input(handle(partial(self.scale_rank, slider)), inputs, slider.amount, **QUICK)
-            chains.settings_changed(wiring.after(scaled, chains.bars))
+        kinds = [slider.kind for slider in what_if.form.rank_sliders]
+        inputs = {self.workspace, self.panels.map.layer, *kinds}
+        scaled = gr.on([kind.input for kind in kinds], handle(self.scale_ranks), inputs, what_if.amounts, **QUICK)
+        for event in (scaled, what_if.form.followed):
+            chains.settings_changed(wiring.after(event, chains.bars))
 
-    def scale_rank(self, slider: RankSlider, values: Values) -> Updates:
+    def scale_ranks(self, values: Values) -> Updates:
         """Give the amount of a rank the scale of its kind."""
-        looked = look(self.studio, values[self.workspace], values[self.panels.map.layer])
-        return {slider.amount: amount_update(values[slider.kind], n_features=min(looked.layer.shape))}
+        n_features = min(look(self.studio, values[self.workspace], values[self.panels.map.layer]).layer.shape)
+        ranks = self.panels.what_if.form.rank_sliders
+        return {rank.amount: amount_update(values[rank.kind], n_features=n_features) for rank in ranks}
 
     # Two views.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -10,6 +11,7 @@ import gradio as gr
 from sftm_app.errors import SFTMError
 from sftm_app.inspection.reasons import undetermined
 from sftm_app.inspection.what_if import Prediction, WhatIf
+from sftm_app.methods import METHODS
 from sftm_app.methods.settings import MergeSettings, merge_settings
 from sftm_app.plots.preservation import ErrorSeries, prediction_bars
 from sftm_app.plots.style import MUTED, method_colour, task_colour
@@ -37,8 +39,8 @@ OUTWEIGHED = (
 class WhatIfPanel:
     """Predicted errors and figures; the controls are laid out by `lay_out_controls`."""
 
-    def __init__(self, studio: Studio) -> None:
-        self.studio = studio
+    def __init__(self, studio: Studio, workspace: gr.State) -> None:
+        self.studio, self._workspace = studio, workspace
         self.bars = PlotlyView(
             label="Predicted preservation per task", filename="what-if", min_plot_height=280, elem_id="what-if-bars"
         )
@@ -49,11 +51,13 @@ class WhatIfPanel:
     def lay_out_controls(self) -> None:
         """Method, parameters and weights, and the button that hands them on."""
         section("What if", "Try settings of a merge. The plots show how much of each task this layer would keep.")
-        self.form = ParamsForm(live=True, prefix="what-if-")
+        instead = f"{METHODS[BASELINE].title} is shown instead."
+        self.form = ParamsForm(self._workspace, live=True, prefix="what-if-", instead=instead)
         with gr.Accordion("Task weights", open=False):
             self.weights = Sliders(label="Weight of", minimum=0.05, maximum=2.0, step=0.05, elem_id="what-if-weights")
         self.use = gr.Button("Use for the merge", variant="primary", elem_id="use-for-merge")
         self.controls: set[Any] = {self.weights, *self.form.inputs}
+        self.written: set[Any] = {self.weights, *self.form.outputs}
         self.amounts: set[Any] = {slider.amount for slider in self.form.rank_sliders}
 
     def open(self, ws: Workspace, settings: MergeSettings | None) -> Updates:
@@ -67,15 +71,15 @@ class WhatIfPanel:
         return self.form.scale_counts(state.settings, min(state.look(self.studio).layer.shape))
 
     def on_input(self, live: Callable[..., Any], settled: Callable[..., Any]) -> None:
-        """Wire the controls: `live` to events while a control moves, `settled` to the one event after it.
+        """Wire the controls: `live` to the events while one moves, `settled` to the one event after it.
 
-        The kinds of ranks are left out, because the scale of the amount has to follow them first.
+        One wire for all of them: the page that is sent grows with the number of wires times the number of controls.
+        The method and the kinds of ranks are left out, because other controls have to follow them first.
         """
-        kinds = {slider.kind for slider in self.form.rank_sliders}
-        for component in sorted(self.controls - kinds, key=lambda component: component._id):
-            if isinstance(component, gr.Slider | Sliders):
-                live(component.input)
-            settled(when_set(component))
+        first = {self.form.method, *(slider.kind for slider in self.form.rank_sliders)}
+        others = sorted(self.controls - first, key=lambda component: component._id)
+        live(partial(gr.on, [one.input for one in others if isinstance(one, gr.Slider | Sliders)]))
+        settled(partial(gr.on, [when_set(one) for one in others]))
 
     def show(self, state: InspectState) -> Updates:
         """The predicted errors and figures of the layer: what follows a slider while it moves."""

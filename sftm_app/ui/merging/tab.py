@@ -15,6 +15,7 @@ from sftm_app.planning.recipe import MEASURE, Recipe, recipe_to_yaml
 from sftm_app.ui.forms.output_form import OutputForm
 from sftm_app.ui.forms.params_form import ParamsForm
 from sftm_app.ui.handlers import QUIET, Updates, Values, handle, when_set
+from sftm_app.ui.merging.comparison_panel import SECTION, ComparisonPanel
 from sftm_app.ui.merging.recipe_view import (
     ANY_MEMORY,
     command_html,
@@ -27,8 +28,9 @@ from sftm_app.ui.merging.recipe_view import (
 )
 from sftm_app.ui.merging.run_panel import RunPanel
 from sftm_app.ui.studio import Studio
+from sftm_app.ui.widgets import LinkedHtml, view_link
 from sftm_app.ui.widgets.blocks import block, no_models
-from sftm_app.ui.widgets.html import hint, notice
+from sftm_app.ui.widgets.html import hint, join, notice
 from sftm_app.ui.workspace import Workspace
 
 
@@ -59,14 +61,18 @@ class MergeTab:
             with gr.Column(scale=3, min_width=360, elem_classes="sf-stack"):
                 self.plan = block(elem_id="plan")
                 self.run.lay_out()
-        self.settings: set[Any] = {self.weights, *self.form.inputs}
-        self.inputs: set[Any] = {workspace, *self.settings, *self.output.inputs}
+        with gr.Column(visible=False, elem_classes="sf-stack") as self.below:
+            form = {self.weights, self.split, *self.form.inputs}
+            self.comparison = ComparisonPanel(studio, workspace, self.read_settings, form)
+        self.settings: set[Any] = {self.weights, *self.form.outputs}
+        self.inputs: set[Any] = {workspace, self.weights, *self.form.inputs, *self.output.inputs}
         self.inputs |= {self.device, self.memory, self.split, self.measure}
         self.previewed: set[Any] = {self.recipe, self.command, self.download, self.plan, self.ready, self.planned}
         self._wire()
 
     def _lay_out_settings(self) -> None:
-        self.form = ParamsForm()
+        self.form = ParamsForm(self.workspace)
+        LinkedHtml(hint(join(["Which method is best depends on the models. ", view_link("Compare methods", SECTION)])))
         with gr.Accordion("Task weights", open=False):
             self.weights = gr.Dataframe(
                 headers=["task", "weight"],
@@ -120,15 +126,20 @@ class MergeTab:
             self.command = block()
 
     def _wire(self) -> None:
-        opening = {self.empty, self.body, self.weights, self.planned, *self.run.outputs}
+        opening = {self.empty, self.body, self.below, self.weights, self.planned, *self.run.outputs}
+        opening |= self.comparison.opened
         opened = self.workspace.change(handle(self.open_workspace), {self.workspace}, opening, **QUIET)
         self.preview_after(opened)
+        self.preview_after(self.form.followed)
         # One plan for each change that a person makes; changes from elsewhere are followed by preview_after.
-        for component in self.inputs - {self.workspace}:
-            event = when_set(component)
-            event(
-                handle(self.preview), self.inputs | {self.planned}, self.previewed, trigger_mode="always_last", **QUIET
-            )
+        gr.on(
+            [when_set(component) for component in self.inputs - {self.workspace, self.form.method}],
+            handle(self.preview),
+            self.inputs | {self.planned},
+            self.previewed,
+            trigger_mode="always_last",
+            **QUIET,
+        )
         gr.on(
             [self.ready.change, self.run.active.change],
             handle(self.allow_start),
@@ -145,7 +156,10 @@ class MergeTab:
         self.start.click(
             handle(self.begin), self.inputs, self.run.outputs, trigger_mode="once", concurrency_limit=1, **QUIET
         )
-        self.preview_after(self.upload.upload(handle(self.use_recipe), {self.upload}, self.inputs, **QUIET))
+        self.preview_after(
+            self.upload.upload(handle(self.use_recipe), {self.upload}, self.inputs | self.settings, **QUIET)
+        )
+        self.preview_after(self.comparison.wire(self.write, self.settings))
         self.run.wire()
 
     def preview_after(self, event: Any) -> None:
@@ -162,17 +176,25 @@ class MergeTab:
         Raises:
             RecipeError: a control holds something that is not understood.
         """
-        ws = values[self.workspace]
-        settings = self.form.read(values, read_weights(ws, values[self.weights]))
+        settings, split = self.read_settings(values)
         return read_recipe(
-            ws,
+            values[self.workspace],
             settings,
             values[self.memory],
             output=self.output.read(values),
             device=values[self.device],
-            split_fused=bool(values[self.split]),
+            split_fused=split,
             measure=values[self.measure],
         )
+
+    def read_settings(self, values: Values) -> tuple[MergeSettings, bool]:
+        """The settings of the merge, and whether fused maps are split.
+
+        Raises:
+            RecipeError: a control holds something that is not understood.
+        """
+        weights = read_weights(values[self.workspace], values[self.weights])
+        return self.form.read(values, weights), bool(values[self.split])
 
     def open_workspace(self, values: Values) -> Updates:
         """Show a workspace that was just loaded."""
@@ -181,9 +203,11 @@ class MergeTab:
         return {
             self.empty: gr.update(visible=not usable),
             self.body: gr.update(visible=usable),
+            self.below: gr.update(visible=usable),
             self.weights: _rows(ws, ws.weights),
             self.planned: "",
             **self.run.open_latest(ws),
+            **self.comparison.open(ws),
         }
 
     def preview(self, values: Values) -> Updates:

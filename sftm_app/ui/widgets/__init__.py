@@ -5,6 +5,7 @@ from sftm_app.ui.widgets.draw_pad import DrawPad, decode_drawing, encode_drawing
 from sftm_app.ui.widgets.linked_html import LinkedHtml, view_link
 from sftm_app.ui.widgets.plotly_view import PlotlyView, Selection, parse_selection
 from sftm_app.ui.widgets.sliders import Sliders, slider_rows, slider_values
+from sftm_app.ui.widgets.unchecked import UncheckedDropdown, UncheckedRadio, UncheckedSlider
 
 __all__ = [
     "AddressBar",
@@ -13,6 +14,9 @@ __all__ = [
     "PlotlyView",
     "Selection",
     "Sliders",
+    "UncheckedDropdown",
+    "UncheckedRadio",
+    "UncheckedSlider",
     "decode_drawing",
     "encode_drawing",
     "parse_selection",

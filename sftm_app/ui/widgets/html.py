@@ -171,6 +171,11 @@ def strong(text: object) -> Html:
     return Html("<strong>{}</strong>").format(text)
 
 
+def small(text: object) -> Html:
+    """Small print below a figure, such as its interval."""
+    return Html('<span class="sf-small">{}</span>').format(text)
+
+
 def code(text: object) -> Html:
     """A command, a path or a tensor's name."""
     return Html('<code class="sf-code">{}</code>').format(text)

@@ -1,0 +1,136 @@
+"""Merge one model and measure it on every task, step by step, holding no other merge in memory."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from torch import Tensor
+
+from sftm_app.engine.run import run
+from sftm_app.evaluation.accuracy import correct_answers
+from sftm_app.evaluation.candidates import BASE, INDIVIDUAL, Candidate, plan_in_memory
+from sftm_app.evaluation.families import family_of
+from sftm_app.evaluation.family import EvaluationModel
+from sftm_app.evaluation.intervals import Correct
+from sftm_app.evaluation.samples import Samples
+from sftm_app.evaluation.task_model import individual_parts, merged_parts, model_spec
+from sftm_app.evaluation.task_tensors import read_all
+from sftm_app.evaluation.tokens import batches
+from sftm_app.planning.device import resolve_device
+from sftm_app.planning.plan import Plan
+from sftm_app.preflight.preflight import Preflight
+from sftm_app.session import Session
+
+# How many samples are answered between two steps. Models that write take long for each. Both are multiples of the
+# families' batches, so that the batches, and so the answers, are those of an answer to all samples at once.
+SAMPLES_PER_STEP, TEXTS_WRITTEN_PER_STEP = 64, 16
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One model, as far as it is measured.
+
+    Attributes:
+        candidate: the model.
+        correct: by task, whether it answered each sample correctly; shorter than the samples while it is measured.
+        merged: the share of its tensors that are merged, 0..1; 1 for models that are not merged.
+        seconds: that merging took, so far.
+    """
+
+    candidate: Candidate
+    correct: Correct
+    merged: float = 0.0
+    seconds: float = 0.0
+
+    @cached_property
+    def n_answers(self) -> int:
+        """How many samples were answered, of all tasks together."""
+        return sum(map(len, self.correct.values()))
+
+
+@dataclass(frozen=True, eq=False)
+class Benchmark:
+    """What models are measured with.
+
+    Attributes:
+        found: the workspace.
+        samples: by task, the labelled samples.
+        session: its device and caches are used.
+        split_fused: how merges are planned, as in a recipe.
+    """
+
+    found: Preflight
+    samples: Mapping[str, Samples]
+    session: Session
+    split_fused: bool = False
+
+    def plan(self, candidate: Candidate) -> Plan | None:
+        """The plan of a candidate's merge; None for those that are not merged.
+
+        Raises:
+            InputError: the method cannot merge these tasks with these settings.
+        """
+        if candidate.key in (BASE.key, INDIVIDUAL.key):
+            return None
+        kind, params, weights = candidate.kind, candidate.params, candidate.weights
+        return plan_in_memory(self.found, kind, params, self.session, weights, self.split_fused)
+
+
+def measure(benchmark: Benchmark, candidate: Candidate, plan: Plan | None) -> Iterator[Measurement]:
+    """Merge a candidate and measure it on every task that has samples.
+
+    Args:
+        benchmark: what it is measured with.
+        candidate: the model.
+        plan: `benchmark.plan(candidate)`.
+
+    Yields:
+        The measurement after each merged tensor and after every few samples; the last one is complete.
+
+    Raises:
+        SampleError: a task's model cannot be tried, or the samples do not suit it.
+        NumericalError, ResourceError, MethodError: the merge failed.
+    """
+    now = Measurement(candidate, {task: () for task in benchmark.samples})
+    started, tensors = time.monotonic(), None
+    if plan is not None:
+        tensors = {}
+        for merged in run(plan, benchmark.session):
+            tensors[merged.entry.name] = merged.tensor
+            now = replace(now, merged=len(tensors) / len(plan.entries), seconds=time.monotonic() - started)
+            yield now
+    elif candidate.key == BASE.key:
+        tensors = read_all(benchmark.found.base)
+    now = replace(now, merged=1.0)
+    for task, samples in benchmark.samples.items():
+        model = _model(benchmark, tensors, candidate, task)
+        for positions in batches(range(len(samples)), _step(benchmark, task)):
+            given = (*now.correct[task], *correct_answers(model, samples.take(list(positions))))
+            now = replace(now, correct={**now.correct, task: given})
+            yield now
+        del model  # before the next one is built
+
+
+def _model(
+    benchmark: Benchmark, tensors: Mapping[str, Tensor] | None, candidate: Candidate, task: str
+) -> EvaluationModel:
+    """The candidate with the head of a task. tensors: by the base's names; None for the task's own model."""
+    found, index, device = benchmark.found, _index(benchmark, task), resolve_device(benchmark.session.device)
+    spec = model_spec(found, index)
+    family = family_of(spec.class_name, spec.config)
+    if tensors is None:
+        return family.build(individual_parts(found, index, device))
+    return family.build(merged_parts(found, index, tensors, candidate.title, device))
+
+
+def _step(benchmark: Benchmark, task: str) -> int:
+    spec = model_spec(benchmark.found, _index(benchmark, task))
+    writes = family_of(spec.class_name, spec.config).writes
+    return TEXTS_WRITTEN_PER_STEP if writes else SAMPLES_PER_STEP
+
+
+def _index(benchmark: Benchmark, task: str) -> int:
+    return [one.name for one in benchmark.found.tasks].index(task)

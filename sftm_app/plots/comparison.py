@@ -1,0 +1,86 @@
+"""Mean accuracy of several merges with 95 % intervals, between the base and the tasks' own models."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import plotly.graph_objects as go
+
+from sftm_app.plots.style import INK, MUTED, make_figure, make_message, plot_text, ticks
+
+
+@dataclass(frozen=True)
+class AccuracyBar:
+    """One merge. accuracy, low, high: the mean accuracy and its interval, 0..1."""
+
+    name: str
+    accuracy: float
+    low: float
+    high: float
+    colour: str
+
+
+def comparison_bars(
+    merges: Sequence[AccuracyBar], base: float | None = None, individual: float | None = None
+) -> go.Figure:
+    """Horizontal bars with intervals, best first.
+
+    Args:
+        merges: the merges, in any order.
+        base, individual: the accuracies, 0..1, of the base and of the tasks' own models, drawn as vertical lines.
+    """
+    if not merges:
+        return make_message("comparison", "No merge has been measured yet.")
+    best_first = sorted(merges, key=lambda merge: -merge.accuracy)
+    ends = [("base", base), ("individual", individual)]
+    marks = [(name, value) for name, value in ends if value is not None]
+    top = max([merge.high for merge in merges] + [value for _, value in marks])
+    layout = {
+        "xaxis": {"title": {"text": "mean accuracy, 95 % interval"}, "range": [0, min(1.02, 1.08 * top)]}
+        | {"tickformat": ".0%"},
+        "yaxis": {"autorange": "reversed", "showgrid": False, **ticks([m.name for m in best_first], limit=36)},
+        "bargap": 0.35,
+        "showlegend": False,
+        # Room for the names of the lines.
+        "margin": {"l": 8, "r": 12, "t": 30, "b": 8},
+    }
+    if marks:
+        layout["shapes"] = [_line(value) for _, value in marks]
+        layout["annotations"] = [_label(name, value) for name, value in marks]
+    height = 96 + 30 * len(best_first)
+    return make_figure("comparison", [_bars(best_first)], layout, height=height)
+
+
+def _bars(merges: Sequence[AccuracyBar]) -> dict[str, Any]:
+    return {
+        "type": "bar",
+        "orientation": "h",
+        "y": list(range(len(merges))),
+        "x": [merge.accuracy for merge in merges],
+        "error_x": {
+            "type": "data",
+            "symmetric": False,
+            "array": [merge.high - merge.accuracy for merge in merges],
+            "arrayminus": [merge.accuracy - merge.low for merge in merges],
+            "color": INK,
+            "thickness": 1.5,
+            "width": 4,
+        },
+        "text": [f"{plot_text(m.name)} ({m.low:.1%} to {m.high:.1%})" for m in merges],
+        "textposition": "none",
+        "name": "mean accuracy",
+        "marker": {"color": [merge.colour for merge in merges], "line": {"width": 0}},
+        "hovertemplate": "<b>%{x:.1%}</b> %{text}<extra></extra>",
+    }
+
+
+def _line(value: float) -> dict[str, Any]:
+    ends = {"x0": value, "x1": value, "y0": 0, "y1": 1, "yref": "paper"}
+    return {"type": "line", **ends, "line": {"color": MUTED, "width": 1.5, "dash": "dash"}}
+
+
+def _label(name: str, value: float) -> dict[str, Any]:
+    place = {"x": value, "y": 1, "yref": "paper", "yanchor": "bottom", "showarrow": False}
+    return {**place, "text": f"{name} {value:.1%}", "font": {"color": MUTED, "size": 11}}

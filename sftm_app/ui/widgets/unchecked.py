@@ -1,0 +1,48 @@
+"""Controls whose choices and limits change while the page is open.
+
+Gradio refuses a value that is not among a control's choices or within its limits now. But an event that was sent before
+they changed carries a value from before, and Gradio's refusal reaches the terminal as a traceback. The handlers check
+what they are given anyway, because it comes from the browser.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+
+
+class UncheckedDropdown(gr.Dropdown):  # type: ignore[misc]
+    """A dropdown that hands on any value."""
+
+    def preprocess(self, payload: Any) -> Any:
+        """The value as it comes."""
+        return payload
+
+    def get_block_name(self) -> str:
+        """The front end knows it as its own component."""
+        return "dropdown"
+
+
+class UncheckedRadio(gr.Radio):  # type: ignore[misc]
+    """A radio group that hands on any value."""
+
+    def preprocess(self, payload: Any) -> Any:
+        """The value as it comes."""
+        return payload
+
+    def get_block_name(self) -> str:
+        """The front end knows it as its own component."""
+        return "radio"
+
+
+class UncheckedSlider(gr.Slider):  # type: ignore[misc]
+    """A slider that hands on any value."""
+
+    def preprocess(self, payload: Any) -> Any:
+        """The value as it comes."""
+        return payload
+
+    def get_block_name(self) -> str:
+        """The front end knows it as its own component."""
+        return "slider"
