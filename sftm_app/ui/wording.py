@@ -13,7 +13,8 @@ from sftm_app.methods.settings import MergeSettings
 BASELINE = "average"
 ERRORS_HELP = (
     "Readout error: how far the merge is from the gain of each of a task's features. Mapping error: the same for whole "
-    "outputs, including what other tasks write there. 0 keeps everything; 1 is as far off as adding nothing."
+    "outputs, including what other tasks write there. 0 keeps everything; 1 is as far off as adding nothing. "
+    "Neither says how accurate a model is."
 )
 
 

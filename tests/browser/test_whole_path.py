@@ -121,7 +121,7 @@ def test_from_the_demo_to_a_saved_model(app: App, watched: Watched) -> None:
     assert status(run).active, "the reload must come while the merge is running"
     page.reload()
     open_tab(page, "Merge")
-    expect(page.locator("#result")).to_contain_text("Readout error")
+    expect(page.locator("#result")).to_contain_text("Memory")
     assert list_runs(app.output_dir / "runs") == [run, *before], "the reload shows the same run and starts no other"
 
     open_tab(page, "Evaluate")

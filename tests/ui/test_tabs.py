@@ -35,6 +35,7 @@ from sftm_app.ui.merging.run_panel import RunPanel
 from sftm_app.ui.merging.tab import MergeTab
 from sftm_app.ui.models import tab as models_tab
 from sftm_app.ui.studio import Studio
+from sftm_app.ui.wording import params_in_words
 from sftm_app.ui.workspace import Workspace, restore
 
 pytestmark = pytest.mark.usefixtures("no_server")
@@ -211,8 +212,12 @@ def test_a_finished_run_is_shown_saved_and_offered(
     assert "All" in shown[panel.progress] and shown[panel.chart]["visible"] and shown[panel.save_box]["visible"]
     assert not shown[panel.active] and not shown[panel.cancel]["interactive"] and not shown[panel.timer].active
     assert shown[panel.runs]["value"] == run_id and "done" in shown[panel.runs]["choices"][0][0]
-    for words in ("Readout error", "Merged a, b and c (base", "rank full, scaling 1"):
-        assert words in shown[panel.result]
+    words = ", ".join(params_in_words(METHODS["sftm"].params()))
+    for said in ("Merged a, b and c (base", words):
+        assert said in shown[panel.result]
+    assert shown[panel.details]["visible"] and not panel.details.open
+    for said in ("Readout error", "Mapping error", "Neither says how accurate"):
+        assert said in shown[panel.errors] and said not in shown[panel.result]
 
     target = saving.save_run(studio, run_id, "my model")
     assert (target / "model.safetensors").is_file() and (target / "heads" / "a.safetensors").is_file()

@@ -20,7 +20,7 @@ from sftm_app.ui.evaluate.labelled import INFO_IMAGES, INFO_TEXTS, SOME_SAMPLES,
 from sftm_app.ui.evaluate.sample_inputs import SampleInputs, family_of, read_names
 from sftm_app.ui.handlers import QUIET, Updates, Values, handle
 from sftm_app.ui.studio import Studio
-from sftm_app.ui.widgets import PlotlyView
+from sftm_app.ui.widgets import PlotlyView, UncheckedCheckboxGroup, UncheckedDropdown
 from sftm_app.ui.widgets.blocks import block, no_models, section
 from sftm_app.ui.widgets.html import Html, empty_state, hint
 from sftm_app.ui.workspace import Workspace
@@ -62,14 +62,14 @@ class EvaluateTab:
 
     def _lay_out_question(self) -> None:
         with gr.Row(equal_height=False):
-            self.task = gr.Dropdown(
+            self.task = UncheckedDropdown(
                 label="Task",
                 info="Its model answers; a merged model answers with the head of this task.",
                 choices=[],
                 value=None,
                 elem_id="task",
             )
-            self.models = gr.CheckboxGroup(
+            self.models = UncheckedCheckboxGroup(
                 label="Models",
                 info="Methods are merged in memory with their default settings; your own merges are read from disk.",
                 choices=[],

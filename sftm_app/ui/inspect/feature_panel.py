@@ -19,7 +19,7 @@ from sftm_app.ui.inspect.clicks import whole
 from sftm_app.ui.inspect.layer_view import LayerView
 from sftm_app.ui.inspect.state import InspectState
 from sftm_app.ui.studio import Studio
-from sftm_app.ui.widgets import LinkedHtml, PlotlyView, Selection, view_link
+from sftm_app.ui.widgets import LinkedHtml, PlotlyView, Selection, UncheckedDropdown, view_link
 from sftm_app.ui.widgets.blocks import block, section
 from sftm_app.ui.widgets.html import Html, chip, heading, hint, join, stack, stat, stats, table
 from sftm_app.ui.wording import settings_title
@@ -40,7 +40,7 @@ class FeaturePanel:
         )
         with gr.Row(equal_height=False):
             with gr.Column(scale=1, min_width=260):
-                self.task = gr.Dropdown(
+                self.task = UncheckedDropdown(
                     label="Task", info="The task that the feature belongs to.", choices=[], elem_id="feature-task"
                 )
                 self.number = gr.Number(

@@ -22,7 +22,7 @@ from sftm_app.ui.inspect.glossary import glossary_html
 from sftm_app.ui.inspect.state import InspectState
 from sftm_app.ui.studio import Studio
 from sftm_app.ui.view import FIRST_MEASURE, View
-from sftm_app.ui.widgets import PlotlyView
+from sftm_app.ui.widgets import PlotlyView, UncheckedDropdown
 from sftm_app.ui.widgets.blocks import block
 from sftm_app.ui.widgets.html import Html, code, hint, join, notice, stack
 from sftm_app.ui.wording import settings_title
@@ -53,7 +53,7 @@ class MapPanel:
                 min_width=200,
                 elem_id="measure",
             )
-            self.about = gr.Dropdown(
+            self.about = UncheckedDropdown(
                 [(ALL_TASKS, "")],
                 value="",
                 label="Tasks",
@@ -61,7 +61,7 @@ class MapPanel:
                 min_width=160,
                 elem_id="about",
             )
-            self.layer = gr.Dropdown(
+            self.layer = UncheckedDropdown(
                 label="Layer",
                 info="Click a cell of the map, or choose a layer here.",
                 choices=[],

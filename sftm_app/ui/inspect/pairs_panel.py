@@ -14,7 +14,7 @@ from sftm_app.ui.handlers import Updates
 from sftm_app.ui.inspect.layer_view import LayerView
 from sftm_app.ui.inspect.state import InspectState
 from sftm_app.ui.studio import Studio
-from sftm_app.ui.widgets import PlotlyView
+from sftm_app.ui.widgets import PlotlyView, UncheckedDropdown
 from sftm_app.ui.widgets.blocks import section
 
 
@@ -35,10 +35,10 @@ class PairsPanel:
                 for kind, title in (("read", "Read overlap"), ("write", "Write overlap"), ("both", "Feature overlap"))
             )
         with gr.Row(equal_height=False):
-            self.first = gr.Dropdown(
+            self.first = UncheckedDropdown(
                 label="First task", info="Its features are the rows.", choices=[], value=None, elem_id="first-task"
             )
-            self.second = gr.Dropdown(
+            self.second = UncheckedDropdown(
                 label="Second task", info="Its features are the columns.", choices=[], value=None, elem_id="second-task"
             )
             self.top = gr.Slider(

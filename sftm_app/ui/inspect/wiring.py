@@ -57,7 +57,10 @@ class Wiring:
     def state(self, values: Values) -> InspectState | None:
         """What is chosen; None while there is nothing to look at."""
         state = self._panels.read(values)
-        return state if state.layer and self._studio.usable(state.ws) else None
+        if not state.layer or not self._studio.usable(state.ws):
+            return None
+        # An event that was sent just before other models were loaded names a layer of the old ones.
+        return state if state.layer in self._studio.preflight(state.ws).base.tensors else None
 
     def on(self, event: Callable[..., Any], step: Step, **options: Any) -> Any:
         """Run a step on an event of a component."""

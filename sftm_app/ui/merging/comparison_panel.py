@@ -20,7 +20,7 @@ from sftm_app.ui.forms.method_help import fitting_methods, methods_html
 from sftm_app.ui.handlers import QUIET, Updates, Values, handle, show_info
 from sftm_app.ui.merging.comparison_view import board_plot, board_progress, board_table, candidate_settings
 from sftm_app.ui.studio import Studio, workspace_key
-from sftm_app.ui.widgets import LinkedHtml, PlotlyView, Selection, parse_selection
+from sftm_app.ui.widgets import LinkedHtml, PlotlyView, Selection, UncheckedCheckboxGroup, parse_selection
 from sftm_app.ui.widgets.blocks import block, section
 from sftm_app.ui.widgets.html import details, hint, join, notice
 from sftm_app.ui.workspace import Workspace
@@ -55,7 +55,7 @@ class ComparisonPanel:
             "chosen above is taken with its settings above, the others with their defaults. Task weights hold for all.",
             elem_id=SECTION,
         )
-        self.methods = gr.CheckboxGroup(
+        self.methods = UncheckedCheckboxGroup(
             label="Methods",
             info="Those in the table already are not measured again.",
             choices=[],

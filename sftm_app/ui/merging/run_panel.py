@@ -12,10 +12,10 @@ from sftm_app.jobs.folder import list_runs, open_run
 from sftm_app.jobs.status import status
 from sftm_app.planning.recipe import Recipe
 from sftm_app.ui.handlers import QUIET, Updates, Values, handle, show_info
-from sftm_app.ui.merging.run_view import progress_html, result_html, result_plot, run_label
+from sftm_app.ui.merging.run_view import errors_html, progress_html, result_html, result_plot, run_label
 from sftm_app.ui.merging.saving import default_save_name, save_run, saved_html
 from sftm_app.ui.studio import Studio
-from sftm_app.ui.widgets import PlotlyView
+from sftm_app.ui.widgets import PlotlyView, UncheckedDropdown
 from sftm_app.ui.widgets.blocks import block
 from sftm_app.ui.widgets.html import empty_state, notice
 from sftm_app.ui.workspace import Workspace
@@ -48,9 +48,16 @@ class RunPanel:
         settings = self.studio.settings
         self.progress = block(elem_id="progress")
         self.result = block(elem_id="result")
-        self.chart = PlotlyView(
-            label="Preservation per task", filename="preservation", visible=False, elem_id="preservation"
-        )
+        with gr.Accordion(
+            "Details: readout and mapping error per task", open=False, visible=False, elem_id="run-details"
+        ) as self.details:
+            self.errors = block(elem_id="run-errors")
+            self.chart = PlotlyView(
+                label="Readout and mapping error per task",
+                filename="preservation",
+                visible=False,
+                elem_id="preservation",
+            )
         with gr.Group(visible=False) as self.save_box:
             self.name = gr.Textbox(
                 label="Save as",
@@ -60,7 +67,7 @@ class RunPanel:
             )
             self.save = gr.Button("Save the merged model", variant="primary", elem_id="save")
         self.saved = block(elem_id="saved")
-        self.runs = gr.Dropdown(
+        self.runs = UncheckedDropdown(
             label="Runs so far",
             info="Every merge is kept in the output folder. Choose one to see it again or to save it.",
             choices=[],
@@ -68,6 +75,7 @@ class RunPanel:
             elem_id="runs",
         )
         self.views: set[Any] = {self.progress, self.result, self.chart, self.save_box, self.runs}
+        self.views |= {self.details, self.errors}
         self.views |= {self.active, self.cancel, self.resume, self.timer}
         self.outputs: set[Any] = {self.run_id, self.saved, self.name, *self.views}
 
@@ -86,6 +94,8 @@ class RunPanel:
         """The view of one run."""
         nothing: Updates = {
             self.result: "",
+            self.details: gr.update(visible=False),
+            self.errors: "",
             self.chart: gr.update(visible=False),
             self.save_box: gr.update(visible=False),
             **self._buttons(),
@@ -101,6 +111,7 @@ class RunPanel:
                 report = self.studio.report(folder)
                 plot = result_plot(report)
                 shown[self.result] = result_html(report)
+                shown |= {self.details: gr.update(visible=True), self.errors: errors_html(report)}
                 shown[self.chart] = gr.update(value=plot, visible=plot is not None)
                 shown[self.save_box] = gr.update(visible=True)
         except (SFTMError, OSError) as error:

@@ -32,6 +32,7 @@ STATES = {
 MOST_WEIGHTS_NAMED = 2
 MEDIANS = "The figures are medians over the layers."
 NOT_MEASURED = "What the merge keeps of each task was not measured."
+WHERE_ACCURACY = "To see that, compare methods below, or try the model on the Evaluate tab."
 
 
 def progress_html(now: RunStatus) -> Html:
@@ -53,8 +54,7 @@ def progress_html(now: RunStatus) -> Html:
 
 
 def result_html(report: Report) -> Html:
-    """The figures of a finished run, and its warnings."""
-    readout, mapping = report.readout_errors, report.mapping_errors
+    """What a finished run took, and its warnings."""
     method = METHODS[report.method]
     words = params_in_words(make_params(method.params, report.recipe["params"], "report"))
     machine = report.machine
@@ -67,9 +67,19 @@ def result_html(report: Report) -> Html:
             f"{format_bytes(machine.memory_predicted_bytes)} expected",
         ),
     ]
+    base, *tasks = (entry.name if entry.weight is not None else short_name(entry.path) for entry in report.inputs)
+    listed = " and ".join([", ".join(tasks[:-1]), tasks[-1]]) if len(tasks) > 1 else tasks[0]
+    merged = hint(join([f"Merged {listed} (base: ", code(base), ")."]))
+    warnings = [notice("warning", "Warnings", items=report.warnings)] if report.warnings else []
+    return stack(merged, stats(figures), *warnings)
+
+
+def errors_html(report: Report) -> Html:
+    """How well the singular features were kept, for those who look into layers; it does not predict accuracy."""
+    figures = []
     for title, errors, plain in (
-        ("Readout error", readout, report.average_readout_errors),
-        ("Mapping error", mapping, report.average_mapping_errors),
+        ("Readout error", report.readout_errors, report.average_readout_errors),
+        ("Mapping error", report.mapping_errors, report.average_mapping_errors),
     ):
         if errors:
             compared = f"; {METHODS[BASELINE].title.lower()} {max(plain.values()):.2g}" if plain else ""
@@ -77,11 +87,8 @@ def result_html(report: Report) -> Html:
     residuals = [record.figures.residual for record in report.tensors if record.figures.residual is not None]
     if residuals:
         figures.append(stat("Residual", f"{max(residuals):.1e}", f"the largest of {len(residuals)} linear systems"))
-    base, *tasks = (entry.name if entry.weight is not None else short_name(entry.path) for entry in report.inputs)
-    listed = " and ".join([", ".join(tasks[:-1]), tasks[-1]]) if len(tasks) > 1 else tasks[0]
-    merged = hint(join([f"Merged {listed} (base: ", code(base), ")."]))
-    warnings = [notice("warning", "Warnings", items=report.warnings)] if report.warnings else []
-    return stack(merged, stats(figures), *warnings, hint(f"{ERRORS_HELP} {MEDIANS}" if readout else NOT_MEASURED))
+    words = f"{MEDIANS} {ERRORS_HELP} {WHERE_ACCURACY}" if report.readout_errors else NOT_MEASURED
+    return stack(stats(figures) if figures else "", hint(words))
 
 
 def _device_and_estimate(machine: Machine) -> str:

@@ -5,7 +5,7 @@ from sftm_app.ui.widgets.draw_pad import DrawPad, decode_drawing, encode_drawing
 from sftm_app.ui.widgets.linked_html import LinkedHtml, view_link
 from sftm_app.ui.widgets.plotly_view import PlotlyView, Selection, parse_selection
 from sftm_app.ui.widgets.sliders import Sliders, slider_rows, slider_values
-from sftm_app.ui.widgets.unchecked import UncheckedDropdown, UncheckedRadio, UncheckedSlider
+from sftm_app.ui.widgets.unchecked import UncheckedCheckboxGroup, UncheckedDropdown, UncheckedRadio, UncheckedSlider
 
 __all__ = [
     "AddressBar",
@@ -14,6 +14,7 @@ __all__ = [
     "PlotlyView",
     "Selection",
     "Sliders",
+    "UncheckedCheckboxGroup",
     "UncheckedDropdown",
     "UncheckedRadio",
     "UncheckedSlider",

@@ -12,37 +12,29 @@ from typing import Any
 import gradio as gr
 
 
-class UncheckedDropdown(gr.Dropdown):  # type: ignore[misc]
+class _Unchecked:
+    """Hands on any value. The front end knows the component by the name of Gradio's own."""
+
+    def preprocess(self, payload: Any) -> Any:
+        """The value as it comes."""
+        return payload
+
+    def get_block_name(self) -> str:
+        """The name of Gradio's class in lower case."""
+        return type(self).__name__.removeprefix("Unchecked").lower()
+
+
+class UncheckedCheckboxGroup(_Unchecked, gr.CheckboxGroup):  # type: ignore[misc]
+    """A checkbox group that hands on any list."""
+
+
+class UncheckedDropdown(_Unchecked, gr.Dropdown):  # type: ignore[misc]
     """A dropdown that hands on any value."""
 
-    def preprocess(self, payload: Any) -> Any:
-        """The value as it comes."""
-        return payload
 
-    def get_block_name(self) -> str:
-        """The front end knows it as its own component."""
-        return "dropdown"
-
-
-class UncheckedRadio(gr.Radio):  # type: ignore[misc]
+class UncheckedRadio(_Unchecked, gr.Radio):  # type: ignore[misc]
     """A radio group that hands on any value."""
 
-    def preprocess(self, payload: Any) -> Any:
-        """The value as it comes."""
-        return payload
 
-    def get_block_name(self) -> str:
-        """The front end knows it as its own component."""
-        return "radio"
-
-
-class UncheckedSlider(gr.Slider):  # type: ignore[misc]
+class UncheckedSlider(_Unchecked, gr.Slider):  # type: ignore[misc]
     """A slider that hands on any value."""
-
-    def preprocess(self, payload: Any) -> Any:
-        """The value as it comes."""
-        return payload
-
-    def get_block_name(self) -> str:
-        """The front end knows it as its own component."""
-        return "slider"
