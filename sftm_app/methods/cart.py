@@ -1,12 +1,12 @@
 """CART: the plain average, and the strongest directions in which every task differs from it.
 
     A  = sum_t w_t D_t / sum_t w_t
-    D* = A + coefficient * sum_t w_t [D_t - A]_rank                     [.]_rank: the leading singular features
+    D* = A + coefficient * T sum_t w_t [D_t - A]_rank / sum_t w_t       [.]_rank: the leading singular features
 
 Choi et al., "Revisiting Weight Averaging for Model Merging", 2024, arXiv 2412.12153. The rank is a share of the full
 rank of the matrix, 8 % in the paper; the coefficient (its lambda) is 1 or tuned on validation data. Where nothing is
 cut off, the differences cancel and A is left: so at full rank, and for tensors that are not linear maps, which are
-averaged. The paper has no task weights: w_t are ours.
+averaged. The paper has no task weights w_t: they are shares here, as in the average.
 """
 
 from __future__ import annotations
@@ -64,8 +64,9 @@ def merge(layer: Layer, params: CARTParams) -> Delta:
     if layer.idle_weight:
         found.append(factorise(average, count))
         weights.append(-layer.idle_weight)
+    factor = params.coefficient * len(layer.weights) / sum(layer.weights)
     for f, weight in zip(found, weights, strict=True):
-        average.addmm_(f.U * (f.S * (weight * params.coefficient)), f.Vh)
+        average.addmm_(f.U * (f.S * (weight * factor)), f.Vh)
     return space.expand(average) if space else average
 
 
@@ -108,4 +109,5 @@ METHOD = Method(
     roles={"embedding": "average", "bias": "average", "norm": "average"},
     workspace=workspace,
     operations=operations,
+    weights_are_shares=True,
 )

@@ -1,13 +1,12 @@
 """KnOTS: write all tasks in one basis of outputs, and merge them there by TIES.
 
     [D_1 .. D_T] = U diag(s) [V_1 .. V_T]^T (m, T n),   C_t = diag(s) V_t^T = U^T D_t (r, n)
-    D* = U merge(C_1 .. C_T)
-    merge: TIES, trimmed to the largest `density` of each C_t; or their weighted sum
+    D* = U TIES(C_1 .. C_T)                               each C_t trimmed to its largest `density`
     W* = W_0 + scaling * D*
 
 Stoica et al., "Model merging with SVD to tie the Knots", ICLR 2025, arXiv 2410.19735. It was made for adapters, whose
-changes share few directions as they are. The sum in any basis is the sum of the task matrices, task arithmetic; it is
-here to compare with. U does not depend on the tasks' weights, which count as in TIES.
+changes share few directions as they are. (The paper's task arithmetic on the C_t is left out: in any basis it gives
+what task arithmetic gives.) U does not depend on the tasks' weights, which count as in TIES.
 
 The authors' code trims the coordinates of the whole model together; here each matrix is trimmed by itself. It drops
 singular values below 1e-5, and here those that are rounding next to the largest are dropped. Its scaling is searched on
@@ -23,7 +22,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sftm_app.linalg.consensus import add_up, elect
+from sftm_app.linalg.consensus import elect
 from sftm_app.linalg.core_space import core_bytes, core_operations, core_size, core_space
 from sftm_app.linalg.gram_svd import ROWS, gram
 from sftm_app.linalg.low_rank import Delta, LowRank, dense
@@ -31,7 +30,7 @@ from sftm_app.linalg.polar import EIGEN_OPERATIONS, EIGEN_SQUARES
 from sftm_app.linalg.sparsity import keep_largest
 from sftm_app.linalg.tolerance import rcond
 from sftm_app.methods.base import Layer, LayerSize, Method
-from sftm_app.methods.params import CommonParams, choice, number
+from sftm_app.methods.params import CommonParams, number
 
 # Matrices of the coordinates' size that TIES holds at most: one task's, its sparse copy, and five sums.
 TIES_MATRICES = 7
@@ -43,13 +42,6 @@ TIES_OPERATIONS = 1500.0
 class KnotsParams(CommonParams):
     """Parameters of KnOTS."""
 
-    merge: str = choice(
-        "ties",
-        "Merge by",
-        "ties trims the aligned changes and averages those that agree in sign. sum adds them up, which gives what task "
-        "arithmetic gives.",
-        choices=("ties", "sum"),
-    )
     density: float = number(
         0.2,
         "Density",
@@ -75,14 +67,10 @@ def merge(layer: Layer, params: KnotsParams) -> Delta:
 
     def aligned(task: int) -> Tensor:
         C = U.T @ dense(matrices[task])
-        return C @ space.right if space else C
-
-    def trimmed(task: int) -> Tensor:
-        C = aligned(task)
+        C = C @ space.right if space else C
         return keep_largest(C, params.density) if C.numel() else C
 
-    merged = elect(layer.weights, trimmed) if params.merge == "ties" else add_up(layer.weights, aligned)
-    merged.mul_(params.scaling)
+    merged = elect(layer.weights, aligned).mul_(params.scaling)
     return LowRank(space.left @ U, merged) if space else U @ merged
 
 

@@ -80,8 +80,8 @@ def cart(
     k = min(matrices[0].shape)
     count = rank or max(1, round(0.08 * k))
     average = sum(weight * D for D, weight in zip(matrices, weights, strict=True)) / (sum(weights) + idle)
-    merged = np.array(average)
-    for D, weight in zip([*matrices, 0 * average], [*weights, idle], strict=True):
+    merged, shares = np.array(average), [weight * len(weights) / sum(weights) for weight in [*weights, idle]]
+    for D, weight in zip([*matrices, 0 * average], shares, strict=True):
         U, s, Vh = np.linalg.svd(D - average, full_matrices=False)
         merged += coefficient * weight * (U[:, :count] * s[:count]) @ Vh[:count]
     return merged
