@@ -109,6 +109,7 @@ def make_layer(work: LayerWork, matrices: TaskMatrices, read_base: Callable[[], 
     plan, entry, part, session = work.plan, work.entry, work.part, work.session
     tasks, method = plan.tasks_of(entry), plan.method
     rank = method.features(plan.recipe.params) if method.features else None
+    n_at_once = min(tasks_at_once(work.device, session.n_threads), session.n_threads)
 
     def factorise() -> list[Features]:
         assert part is not None, "only linear maps have features"
@@ -117,7 +118,6 @@ def make_layer(work: LayerWork, matrices: TaskMatrices, read_base: Callable[[], 
             factor_key(matrix_key(plan.preflight, entry.name, part, index), shape, rank, work.device)
             for index in tasks.present
         ]
-        n_at_once = tasks_at_once(work.device, session.n_threads)
         return features_of(matrices, keys, rank, session.cache, n_at_once, session.n_threads)
 
     return Layer(
@@ -127,6 +127,7 @@ def make_layer(work: LayerWork, matrices: TaskMatrices, read_base: Callable[[], 
         factorise,
         tasks.idle_weight,
         session.n_threads,
+        n_at_once,
         name=part.name_in(entry.name) if part else entry.name,
         task_names=[plan.task_names[index] for index in tasks.present],
         prepared=plan.prepared_for(entry),

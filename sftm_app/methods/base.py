@@ -66,6 +66,7 @@ class Layer:
         weights: T positive task weights.
         idle_weight: the summed weights of adapters that leave this layer as it is: tasks whose task matrix is zero.
         n_threads: how many threads may compute at once.
+        n_at_once: how many tasks a method may read and factorise at once, by as many threads.
         read_base: see `base`.
         factorise: see `features`.
         name: the tensor's name in the base, with the part's label in brackets where it holds several maps.
@@ -82,6 +83,7 @@ class Layer:
     factorise: Callable[[], Sequence[Features]]
     idle_weight: float = 0.0
     n_threads: int = 1
+    n_at_once: int = 1
     name: str = ""
     task_names: Sequence[str] = ()
     prepared: Sequence[float] = ()
@@ -200,6 +202,8 @@ class Method:
         n_tasks: the only number of tasks that it merges, or None for any.
         weights_are_shares: the delta stays the same when all task weights are multiplied by one number, as in a mean.
             In other methods it is multiplied by that number too.
+        stays_low_rank: where all tasks are adapters, the delta is low-rank too, of at most the sum of their ranks. (Of
+            elementwise methods and of those that ask for features this is known.)
         kind_factor: (params, kind of submodule) -> a factor on the delta there; None for 1 everywhere. The engine
             multiplies by it.
     """
@@ -219,6 +223,7 @@ class Method:
     prepare: Callable[[Any], Callable[[TaskVector], float] | None] | None = None
     n_tasks: int | None = None
     weights_are_shares: bool = False
+    stays_low_rank: bool = False
     kind_factor: Callable[[Any, str], float] | None = None
 
     def __post_init__(self) -> None:

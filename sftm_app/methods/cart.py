@@ -59,7 +59,7 @@ def merge(layer: Layer, params: CARTParams) -> Delta:
     def difference(task: int) -> Factors:
         return factorise(dense(matrices[task]) - average, count)
 
-    found = parallel_map(difference, range(len(layer.weights)), layer.n_threads)
+    found = parallel_map(difference, range(len(layer.weights)), layer.n_at_once)
     weights = list(layer.weights)
     if layer.idle_weight:
         found.append(factorise(average, count))
@@ -110,4 +110,5 @@ METHOD = Method(
     workspace=workspace,
     operations=operations,
     weights_are_shares=True,
+    stays_low_rank=True,
 )

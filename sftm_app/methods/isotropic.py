@@ -115,8 +115,8 @@ def merge_iso_cts(layer: Layer, params: IsoCTSParams) -> Delta:
 
     found = [common]
     if n_each:
-        found += parallel_map(rest, range(len(layer.weights)), layer.n_threads)
-    left, right, gains = whiten(found, [1.0] * len(found), layer.n_threads)
+        found += parallel_map(rest, range(len(layer.weights)), layer.n_at_once)
+    left, right, gains = whiten(found, [1.0] * len(found), layer.n_at_once)
     delta = (left * (params.scaling * _mean(gains))) @ right
     return space.expand(delta) if space else delta
 
@@ -173,6 +173,7 @@ METHODS = (
         roles={"embedding": "average", "bias": "average", "norm": "average"},
         workspace=iso_c_workspace,
         operations=iso_c_operations,
+        stays_low_rank=True,
     ),
     Method(
         name="iso_cts",
@@ -186,5 +187,6 @@ METHODS = (
         roles={"embedding": "average", "bias": "average", "norm": "average"},
         workspace=iso_cts_workspace,
         operations=iso_cts_operations,
+        stays_low_rank=True,
     ),
 )

@@ -131,4 +131,5 @@ METHOD = Method(
     workspace=workspace,
     operations=operations,
     weights_are_shares=True,
+    stays_low_rank=True,
 )

@@ -55,9 +55,9 @@ def merge(layer: Layer, params: TSVParams) -> Delta:
         D = layer.task_matrices[task]
         return factorise(D, _count(*D.shape, n_tasks, params.share)), isinstance(D, LowRank)
 
-    found = parallel_map(leading, range(n_tasks), layer.n_threads)
+    found = parallel_map(leading, range(n_tasks), layer.n_at_once)
     thin = all(is_thin for _, is_thin in found)
-    left, right, gains = whiten([f for f, _ in found], layer.weights, layer.n_threads)
+    left, right, gains = whiten([f for f, _ in found], layer.weights, layer.n_at_once)
     del found
     left = left * (gains * params.scaling)
     return LowRank(left, right) if thin else left @ right
@@ -97,4 +97,5 @@ METHOD = Method(
     roles={"embedding": "average", "bias": "average", "norm": "average"},
     workspace=workspace,
     operations=operations,
+    stays_low_rank=True,
 )

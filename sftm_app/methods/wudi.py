@@ -119,6 +119,7 @@ METHODS = (
         roles=AVERAGED,
         workspace=workspace,
         operations=operations,
+        stays_low_rank=True,
     ),
     Method(
         name="swudi",
@@ -132,5 +133,6 @@ METHODS = (
         roles=AVERAGED,
         workspace=workspace,
         operations=operations,
+        stays_low_rank=True,
     ),
 )

@@ -167,7 +167,8 @@ def delta_size(size: LayerSize, entry: PlanEntry, model: MemoryModel) -> DeltaSi
     method = model.method
     if entry.rule == "method" and method.features:
         return combination_size(size, size.kept(method.features(model.params)))
-    if (entry.rule != "method" or method.elementwise) and all(size.thin):  # thin matrices next to each other
+    thin = entry.rule != "method" or method.elementwise or method.stays_low_rank
+    if thin and all(size.thin):  # thin matrices next to each other
         return DeltaSize(size.factor_bytes, low_rank=True)
     return DeltaSize(size.matrix_bytes, low_rank=False)
 
