@@ -278,6 +278,7 @@ def test_threads_change_nothing() -> None:
     for name, values, _ in CASES:
         method = METHODS[name]
         one, two = (
-            delta_of(method.merge(replace(layer_of(matrices), n_threads=n, n_at_once=n), method.params(**values))) for n in (1, 2)
+            delta_of(method.merge(replace(layer_of(matrices), n_threads=n, n_at_once=n), method.params(**values)))
+            for n in (1, 2)
         )
         assert_close(two, one, 1e-6)
