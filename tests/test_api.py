@@ -14,6 +14,8 @@ from safetensors.torch import load_file
 import sftm_app
 from sftm_app import check, inspect, merge
 from sftm_app.errors import CompatibilityError, InputError, OutputError, RecipeError
+from sftm_app.methods.params import values_of
+from sftm_app.methods.task_arithmetic import TaskArithmeticParams
 from sftm_app.output.progress import Progress
 from sftm_app.output.report import Report
 from sftm_app.planning.recipe import load_recipe
@@ -35,7 +37,8 @@ def test_options_reach_the_merge(tiny_models: Path, tmp_path: Path) -> None:
         dtype="float16", max_shard_size="6KB", progress=seen.append, scaling=0.4,
     )  # fmt: skip
     assert [(entry.name, entry.weight) for entry in report.inputs[1:]] == [("x", 2.0), ("b", 1.0)]
-    assert (report.method, report.recipe["params"]) == ("task_arithmetic", {"scaling": 0.4})
+    assert report.method == "task_arithmetic"
+    assert report.recipe["params"] == values_of(TaskArithmeticParams(scaling=0.4))
     assert len(seen) == len(report.tensors) + 1
     shards = list((tmp_path / "out").glob("model-*.safetensors"))
     assert len(shards) > 1

@@ -22,6 +22,8 @@ from sftm_app.errors import Cancelled, ResourceError
 from sftm_app.inspection import survey as survey_module
 from sftm_app.machine_speed import MachineSpeed, SpeedFile
 from sftm_app.methods import METHODS
+from sftm_app.methods.params import values_of
+from sftm_app.methods.sftm import SFTMParams
 from sftm_app.output.progress import Progress
 from sftm_app.pipeline import prepare
 from sftm_app.planning.recipe import load_recipe, recipe_from_yaml, recipe_to_yaml
@@ -243,7 +245,7 @@ def test_inspect_as_json_is_about_the_recipes_own_merge(sftm: Run, recipe: Path,
     assert code == 0 and len(content["layers"]) == 13
     assert content["settings"] == {
         "method": "sftm",
-        "params": {"variant": "readout", "rank": 4, "scaling": 1.0},
+        "params": values_of(SFTMParams(rank=4)),
         "weights": {"a": 1.0, "b": 2.5},
     }
     assert all(entry["prediction"]["ranks"] == {"a": 4, "b": 4} for entry in content["layers"])

@@ -44,7 +44,7 @@ from sftm_app.linalg.low_rank import dense
 from sftm_app.linalg.workspace import LayerSize, factorise_bytes
 from sftm_app.methods import METHODS
 from sftm_app.methods.base import Layer, Merged, Method
-from sftm_app.methods.params import choice, controls, number, rank
+from sftm_app.methods.params import CommonParams, choice, controls, number, rank
 from sftm_app.methods.settings import MergeSettings, merge_settings
 from sftm_app.output.report import Report, load_report
 from sftm_app.output.save import save
@@ -74,7 +74,7 @@ PREFIX = "vit."
 
 
 @dataclass(frozen=True)
-class ClipParams:
+class ClipParams(CommonParams):
     """Parameters of clipping."""
 
     centre: str = choice("mean", "Centre", "What is taken of the tasks' changes.", choices=("mean", "median"))
@@ -301,7 +301,7 @@ def test_the_example_of_the_documentation_merges(
     page = (Path(__file__).parents[2] / "docs" / "architecture.md").read_text("utf-8")
     (code,) = re.findall(r"```python\n(.*?METHOD = .*?)```", page, re.DOTALL)
     names: dict[str, Any] = {"torch": torch, "Tensor": Tensor, "dataclass": dataclass, "number": number}
-    names |= {"Layer": Layer, "Method": Method, "dense": dense, "__name__": __name__}
+    names |= {"CommonParams": CommonParams, "Layer": Layer, "Method": Method, "dense": dense, "__name__": __name__}
     exec(code, names)
     median: Method = names["METHOD"]
     monkeypatch.setitem(METHODS, median.name, median)
