@@ -5,19 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from closeness import assert_close
 from method_cases import delta_of, layer_of, low_rank, random_matrices
-from numpy.typing import NDArray
+from spectral_oracles import Array, knots
 from torch import Tensor
 
 from sftm_app.linalg.low_rank import Delta, LowRank, dense
 from sftm_app.methods import METHODS
 from sftm_app.methods.base import Merged
 
-Array = NDArray[np.float64]
 METHOD = METHODS["knots"]
 SHAPES = [(20, 13), (13, 20), (16, 16), (3, 40), (40, 3), (1, 6), (6, 1)]
 
@@ -25,28 +23,6 @@ SHAPES = [(20, 13), (13, 20), (16, 16), (3, 40), (40, 3), (1, 6), (6, 1)]
 def merged(matrices: Sequence[Delta], weights: Sequence[float] = (), **values: Any) -> Tensor:
     params = METHOD.params(**values)
     return delta_of(METHOD.merge(layer_of(matrices, weights or [1.0] * len(matrices)), params))
-
-
-def ties(matrices: Sequence[Array], weights: Sequence[float], density: float) -> Array:
-    """Yadav et al. 2023, algorithm 1, with task weights."""
-    trimmed = []
-    for D in matrices:
-        n_kept = max(1, int(density * D.size))
-        smallest = np.sort(np.abs(D), axis=None)[D.size - n_kept]
-        trimmed.append(np.where(np.abs(D) >= smallest, D, 0.0))
-    sign = np.sign(sum(w * D for D, w in zip(trimmed, weights, strict=True)))
-    agree = [D * sign > 0 for D in trimmed]
-    total = sum(w * np.where(a, D, 0.0) for D, a, w in zip(trimmed, agree, weights, strict=True))
-    voters = sum(w * a for a, w in zip(agree, weights, strict=True))
-    return np.asarray(np.divide(total, voters, out=np.zeros_like(trimmed[0]), where=voters > 0))
-
-
-def knots(matrices: Sequence[Array], weights: Sequence[float], density: float) -> Array:
-    """Stoica et al. 2024, section 4."""
-    U, s, Vh = np.linalg.svd(np.hstack(matrices), full_matrices=False)
-    kept = s > 1e-5 * s[0]
-    coordinates = np.split(s[kept, None] * Vh[kept], len(matrices), axis=1)
-    return np.asarray(U[:, kept] @ ties(coordinates, weights, density))
 
 
 def arrays(matrices: Sequence[Delta]) -> list[Array]:

@@ -11,80 +11,16 @@ import pytest
 import torch
 from closeness import assert_close
 from method_cases import delta_of, layer_of, low_rank, random_matrices
-from numpy.typing import NDArray
+from spectral_oracles import Array, cart, iso_c, iso_cts, tsv_m
 from torch import Tensor
 
 from sftm_app.linalg.low_rank import Delta, LowRank, dense
 from sftm_app.methods import METHODS
 from sftm_app.methods.base import Merged, Method
 
-Array = NDArray[np.float64]
 Directly = Callable[..., Array]
 
 SHAPES = [(20, 13), (13, 20), (16, 16), (3, 90), (90, 70), (1, 8), (8, 1), (2, 2)]
-NOISE = 2e-6
-
-
-def polar(A: Array) -> Array:
-    """U V^T of the SVD, without directions that have no gain."""
-    U, s, Vh = np.linalg.svd(A, full_matrices=False)
-    kept = s > NOISE * s.max(initial=0.0)
-    return np.asarray(U[:, kept] @ Vh[kept])
-
-
-def tsv_m(matrices: Sequence[Array], weights: Sequence[float], share: float = 1.0) -> Array:
-    """Gargiulo et al. 2024, algorithm 1: cut to k / T, concatenate, whiten both sides, multiply."""
-    k = min(matrices[0].shape)
-    count = max(1, int(k * share / len(matrices)))
-    Us, gains, Vhs = [], [], []
-    for D, weight in zip(matrices, weights, strict=True):
-        U, s, Vh = np.linalg.svd(weight * D, full_matrices=False)
-        kept = min(count, int((s > NOISE * s[0]).sum()))
-        Us.append(U[:, :kept])
-        gains.append(s[:kept])
-        Vhs.append(Vh[:kept])
-    return np.asarray(polar(np.hstack(Us)) @ np.diag(np.concatenate(gains)) @ polar(np.vstack(Vhs)))
-
-
-def iso_c(matrices: Sequence[Array], weights: Sequence[float]) -> Array:
-    """Marczak et al. 2025, equations 5 and 6: the sum with every singular value at their mean."""
-    total = np.sum([weight * D for D, weight in zip(matrices, weights, strict=True)], axis=0)
-    U, s, Vh = np.linalg.svd(total, full_matrices=False)
-    kept = s > NOISE * s[0]
-    return np.asarray(s[kept].mean() * U[:, kept] @ Vh[kept])
-
-
-def iso_cts(matrices: Sequence[Array], weights: Sequence[float], common: float = 0.8) -> Array:
-    """Marczak et al. 2025, algorithm 2. k: the rank of the sum."""
-    given = [weight * D for D, weight in zip(matrices, weights, strict=True)]
-    U, s, Vh = np.linalg.svd(np.sum(given, axis=0), full_matrices=False)
-    k = int((s > NOISE * s[0]).sum())
-    n_each = round((k - int(k * common)) / len(given))
-    n_each = min(n_each, k // len(given))
-    n_common = k - n_each * len(given)
-    Us, gains, Vhs = [U[:, :n_common]], [s[:n_common]], [Vh[:n_common]]
-    for D in given:
-        rest = D - Us[0] @ Us[0].T @ D
-        U, s, Vh = np.linalg.svd(rest, full_matrices=False)
-        kept = min(n_each, int((s > 1e-4 * np.linalg.norm(D)).sum()))
-        Us.append(U[:, :kept])
-        gains.append(s[:kept])
-        Vhs.append(Vh[:kept])
-    return np.asarray(np.concatenate(gains).mean() * polar(np.hstack(Us)) @ polar(np.vstack(Vhs)))
-
-
-def cart(
-    matrices: Sequence[Array], weights: Sequence[float], rank: int = 0, coefficient: float = 1.0, idle: float = 0.0
-) -> Array:
-    """Choi et al. 2024, equation 4, relative to the base. rank 0: 8 % of the full rank."""
-    k = min(matrices[0].shape)
-    count = rank or max(1, round(0.08 * k))
-    average = sum(weight * D for D, weight in zip(matrices, weights, strict=True)) / (sum(weights) + idle)
-    merged, shares = np.array(average), [weight * len(weights) / sum(weights) for weight in [*weights, idle]]
-    for D, weight in zip([*matrices, 0 * average], shares, strict=True):
-        U, s, Vh = np.linalg.svd(D - average, full_matrices=False)
-        merged += coefficient * weight * (U[:, :count] * s[:count]) @ Vh[:count]
-    return merged
 
 
 CASES: list[tuple[str, dict[str, Any], Directly]] = [

@@ -10,7 +10,7 @@ import pytest
 import torch
 from closeness import assert_close
 from method_cases import delta_of, layer_of, low_rank, random_matrices
-from numpy.typing import NDArray
+from spectral_oracles import Array, filtered, normal
 from torch import Tensor
 
 from sftm_app.linalg import interference
@@ -18,7 +18,6 @@ from sftm_app.linalg.low_rank import Delta, LowRank, dense
 from sftm_app.methods import METHODS
 from sftm_app.methods.base import Merged
 
-Array = NDArray[np.float64]
 SHAPES = [(20, 13), (13, 20), (16, 16), (3, 40), (40, 3), (1, 6), (6, 1), (200, 5), (5, 200)]
 WEIGHTS = [[1.0, 1.0, 1.0], [0.5, 1.0, 2.0]]
 
@@ -36,22 +35,6 @@ def loss(D: Array, matrices: Sequence[Array], weights: Sequence[float]) -> float
     """Cheng et al. 2025, equation 10, with task weights."""
     terms = [np.sum(((D - w * Dt) @ Dt.T) ** 2) / np.sum(Dt**2) for Dt, w in zip(matrices, weights, strict=True)]
     return float(np.sum(terms))
-
-
-def normal(matrices: Sequence[Array], weights: Sequence[float]) -> tuple[Array, Array]:
-    G = np.sum([D.T @ D / np.sum(D**2) for D in matrices], axis=0)
-    B = np.sum([w * D @ D.T @ D / np.sum(D**2) for D, w in zip(matrices, weights, strict=True)], axis=0)
-    return G, B
-
-
-def filtered(matrices: Sequence[Array], weights: Sequence[float], phi: Any) -> Array:
-    """B Q diag(phi / lambda) Q^T, without eigenvalues that are noise."""
-    G, B = normal(matrices, weights)
-    values, Q = np.linalg.eigh(G)
-    values, Q = values[::-1], Q[:, ::-1]
-    kept = values > 1e-10 * values[0]
-    values, Q = values[kept], Q[:, kept]
-    return np.asarray(B @ Q @ np.diag(phi(values / values[0]) / values) @ Q.T)
 
 
 @pytest.mark.parametrize("weights", WEIGHTS)
