@@ -73,7 +73,7 @@ def excess(found: Factors, matrices: Sequence[Delta], weights: Sequence[float]) 
         quiet = silence(responses.dtype) * norm(matrix)
         del matrix  # before the next task is read
         size = torch.linalg.vector_norm(responses, dim=1).double()
-        along = torch.einsum("rn,rn->r", responses, found.Vh.to(responses)).double()
+        along = torch.linalg.vecdot(responses, found.Vh.to(responses)).double()
         counts = size > quiet
         # Two quotients instead of one: the square of a small response would underflow.
         ratio = (found.S.double() / (weight * size)) * (along / size)
