@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import mean, median
 from typing import Any
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from bench.real.bench import Bench, Settings
-from bench.real.objectives import objectives
+from bench.real.objectives import Yardstick, objectives
 from sftm_app.engine.records import TensorRecord
 from sftm_app.engine.run import run
 from sftm_app.evaluation.building import build_model
@@ -39,12 +39,14 @@ class Workplace:
         names: the tasks that are merged.
         found: the comparison.
         session: what the merges may use.
+        yardsticks: what the figures need of the tasks, by linear map; filled by the first merge.
     """
 
     bench: Bench
     names: tuple[str, ...]
     found: Preflight
     session: Session
+    yardsticks: dict[str, Yardstick] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +83,7 @@ def merge(place: Workplace, chosen: Settings) -> Merged:
     for merged in run(plan, place.session):
         tensors[merged.entry.name] = merged.tensor
         records += merged.records
-    return Merged(tensors, _errors(records) | objectives(plan, tensors))
+    return Merged(tensors, _errors(records) | objectives(plan, tensors, place.yardsticks))
 
 
 def _errors(records: Sequence[TensorRecord]) -> dict[str, float]:

@@ -7,12 +7,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from statistics import median
 
 import torch
 from torch import Tensor
 
+from sftm_app.architecture.roles import Part
 from sftm_app.engine.task_matrices import open_readers, task_matrices_of
 from sftm_app.linalg.low_rank import dense
 from sftm_app.planning.plan import COMPUTE_DTYPE, Plan
@@ -20,14 +22,84 @@ from sftm_app.planning.plan import COMPUTE_DTYPE, Plan
 LOADING = 3.0
 
 
-def objectives(plan: Plan, merged: Mapping[str, Tensor]) -> dict[str, float]:
+@dataclass(frozen=True, eq=False)
+class Yardstick:
+    """What the figures of one linear map need of the tasks alone, so that many merges share it.
+
+    Attributes:
+        N, M: (m, m) and (n, n), see `sftm_app.linalg.metric`.
+        norms: ||D_t||^2 of each task.
+        variance: the mean of tr(N D_t M D_t^T).
+        interference: that of D* = 0.
+    """
+
+    N: Tensor
+    M: Tensor
+    norms: tuple[float, ...]
+    variance: float
+    interference: float
+
+
+def make_yardstick(deltas: Sequence[Tensor]) -> Yardstick:
+    """The yardstick of one linear map. deltas: the D_t, float32 (m, n)."""
+    m, n = deltas[0].shape
+    norms = tuple(float(delta.square().sum()) or 1.0 for delta in deltas)
+    N, M, interference = LOADING * torch.eye(m), LOADING * torch.eye(n), 0.0
+    for delta, norm in zip(deltas, norms, strict=True):
+        gram = delta.T @ delta
+        M += gram * (n / len(deltas) / norm)
+        N.addmm_(delta, delta.T, alpha=m / len(deltas) / norm)
+        interference += float(gram.square().sum()) / norm
+    variance = sum(_variance(N, M, delta) for delta in deltas) / len(deltas)
+    return Yardstick(N, M, norms, variance or 1.0, interference or 1.0)
+
+
+def _variance(N: Tensor, M: Tensor, delta: Tensor) -> float:
+    return float(((N @ delta) * (delta @ M)).sum())
+
+
+def of_layer(merged: Tensor, deltas: Sequence[Tensor], by: Yardstick) -> dict[str, float]:
+    """The figures of one linear map.
+
+    Args:
+        merged: D*, float32 (m, n).
+        deltas: the D_t, float32 (m, n).
+        by: their yardstick.
+    """
+    missed = distance = 0.0
+    for delta, norm in zip(deltas, by.norms, strict=True):
+        gap = merged - delta
+        # ||G D^T||^2 = <G (D^T D), G>: whichever of the two products is smaller.
+        wide = 2 * delta.shape[1] >= delta.shape[0]
+        there = (gap @ delta.T).square() if wide else (gap @ (delta.T @ delta)) * gap
+        missed += float(there.sum()) / norm
+        distance += float(gap.square().sum())
+    return {
+        "variance": _variance(by.N, by.M, merged) / by.variance,
+        "interference": missed / by.interference,
+        "distance": distance / sum(by.norms),
+    }
+
+
+def objectives(plan: Plan, merged: Mapping[str, Tensor], kept: dict[str, Yardstick]) -> dict[str, float]:
     """The median of each figure over the linear maps that the method merges.
 
     Args:
         plan: of the merge.
         merged: its tensors by name.
+        kept: the yardsticks by linear map; those that are missing are added.
     """
     rows = []
+    for name, part, origin, deltas in _linear_maps(plan):
+        key = part.name_in(name)
+        if key not in kept:
+            kept[key] = make_yardstick(deltas)
+        rows.append(of_layer(part.of(merged[name].float() - origin), deltas, kept[key]))
+    return {name: median(row[name] for row in rows) for name in rows[0]} if rows else {}
+
+
+def _linear_maps(plan: Plan) -> Iterator[tuple[str, Part, Tensor, list[Tensor]]]:
+    """Name, part, the base's tensor and the task matrices of every linear map that the method merges."""
     with open_readers(plan) as (base, tasks):
         for entry in plan.entries:
             if entry.rule != "method" or entry.in_experts:
@@ -35,36 +107,4 @@ def objectives(plan: Plan, merged: Mapping[str, Tensor]) -> dict[str, float]:
             origin, present = base.finite(entry.name, COMPUTE_DTYPE), plan.tasks_of(entry).present
             for part in entry.parts:
                 matrices = task_matrices_of(entry, part, present, tasks, origin, torch.device("cpu"))
-                deltas = [dense(matrix) for matrix in matrices]
-                rows.append(of_layer(part.of(merged[entry.name].float() - origin), deltas))
-    return {name: median(row[name] for row in rows) for name in rows[0]} if rows else {}
-
-
-def of_layer(merged: Tensor, deltas: list[Tensor]) -> dict[str, float]:
-    """The figures of one linear map.
-
-    Args:
-        merged: D*, float32 (m, n).
-        deltas: the D_t, float32 (m, n).
-    """
-    norms = [float(delta.square().sum()) or 1.0 for delta in deltas]
-    m, n = merged.shape
-    inner = [delta.T @ delta for delta in deltas]
-    M = sum((gram / norm for gram, norm in zip(inner, norms, strict=True)), torch.zeros(n, n)) * (n / len(deltas))
-    outer = sum((d @ d.T / norm for d, norm in zip(deltas, norms, strict=True)), torch.zeros(m, m))
-    N = outer * (m / len(deltas)) + LOADING * torch.eye(m)
-    M = M + LOADING * torch.eye(n)
-
-    def variance(delta: Tensor) -> float:
-        return float(((N @ delta) * (delta @ M)).sum())
-
-    missed = 0.0
-    for delta, gram, norm in zip(deltas, inner, norms, strict=True):
-        gap = merged - delta
-        missed += float(((gap @ gram) * gap).sum()) / norm
-    there = sum(float(gram.square().sum()) / norm for gram, norm in zip(inner, norms, strict=True))
-    return {
-        "variance": variance(merged) / (sum(map(variance, deltas)) / len(deltas) or 1.0),
-        "interference": missed / (there or 1.0),
-        "distance": sum(float((merged - delta).square().sum()) for delta in deltas) / sum(norms),
-    }
+                yield entry.name, part, origin, [dense(matrix) for matrix in matrices]

@@ -12,7 +12,7 @@ import torch
 from bench.real.choose import best_without, gaps
 from bench.real.classifiers import batches
 from bench.real.intervals import Estimate, draw, gap_closed, spearman
-from bench.real.objectives import of_layer
+from bench.real.objectives import make_yardstick, of_layer
 from bench.real.report import between, mean_of
 from bench.real.texts import same_text, text_task
 
@@ -89,14 +89,16 @@ def test_rank_correlation() -> None:
     assert spearman([5, 5, 6], [1, 2, 3]) == pytest.approx(np.corrcoef([0.5, 0.5, 2], [0, 1, 2])[0, 1])
 
 
-def test_objectives_are_the_formulas_over_features() -> None:
+@pytest.mark.parametrize("shape", [(5, 4), (4, 5), (9, 4)])
+def test_objectives_are_the_formulas(shape: tuple[int, int]) -> None:
     torch.manual_seed(3)
-    deltas = [torch.randn(5, 4) for _ in range(3)]
-    merged = torch.randn(5, 4)
-    found = of_layer(merged, deltas)
+    m, n = shape
+    deltas = [torch.randn(m, n) for _ in range(3)]
+    merged = torch.randn(m, n)
+    found = of_layer(merged, deltas, make_yardstick(deltas))
     norms = [float(torch.linalg.matrix_norm(D)) ** 2 for D in deltas]
-    M = 4 / 3 * sum(D.T @ D / norm for D, norm in zip(deltas, norms, strict=True)) + 3 * torch.eye(4)
-    N = 5 / 3 * sum(D @ D.T / norm for D, norm in zip(deltas, norms, strict=True)) + 3 * torch.eye(5)
+    M = n / 3 * sum(D.T @ D / norm for D, norm in zip(deltas, norms, strict=True)) + 3 * torch.eye(n)
+    N = m / 3 * sum(D @ D.T / norm for D, norm in zip(deltas, norms, strict=True)) + 3 * torch.eye(m)
     variances = [float(torch.trace(N @ D @ M @ D.T)) for D in (merged, *deltas)]
     assert found["variance"] == pytest.approx(variances[0] / np.mean(variances[1:]), rel=1e-4)
     missed = sum(
