@@ -14,7 +14,7 @@ from torch.nn import functional
 from bench.real.classifiers import Split, Task
 
 RANK, ALPHA = 8, 16
-BATCH, RATE, WARMUP = 8, 5e-4, 8
+BATCH, RATE, WARMUP = 8, 1e-3, 8
 MAX_TOKENS = 64
 
 
