@@ -62,7 +62,13 @@ RANDOM = {"density": DENSITY, "seed": SEED}
 OUTLIERS = {"density": 0.15, "gamma": 0.01}
 DROPPED = {"density": DENSITY, "weight": 1.0}
 L1 = "mergekit scales each tensor back to the sum of its magnitudes; the paper and we divide by the probability"
-SHAPES = "FusionBench takes tables for matrices and averages convolutions; we take convolutions for matrices"
+ABOUT_SHAPES = (
+    "FusionBench takes every tensor of two dimensions for a matrix, tables too, and averages convolutions. Here a "
+    "matrix is the weight of a linear map, which a convolution is and a table is not."
+)
+LINE = "mergekit takes the line below an angle of 1.8 degrees, we below 0.00006 degrees"
+ONE_MORE = "FusionBench keeps one entry more of each task; it is asked for one less here"
+SHAPES = "tables and convolutions (see below)"
 
 
 def _mergekit(
@@ -118,7 +124,7 @@ COMPARISONS: tuple[Comparison, ...] = (
         DROPPED,
         {},
         "dare_ties",
-        "mergekit adds up the entries whose sign wins, and scales as above; the paper's code and we average them",
+        "the same, and mergekit adds up the entries whose sign wins; the paper's code and we average them",
     ),
     _mergekit("breadcrumbs", "Breadcrumbs", ("breadcrumbs", {**OUTLIERS, "scaling": 0.2}), {**OUTLIERS, "weight": 0.2}),
     _mergekit(
@@ -134,7 +140,7 @@ COMPARISONS: tuple[Comparison, ...] = (
         ("della_linear", {**RANDOM, "epsilon": 0.1, "scaling": SCALING}),
         {**DROPPED, "epsilon": 0.1},
         {"lambda": SCALING},
-        differs="as for DARE; a convolution's ranks are within its channels there, within a whole filter here",
+        differs="as for DARE, and ranks in convolutions: within a channel there, within a whole filter here",
     ),
     _mergekit(
         "della",
@@ -143,9 +149,13 @@ COMPARISONS: tuple[Comparison, ...] = (
         {**DROPPED, "epsilon": 0.1},
         differs="as for linear DELLA",
     ),
-    _mergekit("slerp", "SLERP, two tasks", ("slerp", {}), {}, {"t": 0.5}),
+    _mergekit("slerp", "SLERP, two tasks", ("slerp", {}), {}, {"t": 0.5}, differs=LINE),
     _fusion_bench(
-        "ties", "TIES, trimmed as a whole", ("ties", {"trim": "whole task vector"}), {"density": 0.2, "scaling": 1.0}
+        "ties",
+        "TIES, trimmed as a whole",
+        ("ties", {"trim": "whole task vector"}),
+        {"density": 0.2, "scaling": 1.0},
+        ONE_MORE,
     ),
     _fusion_bench(
         "dare",
@@ -161,14 +171,14 @@ COMPARISONS: tuple[Comparison, ...] = (
         "WUDI",
         ("wudi", {}),
         {"iter_num": 400},
-        f"FusionBench takes 400 steps of Adam, we the minimum; {SHAPES}",
+        f"FusionBench takes 400 steps of Adam, we take the minimum; {SHAPES}",
     ),
     _fusion_bench(
-        "wudi_long",
-        "WUDI, 20,000 steps of Adam",
-        ("wudi", {}),
-        {"method": "wudi", "iter_num": 20_000},
-        f"the same; {SHAPES}",
+        "knots",
+        "KnOTS with TIES",
+        ("knots", {"density": 0.2, "scaling": 1.0}),
+        {"density": 0.2},
+        f"FusionBench has the basis only; the rest is put together from its TIES. {ONE_MORE}; {SHAPES}",
     ),
     _fusion_bench("svc", "SVC of the sum", ("task_arithmetic", {"scaling": 1.0, "calibration": 1.0}), {}, SHAPES),
 )
@@ -180,17 +190,27 @@ class Difference:
 
     Attributes:
         tensor: its name.
-        is_linear: whether it is the weight of a linear layer; otherwise a convolution, a table or a vector.
+        group: what kind of tensor it is, one of GROUPS.
         relative: the largest difference, relative to the largest change that the other tool made.
         rounding: half the spacing of float32 at the tensor's largest value, relative to the same.
         one_only: the share of entries that one tool changes and the other does not.
     """
 
     tensor: str
-    is_linear: bool
+    group: str
     relative: float
     rounding: float
     one_only: float
+
+
+GROUPS = ("linear layers", "biases and norms", "tables and convolutions")
+
+
+def group_of(name: str, tensor: Tensor) -> str:
+    """What kind of tensor of a CLIP tower it is."""
+    if tensor.ndim == 1:
+        return GROUPS[1]
+    return GROUPS[2] if "embedding" in name else GROUPS[0]
 
 
 def compare(base: Mapping[str, Tensor], ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> list[Difference]:
@@ -201,9 +221,8 @@ def compare(base: Mapping[str, Tensor], ours: Mapping[str, Tensor], theirs: Mapp
         change = float(wanted.abs().max())
         one_only = float((mine.ne(0) != wanted.ne(0)).double().mean())
         rounding = 2.0**-24 * float(theirs[name].abs().max())
-        is_linear = origin.ndim == 2 and "embedding" not in name
         off = float((mine - wanted).abs().max())
-        found.append(Difference(name, is_linear, off / change, rounding / change, one_only))
+        found.append(Difference(name, group_of(name, origin), off / change, rounding / change, one_only))
     return sorted(found, key=lambda one: -one.relative)
 
 
@@ -271,17 +290,32 @@ def merge_ours(one: Comparison, work: Work, folder: Path) -> dict[str, Tensor]:
 def row(one: Comparison, found: Sequence[Difference]) -> str:
     """A row of the table."""
     cells = [one.title, one.peer]
-    for is_linear in (True, False):
-        group = [item for item in found if item.is_linear is is_linear]
-        cells.append(f"{group[0].relative:.0e} ({max(item.rounding for item in group):.0e})")
-    cells += [f"{max(item.one_only for item in found):.1%}", one.differs or "nothing"]
+    for name in GROUPS:
+        group = [item for item in found if item.group == name]
+        cells.append(f"{group[0].relative:.0e} ({max(item.rounding for item in group):.0e})" if group else "")
+    linear = [item.one_only for item in found if item.group == GROUPS[0]]
+    cells += [f"{max(linear):.1%}", one.differs or "nothing"]
     return f"| {' | '.join(cells)} |"
 
 
+def interference(
+    base: Mapping[str, Tensor], tasks: Sequence[Mapping[str, Tensor]], merged: Mapping[str, Tensor]
+) -> float:
+    """What WUDI minimises: sum_t || (D - D_t) D_t^T ||^2 / ||D_t||^2, over all linear layers."""
+    total = 0.0
+    for name, origin in base.items():
+        if group_of(name, origin) == GROUPS[0]:
+            D = merged[name].double() - origin.double()
+            for task in tasks:
+                change = task[name].double() - origin.double()
+                total += float(((D - change) @ change.T).square().sum() / change.square().sum())
+    return total
+
+
 HEAD = (
-    "| method | compared with | linear layers: largest difference (rounding) | other tensors (rounding) | "
-    "changed by one only | defined differently |",
-    "|---|---|---:|---:|---:|---|",
+    f"| method | compared with | {', '.join(GROUPS[:1])}: largest difference (rounding) | {GROUPS[1]} | {GROUPS[2]} | "
+    "entries of linear layers that one tool alone changes | defined differently |",
+    "|---|---|---:|---:|---:|---:|---|",
 )
 
 
@@ -305,15 +339,24 @@ def main() -> None:
     merge_theirs(comparisons, work, options.folder, environment.python)
     base = load_file(work.base / "model.safetensors")
     print(f"{machine_line()}, {N_TASKS} tasks\n\n" + "\n".join(HEAD))
-    every = []
+    every, notes = [], []
+    tasks = [load_file(task / "model.safetensors") for task in work.tasks]
     for one in comparisons:
         theirs = load_file(options.folder / one.name / "model.safetensors")
         ours = merge_ours(one, work, options.folder)
         found = compare(base, ours, theirs)
         print(row(one, found), flush=True)
-        every += [f"| {one.title} | {one.peer} | `{item.tensor}` | {item.relative:.1e} |" for item in found]
+        if one.method == "wudi":
+            ratio = interference(base, tasks, theirs) / interference(base, tasks, ours)
+            notes.append(f"What WUDI minimises is {ratio:.3g} times as large in {one.peer}'s result as in ours.")
+        every += [
+            f"| {one.title} | {one.peer} | `{item.tensor}` | {item.relative:.1e} | {item.one_only:.2%} |"
+            for item in found
+        ]
+    print("\n" + "\n".join([*notes, ABOUT_SHAPES]))
     if options.every:
-        print("\n| method | compared with | tensor | largest difference |\n|---|---|---|---:|\n" + "\n".join(every))
+        head = "| method | compared with | tensor | largest difference | changed by one only |"
+        print("\n".join(["", head, "|---|---|---|---:|---:|", *every]))
 
 
 if __name__ == "__main__":

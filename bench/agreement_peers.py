@@ -56,12 +56,17 @@ def fusion_bench(job: Mapping[str, Any]) -> None:
     save_file({name: tensor.contiguous() for name, tensor in merged.items()}, Path(job["output"], "model.safetensors"))
 
 
+def _share(n_entries: int, density: float) -> float:
+    """The share to ask FusionBench's TIES for, so that it keeps int(density * n_entries) entries: it keeps one more."""
+    return (int(density * n_entries) - 0.5) / n_entries
+
+
 def _ties(base: Tensors, models: Sequence[Tensors], vectors: Sequence[Tensors], job: Mapping[str, Any]) -> Tensors:
     ties_merging = import_module("fusion_bench.method.ties_merging.ties_merging_utils").ties_merging
     flat = torch.stack([torch.cat([vector[name].flatten() for name in base]) for vector in vectors])
-    merged = ties_merging(flat, reset_thresh=100 * job["density"], merge_func="mean") * job["scaling"]
+    merged = ties_merging(flat, reset_thresh=_share(flat.shape[1], job["density"]), merge_func="mean")
     parts = merged.split([tensor.numel() for tensor in base.values()])
-    return {name: part.reshape(base[name].shape) for name, part in zip(base, parts, strict=True)}
+    return {name: part.reshape(base[name].shape) * job["scaling"] for name, part in zip(base, parts, strict=True)}
 
 
 def _dare(base: Tensors, models: Sequence[Tensors], vectors: Sequence[Tensors], job: Mapping[str, Any]) -> Tensors:
@@ -70,7 +75,7 @@ def _dare(base: Tensors, models: Sequence[Tensors], vectors: Sequence[Tensors], 
     for vector, file in zip(vectors, job["uniform"], strict=True):
         numbers = load_file(file)
         drawn = iter(1 - numbers[name] for name in vector)  # it keeps the entries with the large numbers
-        torch.rand_like = lambda like, drawn=drawn: next(drawn).reshape(like.shape)  # type: ignore[assignment,misc]
+        torch.rand_like = lambda like, drawn=drawn: next(drawn).reshape(like.shape)  # type: ignore[assignment]
         drop(vector, 1 - job["density"], True)
     torch.rand_like = rand_like
     return {name: sum(vector[name] for vector in vectors) * job["scaling"] for name in base}
@@ -110,6 +115,21 @@ def _svc(base: Tensors, models: Sequence[Tensors], vectors: Sequence[Tensors], j
     return summed
 
 
+def _knots(base: Tensors, models: Sequence[Tensors], vectors: Sequence[Tensors], job: Mapping[str, Any]) -> Tensors:
+    align = import_module("fusion_bench.method.knots.knots_utils").subspace_alignment
+    ties_merging = import_module("fusion_bench.method.ties_merging.ties_merging_utils").ties_merging
+    merged: Tensors = {}
+    for name, tensor in base.items():
+        changes = [vector[name] for vector in vectors]
+        merged[name] = torch.stack(changes).mean(0)
+        if tensor.ndim == 2:
+            U, S, parts = align(changes)
+            flat = torch.stack([(S[:, None] * part).flatten() for part in parts])
+            aligned = ties_merging(flat, reset_thresh=_share(flat.shape[1], job["density"]), merge_func="mean")
+            merged[name] = U @ aligned.reshape(len(S), -1)
+    return merged
+
+
 METHODS: dict[str, Callable[[Tensors, Sequence[Tensors], Sequence[Tensors], Mapping[str, Any]], Tensors]] = {
     "ties": _ties,
     "dare": _dare,
@@ -117,6 +137,7 @@ METHODS: dict[str, Callable[[Tensors, Sequence[Tensors], Sequence[Tensors], Mapp
     "iso_c": _iso_c,
     "iso_cts": _iso_cts,
     "wudi": _wudi,
+    "knots": _knots,
     "svc": _svc,
 }
 

@@ -21,16 +21,15 @@ def test_differences_are_relative_to_the_change() -> None:
     ours["fc.weight"][1, 2] += 0.125
     ours["bias"][0] = 1.0
     found = compare(base, ours, theirs)
-    assert [(one.tensor, one.is_linear, one.relative) for one in found] == [
-        ("bias", False, 1.0),
-        ("fc.weight", True, 0.5),
-        ("embedding.weight", False, 0.0),
+    assert [(one.tensor, one.group, one.relative) for one in found] == [
+        ("bias", "biases and norms", 1.0),
+        ("fc.weight", "linear layers", 0.5),
+        ("embedding.weight", "tables and convolutions", 0.0),
     ]
     assert [one.one_only for one in found] == [0.2, 0.0, 0.0]
     assert found[1].rounding == pytest.approx(1.25 * 2**-24 / 0.25)
-    assert row(COMPARISONS[0], found).startswith(
-        "| task arithmetic | mergekit | 5e-01 (3e-07) | 1e+00 (3e-07) | 20.0% |"
-    )
+    wanted = "| task arithmetic | mergekit | 5e-01 (3e-07) | 1e+00 (3e-07) | 0e+00 (3e-07) | 0.0% | nothing |"
+    assert row(COMPARISONS[0], found) == wanted
 
 
 def test_settings_are_those_of_methods() -> None:
