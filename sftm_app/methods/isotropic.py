@@ -11,9 +11,9 @@ Marczak et al., "No Task Left Behind: Isotropic Model Merging with Common and Ta
 arXiv 2502.04959, algorithms 1 and 2. Tensors that are not linear maps are averaged, as there.
 
 What the paper leaves open: directions in which D has no gain above rounding are arbitrary, so they are left out here,
-and k and mean(s) are of the others. For adapters D has a low rank, and k is that rank. The authors' code and
-FusionBench take k = min(m, n) and keep whatever directions an SVD library returns. They also treat every tensor with
-two dimensions as a matrix, embedding tables too, and FusionBench multiplies the averaged tensors by the scaling.
+and mean(s) is over the others. Where D has a low rank, as for adapters, its common share is of that rank instead of k.
+The authors' code and FusionBench keep whatever directions an SVD library returns. They also treat every tensor with two
+dimensions as a matrix, embedding tables too, and FusionBench multiplies the averaged tensors by the scaling.
 """
 
 from __future__ import annotations
@@ -105,7 +105,8 @@ def merge_iso_cts(layer: Layer, params: IsoCTSParams) -> Delta:
     space = core_space(layer.task_matrices)
     matrices = space.cores if space else layer.task_matrices
     total = factorise(dense(weighted_sum(matrices, layer.weights)))
-    n_common, n_each = _iso_counts(total.rank, len(layer.weights), params.common)
+    k = min(space.shape if space else total.shape)
+    n_common, n_each = _iso_counts(k, total.rank, len(layer.weights), params.common)
     common = total.leading(n_common)
     del total
 
@@ -121,10 +122,14 @@ def merge_iso_cts(layer: Layer, params: IsoCTSParams) -> Delta:
     return space.expand(delta) if space else delta
 
 
-def _iso_counts(k: int, n_tasks: int, share: float) -> tuple[int, int]:
-    """How many of k directions are common, and how many each task gets: all are used, where the tasks fit evenly."""
+def _iso_counts(k: int, rank: int, n_tasks: int, share: float) -> tuple[int, int]:
+    """How many of k directions are common, and how many each task gets, so that all are used.
+
+    Where the sum's rank does not fill the common ones, k is that rank.
+    """
     n_each = min(round((k - int(k * share)) / n_tasks), k // n_tasks)
-    return k - n_tasks * n_each, n_each
+    n_common = k - n_tasks * n_each
+    return (n_common, n_each) if n_common <= rank else _iso_counts(rank, rank, n_tasks, share)
 
 
 def _features_of_rest(D: Tensor, U: Tensor, count: int) -> Factors:
@@ -138,7 +143,7 @@ def iso_cts_workspace(size: LayerSize, params: IsoCTSParams) -> int:
     """Bytes: the features of the sum, then every task's, then all directions side by side and their polar factors."""
     core = merged_size(size)
     n_tasks, k = len(core.features), core.k
-    _, n_each = _iso_counts(k, n_tasks, params.common)
+    _, n_each = _iso_counts(min(size.m, size.n), k, n_tasks, params.common)
     one = replace(core, features=(k,), thin=(False,), n_at_once=1)
     # Next to the sum's features: every task's, its rest, and what is subtracted from it.
     rests = factorise_bytes(core, [n_each] * n_tasks) + 2 * core.n_at_once * core.matrix_bytes if n_each else 0
@@ -150,7 +155,7 @@ def iso_cts_operations(size: LayerSize, params: IsoCTSParams) -> float:
     """Operations of factorising the sum and every task's rest, the polar factors and the product."""
     core = merged_size(size)
     n_tasks, k = len(core.features), core.k
-    n_common, n_each = _iso_counts(k, n_tasks, params.common)
+    n_common, n_each = _iso_counts(min(size.m, size.n), k, n_tasks, params.common)
     factors = factorise_operations(replace(core, features=(k,), thin=(False,)), [k])
     rests = factorise_operations(core, [n_each] * n_tasks) + 4.0 * core.m * core.n * n_common * n_tasks
     return factors + (rests if n_each else 0.0) + whitening_operations(core, k) + core_operations(size)

@@ -41,13 +41,15 @@ def iso_c(matrices: Sequence[Array], weights: Sequence[float]) -> Array:
 
 
 def iso_cts(matrices: Sequence[Array], weights: Sequence[float], common: float = 0.8) -> Array:
-    """Marczak et al. 2025, algorithm 2. k: the rank of the sum."""
+    """Marczak et al. 2025, algorithm 2. Where the sum has too low a rank, k is that rank."""
     given = [weight * D for D, weight in zip(matrices, weights, strict=True)]
     U, s, Vh = np.linalg.svd(np.sum(given, axis=0), full_matrices=False)
-    k = int((s > NOISE * s[0]).sum())
-    n_each = round((k - int(k * common)) / len(given))
-    n_each = min(n_each, k // len(given))
-    n_common = k - n_each * len(given)
+    rank = int((s > NOISE * s[0]).sum())
+    for k in (len(s), rank):
+        n_each = min(round((k - int(k * common)) / len(given)), k // len(given))
+        n_common = k - n_each * len(given)
+        if n_common <= rank:
+            break
     Us, gains, Vhs = [U[:, :n_common]], [s[:n_common]], [Vh[:n_common]]
     for D in given:
         rest = D - Us[0] @ Us[0].T @ D
