@@ -118,6 +118,8 @@ CASES = [
     (1000, 2000, 2, "float32", UP, "slerp", {}, "auto"),
     (512, 4096, 2, "float32", UP, "sftm", {}, "none"),
     (1000, 2000, 3, "bfloat16", DOWN, "average", {"calibration": 1.0}, "none"),
+    (512, 1024, 4, "float32", UP, "tsv_m", {}, "none"),
+    (512, 1024, 4, "float32", DOWN, "wudi", {}, "none"),
 ]
 LARGE_CASES = [
     (16, 131072, 2, "float32", UP, "sftm", {}, "auto"),
@@ -143,6 +145,13 @@ LARGE_CASES = [
     (512, 1024, 4, "float32", UP, "sftm", {"calibration": 1.0}, "auto"),
     (512, 4096, 2, "float32", UP, "sftm", {"calibration": 0.5, "rank": 32}, "none"),
     (1000, 2000, 3, "float32", UP, "task_arithmetic", {"calibration": 0.5}, "all"),
+    (1000, 1000, 4, "float32", UP, "tsv_m", {}, "none"),
+    (1000, 1000, 4, "float32", UP, "iso_c", {}, "none"),
+    (512, 1024, 4, "bfloat16", DOWN, "iso_cts", {}, "none"),
+    (512, 1024, 4, "bfloat16", UP, "cart", {}, "none"),
+    (1000, 1000, 4, "float32", UP, "swudi", {}, "none"),
+    (512, 1024, 4, "float32", UP, "knots", {}, "none"),
+    (512, 1024, 4, "float32", UP, "tsv_m", {}, "all"),
 ]
 
 
@@ -192,7 +201,10 @@ def save_adapters(folder: Path, hidden: int, intermediate: int, rank: int, n_tas
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux keeps the exact peak")
 @pytest.mark.parametrize(
     ("method", "params"),
-    [("sftm", {}), ("average", {}), ("average", {"calibration": 1.0}), ("sftm", {"calibration": 1.0})],
+    [
+        *[("sftm", {}), ("average", {}), ("average", {"calibration": 1.0}), ("sftm", {"calibration": 1.0})],
+        *[("tsv_m", {}), ("wudi", {})],
+    ],
 )
 def test_adapters_take_what_their_plan_expects_and_never_a_matrix_each(
     tmp_path: Path, method: str, params: dict[str, Any], took: Took
