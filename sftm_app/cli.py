@@ -224,7 +224,7 @@ def _check(options: argparse.Namespace) -> None:
     for note in found.notes:
         print(note)
     fits = "1 task fits" if len(found.tasks) == 1 else f"{len(found.tasks)} tasks fit"
-    print(f"{fits} the base {short_name(found.base.path)} ({_kind(found.base)}).")
+    print(f"{fits} the base ({short_name(found.base.path)}, {_kind(found.base)}).")
     print(*plan.cost.sentences(), sep="\n")
     check_budget(plan, session.n_threads)
 

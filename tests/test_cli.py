@@ -76,7 +76,7 @@ def test_options_win_over_the_recipe(sftm: Run, recipe: Path, tmp_path: Path) ->
     assert (code, err) == (0, "")
     assert not (tmp_path / "merged").exists()
     saved = load_recipe(tmp_path / "other" / "sftm_recipe.yaml")
-    assert (saved.params.rank, saved.params.scaling, saved.params.variant) == (0.25, 0.5, "readout")
+    assert (saved.params.rank, saved.params.scaling, saved.params.variant) == (0.25, 0.5, "minimum_variance")
 
 
 @pytest.mark.parametrize("measure", ["all", "none"])
@@ -104,7 +104,7 @@ def test_every_method_by_name(sftm: Run, recipe: Path, tmp_path: Path, method: s
         (["--set", "rank=0"], "not a rank"),
         (["--memory", "much"], "--memory: 'much' is not a size"),
         (["--set", "rank="], ""),
-        (["--set", "variant=readuot"], "not one of readout, mapping"),
+        (["--set", "variant=readuot"], "not one of minimum_variance, readout, mapping"),
         (["--method", "sfmt"], "'sfmt' is not known. Did you mean 'sftm'?"),
         (["--method", "average", "--set", "scaling=1"], "'scaling' is not known"),
     ],
@@ -205,7 +205,7 @@ def test_exit_codes(sftm: Run, recipe: Path, monkeypatch: pytest.MonkeyPatch, er
 def test_check(sftm: Run, recipe: Path) -> None:
     code, out, err = sftm("check", recipe)
     assert (code, err) == (0, "")
-    assert "2 tasks fit the base base (ViTModel)." in out
+    assert "2 tasks fit the base (base, ViTModel)." in out
     assert "kept separately" in out
 
 

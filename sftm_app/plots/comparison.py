@@ -43,12 +43,12 @@ def comparison_bars(
         "yaxis": {"autorange": "reversed", "showgrid": False, **ticks([m.name for m in best_first], limit=36)},
         "bargap": 0.35,
         "showlegend": False,
-        # Room for the names of the lines.
-        "margin": {"l": 8, "r": 12, "t": 30, "b": 8},
+        # Room for the names of the lines, the last of which begins at the end of the axis.
+        "margin": {"l": 8, "r": 100, "t": 30, "b": 8},
     }
     if marks:
         layout["shapes"] = [_line(value) for _, value in marks]
-        layout["annotations"] = [_label(name, value) for name, value in marks]
+        layout["annotations"] = [_label(name, value, "right" if name == "base" else "left") for name, value in marks]
     height = 96 + 30 * len(best_first)
     return make_figure("comparison", [_bars(best_first)], layout, height=height)
 
@@ -81,6 +81,7 @@ def _line(value: float) -> dict[str, Any]:
     return {"type": "line", **ends, "line": {"color": MUTED, "width": 1.5, "dash": "dash"}}
 
 
-def _label(name: str, value: float) -> dict[str, Any]:
-    place = {"x": value, "y": 1, "yref": "paper", "yanchor": "bottom", "showarrow": False}
+def _label(name: str, value: float, side: str) -> dict[str, Any]:
+    """The name of a line. side: which end of the text is at the line, so that two near lines have room for theirs."""
+    place = {"x": value, "y": 1, "yref": "paper", "xanchor": side, "yanchor": "bottom", "showarrow": False}
     return {**place, "text": f"{name} {value:.1%}", "font": {"color": MUTED, "size": 11}}

@@ -59,7 +59,7 @@ def shown(page: Page) -> dict[str, Any]:
         "figures": page.locator("#what-if-figures .sf-stats").inner_text(),
         "pinned": page.locator("#pinned-title .sf-heading").inner_text(),
         "measure": page.locator("#measure input").input_value(),
-        "scaling": page.locator("#what-if-sftm-scaling input[type=number]").input_value(),
+        "scaling": page.locator("#what-if-scaling input[type=number]").input_value(),
         "pair": [page.locator(f"#{name} input").input_value() for name in ("first-task", "second-task")],
     }
 
@@ -84,7 +84,7 @@ def test_map_layer_feature_slider_and_the_same_from_the_address(app: App, watche
     before = bars(page)
     page.locator("#pin").click()
     expect(page.locator("#compare")).to_be_visible()
-    slider = page.locator("#what-if-sftm-scaling input[type=range]")
+    slider = page.locator("#what-if-scaling input[type=range]")
     slider.focus()
     for _ in range(6):
         slider.press("ArrowLeft")
@@ -113,7 +113,7 @@ def test_map_layer_feature_slider_and_the_same_from_the_address(app: App, watche
 
     page.locator("#use-for-merge").click()
     expect(page.get_by_role("tab", name="Merge", exact=True)).to_have_attribute("aria-selected", "true")
-    expect(page.locator("#sftm-scaling input[type=number]")).to_have_value("0.7")
+    expect(page.locator("#scaling input[type=number]")).to_have_value("0.7")
     assert watched.errors == []
     assert watched.outside == []
 

@@ -13,16 +13,18 @@ from sftm_app.errors import SampleError
 from sftm_app.evaluation.accuracy import empty_table, fill_table
 from sftm_app.evaluation.family import Family
 from sftm_app.evaluation.samples import ImageSamples, Samples
+from sftm_app.methods import METHODS
 from sftm_app.plots.accuracy import accuracy_bars
 from sftm_app.plots.style import Series, method_colour
 from sftm_app.ui.evaluate.answers import Offer, answers, chosen_candidates, first_offer, next_offer, table_html
 from sftm_app.ui.evaluate.labelled import INFO_IMAGES, INFO_TEXTS, SOME_SAMPLES, all_samples, first_limit, samples_of
 from sftm_app.ui.evaluate.sample_inputs import SampleInputs, family_of, read_names
+from sftm_app.ui.forms.method_help import methods_html
 from sftm_app.ui.handlers import QUIET, Updates, Values, handle
 from sftm_app.ui.studio import Studio
 from sftm_app.ui.widgets import PlotlyView, UncheckedCheckboxGroup, UncheckedDropdown
 from sftm_app.ui.widgets.blocks import block, no_models, section
-from sftm_app.ui.widgets.html import Html, empty_state, hint
+from sftm_app.ui.widgets.html import Html, details, empty_state, hint
 from sftm_app.ui.workspace import Workspace
 
 NOTHING_TRIED = (
@@ -77,6 +79,7 @@ class EvaluateTab:
                 scale=3,
                 elem_id="models",
             )
+        block(details("What each method is for, and its source", methods_html(list(METHODS))))
         with gr.Row(equal_height=False):
             with gr.Column(scale=1, min_width=280):
                 self.boxes = SampleInputs(self.studio)

@@ -23,7 +23,7 @@ from sftm_app.ui.studio import Studio
 from sftm_app.ui.view import Pinned
 from sftm_app.ui.widgets import PlotlyView, Sliders, slider_rows
 from sftm_app.ui.widgets.blocks import block, section
-from sftm_app.ui.widgets.html import Html, Kind, hint, notice, stack, stat, stats
+from sftm_app.ui.widgets.html import Html, Kind, details, hint, notice, stack, stat, stats
 from sftm_app.ui.wording import BASELINE, ERRORS_HELP, settings_title
 from sftm_app.ui.workspace import Workspace
 
@@ -140,7 +140,7 @@ def figures_html(looked: LayerView, what_if: WhatIf, made: Prediction) -> Html:
         ]
         notes.append(notice("warning", "Some tasks oppose each other", items=opposed))
     if sum(made.mapping_errors) > LOST * len(members):
-        notes.append(notice("info", "Mapping error above 1", OUTWEIGHED))
+        notes.append(details("What a mapping error above 1 means", hint(OUTWEIGHED)))
     if made.n_dropped:
         notes.append(hint(undetermined(made.n_dropped)))
     return stack(stats(shown), *notes)

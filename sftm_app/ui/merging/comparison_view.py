@@ -25,6 +25,7 @@ HELP = (
     "Gap closed: 0 % is as good as the base, 100 % as good as each task's own model. Small print: 95 % intervals, from "
     "which samples happened to be drawn. Differences within them may be chance."
 )
+NO_GAP = "No gap is given where the individual models are not clearly better than the base on so few samples."
 
 
 def candidate_settings(ws: Workspace, candidate: Candidate) -> MergeSettings:
@@ -69,7 +70,8 @@ def board_table(ws: Workspace, board: Board) -> Html:
     columns = ["model", "mean accuracy", "gap closed", "merged in", *tasks]
     failed = [f"{row_title(ws, row)}: {row.problem}" for row in comparison.rows if row.state == "failed"]
     problems = notice("warning", "Not measured", items=failed) if failed else ""
-    return stack(table(columns, rows, range(1, len(columns)), _conditions(board)), hint(HELP), problems)
+    help_line = HELP if all(row.closed for row in done) else f"{HELP} {NO_GAP}"
+    return stack(table(columns, rows, range(1, len(columns)), _conditions(board)), hint(help_line), problems)
 
 
 def _accuracy(row: Row) -> float:
@@ -97,9 +99,13 @@ def _cells(ws: Workspace, row: Row, tasks: Sequence[str], best: float | None) ->
         title,
         _with_interval(row.accuracy, "·", is_best),
         _with_interval(row.closed, "–" if row.accuracy and row.is_merge else ""),
-        f"{row.measurement.seconds:.1f} s" if row.is_merge and row.state == "done" else "",
+        _seconds(row.measurement.seconds) if row.is_merge and row.state == "done" else "",
         *(f"{fmean(correct[task]):.1%}" if row.accuracy else "·" for task in tasks),
     ]
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds >= 0.05 else "under 0.1 s"
 
 
 def _with_interval(found: Interval | None, missing: str, bold: bool = False) -> object:

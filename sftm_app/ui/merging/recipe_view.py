@@ -139,14 +139,14 @@ def rank_costs_html(studio: Studio, ws: Workspace, recipe: Recipe) -> Html:
             cost.rank,
             f"{cost.energy:.1%}",
             f"{cost.worst_energy:.1%}",
-            code(cost.worst_layer) if cost.worst_energy < 0.9995 else "",
             format_bytes(cost.n_bytes),
+            code(cost.worst_layer) if cost.worst_energy < 0.9995 else "",
         )
         for cost in costs
     ]
     left = 1 - costs[0].carried
     caption = f"{left:.1%} of the energy is outside the layers that an adapter can hold." if left > 5e-4 else ""
-    return table(["rank", "keeps", "worst layer keeps", "worst layer", "size"], rows, [0, 1, 2, 4], caption)
+    return table(["rank", "keeps", "worst layer keeps", "size", "worst layer"], rows, [0, 1, 2, 3], caption)
 
 
 def open_recipe(studio: Studio, path: Path) -> tuple[Workspace, Recipe]:

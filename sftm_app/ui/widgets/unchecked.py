@@ -11,30 +11,52 @@ from typing import Any
 
 import gradio as gr
 
+# No common base: the .pyi that Gradio writes next to this file would lack it.
 
-class _Unchecked:
-    """Hands on any value. The front end knows the component by the name of Gradio's own."""
+
+class UncheckedCheckboxGroup(gr.CheckboxGroup):  # type: ignore[misc]
+    """A checkbox group that hands on any value."""
 
     def preprocess(self, payload: Any) -> Any:
         """The value as it comes."""
         return payload
 
     def get_block_name(self) -> str:
-        """The name of Gradio's class in lower case."""
-        return type(self).__name__.removeprefix("Unchecked").lower()
+        """The front end knows it as Gradio's own."""
+        return "checkboxgroup"
 
 
-class UncheckedCheckboxGroup(_Unchecked, gr.CheckboxGroup):  # type: ignore[misc]
-    """A checkbox group that hands on any list."""
-
-
-class UncheckedDropdown(_Unchecked, gr.Dropdown):  # type: ignore[misc]
+class UncheckedDropdown(gr.Dropdown):  # type: ignore[misc]
     """A dropdown that hands on any value."""
 
+    def preprocess(self, payload: Any) -> Any:
+        """The value as it comes."""
+        return payload
 
-class UncheckedRadio(_Unchecked, gr.Radio):  # type: ignore[misc]
+    def get_block_name(self) -> str:
+        """The front end knows it as Gradio's own."""
+        return "dropdown"
+
+
+class UncheckedRadio(gr.Radio):  # type: ignore[misc]
     """A radio group that hands on any value."""
 
+    def preprocess(self, payload: Any) -> Any:
+        """The value as it comes."""
+        return payload
 
-class UncheckedSlider(_Unchecked, gr.Slider):  # type: ignore[misc]
+    def get_block_name(self) -> str:
+        """The front end knows it as Gradio's own."""
+        return "radio"
+
+
+class UncheckedSlider(gr.Slider):  # type: ignore[misc]
     """A slider that hands on any value."""
+
+    def preprocess(self, payload: Any) -> Any:
+        """The value as it comes."""
+        return payload
+
+    def get_block_name(self) -> str:
+        """The front end knows it as Gradio's own."""
+        return "slider"
