@@ -25,6 +25,7 @@ import torch
 from closeness import assert_close
 from numpy.typing import NDArray
 from safetensors.torch import load_file
+from tab_values import after
 from torch import Tensor
 from transformers import ViTImageProcessor
 
@@ -532,14 +533,14 @@ def settings(case: Case, workspace: Workspace) -> MergeSettings:
 @pytest.mark.parametrize("live", [False, True])
 def test_the_form_has_its_controls(case: Case, settings: MergeSettings, live: bool) -> None:
     with gr.Blocks():
-        form = ParamsForm(live=live)
+        form = ParamsForm(gr.State(Workspace()), live=live)
     assert (case.method.title, case.method.name) in form.method.choices
-    shown = {component.elem_id: component for component in form.inputs}
+    updates = form.write(settings)
+    visible = {str(c.elem_id): u for c, u in updates.items() if isinstance(u, dict) and u.get("visible")}
     for name, control in controls(case.method.params).items():
-        components = [one for key, one in shown.items() if str(key).startswith(f"{case.method.name}-{name}")]
-        assert any(control.label in str(component.label) for component in components), name
-    values = {component: component.value for component in form.inputs} | form.write(settings)
-    values = {key: value["value"] if isinstance(value, dict) else value for key, value in values.items()}
+        labels = [update.get("label") for key, update in visible.items() if key.removesuffix("-by") == name]
+        assert labels == [control.label], name
+    values = after({component: component.value for component in form.inputs}, updates)
     assert form.read(values, settings.weights) == settings
 
 
@@ -550,7 +551,7 @@ def test_the_merge_tab_plans_runs_and_shows_it(
         tab = MergeTab(studio, gr.State(Workspace()))
     inputs = {*tab.inputs, tab.planned}
     values = {component: component.value for component in inputs} | {tab.workspace: workspace}
-    values |= tab.write(workspace, settings)
+    values = after(values, tab.write(workspace, settings))
     shown = tab.preview(values)
     assert shown[tab.ready] is True
     recipe = recipe_from_yaml(shown[tab.recipe])
@@ -560,8 +561,8 @@ def test_the_merge_tab_plans_runs_and_shows_it(
     work(folder, studio.session)
     report = studio.report(folder)
     check_model(tiny_models, case, folder.model, report)
-    result = run_view.result_html(report)
-    assert case.method.title in result and "readout" in result.lower()
+    assert case.method.title in run_view.result_html(report)
+    assert "Readout error" in run_view.errors_html(report)
     names = [str(trace.name) for trace in run_view.result_plot(report).data]
     assert any(case.method.title in name for name in names) and len(names) > 2
     assert case.method.title in run_view.run_label(studio, folder)

@@ -102,9 +102,9 @@ class ParamsForm:
         for name, control in controls(method.params).items():
             updates |= shown[name].show(control, given[name])
         # The folded ones are opened where they are set.
-        default = method.params()
-        if any(given[name] != getattr(default, name) for name in COMMON):
-            updates[self._more] = gr.update(open=True)
+        default, folded = method.params(), [name for name in COMMON if name in given]
+        is_set = any(given[name] != getattr(default, name) for name in folded)
+        updates[self._more] = gr.update(visible=bool(folded), **({"open": True} if is_set else {}))
         return updates
 
     def scale_counts(self, settings: MergeSettings, n_features: int) -> Updates:
