@@ -23,7 +23,7 @@ from sftm_app.weights.disk_cache import DiskCache
 from sftm_app.weights.reader import open_reader
 
 # Elements of a tensor that are read at a time.
-READ_ELEMENTS = 1 << 20
+READ_ELEMENTS = 1 << 17
 
 Tensors = Sequence[tuple[str, str | LoraPair]]
 

