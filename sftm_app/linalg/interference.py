@@ -98,6 +98,10 @@ def _mirror(lower: Tensor) -> Tensor:
 def solve_filtered(equation: NormalEquation, phi: Callable[[Tensor], Tensor]) -> Tensor:
     """Solve D G = B, each eigenvector of G filtered.
 
+    A weak eigenvector is an input direction that all tasks use little. What D writes there is divided by nearly
+    nothing: it is as large as elsewhere, but made of what tasks leave there by chance, such as the rounding of stored
+    weights.
+
     Eigenvalues at or below rcond(dtype, m, n)^2 of the largest are noise: they are squares of shares of a gain.
 
     Args:

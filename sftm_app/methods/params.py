@@ -40,9 +40,9 @@ def choice(default: str, label: str, help: str, choices: tuple[str, ...]) -> Any
     return field(default=default, metadata={"control": Control("choice", label, help, choices=choices)})
 
 
-def number(default: float, label: str, help: str, minimum: float, maximum: float) -> Any:
-    """Declare a number from `minimum` to `maximum`, both included."""
-    return field(default=default, metadata={"control": Control("number", label, help, (), minimum, maximum)})
+def number(default: float, label: str, help: str, minimum: float, maximum: float, step: float = 0.05) -> Any:
+    """Declare a number from `minimum` to `maximum`, both included. step: of the slider; any number can be typed."""
+    return field(default=default, metadata={"control": Control("number", label, help, (), minimum, maximum, step)})
 
 
 def whole(default: int, label: str, help: str, minimum: int, maximum: int) -> Any:

@@ -8,10 +8,13 @@ SWUDI   Wei et al., "Closed-Form Spectral Regularization for Multi-Task Model Me
         D* = B Q diag(phi / lambda) Q^T,   phi_i = 1 - exp(-time lambda_i / lambda_1) for the leading i, otherwise 0
 
 The paper of WUDI takes some hundred steps of Adam from the sum of the task matrices, as FusionBench does, and stops
-long before the minimum. Here is the minimum itself; where it is not unique, the one of least norm. SWUDI's paper shows
-that stopping early filters weak eigenvectors of G, and filters them openly: gradient flow from zero for some time gives
-phi above. Its text beyond the abstract was not available when this was written, so the defaults of `time` and `rank`
-are ours.
+before the minimum. Here is the minimum itself, the one of least norm, without directions of the inputs in which all
+tasks together are weaker than `cutoff` times the strongest: eigenvectors of G with lambda_i <= cutoff^2 lambda_1. The
+whole minimum follows the rounding of the stored weights there, and can end below the base.
+
+SWUDI's paper shows that stopping early filters weak eigenvectors, and filters them openly: gradient flow from zero for
+some time gives phi above. Its text beyond the abstract was not available when this was written, so the defaults of
+`time` and `rank` are ours, as is that of `cutoff`.
 
 Tensors that are not linear maps are averaged, as in the papers. A task with weight w asks for w D_t. Adapters that
 leave a layer as it is have no inputs to protect.
@@ -19,6 +22,7 @@ leave a layer as it is have no inputs to protect.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,6 +48,15 @@ SCALING_HELP = "How strongly the result is added. 1 is the paper's value."
 class WUDIParams(CommonParams):
     """Parameters of WUDI."""
 
+    cutoff: float = number(
+        0.03,
+        "Cut-off",
+        "Directions of the inputs in which all tasks together are weaker than this share of the strongest are left "
+        "out. At 0 the result follows rounding noise.",
+        minimum=0.0,
+        maximum=0.3,
+        step=0.01,
+    )
     scaling: float = number(1.0, "Scaling", SCALING_HELP, minimum=0.0, maximum=2.0)
 
 
@@ -52,12 +65,13 @@ class SWUDIParams(CommonParams):
     """Parameters of SWUDI."""
 
     time: float = number(
-        100.0,
+        30.0,
         "Time",
-        "How long the descent towards WUDI's minimum would run. Directions of the inputs that all tasks use little are "
-        "left out more when it is short.",
+        "How long the descent towards WUDI's minimum would run. When it is short, less is written on directions of the "
+        "inputs that all tasks use little.",
         minimum=1.0,
-        maximum=10000.0,
+        maximum=1000.0,
+        step=0.5,
     )
     rank: Rank = rank(
         "Rank",
@@ -68,27 +82,31 @@ class SWUDIParams(CommonParams):
 
 
 def merge_wudi(layer: Layer, params: WUDIParams) -> Delta:
-    """Minimise the interference. One task alone comes out as it is, and T copies of it give it once."""
-    return _merge(layer, params.scaling, None)
+    """Minimise the interference. One task, or copies of it, come out as it is, but for what the cut-off leaves out."""
+
+    def phi(shares: Tensor, n: int) -> Tensor:
+        return (shares > params.cutoff**2).to(shares)
+
+    return _merge(layer, params.scaling, phi)
 
 
 def merge_swudi(layer: Layer, params: SWUDIParams) -> Delta:
     """Minimise the interference, and filter directions that the tasks use little."""
-    return _merge(layer, params.scaling, params)
+
+    def phi(shares: Tensor, n: int) -> Tensor:
+        n_kept = n_leading(params.rank, shares.sqrt(), n, n)
+        kept = torch.arange(len(shares), device=shares.device) < n_kept
+        return -torch.expm1(-params.time * shares) * kept
+
+    return _merge(layer, params.scaling, phi)
 
 
-def _merge(layer: Layer, scaling: float, swudi: SWUDIParams | None) -> Delta:
+def _merge(layer: Layer, scaling: float, phi: Callable[[Tensor, int], Tensor]) -> Delta:
+    """phi: (eigenvalues as shares of the largest, number of inputs) -> how much of each eigenvector is kept."""
     space = core_space(layer.task_matrices)
     equation = normal_equation(space.cores if space else layer.task_matrices, layer.weights)
-
-    def phi(shares: Tensor) -> Tensor:
-        if swudi is None:
-            return torch.ones_like(shares)
-        n_kept = n_leading(swudi.rank, shares.sqrt(), len(equation.G), len(equation.G))
-        kept = torch.arange(len(shares), device=shares.device) < n_kept
-        return -torch.expm1(-swudi.time * shares) * kept
-
-    delta = solve_filtered(equation, phi).mul_(scaling)
+    n = space.shape[1] if space else equation.B.shape[1]
+    delta = solve_filtered(equation, lambda shares: phi(shares, n)).mul_(scaling)
     return space.expand(delta) if space else delta
 
 

@@ -25,7 +25,7 @@ CASES: dict[str, tuple[dict[str, Any], Callable[[list[Array]], Array]]] = {
     "iso_c": ({"scaling": 0.7}, lambda Ds: 0.7 * iso_c(Ds, ONES)),
     "iso_cts": ({"common": 0.6, "scaling": 0.7}, lambda Ds: 0.7 * iso_cts(Ds, ONES, 0.6)),
     "cart": ({"rank": 3, "coefficient": 0.7}, lambda Ds: cart(Ds, ONES, 3, 0.7)),
-    "wudi": ({"scaling": 0.7}, lambda Ds: 0.7 * filtered(Ds, ONES, np.ones_like)),
+    "wudi": ({"cutoff": 0.2, "scaling": 0.7}, lambda Ds: 0.7 * filtered(Ds, ONES, lambda x: x > 0.04)),
     "swudi": ({"time": 20.0, "scaling": 0.7}, lambda Ds: 0.7 * filtered(Ds, ONES, lambda x: 1 - np.exp(-20 * x))),
     "knots": ({"density": 0.3, "scaling": 0.7}, lambda Ds: 0.7 * knots(Ds, ONES, 0.3)),
 }
