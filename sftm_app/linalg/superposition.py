@@ -185,7 +185,8 @@ def superposed_delta(factors: Sequence[Factors], superposition: Superposition) -
     else:
         given = zip(superposition.coefficients, whitened.lengths, strict=True)
         a = [part / lengths.to(part) for part, lengths in given]
-        delta = whitened.restore(superposed(whitened.factors, a, factors[0].shape))
+        X = superposed(whitened.factors, a, factors[0].shape)
+        delta = whitened.restore(X if isinstance(X, LowRank) else X.to(factors[0].U))
     return delta if isinstance(delta, LowRank) else delta.to(factors[0].U)
 
 

@@ -28,7 +28,7 @@ class SFTMParams(CommonParams):
     """Parameters of SFTM."""
 
     variant: str = choice(
-        "readout",
+        "minimum_variance",
         "Variant",
         "readout (the paper's) keeps the gain of every feature exactly. minimum_variance (ours) does so too, and adds "
         "the least possible noise to the tasks' inputs. mapping keeps the whole output of every feature as well as "
@@ -132,7 +132,7 @@ METHOD = Method(
     params=SFTMParams,
     merge=merge,
     elementwise=False,
-    roles={"embedding": "sum", "bias": "sum", "norm": "average"},
+    roles={"embedding": "average", "bias": "average", "norm": "average"},
     workspace=workspace,
     operations=operations,
     features=asked_rank,

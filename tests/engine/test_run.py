@@ -67,18 +67,30 @@ def features(change: np.ndarray, rank: int | None) -> tuple[np.ndarray, np.ndarr
     return U[:, :kept], s[:kept], Vh[:kept]
 
 
-def superpose(changes: list[np.ndarray], weights: list[float], variant: str, rank: int | None) -> np.ndarray:
+def superpose(changes: list[np.ndarray], weights: list[float], params: dict[str, Any]) -> np.ndarray:
     """The dense system of DESIGN section 2, for all features at once, by least squares in float64."""
+    variant, rank = params["variant"], params["rank"]
     parts = [features(change, rank) for change in changes]
     U = np.concatenate([u for u, _, _ in parts], 1)
     V = np.concatenate([vh.T for _, _, vh in parts], 1)
     s = np.concatenate([w * gains for w, (_, gains, _) in zip(weights, parts, strict=True)])
     G_u, G_v = U.T @ U, V.T @ V
+    if variant == "minimum_variance":
+        M, N = moment([v.T for _, _, v in parts], parts, 3.0), moment([u for u, _, _ in parts], parts, 3.0)
+        wrote, read = np.linalg.solve(N, U), np.linalg.solve(M, V)
+        return (wrote * np.linalg.lstsq((U.T @ wrote) * (V.T @ read), s, rcond=1e-10)[0]) @ read.T
     if variant == "readout":
         a = np.linalg.lstsq(G_u * G_v, s, rcond=1e-10)[0]
     else:
         a = np.linalg.lstsq(G_u * (G_v @ G_v), (G_u * G_v) @ s, rcond=1e-10)[0]
     return (U * a) @ V.T
+
+
+def moment(directions: list[np.ndarray], parts: list[tuple[np.ndarray, ...]], loading: float) -> np.ndarray:
+    """M or N of minimum variance."""
+    size = len(directions[0])
+    total = sum((x * (s**2 / (s**2).sum())) @ x.T for x, (_, s, _) in zip(directions, parts, strict=True))
+    return total * size / len(parts) + loading * np.eye(size)
 
 
 def expected(folder: Path, tasks: str, weights: list[float], method: str, params: dict[str, Any]) -> Arrays:
@@ -93,10 +105,10 @@ def expected(folder: Path, tasks: str, weights: list[float], method: str, params
             change = params["scaling"] * total
         elif is_matrix(name):
             flat = [change.reshape(change.shape[0], -1) for change in changes]
-            change = params["scaling"] * superpose(flat, weights, params["variant"], params["rank"])
+            change = params["scaling"] * superpose(flat, weights, params)
             change = change.reshape(origin.shape)
         else:
-            change = total / sum(weights) if is_norm(name) else params["scaling"] * total
+            change = total / sum(weights)
         result[name] = origin + change
     return result
 
@@ -111,6 +123,8 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("average", {}),
     ("task_arithmetic", {"scaling": 0.3}),
     ("task_arithmetic", {"scaling": 1.0}),
+    ("sftm", {"variant": "minimum_variance", "rank": None, "scaling": 1.0}),
+    ("sftm", {"variant": "minimum_variance", "rank": 3, "scaling": 0.7}),
     ("sftm", {"variant": "readout", "rank": None, "scaling": 1.0}),
     ("sftm", {"variant": "readout", "rank": 3, "scaling": 0.7}),
     ("sftm", {"variant": "mapping", "rank": 4, "scaling": 1.0}),
@@ -136,13 +150,14 @@ def test_one_task_at_scaling_1_gives_that_task_back(
     assert_all_close(found, arrays(tiny_models / "a"), 5e-6)
 
 
-def test_scaling_0_gives_the_base_back_but_for_the_norms(
+def test_scaling_0_gives_the_base_back_but_for_what_is_averaged(
     merged: Merged, tiny_models: Path, recipe_for: Callable
 ) -> None:
     base = arrays(tiny_models / "base")
-    found = merged(recipe_for("ab", params={"scaling": 0.0}))
-    for name, tensor in found.items():
-        assert np.array_equal(tensor.double().numpy(), base[name]) == (not is_norm(name)), name
+    for method, averaged in (("sftm", lambda name: not is_matrix(name)), ("task_arithmetic", lambda name: False)):
+        found = merged(recipe_for("ab", method=method, params={"scaling": 0.0}))
+        for name, tensor in found.items():
+            assert np.array_equal(tensor.double().numpy(), base[name]) != averaged(name), name
 
 
 def test_copies_of_one_task_count_once_for_sftm_and_each_time_for_a_sum(merged: Merged, tiny_models: Path) -> None:
@@ -197,8 +212,8 @@ def test_a_second_run_is_bit_identical(merged: Merged, recipe_for: Callable, met
 
 def test_half_precision_tasks_are_upcast_before_anything(merged: Merged, models: Path) -> None:
     save_task(models / "half", models / "base", 9, 3, torch.float16)
-    recipe = make_recipe(models / "base", [models / "half", models / "a"], device="cpu")
     params = {"variant": "readout", "rank": None, "scaling": 1.0}
+    recipe = make_recipe(models / "base", [models / "half", models / "a"], params=params, device="cpu")
     wanted = {}
     folder = models
     (models / "h").symlink_to(models / "half")
@@ -304,9 +319,9 @@ def test_the_plan_says_what_happens_to_each_tensor_and_why(models: Path, session
     plan = prepare(make_recipe(base, [task, models / "b"], device="cpu"), session)
     rules = {entry.name: (entry.role, entry.rule, entry.why) for entry in plan.entries}
     assert rules["encoder.layer.0.output.dense.weight"] == (Role.MATRIX, "method", "owned by Linear")
-    assert rules["encoder.layer.0.output.dense.bias"] == (Role.BIAS, "sum", "owned by Linear")
+    assert rules["encoder.layer.0.output.dense.bias"] == (Role.BIAS, "average", "owned by Linear")
     assert rules["layernorm.weight"] == (Role.NORM, "average", "owned by LayerNorm")
-    assert rules["embeddings.cls_token"] == (Role.EMBEDDING, "sum", "owned by ViTEmbeddings")
+    assert rules["embeddings.cls_token"] == (Role.EMBEDDING, "average", "owned by ViTEmbeddings")
     assert rules["extra.positions"][:2] == (Role.BUFFER, "copy")
     assert rules["extra.table"] == (Role.FIXED, "copy", "no task holds it, so it is copied from the base")
     heads = sum(t.n_bytes for name, t in plan.preflight.tasks[0].checkpoint.tensors.items() if "classifier" in name)

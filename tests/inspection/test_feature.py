@@ -36,8 +36,9 @@ def detail_of(
     made: LayerFactors, member: int, feature: int, method: str = "sftm", weights: tuple[float, ...] = (1.0, 1.0, 1.0),
     **params: Any,
 ) -> FeatureDetail:  # fmt: skip
-    what_if = WhatIf(made)
-    return feature_detail(what_if, what_if.predict(merge_settings(method, params, weights)), NAMES, member, feature)
+    what_if, variant = WhatIf(made), {"variant": "readout"} if method == "sftm" else {}
+    settings = merge_settings(method, variant | params, weights)
+    return feature_detail(what_if, what_if.predict(settings), NAMES, member, feature)
 
 
 def merged(made: LayerFactors, prediction: Prediction) -> Tensor:
@@ -229,7 +230,7 @@ def test_mapping_is_the_average_where_every_task_reads_all_inputs() -> None:
 
 def test_a_method_that_does_not_combine_features_has_readouts_and_neighbours() -> None:
     made = made_of(gaussian(9, 7, 1), gaussian(9, 7, 2), gaussian(9, 7, 3))
-    detail, solved = detail_of(made, 1, 2, "ties", density=0.5), detail_of(made, 1, 2)
+    detail, solved = detail_of(made, 1, 2, "ties", density=0.5), detail_of(made, 1, 2, variant="readout")
     assert detail.coefficient is None and detail.rest is None
     assert [n.contribution for n in detail.neighbours] == [None] * len(solved.neighbours)
     for near, other in zip(detail.neighbours, solved.neighbours, strict=True):

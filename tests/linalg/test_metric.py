@@ -226,6 +226,6 @@ def test_mapping_takes_no_metric() -> None:
 
 
 def test_its_cost_grows_with_what_is_whitened() -> None:
-    assert side_dimension(100, 50) == 50 and side_dimension(100, 51) == 100
+    assert side_dimension(100, 20) == 20 and side_dimension(100, 21) == 100
     few, many = (metric_operations(512, 512, [r] * 4, METRICS[0]) for r in (16, 256))
     assert 0 < metric_operations(512, 512, [256] * 4, METRICS[1]) < many and few < many

@@ -150,7 +150,7 @@ def test_the_front_matter_of_the_card(tmp_path: Path, recipe_for: Callable, sess
         "library_name": "transformers",
         "tags": ["merge", "sftm-studio", "sftm"],
     }
-    assert "**SFTM** (variant readout, rank full, scaling 0.5)" in body
+    assert "**SFTM** (variant minimum_variance, rank full, scaling 0.5" in body
     assert "arXiv 2502.10698" in body
     assert f"| a | a | 1 | {report.readout_errors['a']:.3g} | {report.mapping_errors['a']:.3g} |" in body
     assert str(tmp_path) not in card

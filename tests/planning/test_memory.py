@@ -22,6 +22,7 @@ from sftm_app.engine import task_matrices
 from sftm_app.engine.run import run
 from sftm_app.linalg import factorise, superpose, superposed_delta
 from sftm_app.linalg.low_rank import dense
+from sftm_app.linalg.metric import Metric
 from sftm_app.output.meter import MemoryMeter
 from sftm_app.pipeline import prepare
 from sftm_app.planning.budget import memory_model
@@ -232,7 +233,7 @@ def least_of_adapter(folders: list[Path], out: Path, method: str) -> tuple[int, 
 def test_an_adapter_takes_what_its_plan_expects(
     tmp_path: Path, rank: int, method: str, process: ProcessPoolExecutor
 ) -> None:
-    """Its deltas are factorised again, in float64: dense ones of full checkpoints, and what methods make of adapters."""
+    """Its deltas are factorised again, in float64: dense ones, and what methods make of adapters."""
     hidden, intermediate = 512, 3072
     folders = save_models(tmp_path, hidden, intermediate, 0 if rank else 2, torch.float32)
     if rank:
@@ -279,7 +280,8 @@ def test_a_sum_takes_the_same_for_any_number_of_tasks(tmp_path: Path) -> None:
 
 def test_every_task_adds_its_factors_and_no_more(tmp_path: Path) -> None:
     folders = save_models(tmp_path, 16, 4096, 8, torch.float32)
-    expected = [plan_of(folders[: 1 + n], UP, "sftm", {}).peak_bytes for n in (6, 7, 8)]
+    params = {"variant": "readout"}
+    expected = [plan_of(folders[: 1 + n], UP, "sftm", params).peak_bytes for n in (6, 7, 8)]
     factors = 4 * 16 * (16 + 4096)
     # In float64: the system, the two Gram matrices that it is made of, and all features once more.
     systems = [8 * (3 * (16 * n) ** 2 + (16 + 4096) * 16 * n) for n in (6, 7, 8)]
@@ -338,7 +340,7 @@ def test_a_stack_of_experts_is_merged_expert_by_expert(tmp_path: Path, took: Too
     (merged,) = run(plan, uncached())
     for expert in range(len(base)):
         factors = [factorise(task[expert] - base[expert]) for task in tasks]
-        expected = base[expert] + dense(superposed_delta(factors, superpose(factors)))
+        expected = base[expert] + dense(superposed_delta(factors, superpose(factors, metric=Metric(3.0, 3.0))))
         assert_close(merged.tensor[expert], expected)
     assert [record.name for record in merged.records] == [f"{name} [expert {expert}]" for expert in range(8)]
     found = took(files, name, "sftm", {})
