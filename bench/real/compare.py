@@ -25,12 +25,11 @@ from bench.real.bench import TEST, VALIDATION, Bench, Settings, settings
 from bench.real.merging import open_workplace
 from bench.real.packages import CACHE
 from bench.real.report import COUNTED, orders, report
-from bench.real.results import merge_cost
-from bench.real.rows import rows
+from bench.real.results import BASE, INDIVIDUAL, correctness, merge_cost
+from bench.real.rows import Row, rows
 from bench.real.stages import set_up
-from bench.real.study import Study, best_of
+from bench.real.study import Model, Study, best_of
 from sftm_app.errors import InputError, MethodError
-from sftm_app.methods import METHODS
 from sftm_app.session import open_session
 
 # The module and function that make a bench from the cache folder and a seed, and the seeds.
@@ -62,16 +61,16 @@ def measured_line(study: Study, chosen: Settings, remerge: bool = False) -> str:
     return f"{chosen}: {gap.value:.0%} of the gap closed ({gap.low:.0%} to {gap.high:.0%})"
 
 
-def defaults(study: Study, remerge: bool) -> Iterator[str]:
+def defaults(study: Study, lines: Sequence[Row], remerge: bool) -> Iterator[str]:
     """Every row at its default."""
-    for row in rows():
+    for row in lines:
         yield measured_line(study, row.default, remerge)
 
 
-def grids(study: Study, remerge: bool) -> Iterator[str]:
+def grids(study: Study, lines: Sequence[Row], remerge: bool) -> Iterator[str]:
     """Every row's grid on the validation samples of the first seed, and the best on the test samples."""
     choosing = study.first_seed().on(VALIDATION)
-    for row in rows():
+    for row in lines:
         for chosen in row.grid:
             yield "validation: " + measured_line(choosing, chosen, remerge)
         best = best_of(choosing, row.grid)
@@ -79,28 +78,34 @@ def grids(study: Study, remerge: bool) -> Iterator[str]:
             yield measured_line(study, best, remerge)
 
 
-def counts(study: Study, remerge: bool) -> Iterator[str]:
+def counts(study: Study, lines: Sequence[Row], remerge: bool) -> Iterator[str]:
     """The main methods at their defaults with 2, 3, ... tasks, on the first test part of the first seed."""
     first = study.first_seed().on(TEST)
     for names in orders(study):
         for n_tasks in range(2, len(names)):
             part = first.of(names[:n_tasks])
-            for method in COUNTED:
-                if method in METHODS:
-                    yield f"{n_tasks} tasks: " + measured_line(part, Settings(method), remerge)
+            for row in lines:
+                if row.default in COUNTED:
+                    yield f"{n_tasks} tasks: " + measured_line(part, row.default, remerge)
 
 
-def unseen(study: Study, remerge: bool) -> Iterator[str]:
+def unseen(study: Study, lines: Sequence[Row], remerge: bool) -> Iterator[str]:
     """Every row's default on the sets that no task was tuned for."""
-    for name, head in (study.places[0].bench.unseen or {}).items():
-        part = study.on(name).scoring(head)
-        for row in rows():
-            yield f"{name}: " + measured_line(part, row.default, remerge)
+    cases = [(head, name) for name, head in (study.places[0].bench.unseen or {}).items()]
+    models: list[Model] = [BASE, INDIVIDUAL, *(row.default for row in lines)]
+    for model in models if cases else ():
+        try:
+            found = [correctness(place, model, cases, remerge) for place in study.places]
+        except (InputError, MethodError) as error:
+            yield f"{model}: {error}"
+            continue
+        shares = (f"{name} {sum(one[head, name].mean() for one in found) / len(found):.1%}" for head, name in cases)
+        yield f"{model}: {', '.join(shares)}"
 
 
-def costs(study: Study, remerge: bool) -> Iterator[str]:
+def costs(study: Study, lines: Sequence[Row], remerge: bool) -> Iterator[str]:
     """Seconds of the processor and memory of every row's default."""
-    for row in rows():
+    for row in lines:
         try:
             yield f"{row.title}: {merge_cost(study.places[0], row.default)}"
         except (InputError, MethodError) as error:
@@ -117,6 +122,7 @@ def main() -> None:
     parser.add_argument("--stages", default=",".join(STAGES), help="stages with commas between (default: all)")
     parser.add_argument("--seeds", help="seeds with commas between (default: all)")
     parser.add_argument("--quick", action="store_true", help="use only the first test part")
+    parser.add_argument("--methods", help="only the rows of these methods, with commas between (default: all)")
     parser.add_argument("--settings", nargs="+", metavar="SETTINGS", help="measure these merges, and run no stage")
     parser.add_argument("--remerge", action="store_true", help="merge again, and measure what comes out different")
     options = parser.parse_args()
@@ -129,8 +135,10 @@ def main() -> None:
         for text in options.settings:
             print(measured_line(study, parse_settings(text), options.remerge), flush=True)
         return
+    methods = options.methods.split(",") if options.methods else ()
+    lines = [row for row in rows() if not methods or row.default.method in methods]
     for stage in options.stages.split(","):
-        for line in STAGES[stage](study, options.remerge):
+        for line in STAGES[stage](study, lines, options.remerge):
             print(f"{stage}: {line}", flush=True)
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from bench.machine import machine_line
 from bench.real import figures
 from bench.real.bench import TEST, VALIDATION, Settings
 from bench.real.intervals import Estimate
-from bench.real.rows import rows
+from bench.real.rows import Row, rows
 from bench.real.study import Model, Study, best_of
 from bench.real.tables import (
     PREDICTORS,
@@ -26,7 +26,7 @@ from sftm_app.resources import asset_path
 
 README = Path(__file__).with_name("README.md")
 # The methods that are merged with 2, 3, ... tasks.
-COUNTED = ("sftm", "average", "task_arithmetic", "tsv_m", "iso_c", "wudi")
+COUNTED = tuple(map(Settings, ("sftm", "average", "task_arithmetic", "tsv_m", "iso_c", "wudi")))
 
 
 def orders(study: Study) -> list[tuple[str, ...]]:
@@ -35,8 +35,8 @@ def orders(study: Study) -> list[tuple[str, ...]]:
     return [names, names[::-1]]
 
 
-def report(study: Study, remerge: bool = False) -> Iterator[str]:
-    """Write tables and figures. remerge: not used, because nothing is merged."""
+def report(study: Study, lines: Sequence[Row], remerge: bool) -> Iterator[str]:
+    """Write tables and figures of all rows. lines, remerge: not used, because nothing is merged."""
     merges = scatter(study)
     drawn = {f"real-{study.name}-methods": figures.methods_figure(method_lines(study))}
     counted = count_lines(study)
@@ -94,16 +94,16 @@ def count_lines(study: Study) -> list[tuple[str, list[int], list[Estimate]]]:
     """For each counted method the numbers of tasks and the mean share over the orders, with the wider interval."""
     first = study.first_seed().on(TEST)
     found = []
-    for method in (name for name in COUNTED if name in METHODS):
+    for chosen in COUNTED:
         numbers, values = [], []
         for n_tasks in range(2, len(first.places[0].names) + 1):
-            gaps = [first.of(names[:n_tasks]).gap(Settings(method)) for names in orders(first)]
+            gaps = [first.of(names[:n_tasks]).gap(chosen) for names in orders(first)]
             there = [gap for gap in gaps if gap is not None]
             if there:
                 numbers.append(n_tasks)
                 values.append(mean_of(there))
         if len(numbers) > 1:
-            found.append((METHODS[method].title, numbers, values))
+            found.append((METHODS[chosen.method].title, numbers, values))
     return found
 
 
