@@ -53,7 +53,7 @@ def merge(layer: Layer, params: TSVParams) -> Delta:
 
     def leading(task: int) -> tuple[Factors, bool]:
         D = layer.task_matrices[task]
-        return factorise(D, _count(*D.shape, n_tasks, params.share)), isinstance(D, LowRank)
+        return factorise(D, _count(min(D.shape), n_tasks, params.share)), isinstance(D, LowRank)
 
     found = parallel_map(leading, range(n_tasks), layer.n_at_once)
     thin = all(is_thin for _, is_thin in found)
@@ -63,13 +63,13 @@ def merge(layer: Layer, params: TSVParams) -> Delta:
     return LowRank(left, right) if thin else left @ right
 
 
-def _count(m: int, n: int, n_tasks: int, share: float) -> int:
-    """How many features each of `n_tasks` tasks keeps of an (m, n) matrix."""
-    return max(1, int(min(m, n) * share / n_tasks))
+def _count(k: int, n_tasks: int, share: float) -> int:
+    """How many features each of `n_tasks` tasks keeps of a matrix whose shorter side is k."""
+    return max(1, int(k * share / n_tasks))
 
 
 def _counts(size: LayerSize, params: TSVParams) -> list[int]:
-    count = _count(size.m, size.n, len(size.features), params.share)
+    count = _count(size.k, len(size.features), params.share)
     return [min(count, features) for features in size.features]
 
 
