@@ -39,9 +39,13 @@ def bar(
         "text": [plot_text(group) for group in groups],
         "textposition": "none",
         "name": name,
-        "marker": {"color": series.colour, "line": {"width": 0}},
+        "marker": {"color": series.colour, "line": {"width": 0}, **_filled(series.pattern)},
         "hovertemplate": f"<b>{name}</b><br>%{{text}} %{{{along}:{value_format}}}<extra></extra>",
     }
+
+
+def _filled(pattern: str) -> dict[str, Any]:
+    return {"pattern": {"shape": pattern, "size": 6, "solidity": 0.5}} if pattern else {}
 
 
 def group_axis(groups: Sequence[str], limit: int = 18) -> dict[str, Any]:

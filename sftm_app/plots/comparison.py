@@ -8,7 +8,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from sftm_app.plots.style import INK, MUTED, make_figure, make_message, plot_text, ticks
+from sftm_app.plots.style import ACCENT, INK, MUTED, make_figure, make_message, plot_text, ticks
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,6 @@ class AccuracyBar:
     accuracy: float
     low: float
     high: float
-    colour: str
 
 
 def comparison_bars(
@@ -71,7 +70,8 @@ def _bars(merges: Sequence[AccuracyBar]) -> dict[str, Any]:
         "text": [f"{plot_text(m.name)} ({m.low:.1%} to {m.high:.1%})" for m in merges],
         "textposition": "none",
         "name": "mean accuracy",
-        "marker": {"color": [merge.colour for merge in merges], "line": {"width": 0}},
+        # One colour: there are more methods than colours, and the axis names them.
+        "marker": {"color": ACCENT, "line": {"width": 0}},
         "hovertemplate": "<b>%{x:.1%}</b> %{text}<extra></extra>",
     }
 

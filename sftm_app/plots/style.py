@@ -56,6 +56,8 @@ DASHES = ("solid", "dash", "dot", "dashdot")
 
 # Methods have colours of their own, because the bright ones mean tasks.
 METHOD_COLOURS = tuple(f"var(--method-{place})" for place in range(1, 9))
+# In plotly's words: plain, hatched one way, hatched the other way, dotted.
+PATTERNS = ("", "/", "\\", ".")
 MODEL_COLOURS = {"base": "var(--method-base)", "individual": "var(--method-individual)"}
 
 _INVISIBLE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2066-\u2069\ufeff]")
@@ -63,11 +65,12 @@ _INVISIBLE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u20
 
 @dataclass(frozen=True)
 class Series:
-    """Bars of one colour: one value for each group, None where there is none."""
+    """Bars of one colour and pattern: one value for each group, None where there is none."""
 
     name: str
     values: Sequence[float | None]
     colour: str
+    pattern: str = ""
 
 
 def task_colour(index: int) -> str:
@@ -78,9 +81,16 @@ def task_colour(index: int) -> str:
 def method_colour(kind: str) -> str:
     """The colour of a model: "base", "individual", or the name of the method that merged it.
 
-    A method's colour follows from its place in the METHODS table. The colours repeat after eight.
+    A method's colour follows from its place in the METHODS table. The colours repeat after eight; then its pattern
+    distinguishes it.
     """
     return MODEL_COLOURS.get(kind) or METHOD_COLOURS[list(METHODS).index(kind) % len(METHOD_COLOURS)]
+
+
+def method_pattern(kind: str) -> str:
+    """What fills a model's bars: "" for a plain colour. Arguments as of `method_colour`."""
+    place = 0 if kind in MODEL_COLOURS else list(METHODS).index(kind)
+    return PATTERNS[place // len(METHOD_COLOURS) % len(PATTERNS)]
 
 
 def plot_text(text: object, limit: int = 80) -> str:

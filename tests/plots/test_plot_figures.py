@@ -51,9 +51,10 @@ PLOTS: dict[str, Callable[[], go.Figure]] = {
     "probabilities": lambda: probabilities(["a", "b"], [Series("m", [0.1, None], BLUE)], truth=1),
     "probabilities, empty": lambda: probabilities([], []),
     "accuracy": lambda: accuracy_bars(["t1", "t2"], [Series("base", [0.5, None], BLUE)]),
+    "accuracy, hatched": lambda: accuracy_bars(["t1"], [Series("WUDI", [0.5], BLUE, "/")]),
     "accuracy, empty": lambda: accuracy_bars([], []),
-    "comparison": lambda: comparison_bars([AccuracyBar("SFTM", 0.7, 0.65, 0.74, BLUE)], 0.5, 0.8),
-    "comparison, ends unknown": lambda: comparison_bars([AccuracyBar("SFTM", 0.7, 0.65, 0.74, BLUE)]),
+    "comparison": lambda: comparison_bars([AccuracyBar("SFTM", 0.7, 0.65, 0.74)], 0.5, 0.8),
+    "comparison, ends unknown": lambda: comparison_bars([AccuracyBar("SFTM", 0.7, 0.65, 0.74)]),
     "comparison, empty": lambda: comparison_bars([]),
     "preservation": lambda: preservation(
         ["t"], [ErrorSeries("a", BLUE, [8e-8], [0.5]), ErrorSeries("b", RED, (), [None])]
@@ -161,10 +162,10 @@ def test_accuracy_bars_group_by_task() -> None:
 
 
 def test_comparison_bars_are_sorted_and_keep_their_intervals() -> None:
-    merges = [AccuracyBar("low", 0.5, 0.4, 0.62, BLUE), AccuracyBar(HOSTILE, 0.7, 0.65, 0.74, RED)]
+    merges = [AccuracyBar("low", 0.5, 0.4, 0.62), AccuracyBar(HOSTILE, 0.7, 0.65, 0.74)]
     figure = sent(comparison_bars(merges, 0.3, 0.8))
     trace, layout = figure["data"][0], figure["layout"]
-    assert trace["x"] == [0.7, 0.5] and trace["marker"]["color"] == [RED, BLUE]
+    assert trace["x"] == [0.7, 0.5]
     assert trace["error_x"]["array"] == pytest.approx([0.04, 0.12])
     assert trace["error_x"]["arrayminus"] == pytest.approx([0.05, 0.1])
     assert layout["yaxis"]["ticktext"][0].startswith("&lt;b&gt;") and layout["yaxis"]["ticktext"][1] == "low"

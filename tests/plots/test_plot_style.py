@@ -16,10 +16,12 @@ from sftm_app.methods import METHODS
 from sftm_app.plots.style import (
     METHOD_COLOURS,
     MODEL_COLOURS,
+    PATTERNS,
     TASK_COLOURS,
     make_figure,
     make_message,
     method_colour,
+    method_pattern,
     plot_text,
     rgba,
     task_colour,
@@ -88,10 +90,14 @@ def test_twelve_different_task_colours_then_again_from_the_first() -> None:
 
 
 def test_methods_have_colours_by_their_place_in_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
-    colours = [method_colour(kind) for kind in (*MODEL_COLOURS, *METHODS)]
-    assert len(set(colours)) == len(colours)
+    kinds = [*MODEL_COLOURS, *METHODS]
+    assert len({(method_colour(kind), method_pattern(kind)) for kind in kinds}) == len(kinds)
     monkeypatch.setitem(METHODS, "new", next(iter(METHODS.values())))
-    assert method_colour("new") == f"var(--method-{len(METHODS)})"
+    place = len(METHODS) - 1
+    assert method_colour("new") == METHOD_COLOURS[place % len(METHOD_COLOURS)]
+    assert method_pattern("new") == PATTERNS[place // len(METHOD_COLOURS)]
+    (first, *_) = METHODS
+    assert method_pattern(first) == method_pattern("base") == ""
 
 
 def test_every_css_variable_that_a_figure_names_is_defined_in_the_style_sheet() -> None:

@@ -17,7 +17,7 @@ from sftm_app.jobs.status import status
 from sftm_app.methods import METHODS
 from sftm_app.planning.recipe import Recipe
 from sftm_app.plots.probabilities import probabilities
-from sftm_app.plots.style import Series, method_colour
+from sftm_app.plots.style import Series, method_colour, method_pattern
 from sftm_app.ui.studio import Studio
 from sftm_app.ui.widgets.html import Html, Kind, card, cards, chip, hint, join, stat, stats, strong, table
 from sftm_app.ui.wording import BASELINE
@@ -151,7 +151,10 @@ def scores(family: Family, models: Sequence[Candidate], given: Sequence[Answer])
     if not given or not given[0].options:
         return None
     answered = zip(models, given, strict=False)
-    series = [Series(model.title, one.scores, method_colour(model.kind)) for model, one in answered]
+    series = [
+        Series(model.title, one.scores, method_colour(model.kind), method_pattern(model.kind))
+        for model, one in answered
+    ]
     options, truth = given[0].options, given[0].target
     return probabilities(options, series, None if truth is None else options.index(truth), measure=family.scores)
 

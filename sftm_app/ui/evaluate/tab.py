@@ -15,7 +15,7 @@ from sftm_app.evaluation.family import Family
 from sftm_app.evaluation.samples import ImageSamples, Samples
 from sftm_app.methods import METHODS
 from sftm_app.plots.accuracy import accuracy_bars
-from sftm_app.plots.style import Series, method_colour
+from sftm_app.plots.style import Series, method_colour, method_pattern
 from sftm_app.ui.evaluate.answers import Offer, answers, chosen_candidates, first_offer, next_offer, table_html
 from sftm_app.ui.evaluate.labelled import INFO_IMAGES, INFO_TEXTS, SOME_SAMPLES, all_samples, first_limit, samples_of
 from sftm_app.ui.evaluate.sample_inputs import SampleInputs, family_of, read_names
@@ -256,7 +256,10 @@ class EvaluateTab:
             measured = filled
             yield {self.accuracies: table_html(measured, caption)}
         columns = zip(models, zip(*measured.values, strict=True), strict=True)
-        series = [Series(model.title, column, method_colour(model.kind)) for model, column in columns]
+        series = [
+            Series(model.title, column, method_colour(model.kind), method_pattern(model.kind))
+            for model, column in columns
+        ]
         figure = accuracy_bars(measured.tasks, series)
         yield {self.bars: gr.update(value=figure, visible=True)}
 

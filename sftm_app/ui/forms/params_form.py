@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 
 from sftm_app.methods import METHODS, get_method
-from sftm_app.methods.params import CommonParams, controls, values_of
+from sftm_app.methods.params import CommonParams, common_of, controls, values_of
 from sftm_app.methods.settings import MergeSettings, merge_settings
 from sftm_app.planning.recipe import Recipe
 from sftm_app.ui.forms.method_help import method_html
@@ -18,7 +18,7 @@ from sftm_app.ui.forms.slots import Slot, make_slot
 from sftm_app.ui.handlers import QUIET, Updates, Values, handle
 from sftm_app.ui.widgets.blocks import block
 
-# The settings that every method has; they are folded.
+# The settings that every method has. They are folded while they are off.
 COMMON = tuple(item.name for item in fields(CommonParams))
 
 
@@ -54,7 +54,8 @@ class ParamsForm:
         self._slots: dict[tuple[str, str], Slot] = {}
         with gr.Group(visible=_has_own(Recipe.method)) as self._own:
             self._lay_out(False, live, prefix)
-        with gr.Accordion("More settings", open=False, elem_id=f"{prefix}more-settings") as self._more:
+        is_on = _common_is_on(METHODS[Recipe.method].params())
+        with gr.Accordion("More settings", open=is_on, elem_id=f"{prefix}more-settings") as self._more:
             self._lay_out(True, live, prefix)
         components = {component for slot in self._slots.values() for component in slot.components}
         self.inputs: set[Any] = {self.method, *components}
@@ -101,10 +102,8 @@ class ParamsForm:
         given = values_of(settings.params)
         for name, control in controls(method.params).items():
             updates |= shown[name].show(control, given[name])
-        # The folded ones are opened where they are set.
-        default, folded = method.params(), [name for name in COMMON if name in given]
-        is_set = any(given[name] != getattr(default, name) for name in folded)
-        updates[self._more] = gr.update(visible=bool(folded), **({"open": True} if is_set else {}))
+        folded = any(name in given for name in COMMON)
+        updates[self._more] = gr.update(visible=folded, open=_common_is_on(settings.params))
         return updates
 
     def scale_counts(self, settings: MergeSettings, n_features: int) -> Updates:
@@ -125,6 +124,11 @@ class ParamsForm:
         """Say what the chosen method is for, and whether it fits the workspace."""
         method, n_tasks = get_method(values[self.method]), len(values[self._workspace].tasks)
         return {self._about: method_html(method, n_tasks, self._instead)}
+
+
+def _common_is_on(params: Any) -> bool:
+    """Whether one of the settings that every method has is on."""
+    return common_of(params) != CommonParams()
 
 
 def _has_own(method: str) -> bool:

@@ -154,6 +154,6 @@ def steer(state: InspectState, looked: LayerView, member: int, feature: int, sam
 
 
 def share_of(prediction: Any, member: int, feature: int) -> float:
-    """How much of a feature's u vᵀ a merge adds: its coefficient, or what is read of it where there is none."""
-    known = prediction.coefficients if prediction.coefficients is not None else prediction.readouts
+    """How much of a feature's u vᵀ a merge adds: its coefficient in the sum, or what is read of it."""
+    known = prediction.coefficients if prediction.in_span else prediction.readouts
     return float(known[member][feature])

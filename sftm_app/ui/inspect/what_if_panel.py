@@ -126,7 +126,7 @@ def figures_html(looked: LayerView, what_if: WhatIf, made: Prediction) -> Html:
         else stat("Worst readout error", f"{error:.2f}", members[worst], tone),
         stat("Norm of the change", f"{made.norm / base:.1%}" if base else "–", "of the norm of the base's weight"),
     ]
-    if made.coefficients is not None:
+    if made.coefficients is not None or made.condition is not None:
         n_features = sum(factors.rank for factors in what_if.made.factors)
         shown.append(stat("Features used", sum(made.ranks), f"of {n_features} in all tasks"))
     if made.condition is not None:

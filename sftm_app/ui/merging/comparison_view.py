@@ -11,7 +11,6 @@ from sftm_app.evaluation.comparison import Comparison, Row
 from sftm_app.evaluation.intervals import Interval
 from sftm_app.methods.settings import MergeSettings, merge_settings
 from sftm_app.plots.comparison import AccuracyBar, comparison_bars
-from sftm_app.plots.style import method_colour
 from sftm_app.ui.comparisons import Board
 from sftm_app.ui.widgets import view_link
 from sftm_app.ui.widgets.html import Html, hint, join, notice, progress, small, stack, strong, table
@@ -120,7 +119,7 @@ def board_plot(ws: Workspace, board: Board) -> Any:
     """Mean accuracies with intervals; None until a merge is measured."""
     comparison = board.comparison
     bars = [
-        AccuracyBar(row_title(ws, row), a.value, a.low, a.high, method_colour(row.candidate.kind))
+        AccuracyBar(row_title(ws, row), a.value, a.low, a.high)
         for row in comparison.rows
         if row.is_merge and (a := row.accuracy) is not None
     ]
