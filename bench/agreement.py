@@ -169,9 +169,9 @@ COMPARISONS: tuple[Comparison, ...] = (
     _fusion_bench(
         "wudi",
         "WUDI",
-        ("wudi", {}),
+        ("wudi", {"cutoff": 0.0}),
         {"iter_num": 400},
-        f"FusionBench takes 400 steps of Adam, we take the minimum; {SHAPES}",
+        f"FusionBench takes 400 steps of Adam, we take the minimum (cut-off 0); {SHAPES}",
     ),
     _fusion_bench(
         "knots",
