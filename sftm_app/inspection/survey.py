@@ -69,7 +69,7 @@ class Survey:
             random_overlap: read, write: the |cosine| that random directions show on average
             prediction: readout_errors, mapping_errors, ranks, norm, condition, n_dropped, conflicts, gains (singular
             values of the merged delta), coefficients (of each task's features; null for methods that do not combine
-            features)
+            features, and for calibrated merges)
             warnings: kind, sentence, view, tasks, feature, informational
         """
         settings = {

@@ -57,14 +57,15 @@ class Prediction:
     Attributes:
         settings: of the merge.
         readout_errors, mapping_errors: of D on all features of a task, >= 0; see linalg.preservation.
-        coefficients: c_t (r_t,), what each feature adds to its own readout, 0 for features that are cut off; without a
-            metric D = sum_tk c_tk u_tk v_tk^T. None for a method that does not combine features.
+        coefficients: c_t (r_t,), what each feature adds to its own readout, 0 for features that are cut off; None for a
+            method that does not combine features, and for calibrated merges.
         readouts: u_tk^T D v_tk (r_t,), to compare with the gains.
         ranks: how many features are used.
         norm: ||D||_F.
         condition: of the linear system, an estimate; None if none was solved.
         conflicts: pairs of members that oppose each other.
         n_dropped: directions that the tasks do not determine.
+        in_span: whether D = sum_tk c_tk u_tk v_tk^T with these coefficients.
     """
 
     settings: MergeSettings
@@ -77,6 +78,7 @@ class Prediction:
     condition: float | None
     conflicts: tuple[Conflict, ...]
     n_dropped: int
+    in_span: bool
 
 
 @dataclass(frozen=True)
@@ -150,6 +152,7 @@ class WhatIf:
             condition=answer.condition,
             conflicts=answer.conflicts,
             n_dropped=answer.n_dropped,
+            in_span=answer.delta is None,
         )
 
     def average_errors(self, weights: Sequence[float]) -> Errors:

@@ -67,9 +67,13 @@ def values_of(params: Any) -> dict[str, Any]:
 
 
 def values_to_name(params: Any) -> dict[str, Any]:
-    """The values that a sentence on a merge names: all of the method's own, and the common settings that are on."""
-    values = values_of(params).items()
-    return {name: value for name, value in values if name not in _COMMON or value != _COMMON[name]}
+    """The values that a sentence on a merge names: the method's own that act, and the common settings that are on."""
+    on, unused = values_of(common_of(params)), _unused(params)
+    return {
+        name: value
+        for name, value in values_of(params).items()
+        if name not in unused and (name not in on or on[name] != _COMMON[name])
+    }
 
 
 def make_params(params: type[Any], values: Mapping[str, Any], where: str) -> Any:
@@ -235,6 +239,10 @@ class CommonParams:
         maximum=1.0,
     )
 
+    def unused(self) -> frozenset[str]:
+        """The fields that do nothing at the values of the others."""
+        return frozenset()
+
     def share_at(self, depth: float | None) -> float:
         """The share of the scaling that a tensor at this depth gets, 0..1. See `base.Layer` for depth."""
         return self.depth + (1 - self.depth) * (depth or 0.0)
@@ -250,5 +258,12 @@ _COMMON: Mapping[str, Any] = {item.name: item.default for item in dataclasses.fi
 
 
 def common_of(params: Any) -> CommonParams:
-    """The common settings of a method's params; those that it lacks are off."""
-    return CommonParams(**{name: getattr(params, name, off) for name, off in _COMMON.items()})
+    """The common settings that act; those that a method's params lack, or do not use, are off."""
+    unused = _unused(params)
+    return CommonParams(
+        **{name: off if name in unused else getattr(params, name, off) for name, off in _COMMON.items()}
+    )
+
+
+def _unused(params: Any) -> frozenset[str]:
+    return params.unused() if isinstance(params, CommonParams) else frozenset()

@@ -23,7 +23,7 @@ from sftm_app.methods.base import Combination, Layer, LayerSize, Merged, Method,
 from sftm_app.methods.params import CommonParams, choice, number, rank
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SFTMParams(CommonParams):
     """Parameters of SFTM."""
 
@@ -61,6 +61,18 @@ class SFTMParams(CommonParams):
         "For minimum_variance: avoid what the tasks read and write (both), or only what they read (inputs).",
         choices=("both", "inputs"),
     )
+    calibration: float = number(
+        1.0,
+        "Calibration",
+        "For minimum_variance: shrinks directions into which the merge adds up more than a task has there (SVC). 0 is "
+        "off, 1 is the strength of the SVC paper, 0.5 is its square root.",
+        minimum=0.0,
+        maximum=1.0,
+    )
+
+    def unused(self) -> frozenset[str]:
+        """The paper's variants have no metric, and are not calibrated."""
+        return frozenset() if self.variant == "minimum_variance" else frozenset({"loading", "sides", "calibration"})
 
 
 def equations(params: SFTMParams) -> tuple[str, Metric | None]:

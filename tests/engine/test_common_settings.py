@@ -62,7 +62,7 @@ def test_calibration_is_that_of_the_methods_own_delta(
     changes: Callable[..., Tensors], tiny_models: Path, method: str
 ) -> None:
     at = {"scaling": 1.0} if method != "average" else {}
-    plain, found = changes(method, **at), changes(method, calibration=0.5, **at)
+    plain, found = changes(method, calibration=0.0, **at), changes(method, calibration=0.5, **at)
     base, tasks = backbone(tiny_models / "base"), [backbone(tiny_models / t) for t in "abc"]
     weights = [1.0] * 3 if METHODS[method].weights_are_shares else list(WEIGHTS)
     moved = 0.0
@@ -180,7 +180,7 @@ def test_calibrating_counts_in_memory_and_time(recipe_for: Callable[..., Any], s
         prepare(recipe_for(method=method, params={"calibration": strength}, measure="none"), session)
         for strength in (0.0, 1.0)
     )
-    assert found.peak_bytes > plain.peak_bytes or method == "sftm", "the superposition takes more"
+    assert found.peak_bytes > plain.peak_bytes or method != "average", "the method itself takes more"
     for one, other in zip(plain.cost.entries, found.cost.entries, strict=True):
         entry = next(entry for entry in found.entries if entry.name == one.name)
         if entry.calibrated:

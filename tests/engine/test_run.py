@@ -123,8 +123,8 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("average", {}),
     ("task_arithmetic", {"scaling": 0.3}),
     ("task_arithmetic", {"scaling": 1.0}),
-    ("sftm", {"variant": "minimum_variance", "rank": None, "scaling": 1.0}),
-    ("sftm", {"variant": "minimum_variance", "rank": 3, "scaling": 0.7}),
+    ("sftm", {"variant": "minimum_variance", "rank": None, "scaling": 1.0, "calibration": 0.0}),
+    ("sftm", {"variant": "minimum_variance", "rank": 3, "scaling": 0.7, "calibration": 0.0}),
     ("sftm", {"variant": "readout", "rank": None, "scaling": 1.0}),
     ("sftm", {"variant": "readout", "rank": 3, "scaling": 0.7}),
     ("sftm", {"variant": "mapping", "rank": 4, "scaling": 1.0}),
@@ -462,7 +462,9 @@ def test_weights_that_are_stored_transposed(merged: Merged, tmp_path: Path) -> N
         assert_close(found[name], tensor, 5e-6, what=name)
 
 
-@pytest.mark.parametrize(("params", "low", "high"), [({}, 0, 1e-5), ({"scaling": 0.0}, 1, 1), ({"rank": 1}, 0.1, 1)])
+@pytest.mark.parametrize(
+    ("params", "low", "high"), [({"calibration": 0.0}, 0, 1e-5), ({"scaling": 0.0}, 1, 1), ({"rank": 1}, 0.1, 1)]
+)
 def test_errors_measure_what_was_added_on_all_features(
     recipe_for: Callable[..., Any], session: Session, params: dict[str, Any], low: float, high: float
 ) -> None:

@@ -22,7 +22,8 @@ NEED_NO_A = ("change", "effective_rank", "rank_90", "read_overlap", "write_overl
 
 
 def settings_of(made: LayerFactors, method: str = "sftm", **values: object) -> MergeSettings:
-    return merge_settings(method, values, (1.0,) * (max(made.layer.members) + 1))
+    plain = {"variant": "readout"} if method == "sftm" else {}
+    return merge_settings(method, plain | values, (1.0,) * (max(made.layer.members) + 1))
 
 
 def values_of(made: LayerFactors, method: str = "sftm", **values: object) -> dict[str, MeasureValue]:

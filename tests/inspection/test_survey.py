@@ -42,7 +42,7 @@ def test_a_survey_holds_every_layer_or_the_one_asked_for(tiny_models: Path) -> N
 
 def test_the_json_is_the_whole_inspection(tiny_models: Path) -> None:
     found = preflight_of(tiny_models)
-    settings = merge_settings("sftm", {"rank": 4, "scaling": 0.9}, (1.0, 2.0, 1.0))
+    settings = merge_settings("sftm", {"variant": "readout", "rank": 4, "scaling": 0.9}, (1.0, 2.0, 1.0))
     content = strict_json(survey(found, NAME, settings).to_json())
     assert content["tasks"] == list(NAMES)
     assert content["settings"]["method"] == "sftm"
@@ -85,7 +85,8 @@ def test_json_is_json_even_for_a_base_of_zeros_and_a_task_without_a_change(model
     change_weights(models / "base" / "model.safetensors", lambda tensors: tensors[NAME].zero_())
     change_weights(models / "b" / "model.safetensors", lambda tensors: tensors[f"vit.{NAME}"].zero_())
     for method in ("sftm", "average", "task_arithmetic", "ties"):
-        settings = merge_settings(method, {}, (1.0, 1.0, 1.0))
+        params = {"variant": "readout"} if method == "sftm" else {}
+        settings = merge_settings(method, params, (1.0, 1.0, 1.0))
         (entry,) = strict_json(survey(preflight_of(models), NAME, settings).to_json())["layers"]
         assert entry["measures"]["change"]["overall"] is None
         assert entry["spectra"][1]["gains"] == [] and entry["angles"][0]["k"] == 0

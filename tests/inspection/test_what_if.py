@@ -185,7 +185,7 @@ def test_idle_adapters_count_in_an_average() -> None:
     made = dataclasses.replace(made_of(*matrices, members=(1, 3)), idle=(0, 2))
     check(WhatIf(made), matrices, [4.0, 1.0, 0.5, 2.0], "average")
     for variant in ("minimum_variance", "readout"):
-        check(WhatIf(made), matrices, [4.0, 1.0, 0.5, 2.0], "sftm", variant=variant)
+        check(WhatIf(made), matrices, [4.0, 1.0, 0.5, 2.0], "sftm", variant=variant, calibration=0.0)
     with pytest.raises(InputError, match="2 task weights, but more tasks"):
         WhatIf(made).predict(merge_settings("average", {}, (1.0, 1.0)))
 
@@ -387,6 +387,7 @@ def test_minimum_variance_is_answered_as_it_is_merged(rank: int | None, sides: s
     """The prediction is that of the merge, and a feature's row of A explains its readout."""
     what_if = WhatIf(made_of(*tasks("shared", TALL)))
     params = {"variant": "minimum_variance", "rank": rank, "sides": sides, "loading": 0.7, "scaling": 0.5}
+    params["calibration"] = 0.0
     settings = merge_settings("sftm", params, (1.0, 0.5, 1.0))
     found = what_if.predict(settings)
     factors = what_if.made.factors

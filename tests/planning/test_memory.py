@@ -121,6 +121,7 @@ CASES = [
     (1000, 2000, 3, "bfloat16", DOWN, "average", {"calibration": 1.0}, "none"),
     (512, 1024, 4, "float32", UP, "tsv_m", {}, "none"),
     (512, 1024, 4, "float32", DOWN, "wudi", {}, "none"),
+    (1000, 2000, 4, "float32", UP, "dare_linear", {}, "none"),
 ]
 LARGE_CASES = [
     (16, 131072, 2, "float32", UP, "sftm", {}, "auto"),
@@ -142,6 +143,10 @@ LARGE_CASES = [
     (512, 8000, 3, "float32", UP, "sftm", {"rank": 0.4}, "none"),
     (1000, 1000, 4, "float32", UP, "average", {}, "all"),
     (1000, 2000, 3, "float32", UP, "ties", {"density": 0.5}, "all"),
+    (1000, 2000, 3, "float32", UP, "ties", {"trim": "whole task vector"}, "none"),
+    (1000, 2000, 4, "bfloat16", DOWN, "dare_ties", {}, "none"),
+    (1000, 2000, 3, "float32", DOWN, "breadcrumbs", {}, "none"),
+    (1000, 2000, 3, "float32", UP, "della", {}, "none"),
     (1000, 2000, 2, "float32", DOWN, "slerp", {}, "all"),
     (512, 1024, 4, "float32", UP, "sftm", {"calibration": 1.0}, "auto"),
     (512, 4096, 2, "float32", UP, "sftm", {"calibration": 0.5, "rank": 32}, "none"),
@@ -336,14 +341,15 @@ def test_a_stack_of_experts_is_merged_expert_by_expert(tmp_path: Path, took: Too
     files = [tmp_path / f"{stem}.safetensors" for stem in ("base", "a", "b")]
     for file, tensor in zip(files, (base, *tasks), strict=True):
         save_file({name: tensor}, file)
-    plan = plan_of(files, name, "sftm", {})
+    params = {"calibration": 0.0}
+    plan = plan_of(files, name, "sftm", params)
     (merged,) = run(plan, uncached())
     for expert in range(len(base)):
         factors = [factorise(task[expert] - base[expert]) for task in tasks]
         expected = base[expert] + dense(superposed_delta(factors, superpose(factors, metric=Metric(3.0, 3.0))))
         assert_close(merged.tensor[expert], expected)
     assert [record.name for record in merged.records] == [f"{name} [expert {expert}]" for expert in range(8)]
-    found = took(files, name, "sftm", {})
+    found = took(files, name, "sftm", params)
     assert found == pytest.approx(plan.peak_bytes, rel=0.2)
     assert found < 2.5 * base.nbytes
 
