@@ -154,11 +154,27 @@ def test_controls_follow_from_the_declarations() -> None:
     for name, method in METHODS.items():
         shown = form.follow(first | {form.method: name})
         labels = [update["label"] for update in shown.values() if "label" in update and update.get("visible")]
-        assert sorted(labels) == sorted(control.label for control in controls(method.params).values())
+        unused = method.params().unused()
+        assert sorted(labels) == sorted(c.label for name, c in controls(method.params).items() if name not in unused)
         assert form.read(after(first, shown), [1.0]) == merge_settings(name, {}, [1.0])
+        assert form.hide_unused(after(first, shown)).keys() <= form.inputs
     for name, params in (("sftm", {"variant": "mapping", "scaling": 0.5}), ("ties", {"density": 0.4, "depth": 0.5})):
         asked = merge_settings(name, params, [1.0])
         assert form.read(after(first, form.write(asked)), [1.0]) == asked
+
+
+def test_controls_that_do_nothing_are_hidden() -> None:
+    with gr.Blocks():
+        form = ParamsForm(gr.State(Workspace()))
+    by_id = {component.elem_id: component for component in form.inputs}
+    values = values_of(form, form.inputs)
+    for variant, seen in (("minimum_variance", True), ("readout", False)):
+        shown = form.hide_unused(values | {by_id["variant"]: variant})
+        assert all(shown[by_id[name]]["visible"] == seen for name in ("loading", "sides", "calibration"))
+        assert all(shown[by_id[name]]["visible"] for name in ("variant", "rank", "scaling", "depth"))
+        written = form.write(merge_settings("sftm", {"variant": variant}, [1.0]))
+        assert written[by_id["loading"]]["visible"] == seen and written[by_id["loading"]]["value"] == 3.0
+    assert form.hide_unused(values | {by_id["variant"]: "no such variant"}) == {}
 
 
 def test_the_recipe_of_the_controls(workspace: Workspace) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import gradio as gr
 
+from sftm_app.errors import RecipeError
 from sftm_app.methods import METHODS, get_method
 from sftm_app.methods.params import CommonParams, common_of, controls, values_of
 from sftm_app.methods.settings import MergeSettings, merge_settings
@@ -62,8 +63,11 @@ class ParamsForm:
         self.outputs: set[Any] = {*self.inputs, self._about, self._own, self._more}
         self.rank_sliders = [slot for slot in self._slots.values() if isinstance(slot, RankSlider)]
         chosen = {self.method, workspace}
-        self.followed = self.method.input(handle(self.follow), chosen, self.outputs, queue=False, **QUIET)
-        workspace.change(handle(self._describe), chosen, self._about, queue=False, **QUIET)
+        at_once = {"queue": False, "trigger_mode": "always_last", **QUIET}
+        self.followed = self.method.input(handle(self.follow), chosen, self.outputs, **at_once)
+        choices = [one.input for one in components if isinstance(one, gr.Radio)]
+        gr.on(choices, handle(self.hide_unused), self.inputs, components, **at_once)
+        workspace.change(handle(self._describe), chosen, self._about, **at_once)
 
     def _lay_out(self, common: bool, live: bool, prefix: str) -> None:
         for method in METHODS.values():
@@ -98,10 +102,10 @@ class ParamsForm:
         updates[self._own] = gr.update(visible=_has_own(method.name))
         for slot in self._slots.values():
             if slot not in shown.values():
-                updates |= slot.hide()
-        given = values_of(settings.params)
+                updates |= slot.toggle(False)
+        given, unused = values_of(settings.params), _unused(settings.params)
         for name, control in controls(method.params).items():
-            updates |= shown[name].show(control, given[name])
+            updates |= shown[name].show(control, given[name], name not in unused)
         folded = any(name in given for name in COMMON)
         updates[self._more] = gr.update(visible=folded, open=_common_is_on(settings.params))
         return updates
@@ -120,6 +124,17 @@ class ParamsForm:
         method, n_tasks = get_method(values[self.method]), len(values[self._workspace].tasks)
         return self.write(MergeSettings(method.name, method.params(), (1.0,) * n_tasks))
 
+    def hide_unused(self, values: Values) -> Updates:
+        """Hide what does nothing at the choices that are made, and show the rest."""
+        try:
+            params = self.read(values, ()).params
+        except RecipeError:  # the tab says what is not understood
+            return {}
+        updates: Updates = {}
+        for name, slot in self._slots_of(values[self.method]).items():
+            updates |= slot.toggle(name not in _unused(params))
+        return updates
+
     def _describe(self, values: Values) -> Updates:
         """Say what the chosen method is for, and whether it fits the workspace."""
         method, n_tasks = get_method(values[self.method]), len(values[self._workspace].tasks)
@@ -129,6 +144,11 @@ class ParamsForm:
 def _common_is_on(params: Any) -> bool:
     """Whether one of the settings that every method has is on."""
     return common_of(params) != CommonParams()
+
+
+def _unused(params: Any) -> frozenset[str]:
+    """The parameters that do nothing at the values of the others."""
+    return params.unused() if isinstance(params, CommonParams) else frozenset()
 
 
 def _has_own(method: str) -> bool:

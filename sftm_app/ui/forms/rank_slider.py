@@ -63,15 +63,16 @@ class RankSlider:
         """The rank, unchecked."""
         return rank_of(values[self.kind], values[self.amount])
 
-    def show(self, control: Control, rank: Any) -> Updates:
-        """Show a method's rank with this value."""
+    def show(self, control: Control, rank: Any, visible: bool = True) -> Updates:
+        """Show a method's rank with this value. visible: False where it does nothing."""
         kind, amount = kind_and_amount(rank)
-        shown = gr.update(value=kind, label=control.label, visible=True)
-        return {self.kind: shown, self.amount: amount_update(kind, amount)}
+        shown = gr.update(value=kind, label=control.label, visible=visible)
+        slider = amount_update(kind, amount) if visible else gr.update(visible=False)
+        return {self.kind: shown, self.amount: slider}
 
-    def hide(self) -> Updates:
-        """The chosen method has no rank."""
-        return {self.kind: gr.update(visible=False), self.amount: gr.update(visible=False)}
+    def toggle(self, visible: bool) -> Updates:
+        """Show it or hide it. Its amount stays hidden until a kind is chosen that has one."""
+        return {self.kind: gr.update(visible=visible), **({} if visible else {self.amount: gr.update(visible=False)})}
 
 
 def rank_of(kind: Any, amount: Any) -> int | float | str | None:

@@ -50,18 +50,18 @@ class SingleSlot:
         """The parameter, unchecked."""
         return values[self._component]
 
-    def show(self, control: Control, value: Any) -> Updates:
-        """Show a method's parameter of this name with this value."""
-        shown = {"label": control.label, "info": control.help, "visible": True}
+    def show(self, control: Control, value: Any, visible: bool = True) -> Updates:
+        """Show a method's parameter of this name with this value. visible: False where it does nothing."""
+        shown = {"label": control.label, "info": control.help, "visible": visible}
         if self._kind == "choice":
             shown["choices"] = list(control.choices)
         elif isinstance(self._component, gr.Slider):
             shown |= {"minimum": control.minimum, "maximum": control.maximum, "step": control.step}
         return {self._component: gr.update(value=format_rank(value) if self._kind == "rank" else value, **shown)}
 
-    def hide(self) -> Updates:
-        """The chosen method has no such parameter."""
-        return {self._component: gr.update(visible=False)}
+    def toggle(self, visible: bool) -> Updates:
+        """Show it or hide it, with the value that it has."""
+        return {self._component: gr.update(visible=visible)}
 
 
 Slot = SingleSlot | RankSlider
