@@ -126,8 +126,7 @@ def _merge(options: argparse.Namespace) -> None:
         done = machine.resumed_after_tensors
         print(f"  Resumed: {format_count(done, 'tensor')} {'was' if done == 1 else 'were'} finished already.")
     for task, error in report.readout_errors.items():
-        mapping = report.mapping_errors[task]
-        print(f"  {task}: readout error {error:.2g}, mapping error {mapping:.2g} (medians over layers)")
+        print(f"  {task}: readout error {error:.2g} (median over layers)")
     for warning in report.warnings:
         print(f"  {warning}")
 

@@ -77,15 +77,18 @@ def _front_matter(plan: Plan) -> dict[str, Any]:
 
 def _task_table(plan: Plan, report: Report) -> list[str]:
     """The tasks with their weights, and with their errors if the merge measured them."""
-    readout, mapping = report.readout_errors, report.mapping_errors
-    columns = ["task", "checkpoint", "weight", *(["readout error", "mapping error"] if readout else [])]
+    readout = report.readout_errors
+    columns = ["task", "checkpoint", "weight", *(["readout error"] if readout else [])]
     rows = [columns, ["---"] * len(columns)]
     for task in plan.preflight.tasks:
-        errors = [f"{readout[task.name]:.3g}", f"{mapping[task.name]:.3g}"] if readout else []
-        rows.append([task.name, public_name(task.checkpoint), f"{task.weight:g}", *errors])
+        error = [f"{readout[task.name]:.3g}"] if readout else []
+        rows.append([task.name, public_name(task.checkpoint), f"{task.weight:g}", *error])
     table = [f"| {' | '.join(row)} |" for row in rows]
     table[1] = table[1].replace(" ", "")
-    meaning = "The errors are medians over the layers: 0 keeps all of a task, 1 is as far off as the base itself."
+    meaning = (
+        "The readout error is a median over the layers: 0 keeps every gain of a task's features, 1 is as far off as the "
+        "base itself. It does not say how accurate the merge is: measure that on samples."
+    )
     return [*table, "", meaning] if readout else table
 
 

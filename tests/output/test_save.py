@@ -152,7 +152,7 @@ def test_the_front_matter_of_the_card(tmp_path: Path, recipe_for: Callable, sess
     }
     assert "**SFTM** (variant minimum_variance, rank full, scaling 0.5" in body
     assert "arXiv 2502.10698" in body
-    assert f"| a | a | 1 | {report.readout_errors['a']:.3g} | {report.mapping_errors['a']:.3g} |" in body
+    assert f"| a | a | 1 | {report.readout_errors['a']:.3g} |" in body
     assert str(tmp_path) not in card
 
 
@@ -165,8 +165,8 @@ def test_the_card_of_a_merge_that_measured_nothing(tmp_path: Path, recipe_for: C
 def test_the_card_shows_the_errors_of_any_method(tmp_path: Path, recipe_for: Callable, session: Session) -> None:
     report, _ = save_all(recipe_for("ab", method="ties", measure="all"), session, tmp_path / "out")
     card = (tmp_path / "out" / "README.md").read_text()
-    assert "| task | checkpoint | weight | readout error | mapping error |\n|---|---|---|---|---|\n" in card
-    assert f"| b | b | 1 | {report.readout_errors['b']:.3g} | {report.mapping_errors['b']:.3g} |" in card
+    assert "| task | checkpoint | weight | readout error |\n|---|---|---|---|\n" in card
+    assert f"| b | b | 1 | {report.readout_errors['b']:.3g} |" in card
 
 
 def test_the_report(tiny_models: Path, tmp_path: Path, recipe_for: Callable, session: Session) -> None:
