@@ -250,11 +250,11 @@ class Consensus:
 
 
 MAGNITUDE = Sparsifier(_largest, 1.5, 500.0)
-RANDOM = Sparsifier(_at_random, 2.0, 1000.0)
+RANDOM = Sparsifier(_at_random, 1.5, 1000.0)
 OUTLIERS = Sparsifier(_below_outliers, 2.5, 2500.0)
 RANKS = Sparsifier(_by_rank, 2.0, 11000.0)
 SUM = Consensus(add_up, 1.0, 100.0)
-ELECTION = Consensus(elect, 5.0, 1000.0)
+ELECTION = Consensus(elect, 4.0, 1000.0)
 
 
 # What an entry costs in the two passes that count the magnitudes of a whole task vector.
