@@ -1,7 +1,8 @@
 """Accuracy of merges of a demo pack: `python -m bench.accuracy [--pack glosses] [--few]`.
 
-Prints two Markdown tables, measured on all held-out samples: a few models by task, and the mean over the tasks for a
-grid of scalings and ranks (`--few`: a small grid). `gap closed` is (merge - base) / (individual - base) of the means.
+Prints Markdown tables, measured on all held-out samples: a few models by task, the same models on the pack's unseen
+samples if it has some, and the mean over the tasks for a grid of scalings and ranks (`--few`: a small grid).
+`gap closed` is (merge - base) / (individual - base) of the means.
 """
 
 from __future__ import annotations
@@ -10,14 +11,16 @@ import argparse
 from dataclasses import dataclass
 
 from bench.machine import machine_line
-from sftm_app.evaluation.accuracy import empty_table, fill_table
+from sftm_app.evaluation.accuracy import accuracy, empty_table, fill_table
 from sftm_app.evaluation.candidates import BASE, INDIVIDUAL, Candidate, ModelPool, method_candidate
-from sftm_app.evaluation.packs import find_packs, load_samples
+from sftm_app.evaluation.packs import PACK_NAME, Pack, find_packs, load_samples
 from sftm_app.evaluation.samples import Samples
+from sftm_app.evaluation.text_files import load_texts
 from sftm_app.planning.planner import open_inputs
 from sftm_app.planning.recipe import make_recipe
 from sftm_app.resources import asset_path
 from sftm_app.session import open_session
+from sftm_app.weights.checkpoint import read_json
 
 SCALINGS = tuple(round(0.1 * step, 1) for step in range(1, 11))
 RANKS = (None, 0.5, 0.25, 0.125)
@@ -42,7 +45,9 @@ def grid(few: bool) -> list[Candidate]:
     merges = [method_candidate("average")]
     if few:
         merges += [method_candidate("task_arithmetic", {"scaling": scaling}) for scaling in (0.3, 0.6, 0.8, 1.0)]
-        return merges + [method_candidate("sftm", {"rank": None, "scaling": scaling}) for scaling in (0.8, 1.0)]
+        merges += [method_candidate("sftm", {"rank": None, "scaling": scaling}) for scaling in (0.8, 1.0)]
+        merges += [method_candidate("sftm", {"calibration": strength}) for strength in (0.0, 0.5)]
+        return [*merges, method_candidate("sftm", {"variant": "readout"})]
     merges += [method_candidate("task_arithmetic", {"scaling": scaling}) for scaling in SCALINGS]
     for rank in RANKS:
         merges += [method_candidate("sftm", {"rank": rank, "scaling": scaling}) for scaling in SFTM_SCALINGS]
@@ -60,6 +65,27 @@ def measure(model_pool: ModelPool, candidates: list[Candidate], samples: dict[st
         found[candidate.key] = [line[0] or 0.0 for line in table.values]
         print(f"<!-- {candidate.title}: {sum(found[candidate.key]) / len(samples):.4f} -->", flush=True)
     return found
+
+
+def load_unseen(pack: Pack) -> dict[str, Samples]:
+    """The samples of a pack that no task model was tuned for, by title."""
+    folder = pack.base.parent
+    entries = read_json(folder / PACK_NAME).get("unseen", [])
+    return {entry["title"]: load_texts(folder / entry["samples"]) for entry in entries}
+
+
+def unseen_table(model_pool: ModelPool, shown: list[Candidate], titles: list[str], unseen: dict[str, Samples]) -> str:
+    """A Markdown table of accuracies on unseen samples; in place of `Individual`, the best of the task models."""
+
+    def measured(candidate: Candidate, samples: Samples) -> float:
+        tasks = model_pool.task_names if candidate.key == INDIVIDUAL.key else model_pool.task_names[:1]
+        return max(accuracy(model_pool.model(candidate, task), samples) for task in tasks)
+
+    titles = ["Best of the individual" if title == "Individual" else title for title in titles]
+    lines = [f"| unseen | {' | '.join(titles)} |", f"|---|{'---:|' * len(titles)}"]
+    for name, samples in unseen.items():
+        lines.append(f"| {name} | {' | '.join(f'{measured(candidate, samples):.1%}' for candidate in shown)} |")
+    return "\n".join(lines)
 
 
 def main() -> None:
@@ -94,6 +120,8 @@ def main() -> None:
     for index, task in enumerate(pack.tasks):
         print(f"| {task.title} | {' | '.join(f'{measured[c.key][index]:.1%}' for c in shown)} |")
     print(f"| **mean** | {' | '.join(f'**{means[c.key]:.1%}**' for c in shown)} |")
+    if unseen := load_unseen(pack):
+        print(f"\n{unseen_table(model_pool, shown, titles, unseen)}")
     print("\n| merge | mean accuracy | gap closed |\n|---|---:|---:|")
     for candidate in merges:
         print(reference.row(candidate.title, means[candidate.key]))

@@ -8,7 +8,7 @@ from bench.browser import load_demo, open_page, open_tab, running_app
 from sftm_app.resources import asset_path
 
 TASK = "cyrillic"
-FEATURE_TASK = "spell"
+FEATURE_TASK = "past"
 
 
 def inspect_picture(page: Page, url: str) -> None:
@@ -24,7 +24,7 @@ def inspect_picture(page: Page, url: str) -> None:
 def feature_picture(page: Page, url: str) -> None:
     """What one feature of a T5 reads and writes, in dark mode."""
     layer = "decoder.block.0.layer.1.EncDecAttention.k.weight"
-    page.goto(f"{url}?demo=phonemes&tab=inspect&layer={layer}&feature=1&task={FEATURE_TASK}&__theme=dark")
+    page.goto(f"{url}?demo=wordplay&tab=inspect&layer={layer}&feature=1&task={FEATURE_TASK}&__theme=dark")
     page.locator("#excited .sf-excited").first.wait_for()
     page.wait_for_timeout(3_000)
     page.locator("#reasons").evaluate("(place) => place.scrollIntoView({block: 'start'})")

@@ -16,8 +16,7 @@ from torch.nn import functional
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from bench.demo_packs.definitions import TASKS, Gloss, by_task
-from bench.demo_packs.seq2seq import step_with
-from bench.demo_packs.training import Schedule, TailMean, rate
+from bench.demo_packs.training import Schedule, TailMean, rate, step_with
 
 END = "<|endoftext|>"
 SORTED = 16  # batches drawn and sorted by length at once

@@ -22,11 +22,7 @@ Figures = dict[str, dict[str, float]]
 
 def quick(settings: Any) -> Any:
     """The settings of a smoke test: every stage, hardly any work."""
-    short = {
-        name: replace(getattr(settings, name), steps=3, batch=8)
-        for name in ("base", "again", "task")
-        if hasattr(settings, name)
-    }
+    short = {name: replace(getattr(settings, name), steps=3, batch=8) for name in ("base", "task")}
     return replace(settings, n_samples=10, **short)
 
 

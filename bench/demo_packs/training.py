@@ -6,6 +6,7 @@ import copy
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -60,11 +61,29 @@ class TailMean:
             torch._foreach_add_(self._total, [p.detach() for p in self._parameters])
             self._count += 1
 
+    def state(self) -> dict[str, Any]:
+        """What has been taken so far, for `load`."""
+        return {"total": self._total, "count": self._count}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Continue from a saved state."""
+        self._total, self._count = state["total"], state["count"]
+
     @torch.no_grad()
     def put(self) -> None:
         """Set the parameters to their mean."""
         for parameter, total in zip(self._parameters, self._total, strict=True):
             parameter.copy_(total / self._count)
+
+
+def step_with(optimiser: torch.optim.Optimizer, lr: float, loss: Tensor, parameters: list[nn.Parameter]) -> None:
+    """Take one optimiser step."""
+    for group in optimiser.param_groups:
+        group["lr"] = lr
+    optimiser.zero_grad()
+    loss.backward()
+    nn.utils.clip_grad_norm_(parameters, 1.0)
+    optimiser.step()
 
 
 def rate(step: int, schedule: Schedule) -> float:
