@@ -71,7 +71,7 @@ def make_changes(shape: tuple[int, int], n_tasks: int) -> list[Tensor]:
 def engine(changes: Sequence[Tensor], rank: int | None, device: torch.device) -> Tensor:
     """D* (m, n) on the CPU, by the functions that a merge calls, from changes on the CPU."""
     method = get_method("sftm")
-    params = make_params(method.params, {"rank": rank}, "params")
+    params = make_params(method.params, {"variant": "readout", "rank": rank}, "params")
     there = [change.to(device) for change in changes]
     n_threads = torch.get_num_threads()
 

@@ -26,26 +26,55 @@ def arrays(folder: Path) -> dict[str, Array]:
 
 
 def rule(name: str, array: Array) -> str:
-    """How a tensor is merged: "copy", "mean", "sum", "stack" or "matrix"."""
+    """How a tensor is merged: "copy", "mean", "stack" or "matrix"."""
     if not np.issubdtype(array.dtype, np.floating):
         return "copy"
-    if NORM.search(name):
+    if NORM.search(name) or array.ndim < 2 or name.endswith("bias") or TABLE.search(name):
         return "mean"
-    if array.ndim < 2 or name.endswith("bias") or TABLE.search(name):
-        return "sum"
     return "stack" if array.ndim == 3 and re.search("expert|moe", name) else "matrix"
 
 
 def superposed(changes: Sequence[Array]) -> Array:
-    """The least-norm D with u^T D v = s for every singular feature of every change: dense least squares on vec(D)."""
+    """The default merge of matrices: minimum variance on both sides with loading 3, then calibrated.
+
+    With Y = N^1/2 D M^1/2 it is the least-norm Y that reads out every gain: dense least squares on vec(Y).
+    """
+    M, N = moment([change.T for change in changes]), moment(changes)
+    read, write = inverse_root(M), inverse_root(N)
     rows, gains = [], []
     for change in changes:
         U, s, Vh = np.linalg.svd(change, full_matrices=False)
         for k in np.flatnonzero(s > 1e-5 * s[0]):
-            rows.append(np.outer(U[:, k], Vh[k]).ravel())
-            gains.append(s[k])
-    D, *_ = np.linalg.lstsq(np.stack(rows), np.array(gains), rcond=1e-7)
-    return np.asarray(D.reshape(changes[0].shape))
+            row = np.outer(write @ U[:, k], read @ Vh[k]).ravel()
+            length = np.linalg.norm(row)
+            rows.append(row / length)
+            gains.append(s[k] / length)
+    Y, *_ = np.linalg.lstsq(np.stack(rows), np.array(gains), rcond=1e-7)
+    return calibrated(write @ Y.reshape(changes[0].shape) @ read, changes)
+
+
+def moment(changes: Sequence[Array]) -> Array:
+    """N of the changes; M of their transposes."""
+    size = len(changes[0])
+    total = sum(change @ change.T / np.linalg.norm(change) ** 2 for change in changes)
+    return np.asarray(total * size / len(changes) + 3.0 * np.eye(size))
+
+
+def inverse_root(M: Array) -> Array:
+    """M^-1/2."""
+    values, Q = np.linalg.eigh(M)
+    return np.asarray((Q / np.sqrt(values)) @ Q.T)
+
+
+def calibrated(D: Array, changes: Sequence[Array]) -> Array:
+    """Singular value calibration, direction by direction."""
+    P, sigma, Qh = np.linalg.svd(D, full_matrices=False)
+    for r in range(len(sigma)):
+        own = [P[:, r] @ change for change in changes]
+        heard = [o for o, change in zip(own, changes, strict=True) if np.linalg.norm(o) > 1e-5 * np.linalg.norm(change)]
+        ratios = [max(1.0, sigma[r] * Qh[r] @ o / (o @ o)) for o in heard]
+        sigma[r] /= np.mean(ratios) if ratios else 1.0
+    return np.asarray((P * sigma) @ Qh)
 
 
 def merge_matrix(changes: Sequence[Array], transposed: bool = False, blocks: int = 1) -> Array:
@@ -65,8 +94,6 @@ def direct_merge(name: str, base: Array, tasks: Sequence[Array], transposed: boo
     changes = [task - base for task in tasks]
     if what == "mean":
         return np.asarray(base + np.mean(changes, axis=0))
-    if what == "sum":
-        return np.asarray(base + np.sum(changes, axis=0))
     if what == "stack":
         each = [merge_matrix([change[e] for change in changes], transposed) for e in range(len(base))]
         return np.asarray(base + np.stack(each))

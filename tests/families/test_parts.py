@@ -112,7 +112,7 @@ def test_relative_position_biases_are_embeddings(family: str, name: str, owner: 
     save_family(tmp_path, FAMILIES[family])
     report = merge_tasks(tmp_path)
     (line,) = (record for record in report.tensors if record.name == name)
-    assert (line.role, line.rule, line.why) == ("embedding", "sum", f"owned by {owner}")
+    assert (line.role, line.rule, line.why) == ("embedding", "average", f"owned by {owner}")
 
 
 def save_towers(root: Path) -> tuple[Path, list[Path]]:
