@@ -444,7 +444,9 @@ def test_a_second_merge_factorises_nothing_and_gives_the_same_bytes(
     assert merged and not any(CACHED in how for figures in merged for how in figures.factorised_by)
     # What does not depend on the scaling is cached; of other variants and ranks, the factors are.
     others: dict[str, dict[str, Any]] = {"first": {}, "scaled": {"params": {"scaling": 0.5}}}
-    others |= {"lower": {"params": {"rank": 3}}, "mapping": {"params": {"variant": "mapping"}}}
+    # (Calibration of another delta would read the task matrices.)
+    lower = {"rank": 3, "calibration": 0.0}
+    others |= {"lower": {"params": lower}, "mapping": {"params": {"variant": "mapping"}}}
     wanted = {
         name: save_all(recipe_for(**changes), uncached, tmp_path / f"{name} afresh") for name, changes in others.items()
     }
