@@ -177,6 +177,15 @@ def test_one_runs_at_a_time_and_cancel_keeps_what_is_done(
     assert [row.candidate.kind for row in board.comparison.rows] == ["base", "individual", "average"]
     shown = panel.watch(values)
     assert "was cancelled" in shown[panel.progress] and shown[panel.start]["interactive"]
+    assert "Plain average" in shown[panel.table]
+    held.go.clear()
+    held.reached.clear()
+    panel.begin(values | {panel.limit: 10})
+    assert held.reached.wait(60)
+    panel.stop(values)
+    held.go.set()
+    assert not wait(studio, workspace).comparison.rows
+    assert panel.watch(values)[panel.table] == "", "nothing was measured with these samples"
 
 
 def test_models_that_do_not_fit_into_memory_are_refused(

@@ -141,7 +141,9 @@ class ComparisonPanel:
         shown: Updates = {self.progress: board_progress(ws, board), **self._buttons(running, not running)}
         if board.drawn != drawn:
             plot = board_plot(ws, board)
-            shown |= {self.table: board_table(ws, board), self.drawn: board.drawn}
+            # It was cancelled before anything was measured.
+            table = board_table(ws, board) if board.comparison.rows else ""
+            shown |= {self.table: table, self.drawn: board.drawn}
             shown[self.chart] = gr.update(value=plot, visible=plot is not None)
         return shown
 
