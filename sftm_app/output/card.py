@@ -86,8 +86,8 @@ def _task_table(plan: Plan, report: Report) -> list[str]:
     table = [f"| {' | '.join(row)} |" for row in rows]
     table[1] = table[1].replace(" ", "")
     meaning = (
-        "The readout error is a median over the layers: 0 keeps every gain of a task's features, 1 is as far off as the "
-        "base itself. It does not say how accurate the merge is: measure that on samples."
+        "The readout error is a median over the layers: 0 keeps every gain of a task's features, 1 is as far off as "
+        "the base itself. It does not say how accurate the merge is: measure that on samples."
     )
     return [*table, "", meaning] if readout else table
 
