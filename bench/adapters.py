@@ -19,6 +19,7 @@ from bench.ours import CACHE, SFTM, Merged, environment, merge, must, write_reci
 from bench.reference import Language, Work, densify, make_adapters
 
 N_TASKS, RANK, FEW_LAYERS = 8, 16, 10
+READOUT = {"variant": "readout"}
 ADAPTER, MODEL = {"kind": "adapter"}, {"kind": "model"}
 
 
@@ -48,10 +49,17 @@ def routes(folder: Path, language: Language, n_threads: int) -> None:
     dense = dense_work(work, folder / f"dense-{language.layers}")
     ways = {
         "8 full models, each with its adapter folded in; then `extract`": (
-            write_recipe(folder / "dense.yaml", dense, method="sftm", params={"rank": RANK}, output=MODEL), True,
+            write_recipe(folder / "dense.yaml", dense, params={**READOUT, "rank": RANK}, output=MODEL),
+            True,
         ),
-        "8 adapters into a full model; then `extract`": (write_recipe(folder / "model.yaml", work, output=MODEL), True),
-        "**8 adapters into one adapter**": (write_recipe(folder / "adapter.yaml", work, output=ADAPTER), False),
+        "8 adapters into a full model; then `extract`": (
+            write_recipe(folder / "model.yaml", work, params=READOUT, output=MODEL),
+            True,
+        ),
+        "**8 adapters into one adapter**": (
+            write_recipe(folder / "adapter.yaml", work, params=READOUT, output=ADAPTER),
+            False,
+        ),
     }  # fmt: skip
     whole = None
     for title, (recipe, extracted) in ways.items():
@@ -79,7 +87,7 @@ def growth(folder: Path, language: Language, ranks: list[int], n_threads: int) -
     for shape, rank in [*((language, rank) for rank in ranks), (few, RANK), (wide, RANK)]:
         name = f"{shape.layers}-{shape.hidden}-{rank}" if shape is wide else f"{shape.layers}-{rank}"
         work = make_adapters(folder / f"inputs-{name}", shape, N_TASKS, rank)
-        found = merge(write_recipe(folder / f"adapter-{name}.yaml", work, output=ADAPTER), n_threads)
+        found = merge(write_recipe(folder / f"adapter-{name}.yaml", work, params=READOUT, output=ADAPTER), n_threads)
         times = f"{found.layer_seconds / above.layer_seconds:.1f}" if above and shape is not few else ""
         print(
             f"| {shape.layers} | {shape.hidden}, {shape.intermediate} | {rank} | {found.spent.seconds:.1f} s "

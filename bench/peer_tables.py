@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 TSVM, TIES, TA, FLOOR = "tsvm", "ties", "mergekit-ta", "floor"
 FULL, LOW, OURS_TA, OURS_TIES = "full", "low", "ours-ta", "ours-ties"
+DEFAULT, OURS_TSVM, OURS_ISO = "default", "ours-tsvm", "ours-iso-c"
 AGAIN, AGAIN_WEIGHTS, AGAIN_LOW = "again", "again-weights", "again-low"
 TITLES = {
     FLOOR: "reading all inputs, writing the output, nothing else",
@@ -16,11 +17,14 @@ TITLES = {
     TIES: "mergekit, TIES",
     OURS_TIES: "**TIES**",
     TSVM: "FusionBench, TSV-M",
-    FULL: "**SFTM, full rank**",
+    OURS_TSVM: "**TSV-M**",
+    OURS_ISO: "**Iso-C**",
+    DEFAULT: "**SFTM, its defaults**",
+    FULL: "**SFTM readout, full rank**",
     AGAIN: "**the same again, scaling 0.5**",
     AGAIN_WEIGHTS: "**the same again, one task at weight 0.5**",
     AGAIN_LOW: "**the same again, rank 1/T**",
-    LOW: "**SFTM, rank 1/T**",
+    LOW: "**SFTM readout, rank 1/T**",
 }
 
 
@@ -54,6 +58,8 @@ class Goal:
 
 MEMORY = "peak_bytes"
 GOALS = (
+    Goal("SFTM, its defaults: at most 1.35 of its readout's time", DEFAULT, FULL, 1.35),
+    Goal("TSV-M: at most 0.6 of FusionBench's time", OURS_TSVM, TSVM, 0.6),
     Goal("SFTM, full rank: at most half of TSV-M's time", FULL, TSVM, 0.5),
     Goal("SFTM, full rank: faster than mergekit's TIES", FULL, TIES, 1.0),
     Goal("SFTM, rank 1/T: at most a tenth of TSV-M's time", LOW, TSVM, 0.1),

@@ -33,11 +33,14 @@ from bench.peer_tables import (
     AGAIN,
     AGAIN_LOW,
     AGAIN_WEIGHTS,
+    DEFAULT,
     FLOOR,
     FULL,
     LOW,
+    OURS_ISO,
     OURS_TA,
     OURS_TIES,
+    OURS_TSVM,
     TA,
     TIES,
     TITLES,
@@ -72,6 +75,7 @@ def jobs(work: Work, folder: Path, python: Path) -> list[Job]:
     weights = [model / "model.safetensors" for model in (work.base, *work.tasks)]
     first, *others = map(str, work.tasks)
     weighted = [{"path": first, "weight": 0.5}, *others]
+    readout = {"variant": "readout"}
     made = [
         Job(FLOOR, (sys.executable, "-I", "-S", HERE / "peer_floor.py", folder / FLOOR, *weights)),
         _mergekit(TA, "task_arithmetic", {"weight": SCALING}, weights, folder, python),
@@ -79,11 +83,14 @@ def jobs(work: Work, folder: Path, python: Path) -> list[Job]:
         _mergekit(TIES, "ties", {"weight": SCALING, "density": DENSITY}, weights, folder, python),
         _ours(OURS_TIES, work, folder, "ties", {"scaling": SCALING, "density": DENSITY}),
         Job(TSVM, (python, HERE / "peer_tsvm.py", folder / TSVM, work.base, *work.tasks), "FusionBench"),
-        _ours(FULL, work, folder, "sftm", {}),
-        _ours(AGAIN, work, folder, "sftm", {"scaling": AGAIN_SCALING}, FULL),
-        _ours(AGAIN_WEIGHTS, work, folder, "sftm", {}, FULL, tasks=weighted),
-        _ours(AGAIN_LOW, work, folder, "sftm", {"rank": 1 / len(work.tasks)}, FULL),
-        _ours(LOW, work, folder, "sftm", {"rank": 1 / len(work.tasks)}),
+        _ours(DEFAULT, work, folder, "sftm", {}),
+        _ours(OURS_TSVM, work, folder, "tsv_m", {}),
+        _ours(OURS_ISO, work, folder, "iso_c", {}),
+        _ours(FULL, work, folder, "sftm", readout),
+        _ours(AGAIN, work, folder, "sftm", {**readout, "scaling": AGAIN_SCALING}, FULL),
+        _ours(AGAIN_WEIGHTS, work, folder, "sftm", readout, FULL, tasks=weighted),
+        _ours(AGAIN_LOW, work, folder, "sftm", {**readout, "rank": 1 / len(work.tasks)}, FULL),
+        _ours(LOW, work, folder, "sftm", {**readout, "rank": 1 / len(work.tasks)}),
     ]
     assert {job.name for job in made} == set(TITLES)
     return made

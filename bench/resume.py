@@ -56,7 +56,7 @@ def main() -> None:
     options = parser.parse_args()
     tower = Tower(layers=options.layers)
     work = make_towers(options.folder / f"inputs-{options.layers}", tower, N_TASKS)
-    recipe = write_recipe(options.folder / "whole.yaml", work, method="sftm")
+    recipe = write_recipe(options.folder / "whole.yaml", work, params={"variant": "readout"})
     whole = merge(recipe, options.threads).spent.seconds
     output, cache = options.folder / "killed", options.folder / "factors"
     clear(output)

@@ -39,7 +39,8 @@ def main() -> None:
     first = None
     for count in counts:
         rank = options.features // count
-        recipe = write_recipe(options.folder / f"tasks-{count}.yaml", work, count, method="sftm", params={"rank": rank})
+        params = {"variant": "readout", "rank": rank}
+        recipe = write_recipe(options.folder / f"tasks-{count}.yaml", work, count, params=params)
         found = merge(recipe, options.threads)
         first = first or found.layer_seconds / count
         print(

@@ -100,7 +100,7 @@ def moves() -> Iterator[Move]:
         for control, given in ranks.items():
             positions = tuple(settings("sftm", variant=variant, rank=rank) for rank in given[::every])
             yield Move(f"SFTM {variant}", control, settings("sftm", variant=variant), positions)
-    chosen = settings("sftm")
+    chosen = settings("sftm", variant="readout")
     each = tuple(replace(chosen, weights=tuple(weighted(task, 0.5))) for task in range(N_TASKS))
     yield Move("SFTM readout, rank full", "a new weight each time", chosen, each)
     chosen = settings("average")
@@ -144,7 +144,7 @@ def report(shape: tuple[int, int], shared: float, shared_rank: int) -> None:
     factorised = time.perf_counter()
     layer = MapLayer("layer", "0", "layer", shape, "layer", Part(), tuple(range(N_TASKS)))
     what_if = WhatIf(LayerFactors(layer, 1.0, factors, lambda: torch.ones(shape)))
-    first = what_if.predict(merge_settings("sftm", {}, (1.0,) * N_TASKS))
+    first = what_if.predict(merge_settings("sftm", {"variant": "readout"}, (1.0,) * N_TASKS))
     asked = time.perf_counter()
     n_features = sum(f.rank for f in factors)
     print(f"| {name} | | the tasks' factors, {n_features} features | {factorised - started:.1f} s | | | |")

@@ -23,7 +23,7 @@ def rows(table: str) -> dict[str, list[str]]:
 def test_medians_and_ratios_stand_in_the_row_of_their_job() -> None:
     measured = runs(tsvm=10.0, ties=8.0, mergekit_ta=2.0)
     measured += [Run(FULL, 0, seconds, 9.0, 150_000_000, 1e-6) for seconds in (3.0, 4.0, 9.0)]
-    row = rows(work_table(measured, {}, {FULL: [1e-5, 3e-5, 2e-5]}))["**SFTM, full rank**"]
+    row = rows(work_table(measured, {}, {FULL: [1e-5, 3e-5, 2e-5]}))["**SFTM readout, full rank**"]
     assert row[0] == "4.0 s (3.0 to 9.0)"
     assert row[1:4] == ["0.40", "0.50", "2.00"]
     assert row[5:] == ["150 MB", "0.15", "1.0e-06", "2e-05, 3e-05"]
@@ -33,7 +33,7 @@ def test_a_peer_that_is_missing_or_failed_is_said_so_and_has_no_ratio() -> None:
     table = rows(work_table([Run(TIES, 1, 5.0, 5.0, 1), *runs(full=3.0)], {TSVM: "No wheel."}, {}))
     assert table["FusionBench, TSV-M"][0] == "No wheel."
     assert table["mergekit, TIES"][0] == "failed; see its log"
-    assert table["**SFTM, full rank**"][1:4] == ["", "", ""]
+    assert table["**SFTM readout, full rank**"][1:4] == ["", "", ""]
     assert len({len(row) for row in table.values()}) == 1
 
 
@@ -49,7 +49,7 @@ def test_goals_are_judged_by_ratio_and_the_residual() -> None:
 def test_what_was_predicted_stands_next_to_what_was_taken() -> None:
     ours = [Run(FULL, 0, 9.0, 9.0, 1, 1e-6, took, 3.0, 200_000_000, 250_000_000) for took in (2.0, 4.0, 4.5)]
     found = rows(predicted_table([*runs(tsvm=10.0), *ours]))
-    assert found == {"**SFTM, full rank**": ["4.0 s", "3.0 s", "0.75", "200 MB", "250 MB", "1.25"]}
+    assert found == {"**SFTM readout, full rank**": ["4.0 s", "3.0 s", "0.75", "200 MB", "250 MB", "1.25"]}
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs posix_spawn and wait4")
