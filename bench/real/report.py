@@ -53,7 +53,10 @@ def section(study: Study, merges: list[dict[str, float | str]], pictures: list[s
     """The section of a bench in README.md."""
     shown: list[tuple[str, Model]] = [(row.title, row.default) for row in measured_rows(study)]
     n_test = len(study.ends[0][0][0])
+    seeds = ",".join(place.bench.name.rpartition("-")[2] for place in study.places)
+    quick = " --quick" if len(study.parts) <= len(study.places[0].bench.more) else ""
     parts = [
+        f"    python -m bench.real.compare {study.name} --seeds {seeds}{quick}",
         f"{machine_line()}. Seeds: {len(study.places)}. Test samples a task: {n_test}. Intervals: 95 %, by bootstrap "
         "over samples and seeds. `*`: the interval of the paired difference excludes zero.",
         methods_table(study),
