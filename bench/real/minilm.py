@@ -75,9 +75,11 @@ def _splits(tasks: Sequence[Task], unseen: Mapping[str, Task]) -> dict[tuple[str
         found[task.name, TEST] = Split(test.inputs[:N_FIRST], test.labels[:N_FIRST])
         found[task.name, MORE] = Split(test.inputs[N_FIRST:], test.labels[N_FIRST:])
         found[task.name, VALIDATION] = task.validation
-    for name, (_, _, heads) in UNSEEN.items():
-        assert all(unseen[name].labels == task.labels for task in tasks if task.name in heads)
-        found |= {(head, name): unseen[name].test for head in heads}
+    for name, samples in unseen.items():
+        for task in tasks:
+            if task.name in UNSEEN[name][2]:
+                assert samples.labels == task.labels
+                found[task.name, name] = samples.test
     return found
 
 
