@@ -35,8 +35,12 @@ def with_table(text: str) -> str:
 
 
 def _row(method: Method) -> str:
-    own = {name: control for name, control in controls(method.params).items() if name not in controls(CommonParams)}
-    defaults = method.params()
+    defaults, off = method.params(), CommonParams()
+    own = {
+        name: control
+        for name, control in controls(method.params).items()
+        if not hasattr(off, name) or getattr(defaults, name) != getattr(off, name)
+    }
     said = [_parameter(name, control, getattr(defaults, name)) for name, control in own.items()]
     cells = (f"`{method.name}`: {method.title}", method.summary, "; ".join(said) or "none", method.reference)
     return f"| {' | '.join(cells)} |"

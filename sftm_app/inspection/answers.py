@@ -12,7 +12,7 @@ from torch import Tensor
 from sftm_app.inspection.factors import LayerFactors
 from sftm_app.linalg.conflicts import Conflict, find_conflicts, inner_product
 from sftm_app.linalg.factors import Factors, power_of_two
-from sftm_app.linalg.low_rank import Delta, image, norm
+from sftm_app.linalg.low_rank import Delta, LowRank, image, norm
 from sftm_app.linalg.preservation import NOTHING, Preservation, of_image
 from sftm_app.linalg.superposition import superpose, superposed_delta
 from sftm_app.linalg.system import superposed
@@ -98,7 +98,7 @@ def formed_merge(
     """
     factors = made.factors
     layer = Layer(
-        task_matrices=[f.matrix() for f in factors],
+        task_matrices=[LowRank(f.U * f.S, f.Vh) if 2 * f.rank <= min(f.shape) else f.matrix() for f in factors],
         weights=weights,
         read_base=made.read_base,
         factorise=lambda: [Features(f) for f in factors],

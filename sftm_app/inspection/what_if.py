@@ -184,7 +184,7 @@ class WhatIf:
         """What a unit of each feature's coefficient adds to the readout of one feature, (R,) float32.
 
         That is the feature's row of A; in a metric, with every column divided by its diagonal entry. A method that
-        solves no system has the same row as `readout`.
+        solves no system has the same row as `readout`. In a metric, features that are cut off have entries 0.
 
         Raises:
             InputError: there is no such feature.
@@ -210,8 +210,10 @@ class WhatIf:
             self._whitened = key, whiten(self.made.factors, asked.metric, self._n_threads, cut)
         whitened = self._whitened[1]
         lengths = torch.cat(whitened.lengths)
-        row = _row(whitened.factors, member, feature)
-        return row * whitened.lengths[member][feature] / lengths
+        kept = torch.cat([torch.arange(f.rank) < n for f, n in zip(self.made.factors, asked.counts, strict=True)])
+        row = _row(whitened.factors, member, feature) * whitened.lengths[member][feature]
+        # Features that are cut off have no coefficient, and may have no length in the span of the others.
+        return torch.where(kept, row / torch.where(kept, lengths, 1.0), 0.0)
 
     @property
     def interference(self) -> tuple[float, tuple[float, ...]]:

@@ -28,6 +28,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sftm_app.errors import NumericalError
 from sftm_app.linalg.factors import Factors
 from sftm_app.linalg.low_rank import Delta, LowRank
 from sftm_app.linalg.parallel import parallel_map
@@ -156,7 +157,13 @@ def make_side(directions: Sequence[Tensor], gains: Sequence[Tensor], loading: fl
     for rows, weight in zip(directions, weights, strict=True):
         _add_gram(M, rows * weight[:, None])
     M.diagonal().add_(loading)
-    return Side(torch.linalg.cholesky(M), Q)
+    L, info = torch.linalg.cholesky_ex(M)
+    if int(info) or not bool(L.diagonal().isfinite().all()):
+        raise NumericalError(
+            f"The metric of {n_features} features cannot be factorised at loading {loading:g}. Choose a larger one, "
+            "or the variant readout."
+        )
+    return Side(L, Q)
 
 
 def _add_gram(M: Tensor, rows: Tensor) -> None:

@@ -286,7 +286,7 @@ def _checked(system: System, solution: Solution, gains: Tensor, lengths: Tensor)
 
 
 def _is_moderate(factors: Sequence[Factors], a: Tensor, readouts: Tensor, gains: Tensor) -> bool:
-    """Whether ||D(a)|| is within GROWTH_LIMIT of sqrt(sum ||D_t||^2)."""
+    """Whether ||D(a)|| is within GROWTH_LIMIT of the norm of all gains; in a metric, both of the whitened problem."""
     limit = GROWTH_LIMIT * float(gains.norm())
     if float(a.norm()) <= 10.0 * limit:
         # ||D(a)||^2 = a^T A a, unless rounding, a share of ||a||^2, could decide.

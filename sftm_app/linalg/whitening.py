@@ -13,7 +13,9 @@ from sftm_app.linalg.polar import polar, polar_bytes, polar_operations
 from sftm_app.linalg.workspace import LayerSize
 
 
-def whiten(factors: Sequence[Factors], weights: Sequence[float], n_threads: int) -> tuple[Tensor, Tensor, Tensor]:
+def orthogonalise(
+    factors: Sequence[Factors], weights: Sequence[float], n_threads: int
+) -> tuple[Tensor, Tensor, Tensor]:
     """Orthogonalise all write directions together, and all read directions.
 
     Args:

@@ -31,7 +31,7 @@ from sftm_app.linalg.parallel import parallel_map
 from sftm_app.linalg.polar import polar, polar_bytes, polar_operations
 from sftm_app.linalg.svd import factorise
 from sftm_app.linalg.tolerance import rcond
-from sftm_app.linalg.whitening import whiten, whitening_bytes, whitening_operations
+from sftm_app.linalg.whitening import orthogonalise, whitening_bytes, whitening_operations
 from sftm_app.linalg.workspace import factorise_bytes, factorise_thin_bytes, sum_bytes
 from sftm_app.methods.base import Layer, LayerSize, Method
 from sftm_app.methods.params import CommonParams, number
@@ -117,7 +117,7 @@ def merge_iso_cts(layer: Layer, params: IsoCTSParams) -> Delta:
     found = [common]
     if n_each:
         found += parallel_map(rest, range(len(layer.weights)), layer.n_at_once)
-    left, right, gains = whiten(found, [1.0] * len(found), layer.n_at_once)
+    left, right, gains = orthogonalise(found, [1.0] * len(found), layer.n_at_once)
     delta = (left * (params.scaling * _mean(gains))) @ right
     return space.expand(delta) if space else delta
 

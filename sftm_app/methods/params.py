@@ -67,12 +67,12 @@ def values_of(params: Any) -> dict[str, Any]:
 
 
 def values_to_name(params: Any) -> dict[str, Any]:
-    """The values that a sentence on a merge names: the method's own that act, and the common settings that are on."""
-    on, unused = values_of(common_of(params)), _unused(params)
+    """The values that a sentence on a merge names: those that act, without common settings that are off as usual."""
+    usual, unused = values_of(type(params)()), _unused(params)
     return {
         name: value
         for name, value in values_of(params).items()
-        if name not in unused and (name not in on or on[name] != _COMMON[name])
+        if name not in unused and not (value == _COMMON.get(name, ...) and value == usual[name])
     }
 
 

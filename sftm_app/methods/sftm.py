@@ -30,9 +30,9 @@ class SFTMParams(CommonParams):
     variant: str = choice(
         "minimum_variance",
         "Variant",
-        "readout (the paper's) keeps the gain of every feature exactly. minimum_variance (ours) does so too, and adds "
-        "the least possible noise to the tasks' inputs. mapping keeps the whole output of every feature as well as "
-        "least squares can.",
+        "readout (the paper's) keeps the gain of every feature exactly. minimum_variance (ours) does so too before it "
+        "is calibrated, and writes as little as possible on what the tasks read and write. mapping keeps the whole "
+        "output of every feature as well as least squares can.",
         choices=("minimum_variance", "readout", "mapping"),
     )
     rank: Rank = rank(
@@ -43,15 +43,15 @@ class SFTMParams(CommonParams):
     scaling: float = number(
         1.0,
         "Scaling",
-        "How strongly the superposition is added. 1 gives each task exactly what it had.",
+        "How strongly the superposition is added. 1 is meant; no other value has to be searched.",
         minimum=0.0,
         maximum=2.0,
     )
     loading: float = number(
         3.0,
         "Loading",
-        "For minimum_variance: how much of the noise to suppress is spread evenly over all directions. Large values "
-        "approach readout.",
+        "For minimum_variance: larger values trust less what the task matrices say of the inputs; very large ones give "
+        "readout.",
         minimum=0.01,
         maximum=1000.0,
     )
@@ -140,7 +140,8 @@ METHOD = Method(
     title="SFTM",
     summary="Superposes the singular features of all tasks so that each keeps its effect. Works without tuning the "
     "scaling.",
-    reference="Qiu, Wu, Yao, Superpose Singular Features for Model Merging, arXiv 2502.10698",
+    reference="Qiu, Wu, Yao, Superpose Singular Features for Model Merging, arXiv 2502.10698; minimum_variance: ours, "
+    "after Frost 1972 and Carlson 1988",
     params=SFTMParams,
     merge=merge,
     elementwise=False,

@@ -21,7 +21,7 @@ from sftm_app.linalg.low_rank import Delta, LowRank
 from sftm_app.linalg.operations import factorise_operations
 from sftm_app.linalg.parallel import parallel_map
 from sftm_app.linalg.svd import factorise
-from sftm_app.linalg.whitening import whiten, whitening_bytes, whitening_operations
+from sftm_app.linalg.whitening import orthogonalise, whitening_bytes, whitening_operations
 from sftm_app.linalg.workspace import factorise_bytes
 from sftm_app.methods.base import Layer, LayerSize, Method
 from sftm_app.methods.params import CommonParams, number
@@ -47,7 +47,7 @@ class TSVParams(CommonParams):
 def merge(layer: Layer, params: TSVParams) -> Delta:
     """Keep each task's leading features, and orthogonalise the directions of all tasks together.
 
-    T copies of one task give it once. One task alone comes out as it is.
+    T copies of one task give its leading features once. One task alone comes out as it is.
     """
     n_tasks = len(layer.weights)
 
@@ -57,7 +57,7 @@ def merge(layer: Layer, params: TSVParams) -> Delta:
 
     found = parallel_map(leading, range(n_tasks), layer.n_at_once)
     thin = all(is_thin for _, is_thin in found)
-    left, right, gains = whiten([f for f, _ in found], layer.weights, layer.n_at_once)
+    left, right, gains = orthogonalise([f for f, _ in found], layer.weights, layer.n_at_once)
     del found
     left = left * (gains * params.scaling)
     return LowRank(left, right) if thin else left @ right

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from sftm_app.linalg.calibration import calibrate_operations, factorised_size
 from sftm_app.linalg.factors import Rank
 from sftm_app.linalg.gram_svd import GRAM_MIN
+from sftm_app.linalg.operations import SMALL_SVD, THIN_SVD
 from sftm_app.linalg.parallel import n_processors
 from sftm_app.linalg.workspace import LayerSize
 from sftm_app.machine_speed import MachineSpeed
@@ -39,10 +40,6 @@ READING, WRITING = 1e9, 4e8
 ENTRY_S = 0.001
 # Per task of a linear map: the many small steps of factorising, solving and measuring.
 STEPS_S = 0.001
-# gesdd of a matrix (m, n), in units of m n k.
-SMALL_SVD = 20.0
-# Factorising a low-rank matrix (m, n) of rank r, in units of (m + n) r^2.
-THIN_SVD = 30.0
 # A cached layer is read, checked, scaled and added.
 CACHED_PASSES = 3
 

@@ -81,6 +81,7 @@ def _entry(recipe: Recipe, method: Method, found: Preflight, name: str, place: P
     dtype = DTYPES[recipe.output.dtype] if recipe.output.dtype and retyped else info.dtype
     parts = assignment.parts or _part_of_pairs(sources)
     calibrated = role is Role.MATRIX and common_of(recipe.params).calibration > 0
+    stays_low = method.predict is not None or method.stays_low_rank
     return PlanEntry(
         OutputTensor(name, dtype, info.shape),
         role,
@@ -89,7 +90,7 @@ def _entry(recipe: Recipe, method: Method, found: Preflight, name: str, place: P
         sources,
         parts,
         elementwise=rule in ("sum", "average") or (rule == "method" and method.elementwise and not calibrated),
-        in_span=rule in ("sum", "average") or (rule == "method" and method.predict is not None),
+        in_span=rule in ("sum", "average") or (rule == "method" and stays_low),
         measured=role is Role.MATRIX and _is_measured(recipe.measure, method, parts, info.shape),
         calibrated=calibrated,
         place=place,

@@ -406,3 +406,17 @@ def test_minimum_variance_is_answered_as_it_is_merged(rank: int | None, sides: s
             own = feature + sum(f.rank for f in factors[:member])
             assert float(row[own]) == pytest.approx(1.0, rel=1e-5)
     assert_close(what_if.spectrum(found)[:9], torch.linalg.svdvals(D.double())[:9], 1e-5)
+
+
+@pytest.mark.parametrize("aligned", [False, True])
+def test_cut_off_features_have_no_entries_in_a_metric(aligned: bool) -> None:
+    """Few kept features are whitened inside their span, where those cut off have next to no length."""
+    eye = torch.eye(40)[:, :12] * torch.logspace(0, -1, 12)
+    matrices = [eye @ torch.eye(40)[12 * t : 12 * t + 12] for t in range(3)] if aligned else []
+    what_if = WhatIf(made_of(*(matrices or [random_task((40, 40), seed, decay=1.0) for seed in (1, 2, 3)])))
+    settings = merge_settings("sftm", {"rank": 2, "calibration": 0.0}, (1.0, 1.0, 1.0))
+    kept = torch.cat([torch.arange(f.rank) < 2 for f in what_if.made.factors])
+    for feature in (0, 1, 5):
+        row = what_if.row(1, feature, settings)
+        assert bool(row.isfinite().all()) and not bool(row[~kept].any())
+    assert float(what_if.row(1, 1, settings)[what_if.made.factors[0].rank + 1]) == pytest.approx(1.0, rel=1e-5)

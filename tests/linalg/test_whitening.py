@@ -8,7 +8,7 @@ from closeness import assert_close
 
 from sftm_app.linalg.operations import factorise_operations, thin_operations
 from sftm_app.linalg.svd import factorise
-from sftm_app.linalg.whitening import whiten, whitening_bytes, whitening_operations
+from sftm_app.linalg.whitening import orthogonalise, whitening_bytes, whitening_operations
 from sftm_app.linalg.workspace import LayerSize
 
 
@@ -16,7 +16,7 @@ from sftm_app.linalg.workspace import LayerSize
 def test_both_sides_are_the_nearest_orthonormal_ones(n_threads: int) -> None:
     generator = torch.Generator().manual_seed(0)
     factors = [factorise(torch.randn(30, 20, generator=generator), count) for count in (4, 6, 3)]
-    left, right, gains = whiten(factors, [1.0, 0.5, 2.0], n_threads)
+    left, right, gains = orthogonalise(factors, [1.0, 0.5, 2.0], n_threads)
     for found, side in ((left, torch.cat([f.U for f in factors], 1)), (right.T, torch.cat([f.Vh for f in factors]).T)):
         U, _, Vh = torch.linalg.svd(side.double(), full_matrices=False)
         assert_close(found, U @ Vh, 1e-5)

@@ -57,7 +57,7 @@ class ComparisonPanel:
         )
         self.methods = UncheckedCheckboxGroup(
             label="Methods",
-            info="Those in the table already are not measured again.",
+            info="Methods already in the table are not measured again.",
             choices=[],
             value=[],
             show_select_all=True,

@@ -22,7 +22,7 @@ from sftm_app.units import format_duration
 FORM = "method"
 HELP = (
     "Gap closed: 0 % is as good as the base, 100 % as good as each task's own model. Small print: 95 % intervals, from "
-    "which samples happened to be drawn. Differences within them may be chance."
+    "the choice of samples. Differences within them may be chance."
 )
 NO_GAP = "No gap is given where the individual models are not clearly better than the base on so few samples."
 
