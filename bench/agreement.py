@@ -69,6 +69,7 @@ ABOUT_SHAPES = (
 LINE = "mergekit takes the line below an angle of 1.8 degrees, we below 0.00006 degrees"
 ONE_MORE = "FusionBench keeps one entry more of each task; it is asked for one less here"
 SHAPES = "tables and convolutions (see below)"
+MEAN = f"its mean counts all tasks alike, ours weights them by the energy of their responses; {SHAPES}"
 
 
 def _mergekit(
@@ -180,7 +181,7 @@ COMPARISONS: tuple[Comparison, ...] = (
         {"density": 0.2},
         f"FusionBench has the basis only; the rest is put together from its TIES. {ONE_MORE}; {SHAPES}",
     ),
-    _fusion_bench("svc", "SVC of the sum", ("task_arithmetic", {"scaling": 1.0, "calibration": 1.0}), {}, SHAPES),
+    _fusion_bench("svc", "SVC of the sum", ("task_arithmetic", {"scaling": 1.0, "calibration": 1.0}), {}, MEAN),
 )
 
 

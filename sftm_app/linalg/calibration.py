@@ -7,8 +7,11 @@
 
 Li et al., "When Shared Knowledge Hurts: Spectral Over-Accumulation in Model Merging", ICML 2026, arXiv 2602.05536. The
 paper multiplies sigma_r by K / sum_t max(alpha, ratio_tr) over K tasks: strength 1 is its alpha = 1, which never
-amplifies. Other strengths are ours. A task whose response along p_r is zero leaves its ratio undefined. It does not
-count in the mean there, so that a task matrix of zeros gives the same as a task that lacks the layer.
+amplifies. Other strengths are ours.
+
+The paper's mean counts all tasks alike (`by_energy=False`). Then a task that hardly changed a layer decides for all:
+its ratio grows without limit as its response vanishes. So our mean weights each task by the energy of its response,
+||p_r^T w_t D_t||^2. Both agree where tasks respond alike. A task of zeros gives the same as one that lacks the layer.
 
 The delta changes only by what is taken off it, D* - sum_r (1 - 1 / divisor_r) sigma_r p_r q_r^T, so that it stays as it
 is where nothing has to shrink. Low-rank matrices are never formed. Each task matrix is read once, one after the other.
@@ -29,7 +32,9 @@ from sftm_app.linalg.tolerance import silence
 from sftm_app.linalg.workspace import FLOAT_BYTES, DeltaSize, LayerSize, factorise_bytes
 
 
-def calibrate(delta: Delta, matrices: Sequence[Delta], weights: Sequence[float], strength: float) -> Delta:
+def calibrate(
+    delta: Delta, matrices: Sequence[Delta], weights: Sequence[float], strength: float, by_energy: bool = True
+) -> Delta:
     """Calibrate a merge by the task matrices that it was made from.
 
     Args:
@@ -37,6 +42,7 @@ def calibrate(delta: Delta, matrices: Sequence[Delta], weights: Sequence[float],
         matrices: the T task matrices D_t, dense or low-rank, each read once.
         weights: w_t > 0, how many times its task matrix each task wants.
         strength: from 0 (nothing changes) to 1 (the paper's).
+        by_energy: whether the mean over tasks weights them by the energy of their responses; False for the paper's.
 
     Returns:
         The calibrated delta, low-rank where `delta` is, in its dtype. It may be `delta` itself.
@@ -47,7 +53,7 @@ def calibrate(delta: Delta, matrices: Sequence[Delta], weights: Sequence[float],
     if strength == 0:
         return delta
     found = factorise(delta)
-    divisors = (excess(found, matrices, weights) ** strength).to(found.S)
+    divisors = (excess(found, matrices, weights, by_energy) ** strength).to(found.S)
     if found.rank == 0 or bool((divisors == 1).all()):
         return delta
     if isinstance(delta, LowRank):
@@ -56,31 +62,40 @@ def calibrate(delta: Delta, matrices: Sequence[Delta], weights: Sequence[float],
     return torch.addmm(delta, found.U, taken, alpha=-1.0)
 
 
-def excess(found: Factors, matrices: Sequence[Delta], weights: Sequence[float]) -> Tensor:
+def excess(found: Factors, matrices: Sequence[Delta], weights: Sequence[float], by_energy: bool = True) -> Tensor:
     """mean_t max(1, ratio_tr) of every direction p_r, over the tasks that respond to it.
 
     Args:
         found: the singular features of D*.
-        matrices, weights: as for `calibrate`.
+        matrices, weights, by_energy: as for `calibrate`.
 
     Returns:
         (r,) float64, at least 1; 1 where no task responds.
     """
-    total, heard = found.S.new_zeros(found.rank, dtype=torch.float64), found.S.new_zeros(found.rank, dtype=torch.int64)
+    # In units of the largest singular value, so that no square overflows or vanishes.
+    unit = float(found.S[0]) if found.rank else 1.0
+    total = found.S.new_zeros(found.rank, dtype=torch.float64)
+    heard = torch.zeros_like(total)
     for task, weight in enumerate(weights):
         matrix = matrices[task]
         responses = _responses(found.U, matrix)  # (r, n)
-        quiet = silence(responses.dtype) * norm(matrix)
+        quiet = silence(responses.dtype) * _norm(matrix)
         del matrix  # before the next task is read
-        size = torch.linalg.vector_norm(responses, dim=1).double()
-        along = torch.linalg.vecdot(responses, found.Vh.to(responses)).double()
+        size = torch.linalg.vector_norm(responses, dim=1, dtype=torch.float64)
+        along = torch.einsum("rn,rn->r", responses, found.Vh.to(responses)).double()
         counts = size > quiet
         # Two quotients instead of one: the square of a small response would underflow.
         ratio = (found.S.double() / (weight * size)) * (along / size)
-        total += torch.where(counts, ratio.clamp_min(1.0), 0.0)
-        heard += counts
+        share = ((weight * size / unit) ** 2 if by_energy else torch.ones_like(size)) * counts
+        total += torch.where(counts, share * ratio.clamp_min(1.0), 0.0)
+        heard += share
         del responses
-    return torch.where(heard > 0, total / heard, 1.0)
+    return torch.where(heard > 0, total / torch.where(heard > 0, heard, 1.0), 1.0)
+
+
+def _norm(matrix: Delta) -> float:
+    """The Frobenius norm in float64, which no square of a float32 number leaves."""
+    return norm(matrix) if isinstance(matrix, LowRank) else float(torch.linalg.vector_norm(matrix, dtype=torch.float64))
 
 
 def _responses(P: Tensor, matrix: Delta) -> Tensor:

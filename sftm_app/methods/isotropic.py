@@ -49,6 +49,10 @@ class IsoCParams(CommonParams):
         maximum=2.0,
     )
 
+    def unused(self) -> frozenset[str]:
+        """All singular values are equal, so the directions that calibration would shrink are arbitrary."""
+        return frozenset({"calibration"})
+
 
 @dataclass(frozen=True)
 class IsoCTSParams(CommonParams):
@@ -69,6 +73,10 @@ class IsoCTSParams(CommonParams):
         minimum=0.0,
         maximum=2.0,
     )
+
+    def unused(self) -> frozenset[str]:
+        """All singular values are equal, so the directions that calibration would shrink are arbitrary."""
+        return frozenset({"calibration"})
 
 
 def merge_iso_c(layer: Layer, params: IsoCParams) -> Delta:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +9,9 @@ from typing import Any
 from sftm_app.errors import RecipeError
 from sftm_app.methods import get_method
 from sftm_app.methods.params import make_params
+
+# Larger weights times a change would leave float32.
+MAX_WEIGHT = 1e30
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,8 @@ def merge_settings(method: str, values: Mapping[str, Any], weights: Sequence[flo
     params = make_params(get_method(method).params, values, f"params of {method}")
     for weight in weights:
         number = isinstance(weight, int | float) and not isinstance(weight, bool)
-        if not number or not math.isfinite(weight) or not weight > 0:
-            raise RecipeError(f"The task weight {weight!r} is not a positive number. Give one above 0.")
+        if not number or not 0 < weight <= MAX_WEIGHT:
+            raise RecipeError(
+                f"The task weight {weight!r} is not a positive number of at most {MAX_WEIGHT:g}. Give one above 0."
+            )
     return MergeSettings(method, params, tuple(float(weight) for weight in weights))

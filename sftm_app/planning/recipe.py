@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +18,7 @@ from sftm_app.devices import DEVICES
 from sftm_app.errors import RecipeError
 from sftm_app.methods import get_method
 from sftm_app.methods.params import NoParams, check_size_rank, make_params, refuse_unknown, values_of
+from sftm_app.methods.settings import MAX_WEIGHT
 from sftm_app.weights.file_names import INDEX_SUFFIX
 from sftm_app.weights.hub_names import hub_name
 
@@ -171,8 +171,8 @@ def _name_tasks(tasks: Sequence[Any]) -> tuple[TaskEntry, ...]:
         path, weight = task.get("path"), task.get("weight", 1.0)
         if not _is_path(path):
             raise RecipeError(f"{where}: needs a `path`, the folder of the checkpoint.")
-        if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight <= sys.float_info.max:
-            raise RecipeError(f"{where}: the weight is {weight!r}. Give a positive number.")
+        if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight <= MAX_WEIGHT:
+            raise RecipeError(f"{where}: the weight is {weight!r}. Give a positive number of at most {MAX_WEIGHT:g}.")
         name = str(task.get("name") or default_name(path, {entry.name for entry in entries}))
         entries.append(TaskEntry(str(path), name, float(weight)))
     return tuple(entries)

@@ -49,11 +49,13 @@ def changes(tiny_models: Path, session: Session) -> Callable[..., Tensors]:
 
 
 def calibrated(D: Tensor, matrices: list[Tensor], wanted: list[float], strength: float) -> Tensor:
-    """The formula of SVC, direction by direction, in float64."""
+    """The formula of SVC with a mean by energy, direction by direction, in float64."""
     P, sigma, Qh = torch.linalg.svd(D, full_matrices=False)
     for r in range(len(sigma)):
         own = [w * P[:, r] @ M for w, M in zip(wanted, matrices, strict=True)]
-        sigma[r] /= (sum(max(1.0, float((P[:, r] @ D) @ o / (o @ o))) for o in own) / len(own)) ** strength
+        energies = [float(o @ o) for o in own]
+        sums = [max(energy, float((P[:, r] @ D) @ o)) for energy, o in zip(energies, own, strict=True)]
+        sigma[r] /= (sum(sums) / sum(energies)) ** strength
     return (P * sigma) @ Qh
 
 
@@ -61,6 +63,8 @@ def calibrated(D: Tensor, matrices: list[Tensor], wanted: list[float], strength:
 def test_calibration_is_that_of_the_methods_own_delta(
     changes: Callable[..., Tensors], tiny_models: Path, method: str
 ) -> None:
+    if "calibration" in METHODS[method].params().unused():
+        pytest.skip("its singular values are equal, so it has no directions of its own")
     at = {"scaling": 1.0} if method != "average" else {}
     plain, found = changes(method, calibration=0.0, **at), changes(method, calibration=0.5, **at)
     base, tasks = backbone(tiny_models / "base"), [backbone(tiny_models / t) for t in "abc"]

@@ -72,8 +72,8 @@ def calibrated(D: Array, changes: Sequence[Array]) -> Array:
     for r in range(len(sigma)):
         own = [P[:, r] @ change for change in changes]
         heard = [o for o, change in zip(own, changes, strict=True) if np.linalg.norm(o) > 1e-5 * np.linalg.norm(change)]
-        ratios = [max(1.0, sigma[r] * Qh[r] @ o / (o @ o)) for o in heard]
-        sigma[r] /= np.mean(ratios) if ratios else 1.0
+        energy = sum(o @ o for o in heard)
+        sigma[r] /= sum(max(o @ o, sigma[r] * Qh[r] @ o) for o in heard) / energy if heard else 1.0
     return np.asarray((P * sigma) @ Qh)
 
 

@@ -19,18 +19,21 @@ both_dtypes = pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 CLOSE = {torch.float32: 2e-5, torch.float64: 1e-11}
 
 
-def calibrated_directly(D: Tensor, matrices: Sequence[Tensor], weights: Sequence[float], strength: float) -> Tensor:
-    """The paper's formula, direction by direction, in float64."""
+def calibrated_directly(
+    D: Tensor, matrices: Sequence[Tensor], weights: Sequence[float], strength: float, by_energy: bool = True
+) -> Tensor:
+    """The paper's formula, or ours by energy, direction by direction, in float64."""
     D = D.double()
     P, sigma, Qh = torch.linalg.svd(D, full_matrices=False)
     result = torch.zeros_like(D)
     for r in range(len(sigma)):
-        ratios = []
+        ratios, shares = [], []
         for matrix, weight in zip(matrices, weights, strict=True):
             own = P[:, r] @ (weight * matrix.double())
             if float(own.norm()) > 1e-9 * float(matrix.double().norm()):
                 ratios.append(max(1.0, float((P[:, r] @ D) @ own) / float(own @ own)))
-        mean = sum(ratios) / len(ratios) if ratios else 1.0
+                shares.append(float(own @ own) if by_energy else 1.0)
+        mean = sum(a * b for a, b in zip(ratios, shares, strict=True)) / sum(shares) if ratios else 1.0
         result += sigma[r] / mean**strength * torch.outer(P[:, r], Qh[r])
     return result
 
@@ -44,15 +47,16 @@ def related(m: int, n: int, dtype: torch.dtype, n_tasks: int = 4) -> list[Tensor
 @shapes
 @both_dtypes
 @pytest.mark.parametrize("strength", [1.0, 0.5])
+@pytest.mark.parametrize("by_energy", [True, False])
 @pytest.mark.parametrize("weights", [(1.0, 1.0, 1.0, 1.0), (2.0, 0.5, 1.0, 3.0)])
-def test_it_is_the_papers_formula(
-    m: int, n: int, dtype: torch.dtype, strength: float, weights: tuple[float, ...]
+def test_it_is_the_formula(
+    m: int, n: int, dtype: torch.dtype, strength: float, weights: tuple[float, ...], by_energy: bool
 ) -> None:
     matrices = related(m, n, dtype)
     D = torch.stack([w * M for w, M in zip(weights, matrices, strict=True)]).sum(0)
     before = D.clone()
-    found = calibrate(D, matrices, weights, strength)
-    wanted = calibrated_directly(D, matrices, weights, strength)
+    found = calibrate(D, matrices, weights, strength, by_energy)
+    wanted = calibrated_directly(D, matrices, weights, strength, by_energy)
     assert isinstance(found, Tensor) and found.dtype == dtype and torch.equal(D, before)
     assert distance(found, wanted) < CLOSE[dtype]
     assert distance(D, wanted) > 0.1, "there is something to calibrate"
@@ -160,3 +164,21 @@ def test_operations_are_those_of_the_products() -> None:
     assert calibrate_operations(full, DeltaSize(2400, low_rank=False), 20) == 3 * 2 * 30 * 20 * 20
     thin = LayerSize(30, 20, (2, 3), (True, True), 2400, 0)
     assert calibrate_operations(thin, DeltaSize(4 * 50 * 5, low_rank=True), 5) == 2 * 5 * 50 * 5
+
+
+@pytest.mark.parametrize("size", [1.0, 0.1, 1e-2, 1e-4, 1e-6, 0.0])
+def test_a_task_that_hardly_changed_the_layer_decides_little(size: float) -> None:
+    """As its change vanishes, the other task is kept as if it were alone; the paper's mean would halve it."""
+    A, B = gaussian(40, 24, 1, torch.float32), size * gaussian(40, 24, 2, torch.float32)
+    found = calibrate(A + B, [A, B], [1.0, 1.0], 1.0)
+    assert distance(found, A + B) < 0.03 + 0.5 * size
+    if 0 < size < 0.05:
+        assert distance(calibrate(A + B, [A, B], [1.0, 1.0], 1.0, by_energy=False), A + B) > 0.2
+
+
+@pytest.mark.parametrize("size", [1e-30, 1e-18, 1e18, 1e30])
+def test_squares_need_not_fit(size: float) -> None:
+    matrices = related(17, 9, torch.float32)
+    D = torch.stack(matrices).sum(0)
+    found = calibrate(D * size, [M * size for M in matrices], [1.0] * 4, 1.0)
+    assert distance(found.double() / size, calibrate(D, matrices, [1.0] * 4, 1.0)) < 1e-4

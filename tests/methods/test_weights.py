@@ -49,7 +49,7 @@ def merged(name: str, weights: list[float], copies: int = 3) -> torch.Tensor:
         # Each task wants w_t D. The sum gives 3 D, 1.5 D, and (2 + 1) D to tasks that want 2 D and D.
         ("task_arithmetic", [1.0, 1.0, 1.0], 1.0),
         ("task_arithmetic", [0.5, 0.5, 0.5], 0.5),
-        ("task_arithmetic", [2.0, 1.0], 3.0 / ((1.5 + 3.0) / 2)),
+        ("task_arithmetic", [2.0, 1.0], 3.0 / ((4 * 1.5 + 1 * 3.0) / 5)),
         # A mean gives D, which is what each task wants, whatever the weights are.
         ("average", [1.0, 1.0, 1.0], 1.0),
         ("average", [0.5, 0.5], 1.0),
