@@ -80,6 +80,10 @@ def _merged_correctness(place: Workplace, chosen: Settings, cases: Sequence[Case
     if remerge:
         path.unlink(missing_ok=True)
     about = measured(path, describe)
+    if not made and known(place.bench, about["model"], cases) is None:
+        # The method may have changed since: what is measured now must not be kept as that of the earlier model.
+        about = describe()
+        write_json(path, about)
     return _fill(
         place.bench, about["model"], cases, lambda tasks: merged_models(place, merged().tensors, str(chosen), tasks)
     )
