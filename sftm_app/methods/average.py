@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from sftm_app.linalg.factors import Factors
 from sftm_app.linalg.low_rank import Delta
-from sftm_app.methods.base import Combination, Layer, Method, weighted_average
+from sftm_app.methods.base import AVERAGED, Combination, Layer, Method, weighted_average
 from sftm_app.methods.params import NoParams
 
 
@@ -34,7 +34,7 @@ METHOD = Method(
     params=NoParams,
     merge=merge,
     elementwise=True,
-    roles={"embedding": "average", "bias": "average", "norm": "average"},
+    roles=AVERAGED,
     predict=predict,
     weights_are_shares=True,
 )

@@ -23,6 +23,7 @@ from sftm_app.linalg.workspace import LayerSize, sum_bytes
 from sftm_app.methods.params import common_of
 
 __all__ = [
+    "AVERAGED",
     "Combination",
     "Features",
     "Layer",
@@ -39,6 +40,8 @@ __all__ = [
 
 ROLES = {"embedding", "bias", "norm"}
 RULES = {"sum", "average", "method"}
+# For `Method.roles`: everything but linear maps is averaged.
+AVERAGED: Mapping[str, str] = dict.fromkeys(("embedding", "bias", "norm"), "average")
 
 
 @dataclass(frozen=True, eq=False)

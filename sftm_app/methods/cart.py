@@ -21,7 +21,7 @@ from sftm_app.linalg.operations import factorise_operations
 from sftm_app.linalg.parallel import parallel_map
 from sftm_app.linalg.svd import factorise
 from sftm_app.linalg.workspace import factorise_bytes, sum_bytes
-from sftm_app.methods.base import Layer, LayerSize, Method, Rank
+from sftm_app.methods.base import AVERAGED, Layer, LayerSize, Method, Rank
 from sftm_app.methods.params import CommonParams, number, rank
 
 
@@ -106,7 +106,7 @@ METHOD = Method(
     params=CARTParams,
     merge=merge,
     elementwise=False,
-    roles={"embedding": "average", "bias": "average", "norm": "average"},
+    roles=AVERAGED,
     workspace=workspace,
     operations=operations,
     weights_are_shares=True,

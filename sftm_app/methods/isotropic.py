@@ -19,6 +19,7 @@ dimensions as a matrix, embedding tables too, and FusionBench multiplies the ave
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -33,15 +34,12 @@ from sftm_app.linalg.svd import factorise
 from sftm_app.linalg.tolerance import rcond
 from sftm_app.linalg.whitening import orthogonalise, whitening_bytes, whitening_operations
 from sftm_app.linalg.workspace import factorise_bytes, factorise_thin_bytes, sum_bytes
-from sftm_app.methods.base import Layer, LayerSize, Method
+from sftm_app.methods.base import AVERAGED, Layer, LayerSize, Method
 from sftm_app.methods.params import CommonParams, number
 
 
-@dataclass(frozen=True)
-class IsoCParams(CommonParams):
-    """Parameters of Iso-C."""
-
-    scaling: float = number(
+def _scaling() -> Any:
+    return number(
         1.0,
         "Scaling",
         "How strongly the result is added. The paper tunes it on validation data; 1 is the default of FusionBench.",
@@ -49,13 +47,24 @@ class IsoCParams(CommonParams):
         maximum=2.0,
     )
 
+
+class IsotropicParams(CommonParams):
+    """What both share."""
+
     def unused(self) -> frozenset[str]:
         """All singular values are equal, so the directions that calibration would shrink are arbitrary."""
         return frozenset({"calibration"})
 
 
 @dataclass(frozen=True)
-class IsoCTSParams(CommonParams):
+class IsoCParams(IsotropicParams):
+    """Parameters of Iso-C."""
+
+    scaling: float = _scaling()
+
+
+@dataclass(frozen=True)
+class IsoCTSParams(IsotropicParams):
     """Parameters of Iso-CTS."""
 
     common: float = number(
@@ -66,17 +75,7 @@ class IsoCTSParams(CommonParams):
         minimum=0.0,
         maximum=1.0,
     )
-    scaling: float = number(
-        1.0,
-        "Scaling",
-        "How strongly the result is added. The paper tunes it on validation data; 1 is the default of FusionBench.",
-        minimum=0.0,
-        maximum=2.0,
-    )
-
-    def unused(self) -> frozenset[str]:
-        """All singular values are equal, so the directions that calibration would shrink are arbitrary."""
-        return frozenset({"calibration"})
+    scaling: float = _scaling()
 
 
 def merge_iso_c(layer: Layer, params: IsoCParams) -> Delta:
@@ -183,7 +182,7 @@ METHODS = (
         params=IsoCParams,
         merge=merge_iso_c,
         elementwise=False,
-        roles={"embedding": "average", "bias": "average", "norm": "average"},
+        roles=AVERAGED,
         workspace=iso_c_workspace,
         operations=iso_c_operations,
         stays_low_rank=True,
@@ -197,7 +196,7 @@ METHODS = (
         params=IsoCTSParams,
         merge=merge_iso_cts,
         elementwise=False,
-        roles={"embedding": "average", "bias": "average", "norm": "average"},
+        roles=AVERAGED,
         workspace=iso_cts_workspace,
         operations=iso_cts_operations,
         stays_low_rank=True,

@@ -29,7 +29,7 @@ from sftm_app.linalg.low_rank import Delta, LowRank, dense
 from sftm_app.linalg.polar import EIGEN_OPERATIONS, EIGEN_SQUARES
 from sftm_app.linalg.sparsity import keep_largest
 from sftm_app.linalg.tolerance import rcond
-from sftm_app.methods.base import Layer, LayerSize, Method
+from sftm_app.methods.base import AVERAGED, Layer, LayerSize, Method
 from sftm_app.methods.params import CommonParams, number
 
 # Matrices of the coordinates' size that TIES holds at most: one task's, its sparse copy, and five sums.
@@ -127,7 +127,7 @@ METHOD = Method(
     params=KnotsParams,
     merge=merge,
     elementwise=False,
-    roles={"embedding": "average", "bias": "average", "norm": "average"},
+    roles=AVERAGED,
     workspace=workspace,
     operations=operations,
     weights_are_shares=True,

@@ -19,7 +19,7 @@ from sftm_app.linalg.factors import Factors
 from sftm_app.linalg.metric import Metric
 from sftm_app.linalg.superposition import superpose, superpose_operations, superposed_delta
 from sftm_app.linalg.workspace import factorise_bytes, superpose_bytes
-from sftm_app.methods.base import Combination, Layer, LayerSize, Merged, Method, Rank, SolveFigures
+from sftm_app.methods.base import AVERAGED, Combination, Layer, LayerSize, Merged, Method, Rank, SolveFigures
 from sftm_app.methods.params import CommonParams, choice, number, rank
 
 
@@ -145,7 +145,7 @@ METHOD = Method(
     params=SFTMParams,
     merge=merge,
     elementwise=False,
-    roles={"embedding": "average", "bias": "average", "norm": "average"},
+    roles=AVERAGED,
     workspace=workspace,
     operations=operations,
     features=asked_rank,

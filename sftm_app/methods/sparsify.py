@@ -109,11 +109,15 @@ class MagnitudeParams(CommonParams):
     scaling: float = _scaling(0.3, SUMMED)
 
 
+def _dare_density() -> Any:
+    return _density(0.1, "The probability with which an entry is kept. 0.1 is the paper's drop rate of 90 %.")
+
+
 @dataclass(frozen=True)
 class DareParams(CommonParams):
     """Parameters of DARE."""
 
-    density: float = _density(0.1, "The probability with which an entry is kept. 0.1 is the paper's drop rate of 90 %.")
+    density: float = _dare_density()
     seed: int = _seed()
     scaling: float = _scaling(0.3, SUMMED)
 
@@ -122,7 +126,7 @@ class DareParams(CommonParams):
 class DareTiesParams(CommonParams):
     """Parameters of DARE with TIES."""
 
-    density: float = _density(0.1, "The probability with which an entry is kept. 0.1 is the paper's drop rate of 90 %.")
+    density: float = _dare_density()
     seed: int = _seed()
     scaling: float = _scaling(1.0, "1 is TIES' value without a validation set.")
 

@@ -23,7 +23,7 @@ from sftm_app.linalg.parallel import parallel_map
 from sftm_app.linalg.svd import factorise
 from sftm_app.linalg.whitening import orthogonalise, whitening_bytes, whitening_operations
 from sftm_app.linalg.workspace import factorise_bytes
-from sftm_app.methods.base import Layer, LayerSize, Method
+from sftm_app.methods.base import AVERAGED, Layer, LayerSize, Method
 from sftm_app.methods.params import CommonParams, number
 
 
@@ -94,7 +94,7 @@ METHOD = Method(
     params=TSVParams,
     merge=merge,
     elementwise=False,
-    roles={"embedding": "average", "bias": "average", "norm": "average"},
+    roles=AVERAGED,
     workspace=workspace,
     operations=operations,
     stays_low_rank=True,

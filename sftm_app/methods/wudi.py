@@ -38,10 +38,12 @@ from sftm_app.linalg.interference import (
     solve_filtered,
 )
 from sftm_app.linalg.low_rank import Delta
-from sftm_app.methods.base import Layer, LayerSize, Method, Rank
+from sftm_app.methods.base import AVERAGED, Layer, LayerSize, Method, Rank
 from sftm_app.methods.params import CommonParams, number, rank
 
-SCALING_HELP = "How strongly the result is added. 1 is the paper's value."
+
+def _scaling() -> Any:
+    return number(1.0, "Scaling", "How strongly the result is added. 1 is the paper's value.", minimum=0.0, maximum=2.0)
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ class WUDIParams(CommonParams):
         maximum=0.3,
         step=0.01,
     )
-    scaling: float = number(1.0, "Scaling", SCALING_HELP, minimum=0.0, maximum=2.0)
+    scaling: float = _scaling()
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ class SWUDIParams(CommonParams):
         "How many directions of the inputs are kept at most, those that the tasks use most first: all (full), a count "
         "(32), a share (25%), or as many as hold a share of the energy (99% energy).",
     )
-    scaling: float = number(1.0, "Scaling", SCALING_HELP, minimum=0.0, maximum=2.0)
+    scaling: float = _scaling()
 
 
 def merge_wudi(layer: Layer, params: WUDIParams) -> Delta:
@@ -121,8 +123,6 @@ def operations(size: LayerSize, params: Any) -> float:
     core = core_size(size)
     return interference_operations(core.m, core.n, len(core.features)) + core_operations(size)
 
-
-AVERAGED = {"embedding": "average", "bias": "average", "norm": "average"}
 
 METHODS = (
     Method(
