@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 from sftm_app.errors import InputError, SampleError
 from sftm_app.evaluation.family import Family
-from sftm_app.evaluation.image_files import load_labelled_folder
-from sftm_app.evaluation.packs import Pack, PackTask, load_samples
-from sftm_app.evaluation.samples import ImageSamples, Samples, TextSamples
-from sftm_app.evaluation.text_files import TEXT_ENDINGS, load_texts
+from sftm_app.evaluation.labelled import own_samples, pack_entry, pack_samples
+from sftm_app.evaluation.packs import Pack, PackTask
+from sftm_app.evaluation.samples import Samples
 from sftm_app.ui.settings import allowed
 from sftm_app.ui.studio import Studio
 from sftm_app.ui.workspace import Workspace
@@ -52,62 +50,13 @@ def samples_of(
     """
     if task not in ws.task_names:
         raise InputError(f"There is no task {task!r}. Choose one of {', '.join(ws.task_names)}.")
-    pack = studio.pack(ws)
+    pack, index = studio.pack(ws), ws.task_names.index(task)
     if pack and not where.strip():
-        found = pack_task(pack, ws, task)
-        if found is None:
-            raise SampleError(f"{task}: the demo has no samples for this task. Choose another task.")
-        return load_samples(found)
-    family = studio.model_pool(ws).family(task)
+        return pack_samples(pack, Path(ws.tasks[index].path), task)
     if not where.strip():
-        how = HOW_TEXTS if family.reads == "text" else HOW_IMAGES
+        how = HOW_TEXTS if studio.model_pool(ws).family(task).reads == "text" else HOW_IMAGES
         raise SampleError(f"There are no labelled samples for these models. {how}")
-    root = allowed(studio.settings, where)
-    if family.reads == "text":
-        return _with_choices(replace(load_texts(_text_file(root, task)), chat=chat), family)
-    return _images(studio, ws, task, root, family, names)
-
-
-def _text_file(root: Path, task: str) -> Path:
-    if not root.is_dir():
-        return root
-    found = [root / f"{task}{ending}" for ending in TEXT_ENDINGS if (root / f"{task}{ending}").is_file()]
-    if len(found) != 1:
-        count = f"{len(found)} files" if found else "no file"
-        raise SampleError(f"{root}: has {count} of texts named {task} ({', '.join(TEXT_ENDINGS)}); it should have one.")
-    return found[0]
-
-
-def _with_choices(texts: TextSamples, family: Family) -> TextSamples:
-    """A model that always chooses is offered every target of the file, unless each text lists its candidates."""
-    if not family.picks or texts.choices or any("\n" in text.strip() for text in texts.inputs):
-        return texts
-    return replace(texts, choices=tuple(dict.fromkeys(target for target in texts.targets if target is not None)))
-
-
-def _images(
-    studio: Studio, ws: Workspace, task: str, root: Path, family: Family, names: tuple[str, ...] | None
-) -> ImageSamples:
-    inner = root
-    if any((root / name).is_dir() for name in ws.task_names):
-        inner = root / task
-        if not inner.is_dir():
-            raise SampleError(f"{root}: has no folder {task!r}, so this task is left out.")
-    checkpoint = studio.preflight(ws).tasks[ws.task_names.index(task)].checkpoint
-    if not family.picks:
-        channels = 1 if checkpoint.config.get("num_channels") == 1 else 3
-        return load_labelled_folder(inner, checkpoint.id2label, channels)
-    classes = names or _subfolders(inner)
-    samples = load_labelled_folder(inner, dict(enumerate(classes)), 3)
-    return replace(samples, choices=classes)
-
-
-def _subfolders(folder: Path) -> tuple[str, ...]:
-    try:
-        return tuple(sorted(child.name for child in folder.iterdir() if child.is_dir()))
-    except OSError as error:
-        why = f"cannot be read ({error.strerror})"
-        raise SampleError(f"{folder}: {why}. It should hold one subfolder of images per class.") from None
+    return own_samples(studio.preflight(ws), index, allowed(studio.settings, where), names, chat)
 
 
 def all_samples(
@@ -132,5 +81,5 @@ def all_samples(
 
 def pack_task(pack: Pack, ws: Workspace, name: str) -> PackTask | None:
     """The demo's own entry for a task of the workspace; None for a checkpoint from elsewhere."""
-    path = next((Path(task.path).resolve() for task in ws.tasks if task.name == name), None)
-    return next((task for task in pack.tasks if task.path.resolve() == path), None)
+    path = next((task.path for task in ws.tasks if task.name == name), None)
+    return pack_entry(pack, Path(path)) if path else None
