@@ -11,7 +11,7 @@ import plotly
 from playwright.sync_api import Page
 
 from bench.browser import open_page
-from bench.real.intervals import Estimate
+from sftm_app.evaluation.intervals import Interval
 
 INK, GRID, BLUE, ORANGE = "#333333", "#e3e3e3", "#0072b2", "#d55e00"
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#788cfa", "#a0503c", "#b48c50", "#467878")
@@ -28,7 +28,7 @@ def layout(**rest: Any) -> dict[str, Any]:
     return {**look, "margin": {"l": 10, "r": 15, "t": 10, "b": 45}, **rest}
 
 
-def estimates(found: Sequence[Estimate]) -> tuple[list[float], dict[str, Any]]:
+def estimates(found: Sequence[Interval]) -> tuple[list[float], dict[str, Any]]:
     """Values and plotly's error bars."""
     bars = {
         "type": "data",
@@ -40,7 +40,7 @@ def estimates(found: Sequence[Estimate]) -> tuple[list[float], dict[str, Any]]:
     return [one.value for one in found], bars
 
 
-def methods_figure(lines: Sequence[tuple[str, Estimate, Estimate | None]]) -> dict[str, Any]:
+def methods_figure(lines: Sequence[tuple[str, Interval, Interval | None]]) -> dict[str, Any]:
     """The share of the gap closed by each method. lines: title, default, and best; the first one on top."""
     titles = [title for title, _, _ in lines][::-1]
     data: list[dict[str, Any]] = []
@@ -68,7 +68,7 @@ def methods_figure(lines: Sequence[tuple[str, Estimate, Estimate | None]]) -> di
     return {"data": data, "layout": layout(height=height, width=760, xaxis=axis, yaxis=categories, legend=legend)}
 
 
-def counts_figure(lines: Sequence[tuple[str, Sequence[int], Sequence[Estimate]]]) -> dict[str, Any]:
+def counts_figure(lines: Sequence[tuple[str, Sequence[int], Sequence[Interval]]]) -> dict[str, Any]:
     """The share of the gap closed with 2, 3, ... tasks. lines: title, numbers of tasks, estimates."""
     data: list[dict[str, Any]] = []
     for place, (title, numbers, found) in enumerate(lines):

@@ -8,7 +8,6 @@ from pathlib import Path
 from bench.machine import machine_line
 from bench.real import figures
 from bench.real.bench import TEST, VALIDATION, Settings
-from bench.real.intervals import Estimate
 from bench.real.rows import Row, rows
 from bench.real.study import Model, Study, best_of
 from bench.real.tables import (
@@ -21,6 +20,7 @@ from bench.real.tables import (
     scatter,
     unseen_table,
 )
+from sftm_app.evaluation.intervals import Interval
 from sftm_app.methods import METHODS
 from sftm_app.resources import asset_path
 
@@ -82,7 +82,7 @@ def between(text: str, name: str, section_text: str) -> str:
     return f"{head}{start}\n{section_text}\n\n{end}{rest.split(end)[1]}"
 
 
-def method_lines(study: Study) -> list[tuple[str, Estimate, Estimate | None]]:
+def method_lines(study: Study) -> list[tuple[str, Interval, Interval | None]]:
     """Title, default and best of every row that was measured, best default first."""
     choosing = study.first_seed().on(VALIDATION)
     found = []
@@ -93,7 +93,7 @@ def method_lines(study: Study) -> list[tuple[str, Estimate, Estimate | None]]:
     return sorted(found, key=lambda line: -line[1].value)
 
 
-def count_lines(study: Study) -> list[tuple[str, list[int], list[Estimate]]]:
+def count_lines(study: Study) -> list[tuple[str, list[int], list[Interval]]]:
     """For each counted method the numbers of tasks and the mean share over the orders, with the wider interval."""
     first = study.first_seed().on(TEST)
     found = []
@@ -110,7 +110,7 @@ def count_lines(study: Study) -> list[tuple[str, list[int], list[Estimate]]]:
     return found
 
 
-def mean_of(found: list[Estimate]) -> Estimate:
+def mean_of(found: list[Interval]) -> Interval:
     """The mean of estimates. Its interval is the mean interval, because the orders share tasks and samples."""
     parts = ([one.value for one in found], [one.low for one in found], [one.high for one in found])
-    return Estimate(*(sum(part) / len(part) for part in parts))
+    return Interval(*(sum(part) / len(part) for part in parts))

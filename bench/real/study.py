@@ -10,19 +10,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.real.bench import TEST, Settings
-from bench.real.intervals import (
+from bench.real.merging import Workplace, open_workplace
+from bench.real.results import BASE, INDIVIDUAL, Case, Correct, correctness, stored, stored_merge
+from sftm_app.evaluation.intervals import (
     Draws,
-    Estimate,
+    Interval,
     Table,
     draw,
     drawn_accuracy,
     drawn_gap,
-    estimate,
     gap_closed,
+    interval,
     mean_accuracy,
 )
-from bench.real.merging import Workplace, open_workplace
-from bench.real.results import BASE, INDIVIDUAL, Case, Correct, correctness, stored, stored_merge
 
 Model = str | Settings
 
@@ -91,18 +91,18 @@ class Study:
         """The bootstrap draws, the same for every model."""
         return draw([len(task) for task in self.ends[0][0]], len(self.places))
 
-    def gap(self, model: Model) -> Estimate | None:
+    def gap(self, model: Model) -> Interval | None:
         """The share of the gap that a model closes; None if it was not measured."""
         table = self.table(model)
         return None if table is None else gap_closed(table, *self.ends, self.draws)
 
-    def accuracy(self, model: Model) -> Estimate | None:
+    def accuracy(self, model: Model) -> Interval | None:
         """The mean accuracy of a model; None if it was not measured."""
         table = self.table(model)
         draws = self.draws
-        return None if table is None else estimate(mean_accuracy(table), drawn_accuracy(table, draws))
+        return None if table is None else interval(mean_accuracy(table), drawn_accuracy(table, draws))
 
-    def difference(self, model: Model, other: Model) -> Estimate | None:
+    def difference(self, model: Model, other: Model) -> Interval | None:
         """How much more of the gap `model` closes than `other`, with a paired interval; None if not measured."""
         tables = self.table(model), self.table(other)
         if tables[0] is None or tables[1] is None:
@@ -110,7 +110,7 @@ class Study:
         gaps = [drawn_gap(table, *self.ends, self.draws) for table in tables if table is not None]
         base, individual = (mean_accuracy(end) for end in self.ends)
         values = [(mean_accuracy(table) - base) / (individual - base) for table in tables if table is not None]
-        return estimate(values[0] - values[1], gaps[0] - gaps[1])
+        return interval(values[0] - values[1], gaps[0] - gaps[1])
 
     def figures(self, chosen: Settings) -> dict[str, float]:
         """The figures of a merge, averaged over seeds; empty if it was not made."""

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from bench.real.bench import TEST, VALIDATION, Settings
-from bench.real.intervals import Estimate, mean_accuracy, spearman
+from bench.real.correlation import spearman
 from bench.real.results import BASE, INDIVIDUAL, all_merges, known, stored_cost
 from bench.real.rows import Row, rows
 from bench.real.stages import table
 from bench.real.study import Model, Study, best_of
+from sftm_app.evaluation.intervals import Interval, mean_accuracy
 
 DEFAULT = Settings("sftm")
 NONE = "-"
@@ -20,12 +21,12 @@ NONE = "-"
 PREDICTORS = ("readout error", "mapping error", "variance", "interference", "distance")
 
 
-def share(found: Estimate | None) -> str:
+def share(found: Interval | None) -> str:
     """A share of the gap in percent with its interval."""
     return NONE if found is None else f"{found.value:.0%} ({100 * found.low:.0f} to {100 * found.high:.0f})"
 
 
-def points(found: Estimate | None) -> str:
+def points(found: Interval | None) -> str:
     """A difference of shares in points with its interval, and a mark where the interval excludes zero."""
     if found is None:
         return NONE

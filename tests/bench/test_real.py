@@ -11,10 +11,11 @@ import torch
 
 from bench.real.choose import best_without, gaps
 from bench.real.classifiers import batches
-from bench.real.intervals import Estimate, draw, gap_closed, spearman
+from bench.real.correlation import spearman
 from bench.real.objectives import make_yardstick, of_layer
 from bench.real.report import between, mean_of
 from bench.real.texts import same_text, text_task
+from sftm_app.evaluation.intervals import Interval, draw, gap_closed
 
 
 def labelled(n: int) -> dict[str, str]:
@@ -75,7 +76,7 @@ def test_identical_models_close_none_or_all_of_the_gap_in_every_draw() -> None:
     generator = np.random.default_rng(2)
     base, individual = ([[generator.random(100) < share]] for share in (0.3, 0.8))
     draws = draw([100], 1)
-    assert gap_closed(base, base, individual, draws) == Estimate(0.0, 0.0, 0.0)
+    assert gap_closed(base, base, individual, draws) == Interval(0.0, 0.0, 0.0)
     whole = gap_closed(individual, base, individual, draws)
     assert [whole.value, whole.low, whole.high] == pytest.approx([1.0, 1.0, 1.0])
 
@@ -119,7 +120,7 @@ def test_a_section_is_replaced_between_its_marks_and_nowhere_else() -> None:
 
 
 def test_orders_are_averaged() -> None:
-    found = mean_of([Estimate(0.2, 0.0, 0.4), Estimate(0.4, 0.3, 0.6)])
+    found = mean_of([Interval(0.2, 0.0, 0.4), Interval(0.4, 0.3, 0.6)])
     assert [found.value, found.low, found.high] == pytest.approx([0.3, 0.15, 0.5])
 
 

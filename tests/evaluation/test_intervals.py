@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from closeness import assert_close
 
-from sftm_app.evaluation.intervals import accuracy_interval, closed_gap, resampled_means
+from sftm_app.evaluation.intervals import accuracy_interval, closed_gap, draw, drawn_accuracy
 
 RANDOM = np.random.default_rng(7)
 
@@ -18,20 +18,26 @@ def answers(**shares: float) -> dict[str, list[bool]]:
     return {task: RANDOM.permutation(400) < share * 400 for task, share in shares.items()}  # type: ignore[misc]
 
 
-def naive_means(correct: dict[str, list[bool]], n_resamples: int, seed: int) -> list[float]:
-    """The bootstrap as the textbook writes it: draw n_t answers of each task one by one, and average twice."""
-    random = np.random.default_rng(seed)
-    totals = [0.0] * n_resamples
-    for given in correct.values():
-        for resample in range(n_resamples):
-            drawn = [given[random.integers(len(given))] for _ in given]
-            totals[resample] += sum(drawn) / len(drawn) / len(correct)
-    return totals
+def test_drawn_means_are_those_of_the_naive_bootstrap() -> None:
+    """The bootstrap as the textbook writes it: average the n_t answers that were drawn, then the tasks."""
+    table = [[[True, False, True], [False, True, True, True, False]]]
+    draws = draw([3, 5], n_draws=50)
+    positions = [draws.positions(task) for task in range(2)]
+    assert [drawn.shape for drawn in positions] == [(50, 3), (50, 5)]
+    naive = []
+    for one in range(50):
+        means = [
+            sum(given[i] for i in drawn[one]) / len(given) for given, drawn in zip(table[0], positions, strict=True)
+        ]
+        naive.append(sum(means) / 2)
+    assert_close(drawn_accuracy(table, draws), naive, 1e-12)
 
 
-def test_resampled_means_are_those_of_the_naive_bootstrap() -> None:
-    correct = {"a": [True, False, True], "b": [False, True, True, True, False]}
-    assert_close(resampled_means(correct, 50, seed=3), naive_means(correct, 50, seed=3), 1e-12)
+def test_every_sample_is_drawn_equally_often() -> None:
+    drawn = draw([4]).positions(0)
+    shares = np.bincount(drawn.ravel(), minlength=4) / drawn.size
+    assert shares == pytest.approx([0.25] * 4, abs=0.02)
+    assert not np.array_equal(drawn[0], drawn[1]) or not np.array_equal(drawn[1], drawn[2])
 
 
 def test_the_interval_is_as_wide_as_the_binomial_says() -> None:
