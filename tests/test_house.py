@@ -53,6 +53,7 @@ LIBRARIES = {
     "platformdirs": ("caching.py",),
     "plotly": ("plots/",),
     "ray": ("output/ray_executor.py",),
+    "re2": ("weights/patterns.py",),
     "safetensors": ("weights/",),
     "starlette": ("ui/",),
     "tqdm": ("cli.py",),

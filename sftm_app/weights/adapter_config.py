@@ -7,10 +7,13 @@ as a problem: PEFT has a dozen variants of LoRA, and a wrong guess would merge s
 from __future__ import annotations
 
 import math
-import re
+import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
+
+from sftm_app.weights.patterns import MAX_PATTERNS, Pattern, PatternTable
 
 # PEFT wraps the model in two modules of its own.
 PEFT_PREFIX = "base_model.model."
@@ -40,8 +43,6 @@ _REFUSED = {
 }
 # Initialisations that leave the base's weights as they are. PiSSA, OLoRA, CorDA, LoftQ and LoRA-GA change them.
 _HARMLESS_INITS = ("gaussian", "eva", "orthogonal", "mica")
-_MAX_PATTERN = 300
-_MAX_REPEATS = 4
 _REPAIR = "Correct adapter_config.json, or save the adapter again."
 
 
@@ -88,17 +89,20 @@ class AdapterConfig:
 
     def rank_at(self, module: str) -> int:
         """The rank at a module's path."""
-        return int(_match_pattern(self.rank_pattern, module, self.r))
+        return int(self._ranks.at(module, self.r))
 
     def scaling_at(self, module: str) -> float:
         """The factor on B @ A at a module's path: alpha / r, or alpha / sqrt(r) for rank-stabilised LoRA."""
         rank = self.rank_at(module)
-        return _match_pattern(self.alpha_pattern, module, self.alpha) / (math.sqrt(rank) if self.use_rslora else rank)
+        return self._alphas.at(module, self.alpha) / (math.sqrt(rank) if self.use_rslora else rank)
 
+    @cached_property
+    def _ranks(self) -> PatternTable:
+        return PatternTable(self.rank_pattern)
 
-def _match_pattern(pattern: Mapping[str, float], module: str, default: float) -> float:
-    """PEFT's rule: take the first key that matches the whole path, or its end after a dot."""
-    return next((value for key, value in pattern.items() if re.match(rf"(.*\.)?({key})$", module)), default)
+    @cached_property
+    def _alphas(self) -> PatternTable:
+        return PatternTable(self.alpha_pattern)
 
 
 def parse_adapter_config(values: Mapping[str, Any]) -> AdapterConfig:
@@ -110,10 +114,7 @@ def parse_adapter_config(values: Mapping[str, Any]) -> AdapterConfig:
     alpha = _number("lora_alpha", values.get("lora_alpha"), _ALPHA, problems)
     ranks = _pattern("rank_pattern", values, _RANK, problems)
     alphas = _pattern("alpha_pattern", values, _ALPHA, problems)
-    flags = {key: values.get(key) or False for key in ("use_rslora", "fan_in_fan_out")}
-    for key, flag in flags.items():
-        if not isinstance(flag, bool):
-            problems.append(f"{key} should be true or false, not {flag!r}. {_REPAIR}")
+    use_rslora, fan_in_fan_out = (_flag(key, values.get(key), problems) for key in ("use_rslora", "fan_in_fan_out"))
     return AdapterConfig(
         r=int(r),
         alpha=alpha,
@@ -121,8 +122,8 @@ def parse_adapter_config(values: Mapping[str, Any]) -> AdapterConfig:
         task_type=task_type,
         rank_pattern={key: int(value) for key, value in ranks.items()},
         alpha_pattern=alphas,
-        use_rslora=flags["use_rslora"] is True,
-        fan_in_fan_out=flags["fan_in_fan_out"] is True,
+        use_rslora=use_rslora,
+        fan_in_fan_out=fan_in_fan_out,
         problems=(*problems, *_unsupported(values)),
     )
 
@@ -135,49 +136,52 @@ def _number(where: str, value: Any, expected: str, problems: list[str]) -> float
     # The upper limit also excludes integers that no float can hold.
     if isinstance(value, types) and not isinstance(value, bool) and (1 if expected == _RANK else -1e30) <= value < 1e30:
         return float(value)
-    problems.append(f"{where} is {value!r}; it should be {expected}. {_REPAIR}")
+    problems.append(f"{where} is {reprlib.repr(value)}; it should be {expected}. {_REPAIR}")
     return 1.0
 
 
+def _flag(where: str, value: Any, problems: list[str]) -> bool:
+    # Only null is "not set": PEFT would take 1 or "false" for true.
+    if value is not None and not isinstance(value, bool):
+        problems.append(f"{where} should be true or false, not {reprlib.repr(value)}. {_REPAIR}")
+    return value is True
+
+
 def _pattern(where: str, values: Mapping[str, Any], expected: str, problems: list[str]) -> dict[str, float]:
-    pattern = values.get(where) or {}
-    if not isinstance(pattern, dict):
-        problems.append(f"{where} is {pattern!r}; it should be a table of module paths and numbers. {_REPAIR}")
+    table = values.get(where)
+    if table is not None and not isinstance(table, dict):
+        problems.append(
+            f"{where} is {reprlib.repr(table)}; it should be a table of module paths and numbers. {_REPAIR}"
+        )
+    if not table or not isinstance(table, dict):
+        return {}
+    if len(table) > MAX_PATTERNS:
+        problems.append(f"{where} holds {len(table)} patterns, more than {MAX_PATTERNS}. {_REPAIR}")
         return {}
     valid = {}
-    for key, value in pattern.items():
-        if fault := _fault_of(key):
-            problems.append(f"{where} holds {key[:80]!r}, which is {fault}. {_REPAIR}")
+    for key, value in table.items():
+        if fault := Pattern(key).fault:
+            problems.append(f"{where}: the pattern {key[:80]!r} {fault}. {_REPAIR}")
         else:
-            valid[key] = _number(f"{where}, entry {key!r},", value, expected, problems)
+            valid[key] = _number(f"{where}, entry {key[:80]!r},", value, expected, problems)
     return valid
-
-
-def _fault_of(key: str) -> str:
-    """Why a regular expression is not used. Nested repeats may backtrack for ever."""
-    if len(key) > _MAX_PATTERN or re.search(r"\)[*+?{]", key) or len(re.findall(r"(?<!\\)[*+{]", key)) > _MAX_REPEATS:
-        return "too complex for a module name"
-    try:
-        re.compile(key)
-    except (re.error, RecursionError, OverflowError):
-        return "not a regular expression"
-    return ""
 
 
 def _unsupported(values: Mapping[str, Any]) -> list[str]:
     """Sentences on settings that a merge would get wrong."""
     init = values.get("init_lora_weights")
     problems = []
-    if init is not None and str(init).lower() not in ("true", "false", *_HARMLESS_INITS):
+    if init is not None and reprlib.repr(init).strip("'").lower() not in ("true", "false", *_HARMLESS_INITS):
         problems.append(
-            f"init_lora_weights is {init!r}, so the adapter belongs to weights that were changed before training. Save "
-            "it again with PEFT: `model.save_pretrained(folder, path_initial_model_for_weight_conversion=first)`, "
-            "where `first` is the adapter as it was saved before training."
+            f"init_lora_weights is {reprlib.repr(init)}, so the adapter belongs to weights that were changed before "
+            "training. Save it again with PEFT: "
+            "`model.save_pretrained(folder, path_initial_model_for_weight_conversion=first)`, where "
+            "`first` is the adapter as it was saved before training."
         )
     problems += [f"uses {what}. Only plain LoRA can be merged." for key, what in _REFUSED.items() if values.get(key)]
     for key in sorted(key for key, value in values.items() if value and key not in _HARMLESS and key not in _REFUSED):
         problems.append(
-            f"has the unknown setting {key[:80]!r} ({str(values[key])[:80]}), whose effect on the weights is not "
-            "known. Merge the adapter into its base with PEFT (`merge_and_unload`) and pick that model."
+            f"has the unknown setting {key[:80]!r} ({reprlib.repr(values[key])}), whose effect on the weights is "
+            "not known. Merge the adapter into its base with PEFT (`merge_and_unload`) and pick that model."
         )
     return problems

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -78,8 +77,11 @@ CONFIGS: dict[str, tuple[dict[str, Any], str]] = {
     "rank pattern, list": ({"rank_pattern": [3]}, "should be a table of module paths"),
     "rank pattern, another rank": ({"rank_pattern": {"q_proj": 2}}, "is 3, adapter_config.json says 2"),
     "alpha pattern, NaN": ({"alpha_pattern": {"q_proj": float("nan")}}, "alpha_pattern, entry 'q_proj', is nan"),
-    "pattern, broken": ({"alpha_pattern": {"q_(": 1}}, "which is not a regular expression"),
-    "pattern, without end": ({"alpha_pattern": {"((.*a)*)*q": 1}}, "which is too complex"),
+    "pattern, broken": ({"alpha_pattern": {"q_(": 1}}, "the pattern 'q_(' is not a regular expression"),
+    "pattern, looking ahead": ({"alpha_pattern": {"(?=q)q": 1}}, "holds '?=q)q', which is not understood in patterns"),
+    "rslora as a number": ({"use_rslora": 1}, "use_rslora should be true or false, not 1"),
+    "fan_in_fan_out as a number": ({"fan_in_fan_out": 0}, "fan_in_fan_out should be true or false, not 0"),
+    "r of 400 digits": ({"r": 10**400}, "it should be a whole number from 1 up"),
     "rslora in words": ({"use_rslora": "yes"}, "use_rslora should be true or false"),
     "DoRA": ({"use_dora": True}, "DoRA (use_dora)"),
     "bias of factors": ({"lora_bias": True}, "lora_bias"),
@@ -281,17 +283,6 @@ def test_patterns_are_read_as_peft_reads_them() -> None:
         "model.layers.11.mlp", "model.layers.0.mlp", "a.mlp.up", "down", "model.h.0", "h.0", "q_proj.x", "h.01",
     ):  # fmt: skip
         assert config.rank_at(module) == patterns.get(get_pattern_key(patterns, module), 8), module
-
-
-def test_a_hostile_pattern_is_refused_at_once() -> None:
-    hostile = ["(a+)+$", "(a|a)*b", "(.*.*)*x", ".*" * 40 + "x", "((a{1,9}){1,9}){1,9}b", "a" * 1000]
-    config = parse_adapter_config({"r": 1, "lora_alpha": 1, "rank_pattern": dict.fromkeys(hostile, 2)})
-    assert len(config.problems) == len(hostile)
-    slow = parse_adapter_config({"r": 1, "lora_alpha": 1, "rank_pattern": {".*a.*a.*b": 2}})
-    assert not slow.problems
-    started = time.perf_counter()
-    assert slow.rank_at("a." * 100) == 1
-    assert time.perf_counter() - started < 5
 
 
 def test_names_are_sorted_by_what_they_are() -> None:
