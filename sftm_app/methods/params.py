@@ -24,6 +24,7 @@ class Control:
         label, help: for the screen.
         choices: of a choice.
         minimum, maximum, step: of a number. A step of 1 means a whole number.
+        searched: whether a search for the best merge may change it. The seed of random masks is not a setting to tune.
     """
 
     kind: str
@@ -33,6 +34,7 @@ class Control:
     minimum: float = 0.0
     maximum: float = math.inf
     step: float = 0.05
+    searched: bool = True
 
 
 def choice(default: str, label: str, help: str, choices: tuple[str, ...]) -> Any:
@@ -45,9 +47,10 @@ def number(default: float, label: str, help: str, minimum: float, maximum: float
     return field(default=default, metadata={"control": Control("number", label, help, (), minimum, maximum, step)})
 
 
-def whole(default: int, label: str, help: str, minimum: int, maximum: int) -> Any:
-    """Declare a whole number from `minimum` to `maximum`, both included."""
-    return field(default=default, metadata={"control": Control("number", label, help, (), minimum, maximum, 1)})
+def whole(default: int, label: str, help: str, minimum: int, maximum: int, searched: bool = True) -> Any:
+    """Declare a whole number from `minimum` to `maximum`, both included. searched: see `Control`."""
+    control = Control("number", label, help, (), minimum, maximum, 1, searched)
+    return field(default=default, metadata={"control": control})
 
 
 def rank(label: str, help: str, default: Rank = None) -> Any:

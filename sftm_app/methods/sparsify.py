@@ -70,7 +70,8 @@ def _scaling(default: float, help: str) -> Any:
 
 
 def _seed() -> Any:
-    return whole(0, "Seed", "Chooses the random masks. The same seed gives the same merge.", minimum=0, maximum=999)
+    help = "Chooses the random masks. The same seed gives the same merge."
+    return whole(0, "Seed", help, minimum=0, maximum=999, searched=False)
 
 
 SUMMED = "0.3 is task arithmetic's value; the best one depends on the tasks."
