@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor
 
 from sftm_app.architecture.roles import Part, Role
+from sftm_app.engine.fitting import Unfit, fit, refuse_unfit, unfit
 from sftm_app.engine.layer import LayerWork, make_layer, merge_elements, merge_layer
 from sftm_app.engine.placing import where_it_fits
 from sftm_app.engine.records import NO_FIGURES, Figures, TensorRecord
@@ -139,7 +139,7 @@ def _merge_entry(running: _Run, entry: PlanEntry, device: torch.device) -> Merge
             add_to(merged.part.in_slice.of(origin) if merged.part else origin, merged.delta)
             records.append(merged.record)
             del merged
-        result = _fit(entry, origin)
+        result = fit(entry.name, origin, entry.output.dtype).cpu()
         if expert is None:
             return MergedTensor(entry, result, tuple(records))
         stack = torch.empty(entry.output.shape, dtype=entry.output.dtype) if stack is None else stack
@@ -155,7 +155,7 @@ def _merge_pieces(running: _Run, entry: PlanEntry, device: torch.device) -> Merg
     flat, present = merged.view(-1), plan.tasks_of(entry).present
     n = flat.numel()
 
-    def merge(start: int) -> tuple[int, float]:
+    def merge(start: int) -> Unfit:
         span = (start, min(start + SPAN, n))
         origin = running.base.finite(entry.name, COMPUTE_DTYPE, span=span)
         matrices = task_matrices_of(entry, None, present, running.tasks, origin, device, span)
@@ -163,9 +163,9 @@ def _merge_pieces(running: _Run, entry: PlanEntry, device: torch.device) -> Merg
         layer = make_layer(work, matrices, lambda: origin)
         add_to(origin, merge_elements(work, layer, span))
         flat[slice(*span)] = origin
-        return _unfit(origin, flat[slice(*span)])
+        return unfit(origin, flat.dtype)
 
-    _refuse_unfit(entry, parallel_map(merge, range(0, n, SPAN), session.n_threads))
+    refuse_unfit(entry.name, flat.dtype, parallel_map(merge, range(0, n, SPAN), session.n_threads))
     parts = entry.parts or (None,)
     figures = _where_and_who(running, entry, device, NO_FIGURES)
     records = [_record(entry, part, started, figures) for part in parts]
@@ -231,38 +231,11 @@ def _copied(running: _Run, entry: PlanEntry) -> Tensor:
     if entry.role is Role.BUFFER:
         return running.base(entry.name)
     stored = running.plan.preflight.base.tensors[entry.name].dtype
-    return _fit(entry, running.base.finite(entry.name, torch.float64 if stored == torch.float64 else COMPUTE_DTYPE))
+    values = running.base.finite(entry.name, torch.float64 if stored == torch.float64 else COMPUTE_DTYPE)
+    return fit(entry.name, values, entry.output.dtype)
 
 
 def _record(entry: PlanEntry, part: Part | None, started: float, figures: Figures = NO_FIGURES) -> TensorRecord:
     shape = part.shape_in(entry.output.shape) if part and part.label else entry.output.shape
     name = part.name_in(entry.name) if part else entry.name
     return TensorRecord(name, entry.role.value, entry.rule, entry.why, shape, time.perf_counter() - started, figures)
-
-
-def _fit(entry: PlanEntry, tensor: Tensor) -> Tensor:
-    """Convert a result to the output's dtype, on the CPU; refuse values that do not fit."""
-    fitted = tensor.to(entry.output.dtype)
-    _refuse_unfit(entry, [_unfit(tensor, fitted)])
-    return fitted.cpu()
-
-
-def _unfit(tensor: Tensor, fitted: Tensor) -> tuple[int, float]:
-    """How many values of `fitted` are not finite, and the largest of `tensor` then."""
-    # float8_e4m3fn has no Inf and saturates to NaN: seen after the cast, but not in float8 itself.
-    seen = fitted.float() if fitted.itemsize == 1 else fitted
-    if all(math.isfinite(end) for end in torch.aminmax(seen)):  # needs no copy, unlike isfinite
-        return 0, 0.0
-    return int(torch.count_nonzero(~torch.isfinite(seen))), float(tensor.abs().max())
-
-
-def _refuse_unfit(entry: PlanEntry, found: Sequence[tuple[int, float]]) -> None:
-    n_bad, largest = sum(count for count, _ in found), sum(largest for _, largest in found)
-    if n_bad and math.isnan(largest):
-        raise NumericalError(f"{entry.name!r}: {n_bad} merged values are NaN. Choose another method.")
-    if n_bad:
-        raise NumericalError(
-            f"{entry.name!r}: {n_bad} merged values do not fit {str(entry.output.dtype).removeprefix('torch.')} "
-            f"(largest {max(largest for _, largest in found):.3g}). Choose float32 or bfloat16 as output dtype, "
-            "or a lower scaling."
-        )

@@ -248,15 +248,22 @@ def test_the_type_of_the_base_is_kept(merged: Merged, models: Path) -> None:
     assert {tensor.dtype for tensor in found.values()} == {torch.bfloat16}
 
 
+@pytest.mark.parametrize(
+    ("dtype", "value"),
+    [("float16", 70000.0), ("float8_e4m3fn", 500.0), ("float8_e4m3fn", 60000.0), ("float8_e5m2", 7e4)],
+)
 def test_values_that_do_not_fit_the_output_type_are_refused_with_their_count(
-    merged: Merged, models: Path, monkeypatch: pytest.MonkeyPatch
+    merged: Merged, models: Path, monkeypatch: pytest.MonkeyPatch, dtype: str, value: float
 ) -> None:
+    """FAULTS B2: torch 2.13 saturates float8, so waiting for NaN would write 448 in silence."""
+
     def grow(tensors: dict[str, torch.Tensor]) -> None:
-        tensors["vit.layernorm.bias"][:4] = 70000.0
+        tensors["vit.layernorm.bias"][:4] = value
 
     change_weights(models / "a" / "model.safetensors", grow)
-    recipe = make_recipe(models / "base", [models / "a"], output={"dtype": "float16"}, device="cpu")
-    sentence = r"'layernorm\.bias': 4 merged values do not fit float16 \(largest 7e\+04\)"
+    recipe = make_recipe(models / "base", [models / "a"], output={"dtype": dtype}, device="cpu")
+    said = f"{value:.3g}".replace("+", r"\+")
+    sentence = rf"'layernorm\.bias': 4 merged values do not fit {dtype} \(largest {said}\)"
     with pytest.raises(NumericalError, match=sentence):
         merged(recipe)
     monkeypatch.setattr(run_module, "SPAN", 2)

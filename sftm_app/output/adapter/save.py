@@ -8,11 +8,11 @@ from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
+from sftm_app.engine.fitting import fit
 from sftm_app.engine.records import TensorRecord
-from sftm_app.errors import InputError, NumericalError
+from sftm_app.errors import InputError
 from sftm_app.linalg.factors import Factors, cumulative_energy, n_kept, rank_for_energy
 from sftm_app.linalg.low_rank import dense
 from sftm_app.output.adapter.deltas import TensorDelta, tensor_deltas
@@ -140,8 +140,8 @@ def _adapter_rank(plan: Plan, features: Factors) -> int:
 def _pair(plan: Plan, entry: PlanEntry, slot: Slot, features: Factors) -> dict[str, Tensor]:
     """A and B under PEFT's names, once for each parameter that is tied to the weight."""
     root, dtype = features.S.sqrt(), adapter_dtype(plan)
-    B = _fit(entry, (features.U * root).to(dtype))
-    A = _fit(entry, (root[:, None] * features.Vh).to(dtype))
+    B = fit(entry.name, features.U * root, dtype).contiguous()
+    A = fit(entry.name, root[:, None] * features.Vh, dtype).contiguous()
     kernel = entry.output.shape[2:]
     tensors: dict[str, Tensor] = {}
     for path, layer in zip(slot.paths, slot.layers, strict=True):
@@ -158,15 +158,6 @@ def _pair(plan: Plan, entry: PlanEntry, slot: Slot, features: Factors) -> dict[s
             second = B.reshape(*B.shape, *[1] * len(kernel))
         tensors |= {f"{name}.lora_A.weight": first, f"{name}.lora_B.weight": second}
     return tensors
-
-
-def _fit(entry: PlanEntry, tensor: Tensor) -> Tensor:
-    if not bool(torch.isfinite(tensor).all()):
-        raise NumericalError(
-            f"{entry.name!r}: values of the adapter do not fit {str(tensor.dtype).removeprefix('torch.')}. "
-            "Choose float32 or bfloat16 as output dtype, or a lower scaling."
-        )
-    return tensor.contiguous()
 
 
 def _add_values(plan: Plan, adapter: _Adapter, slots: Mapping[str, Slot]) -> bool:
@@ -186,13 +177,14 @@ def _add_values(plan: Plan, adapter: _Adapter, slots: Mapping[str, Slot]) -> boo
                 path = f"{layer}.base_layer.bias" if layer in adapter.ranks else slot.paths[0]
             else:
                 continue
-            if delta is None:
-                values = read(entry.name).to(entry.output.dtype)
-            else:
-                values = read.finite(entry.name, COMPUTE_DTYPE)
+            name = PEFT_PREFIX + path
+            if not entry.output.dtype.is_floating_point:  # a counter or a mask next to trained values
+                adapter.tensors[name] = read(entry.name)
+                continue
+            values = read.finite(entry.name, COMPUTE_DTYPE)
+            if delta is not None:
                 values += _as_stored(entry, delta).to(values)
-                values = _fit(entry, values.to(entry.output.dtype))
-            adapter.tensors[PEFT_PREFIX + path] = values
+            adapter.tensors[name] = fit(entry.name, values, entry.output.dtype).contiguous()
     return has_biases
 
 
