@@ -24,6 +24,9 @@ HOMES = {
     "sre": "minilm/results-sre/seed0",
     "vision": "dinov2/results/seed0",
     "lora": "smollm2/results/seed0",
+    "glyphs": "demos/glyphs/results/seed0",
+    "wordplay": "demos/wordplay/results/seed0",
+    "glosses": "demos/glosses/results/seed0",
 }
 OURS = "sftm"
 

@@ -38,6 +38,9 @@ BENCHES = {
     "sre": ("bench.real.minilm:make_sre_bench", (0, 1, 2)),
     "vision": ("bench.real.dinov2:make_bench", (0,)),
     "lora": ("bench.real.smollm2:make_bench", (0,)),
+    "glyphs": ("bench.real.demos:make_glyphs", (0,)),
+    "wordplay": ("bench.real.demos:make_wordplay", (0,)),
+    "glosses": ("bench.real.demos:make_glosses", (0,)),
 }
 
 

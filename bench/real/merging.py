@@ -16,7 +16,6 @@ from bench.real.bench import Bench, Settings
 from bench.real.objectives import Yardstick, objectives
 from sftm_app.engine.records import TensorRecord
 from sftm_app.engine.run import run
-from sftm_app.evaluation.building import build_model
 from sftm_app.evaluation.task_model import individual_parts, merged_parts
 from sftm_app.evaluation.task_tensors import read_all
 from sftm_app.output.meter import MemoryMeter
@@ -127,10 +126,10 @@ def base_state(place: Workplace) -> State:
 def merged_models(place: Workplace, tensors: State, title: str, tasks: Sequence[str]) -> Iterator[tuple[str, Any]]:
     """The model of each task in turn: the merged tensors with the task's head."""
     for name in tasks:
-        yield name, build_model(merged_parts(place.found, place.names.index(name), tensors, title, CPU))
+        yield name, place.bench.build(merged_parts(place.found, place.names.index(name), tensors, title, CPU))
 
 
 def individual_models(place: Workplace, tasks: Sequence[str]) -> Iterator[tuple[str, Any]]:
     """Each task's own model in turn."""
     for name in tasks:
-        yield name, build_model(individual_parts(place.found, place.names.index(name), CPU))
+        yield name, place.bench.build(individual_parts(place.found, place.names.index(name), CPU))
