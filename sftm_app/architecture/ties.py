@@ -6,47 +6,40 @@ the files win.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Mapping
 
-from sftm_app.architecture.architecture import Architecture
-from sftm_app.architecture.known_architectures import ArchitectureCache
 from sftm_app.errors import CheckpointError
 from sftm_app.weights.checkpoint import Checkpoint
 
 _CHUNK_BYTES = 1 << 20
 
 
-def architecture_of(checkpoint: Checkpoint, architectures: ArchitectureCache) -> Architecture:
-    """The architecture of a checkpoint. Reads the bytes of tensors that are stored although the config ties them.
+def false_ties(checkpoint: Checkpoint, keys: Mapping[str, str]) -> dict[str, str]:
+    """Tensors of the files that the config ties to another one, but that hold something else.
+
+    Args:
+        checkpoint: its bytes are read.
+        keys: name in the files of each tied tensor -> the key (see Owner) that all of its tie share.
+
+    Returns:
+        Name in the files -> what it is tied to.
 
     Raises:
-        CheckpointError: see read_architecture; or a file cannot be read.
+        CheckpointError: a file cannot be read.
     """
-    found = architectures.read(checkpoint.config, checkpoint.tensors)
-    false_ties = _false_ties(checkpoint, found)
-    if not false_ties:
-        return found
-    untied = architectures.read(checkpoint.config, checkpoint.tensors, frozenset(false_ties))
-    return replace(untied, false_ties=false_ties)
-
-
-def _false_ties(checkpoint: Checkpoint, architecture: Architecture) -> dict[str, str]:
-    """Tensors of the files that the config ties to another one, but that hold something else."""
     groups: dict[str, list[str]] = {}
-    for name in checkpoint.tensors:
-        owner = architecture.owners.get(name)
-        if owner is not None and owner.key in architecture.ties.values():
-            groups.setdefault(owner.key, []).append(name)
+    for name, key in keys.items():
+        groups.setdefault(key, []).append(name)
     found: dict[str, str] = {}
     for key, names in groups.items():
         first = next((name for name in names if name.endswith(key)), names[0])
-        found |= {name: first for name in names if name != first and not _are_equal(checkpoint, name, first)}
+        found |= {name: first for name in names if name != first and not are_equal(checkpoint, name, first)}
     return found
 
 
-def _are_equal(checkpoint: Checkpoint, name: str, other: str) -> bool:
+def are_equal(checkpoint: Checkpoint, name: str, other: str) -> bool:
     """Whether two tensors hold the same bytes. Stops reading at the first chunk that differs."""
-    one, two = checkpoint.tensors[name], checkpoint.tensors[other]
+    one, two = checkpoint.stored(name).info, checkpoint.stored(other).info
     if (one.dtype, one.shape) != (two.dtype, two.shape):
         return False
     try:

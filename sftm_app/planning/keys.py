@@ -39,7 +39,8 @@ def matrix_key(found: Preflight, name: str, part: Part | None, index: int) -> st
     files = [
         file_key(one.files[tensor], one.stamps[one.files[tensor]]) for one, tensor in ((base, name), (task, source))
     ]
-    return digest("task matrix", VERSION, COMPUTE_DTYPE, repr(part), name, source, files)
+    rows = [mapped.digest for mapped in (base.rows.get(name), task.rows.get(source)) if mapped]
+    return digest("task matrix", VERSION, COMPUTE_DTYPE, repr(part), name, source, files, *rows)
 
 
 def factor_key(
@@ -131,7 +132,8 @@ def vector_key(found: Preflight, task: int, tensors: Sequence[tuple[str, str | L
         rest: what else the number depends on.
     """
     files = [sorted(file_key(*file) for file in of.stamps.items()) for of in (found.base, found.tasks[task].checkpoint)]
-    return digest("task vector", VERSION, COMPUTE_DTYPE, tensors, files, rest)
+    rows = [mapped.digest for of in (found.base, found.tasks[task].checkpoint) for mapped in of.rows.values()]
+    return digest("task vector", VERSION, COMPUTE_DTYPE, tensors, files, rest, *rows)
 
 
 def at_scaling_1(params: Any) -> Any:

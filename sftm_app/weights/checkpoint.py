@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from sftm_app.weights.file_names import (
     WEIGHTS_NAME,
 )
 from sftm_app.weights.header import FileStamp, Header, TensorInfo, open_regular, read_header
+from sftm_app.weights.row_maps import RowMap, StoredTable
 from sftm_app.weights.shards import refuse_foreign_link, refuse_unnamed_shards, size_note
 
 MAX_JSON_BYTES = 64 * 1024 * 1024
@@ -39,6 +41,8 @@ class Checkpoint:
         files: name in the files -> the file that holds it.
         stamps: every file that decides what is merged -> its stamp when it was opened.
         adapter: the settings of a LoRA adapter.
+        rows: name in the files -> how its rows are put in the order of the merged vocabulary, where they are.
+        original: the checkpoint as it is on the disk, where `rows` or `config` say otherwise.
     """
 
     path: Path
@@ -47,6 +51,26 @@ class Checkpoint:
     files: dict[str, Path]
     stamps: dict[Path, FileStamp]
     adapter: AdapterConfig | None = None
+    rows: Mapping[str, RowMap] = field(default_factory=dict)
+    original: Checkpoint | None = None
+
+    @property
+    def as_stored(self) -> Checkpoint:
+        """The checkpoint as it is on the disk."""
+        return self.original or self
+
+    def stored(self, name: str) -> StoredTable:
+        """A tensor as its file holds it, whatever `rows` says."""
+        mapped, file = self.rows.get(name), self.files[name]
+        return mapped.table if mapped else StoredTable(file, self.stamps[file], self.tensors[name])
+
+    def with_rows(self, rows: Mapping[str, RowMap], config: dict[str, Any]) -> Checkpoint:
+        """The same checkpoint with the rows of these tables in the order of the merged vocabulary.
+
+        config: its config, with the size of that vocabulary.
+        """
+        tensors = self.tensors | {name: mapped.info for name, mapped in rows.items()}
+        return replace(self, tensors=tensors, rows=dict(rows), config=config, original=self.as_stored)
 
     @property
     def bare(self) -> bool:

@@ -16,6 +16,7 @@ from torch import Tensor
 from sftm_app.errors import CheckpointError, NumericalError
 from sftm_app.weights.checkpoint import Checkpoint
 from sftm_app.weights.header import FileStamp, read_header
+from sftm_app.weights.row_maps import RowMap, StoredTable, read_mapped
 
 
 class TensorReader:
@@ -45,26 +46,52 @@ class TensorReader:
         Raises:
             CheckpointError: the file changed since the checkpoint was opened, or cannot be read.
         """
-        file, info = self._checkpoint.files[name], self._checkpoint.tensors[name]
+        info = self._checkpoint.tensors[name]
         shape = info.shape if row is None else info.shape[1:]
+        if (mapped := self._checkpoint.rows.get(name)) is not None:
+            return self._read_mapped(mapped, shape, row, span)
         tensor = torch.empty(shape if span is None else (span[1] - span[0],), dtype=info.dtype)
-        start = ((span[0] if span else 0) + (row or 0) * torch.Size(shape).numel()) * tensor.itemsize
+        start = (span[0] if span else 0) + (row or 0) * torch.Size(shape).numel()
+        self._fill(tensor, self._checkpoint.stored(name), start)
+        return tensor
+
+    def _fill(self, tensor: Tensor, table: StoredTable, start: int) -> None:
+        """Fill `tensor` with the stored elements from `start` on."""
+        file = table.file
         try:
-            self._refuse_changed(file, FileStamp.of(file))
+            _refuse_changed(table, FileStamp.of(file))
             with self._lock:
                 if file not in self._handles:
                     opened = self._stack.enter_context(FileIO(file))
                     # Another file may have been put there since.
-                    self._refuse_changed(file, FileStamp.of(opened.fileno()))
+                    _refuse_changed(table, FileStamp.of(opened.fileno()))
                     self._handles[file] = opened
-            read_into(tensor, self._handles[file], info.offset + start, self._lock)
+            read_into(tensor, self._handles[file], table.info.offset + start * tensor.itemsize, self._lock)
         except OSError as error:
+            name = table.info.name
             raise CheckpointError(f"{file}: tensor {name!r} cannot be read ({error}). Start again.") from None
-        return tensor
 
-    def _refuse_changed(self, file: Path, stamp: FileStamp) -> None:
-        if stamp != self._checkpoint.stamps[file]:
-            raise CheckpointError(f"{file}: was changed while in use. Start again.")
+    def _read_mapped(
+        self, mapped: RowMap, shape: tuple[int, ...], row: int | None, span: tuple[int, int] | None
+    ) -> Tensor:
+        """Read from a table whose rows are in the order of the merged vocabulary."""
+        if mapped.axis:
+            whole = read_mapped(mapped, self._read_rows).reshape(mapped.shape)
+            whole = whole if row is None else whole[row]
+            return whole if span is None else whole.reshape(-1)[slice(*span)]
+        if row is not None:
+            return read_mapped(mapped, self._read_rows, row, row + 1).reshape(shape)
+        if span is None:
+            return read_mapped(mapped, self._read_rows).reshape(shape)
+        width = max(1, mapped.table.width)
+        first = span[0] // width
+        rows = read_mapped(mapped, self._read_rows, first, -(-span[1] // width))
+        return rows.reshape(-1)[span[0] - first * width : span[1] - first * width]
+
+    def _read_rows(self, table: StoredTable, start: int, stop: int) -> Tensor:
+        tensor = torch.empty(stop - start, table.width, dtype=table.info.dtype)
+        self._fill(tensor, table, start * table.width)
+        return tensor
 
     def finite(
         self,
@@ -95,6 +122,11 @@ class TensorReader:
                     f"out of {total}. The checkpoint is broken: train or download it again."
                 )
         return tensor
+
+
+def _refuse_changed(table: StoredTable, stamp: FileStamp) -> None:
+    if stamp != table.stamp:
+        raise CheckpointError(f"{table.file}: was changed while in use. Start again.")
 
 
 @contextmanager
