@@ -14,8 +14,8 @@ import yaml
 
 from bench.accounting import Spent, spend, threads
 from bench.reference import ROOT, Work
-from sftm_app.output.report import REPORT_NAME
 from sftm_app.weights.disk_cache import DiskCache
+from sftm_app.weights.file_names import REPORT_NAME
 from sftm_app.weights.partial import partial_of
 
 # Inputs, outputs and logs of every bench that needs gigabytes.

@@ -51,7 +51,7 @@ from bench.peer_tables import (
     work_table,
 )
 from bench.reference import ROOT, Tower, Work, make_towers
-from sftm_app.output.report import REPORT_NAME
+from sftm_app.weights.file_names import REPORT_NAME
 
 N_TASKS, N_QUICK_LAYERS = 8, 2
 HERE = Path(__file__).resolve().parent

@@ -21,8 +21,9 @@ import psutil
 import torch
 
 from bench.machine import machine_line
-from sftm_app.output.report import REPORT_NAME, load_report
+from sftm_app.output.report import load_report
 from sftm_app.planning.recipe import make_recipe, recipe_to_yaml
+from sftm_app.weights.file_names import REPORT_NAME
 from sftm_app.weights.writer import OutputTensor, weights_writer
 
 # Very long matrices: many bytes for little arithmetic, so that factorising 10 GB takes minutes.

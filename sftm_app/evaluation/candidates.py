@@ -172,12 +172,20 @@ class ModelPool:
             return read_all(self._found.base)
         if candidate.folder is None:
             return merge_in_memory(self._found, candidate.kind, candidate.params, self._session, candidate.weights)
-        merged = open_checkpoint(candidate.folder)
-        if merged.adapter is None:
-            return read_all(merged)
-        architectures = self._session.architectures
-        found = preflight(self._found.base, [Source("merged", merged)], architectures=architectures)
-        return individual_tensors(found.require(), 0)
+        return stored_tensors(self._found, candidate.folder, self._session)
+
+
+def stored_tensors(found: Preflight, folder: Path, session: Session) -> Mapping[str, Tensor]:
+    """The tensors of a merged model on disk, by the base's names; of an adapter, with the base's under it.
+
+    Raises:
+        InputError: it cannot be read, or does not fit the base.
+    """
+    merged = open_checkpoint(folder)
+    if merged.adapter is None:
+        return read_all(merged)
+    whole = preflight(found.base, [Source("merged", merged)], architectures=session.architectures)
+    return individual_tensors(whole.require(), 0)
 
 
 def _total_bytes(tensors: Mapping[str, Tensor]) -> int:

@@ -104,7 +104,10 @@ def compare(benchmark: Benchmark, comparison: Comparison) -> Generator[Compariso
     plans: dict[int, Plan | None] = {}
     for place in waiting:
         try:
-            plans[place] = benchmark.plan(comparison.rows[place].candidate)
+            candidate = comparison.rows[place].candidate
+            # What is known needs no merge.
+            known = len(benchmark.known(candidate)) == len(benchmark.samples)
+            plans[place] = None if known else benchmark.plan(candidate)
         except SFTMError as error:
             failed = replace(comparison.rows[place], state="failed", problem=str(error))
             comparison = comparison.with_row(place, failed)
@@ -150,7 +153,7 @@ class _Clock:
         """The comparison with fraction and time left."""
         now, elapsed = comparison.rows[place].measurement, time.monotonic() - self._started
         open_rows = place in self._merging_s
-        answers = self._n_answers + (now.n_answers if open_rows else 0)
+        answers = self._n_answers + (now.n_answers - now.n_known if open_rows else 0)
         if not answers:
             return comparison
         merged_s = self._spent_merging_s + (now.seconds if open_rows else 0.0)
@@ -164,5 +167,5 @@ class _Clock:
     def close(self, place: int, measured: Measurement) -> None:
         """A row needs no more work."""
         del self._merging_s[place]
-        self._n_answers += measured.n_answers
+        self._n_answers += measured.n_answers - measured.n_known
         self._spent_merging_s += measured.seconds

@@ -1,4 +1,4 @@
-"""Merge one model and measure it on every task, step by step, holding no other merge in memory."""
+"""Measure one model on every task, merging it first if it is no model on disk; hold no other merge in memory."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ from functools import cached_property
 from torch import Tensor
 
 from sftm_app.engine.run import run
-from sftm_app.evaluation.accuracy import correct_answers
-from sftm_app.evaluation.candidates import BASE, INDIVIDUAL, Candidate, plan_in_memory
+from sftm_app.evaluation.answer_sheet import AnswerSheet
+from sftm_app.evaluation.answer_store import AnswerStore, samples_digest
+from sftm_app.evaluation.candidates import BASE, INDIVIDUAL, Candidate, plan_in_memory, stored_tensors
 from sftm_app.evaluation.families import family_of
 from sftm_app.evaluation.family import EvaluationModel
 from sftm_app.evaluation.intervals import Correct
+from sftm_app.evaluation.model_keys import model_key
 from sftm_app.evaluation.samples import Samples
 from sftm_app.evaluation.task_model import individual_parts, merged_parts, model_spec
 from sftm_app.evaluation.task_tensors import read_all
@@ -35,20 +37,27 @@ class Measurement:
 
     Attributes:
         candidate: the model.
-        correct: by task, whether it answered each sample correctly; shorter than the samples while it is measured.
+        sheets: by task, its answers; shorter than the samples while it is measured.
         merged: the share of its tensors that are merged, 0..1; 1 for models that are not merged.
         seconds: that merging took, so far.
+        n_known: how many answers were known before.
     """
 
     candidate: Candidate
-    correct: Correct
+    sheets: Mapping[str, AnswerSheet]
     merged: float = 0.0
     seconds: float = 0.0
+    n_known: int = 0
+
+    @property
+    def correct(self) -> Correct:
+        """By task, whether it answered each sample correctly."""
+        return {task: sheet.correct for task, sheet in self.sheets.items()}
 
     @cached_property
     def n_answers(self) -> int:
         """How many samples were answered, of all tasks together."""
-        return sum(map(len, self.correct.values()))
+        return sum(map(len, self.sheets.values()))
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,12 +69,31 @@ class Benchmark:
         samples: by task, the labelled samples.
         session: its device and caches are used.
         split_fused: how merges are planned, as in a recipe.
+        answers: where answers are kept, so that no model is asked the same twice; None to keep none.
     """
 
     found: Preflight
     samples: Mapping[str, Samples]
     session: Session
     split_fused: bool = False
+    answers: AnswerStore | None = None
+
+    @cached_property
+    def digests(self) -> Mapping[str, str]:
+        """By task, what identifies its samples."""
+        return {task: samples_digest(one) for task, one in self.samples.items()}
+
+    def key(self, candidate: Candidate) -> str:
+        """What identifies a candidate, its files included."""
+        return model_key(self.found, candidate, self.session, self.split_fused)
+
+    def known(self, candidate: Candidate) -> dict[str, AnswerSheet]:
+        """The answers of a candidate that are kept, by task."""
+        if self.answers is None:
+            return {}
+        model = self.key(candidate)
+        sheets = {task: self.answers.load(model, task, digest) for task, digest in self.digests.items()}
+        return {task: sheet for task, sheet in sheets.items() if sheet is not None}
 
     def plan(self, candidate: Candidate) -> Plan | None:
         """The plan of a candidate's merge; None for those that are not merged.
@@ -73,14 +101,14 @@ class Benchmark:
         Raises:
             InputError: the method cannot merge these tasks with these settings.
         """
-        if candidate.key in (BASE.key, INDIVIDUAL.key):
+        if candidate.key in (BASE.key, INDIVIDUAL.key) or candidate.folder is not None:
             return None
         kind, params, weights = candidate.kind, candidate.params, candidate.weights
         return plan_in_memory(self.found, kind, params, self.session, weights, self.split_fused)
 
 
 def measure(benchmark: Benchmark, candidate: Candidate, plan: Plan | None) -> Iterator[Measurement]:
-    """Merge a candidate and measure it on every task that has samples.
+    """Merge a candidate and measure it on every task that has samples, apart from what is known of it.
 
     Args:
         benchmark: what it is measured with.
@@ -94,7 +122,12 @@ def measure(benchmark: Benchmark, candidate: Candidate, plan: Plan | None) -> It
         SampleError: a task's model cannot be tried, or the samples do not suit it.
         NumericalError, ResourceError, MethodError: the merge failed.
     """
-    now = Measurement(candidate, {task: () for task in benchmark.samples})
+    known = benchmark.known(candidate)
+    sheets = {task: known.get(task, AnswerSheet()) for task in benchmark.samples}
+    now = Measurement(candidate, sheets, n_known=sum(map(len, known.values())))
+    if len(known) == len(benchmark.samples):
+        yield replace(now, merged=1.0)
+        return
     started, tensors = time.monotonic(), None
     if plan is not None:
         tensors = {}
@@ -102,16 +135,21 @@ def measure(benchmark: Benchmark, candidate: Candidate, plan: Plan | None) -> It
             tensors[merged.entry.name] = merged.tensor
             now = replace(now, merged=len(tensors) / len(plan.entries), seconds=time.monotonic() - started)
             yield now
+    elif candidate.folder is not None:
+        tensors = stored_tensors(benchmark.found, candidate.folder, benchmark.session)
     elif candidate.key == BASE.key:
         tensors = read_all(benchmark.found.base)
     now = replace(now, merged=1.0)
-    for task, samples in benchmark.samples.items():
+    for task in [task for task in benchmark.samples if task not in known]:
+        samples = benchmark.samples[task]
         model = _model(benchmark, tensors, candidate, task)
         for positions in batches(range(len(samples)), _step(benchmark, task)):
-            given = (*now.correct[task], *correct_answers(model, samples.take(list(positions))))
-            now = replace(now, correct={**now.correct, task: given})
+            sheet = now.sheets[task].followed_by(model.answer(samples.take(list(positions))))
+            now = replace(now, sheets={**now.sheets, task: sheet})
             yield now
         del model  # before the next one is built
+        if benchmark.answers is not None:
+            benchmark.answers.save(benchmark.key(candidate), task, benchmark.digests[task], now.sheets[task])
 
 
 def _model(

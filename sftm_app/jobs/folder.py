@@ -11,8 +11,8 @@ from pathlib import Path
 
 from sftm_app.errors import JobError
 from sftm_app.jobs.events import Event, append_event, read_events
-from sftm_app.output.report import REPORT_NAME
 from sftm_app.planning.recipe import Recipe, load_recipe, recipe_to_yaml
+from sftm_app.weights.file_names import REPORT_NAME
 
 RUN_ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{6}")
 RECIPE_NAME = "recipe.yaml"

@@ -29,8 +29,6 @@ from sftm_app.weights.checkpoint import Checkpoint, read_json
 from sftm_app.weights.hashing import hash_files, hashing_threads, refuse_changed
 from sftm_app.weights.hub_names import hub_name
 
-REPORT_NAME = "sftm_report.json"
-
 
 @dataclass(frozen=True)
 class InputRecord:

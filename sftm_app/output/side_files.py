@@ -10,11 +10,11 @@ import torch
 
 from sftm_app.caching import write_text
 from sftm_app.output.card import model_card
-from sftm_app.output.report import REPORT_NAME, Report
+from sftm_app.output.report import Report
 from sftm_app.planning.plan import Plan
 from sftm_app.planning.recipe import recipe_to_yaml
 from sftm_app.weights.copying import copy_file
-from sftm_app.weights.file_names import CONFIG_NAME
+from sftm_app.weights.file_names import CONFIG_NAME, REPORT_NAME
 from sftm_app.weights.partial import sync_folder
 from sftm_app.weights.reader import open_reader
 from sftm_app.weights.shards import refuse_foreign_link

@@ -6,11 +6,10 @@ import os
 from pathlib import Path
 
 from sftm_app.evaluation.packs import PACK_NAME
-from sftm_app.output.report import REPORT_NAME
 from sftm_app.output.side_files import HEADS_FOLDER
 from sftm_app.ui.settings import Settings
 from sftm_app.weights.bare import weight_sets
-from sftm_app.weights.file_names import ADAPTER_CONFIG_NAME, CONFIG_NAME, INDEX_SUFFIX
+from sftm_app.weights.file_names import ADAPTER_CONFIG_NAME, CONFIG_NAME, INDEX_SUFFIX, REPORT_NAME
 
 MAX_SCANNED = 20_000
 MAX_DEPTH = 4
