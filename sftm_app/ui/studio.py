@@ -12,6 +12,7 @@ from cachetools import LRUCache
 
 from sftm_app.caching import keep
 from sftm_app.errors import InputError, SFTMError
+from sftm_app.evaluation.answer_store import AnswerStore
 from sftm_app.evaluation.candidates import ModelPool
 from sftm_app.evaluation.packs import Pack, find_packs, pack_of
 from sftm_app.inspection.inspector import Inspector
@@ -34,6 +35,7 @@ PREFLIGHTS_KEPT = 4
 PAGES_KEPT = 1000
 RECIPES_KEPT = 256
 REPORTS_KEPT = 16
+ANSWERS_FOLDER = "measured"
 
 Value = TypeVar("Value")
 
@@ -45,7 +47,7 @@ class Studio:
         self.settings, self.session = settings, session
         self.inspector = Inspector(cache=session.cache, n_threads=session.n_threads)
         self.workers = Workers()
-        self.comparisons = Comparisons()
+        self.comparisons, self.answers = Comparisons(), AnswerStore(settings.output_dir / ANSWERS_FOLDER)
         self.device = resolve_device(session.device)
         self.packs: tuple[Pack, ...] = tuple(find_packs(settings.packs_dir))
         self._preflights: LRUCache[object, Preflight] = LRUCache(PREFLIGHTS_KEPT)

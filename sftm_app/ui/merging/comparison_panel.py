@@ -137,7 +137,7 @@ class ComparisonPanel:
         if board is None:
             nothing: Updates = {self.progress: "", self.table: "", self.chart: gr.update(visible=False)}
             return {**nothing, self.drawn: None, **self._buttons(False, False)}
-        running = board.state == "running"
+        running = board.active
         shown: Updates = {self.progress: board_progress(ws, board), **self._buttons(running, not running)}
         if board.drawn != drawn:
             plot = board_plot(ws, board)
@@ -179,7 +179,7 @@ class ComparisonPanel:
         samples, left_out = all_samples(self.studio, ws, where, chat=chat)
         used = {task: one.subset(limit) for task, one in samples.items()}
         conditions = Conditions(where.strip(), limit, split, tuple(left_out))
-        return conditions, Benchmark(found, used, self.studio.session, split)
+        return conditions, Benchmark(found, used, self.studio.session, split, self.studio.answers)
 
     def stop(self, values: Values) -> Updates:
         """Cancel the comparison."""

@@ -45,6 +45,8 @@ def board_progress(ws: Workspace, board: Board) -> Html:
         return notice("error", "The comparison stopped", board.problem)
     if board.state == "done":
         return Html("")
+    if board.state == "waiting":
+        return progress(None, "Waiting for another measurement to end")
     comparison, active = board.comparison, board.comparison.active
     if active is None:
         return progress(None, "Planning the merges")
