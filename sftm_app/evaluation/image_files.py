@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from sftm_app.errors import SampleError
+from sftm_app.errors import CheckpointError, SampleError
 from sftm_app.evaluation.samples import ImageSamples, balanced
+from sftm_app.weights.header import open_regular
 
 GLYPH_SIDE = 28
 INK_SIDE = 20
@@ -17,6 +19,7 @@ INK_SIDE = 20
 INK_THRESHOLD = 40
 MAX_PIXELS = 50_000_000
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
 
 
 def centre_glyph(drawing: NDArray[np.uint8]) -> NDArray[np.uint8] | None:
@@ -64,11 +67,12 @@ def load_image(path: Path, channels: int) -> NDArray[np.uint8]:
         SampleError: the file is not an image, or it has more than 50 million pixels.
     """
     try:
-        with Image.open(path) as image:
+        # A pipe would wait for ever, and some of Pillow's other formats start programs.
+        with os.fdopen(open_regular(path), "rb") as file, Image.open(file, formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise SampleError(f"{path.name}: is larger than {MAX_PIXELS} pixels. Make it smaller.")
             return np.asarray(image.convert("L" if channels == 1 else "RGB"))
-    except (OSError, ValueError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError):
+    except (CheckpointError, OSError, ValueError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError):
         raise SampleError(f"{path.name}: cannot be read as an image. Use PNG or JPEG.") from None
 
 
@@ -111,10 +115,14 @@ def _labelled_files(folder: Path, id2label: dict[int, str]) -> list[tuple[Path, 
         raise SampleError(f"{folder}: this folder does not exist. It should hold one subfolder of images per class.")
     index = {str(i): i for i in id2label} | {label: i for i, label in id2label.items()}
     found: list[tuple[Path, int]] = []
+    root = folder.resolve()
     for child in sorted(child for child in folder.iterdir() if child.is_dir()):
         if child.name not in index:
             known = ", ".join(list(id2label.values())[:8])
             raise SampleError(f"{child}: {child.name!r} is not a class of this task. Its classes are {known}, ...")
         files = sorted(file for file in child.iterdir() if file.suffix.lower() in IMAGE_ENDINGS)
+        for file in files:
+            if not file.resolve().is_relative_to(root):
+                raise SampleError(f"{file}: is a link that leads out of {folder}. Put the image itself there.")
         found += [(file, index[child.name]) for file in files]
     return found

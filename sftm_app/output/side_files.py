@@ -22,28 +22,13 @@ from sftm_app.weights.writer import write_tensors
 
 HEADS_FOLDER = "heads"
 RECIPE_NAME = "sftm_recipe.yaml"
-# What `save_pretrained` of tokenizers, processors and generation configs writes; never code.
+# What `save_pretrained` of processors and generation configs writes, and modules next to a model; never code.
 SIDE_FILES = (
     "generation_config.json",
     "preprocessor_config.json",
     "video_preprocessor_config.json",
     "feature_extractor_config.json",
     "processor_config.json",
-    "tokenizer*.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "normalizer.json",
-    "vocab.json",
-    "vocab.txt",
-    "vocab.bpe",
-    "vocab-*.json",
-    "merges.txt",
-    "bpe.codes",
-    "dict.txt",
-    "*.model",
-    "*.tiktoken",
-    "chat_template.*",
-    "additional_chat_templates/*.jinja",
     # Modules of sentence-transformers after the transformer: pooling, dense layers, normalisation.
     "modules.json",
     "config_sentence_transformers.json",
@@ -94,7 +79,7 @@ def write_side_files(plan: Plan, folder: Path) -> None:
     for pattern in SIDE_FILES:
         for file in sorted(base.path.glob(pattern)):
             target = folder / file.relative_to(base.path)
-            refuse_foreign_link(file)
+            refuse_foreign_link(file, base.path)
             if file.is_file() and file.suffix != ".py" and not target.exists():
                 target.parent.mkdir(exist_ok=True)
                 copy_file(file, target)

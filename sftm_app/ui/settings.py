@@ -113,7 +113,8 @@ def _refuse_links_outside(settings: Settings, folder: Path) -> None:
     """
     with contextlib.suppress(OSError):
         for entry in os.scandir(folder):
-            target = Path(entry.path).resolve() if entry.is_symlink() and entry.name.endswith(READ_SUFFIXES) else None
+            is_read = entry.is_symlink() and (entry.is_dir() or entry.name.endswith(READ_SUFFIXES))
+            target = Path(entry.path).resolve() if is_read else None
             if target and not is_blob(target) and not any(root in target.parents for root in settings.roots):
                 raise InputError(
                     f"{entry.path}: is a link to {target}, outside the models folder {settings.models_dir}. Put a copy "

@@ -160,6 +160,7 @@ def _open_folder(folder: Path) -> Checkpoint:
         if found is None:
             raise CheckpointError(f"{folder}: has no {CONFIG_NAME}. {_next_step_without_config(folder)}")
         return _assemble(folder, {}, _read_bare(found))
+    refuse_foreign_link(folder / CONFIG_NAME)
     config = read_json(folder / CONFIG_NAME)
     if not config:
         raise CheckpointError(f"{folder / CONFIG_NAME}: is empty. Download it again, or remove it to merge by guesses.")
@@ -168,6 +169,7 @@ def _open_folder(folder: Path) -> Checkpoint:
 
 def _open_adapter(folder: Path) -> Checkpoint:
     config_file = folder / ADAPTER_CONFIG_NAME
+    refuse_foreign_link(config_file)
     stamp, values = FileStamp.of(config_file), read_json(config_file)
     if values.get("peft_type") != "LORA":
         raise CheckpointError(
@@ -262,6 +264,7 @@ def _read_bare(found: Path) -> dict[Path, Header]:
 
 def _read_sharded(index_path: Path) -> dict[Path, Header]:
     folder = index_path.parent
+    refuse_foreign_link(index_path)
     weight_map = read_json(index_path).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(f"{index_path}: has no table `weight_map`. Download the checkpoint again.")

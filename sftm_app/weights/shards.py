@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,21 +13,47 @@ from sftm_app.errors import CheckpointError
 _SHARD = re.compile(r"(.+)-\d+-of-\d+\.safetensors")
 
 
-def refuse_foreign_link(file: Path) -> None:
-    """Refuse a link that leads out of the checkpoint's folder, except to the blobs of the hub's cache above it.
+def refuse_foreign_link(file: Path, root: Path | None = None) -> None:
+    """Refuse a file that does not lie in its checkpoint once every link on the way to it is followed.
+
+    The blobs of the hub's cache to which a snapshot belongs are allowed, and no others.
+
+    Args:
+        file: the file; it need not exist.
+        root: the checkpoint's folder; by default the one that the file is in.
 
     Raises:
-        CheckpointError: the link leads elsewhere.
+        CheckpointError: a link leads elsewhere, or in a circle.
     """
-    if not file.is_symlink():
-        return
-    folder, target = file.parent.resolve(), file.resolve()
-    in_cache = target.parent.name == "blobs" and target.parent.parent in folder.parents
-    if not (target.is_relative_to(folder) or in_cache):
+    try:
+        folder, target = (root or file.parent).resolve(), file.resolve()
+    except (OSError, RuntimeError):
+        raise CheckpointError(f"{file}: its links lead in a circle. Put the file itself there.") from None
+    if not (target.is_relative_to(folder) or target.parent == _own_blobs(folder)):
         raise CheckpointError(
             f"{file}: is a link that leads out of the checkpoint, to {target}. "
             "Put the file itself there, or pick the folder that holds it."
         )
+
+
+def refuse_foreign_links(folder: Path) -> None:
+    """Refuse a folder in which a link leads out of it, before a library reads files there by names of its own.
+
+    Raises:
+        CheckpointError: see `refuse_foreign_link`.
+        OSError: the folder cannot be read.
+    """
+    for entry in os.scandir(folder):
+        if entry.is_symlink():
+            refuse_foreign_link(Path(entry.path))
+
+
+def _own_blobs(folder: Path) -> Path | None:
+    """Where the files of a snapshot, models--ORG--NAME/snapshots/REVISION, really lie; None for another folder."""
+    for snapshots in (folder, *folder.parents):
+        if snapshots.name == "snapshots" and snapshots != folder and snapshots.parent.name.startswith("models--"):
+            return snapshots.parent / "blobs"
+    return None
 
 
 def refuse_unnamed_shards(index_path: Path, named: Sequence[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -125,6 +126,23 @@ def test_labelled_folders_that_are_refused(tmp_path: Path) -> None:
     save_image(tmp_path / "bird" / "1.png", 1)
     with pytest.raises(SampleError, match=r"'bird' is not a class of this task. Its classes are cat, dog, 7"):
         load_labelled_folder(tmp_path, LABELS, 1)
+
+
+def test_images_that_lie_elsewhere_are_refused(tmp_path: Path) -> None:
+    """FAULTS A21."""
+    save_image(tmp_path / "elsewhere" / "cat" / "x.png", 1)
+    (tmp_path / "given" / "dog").mkdir(parents=True)
+    (tmp_path / "given" / "cat").symlink_to(tmp_path / "elsewhere" / "cat")
+    with pytest.raises(SampleError, match="leads out of"):
+        load_labelled_folder(tmp_path / "given", LABELS, 1)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="POSIX")
+def test_a_pipe_is_no_image(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "x.png")
+    for path in (tmp_path / "x.png", Path("/dev/zero"), tmp_path):
+        with pytest.raises(SampleError, match="cannot be read as an image"):
+            load_image(path, 1)
 
 
 def test_a_class_folder_that_may_not_be_read(as_ordinary_user: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from sftm_app.api import merge
 from sftm_app.errors import CheckpointError
 from sftm_app.preflight.matching import Source
 from sftm_app.preflight.preflight import preflight
@@ -57,11 +58,51 @@ def test_links_of_the_hubs_cache_and_inside_the_folder_are_followed(sharded: Pat
     assert len(open_checkpoint(snapshot).tensors) == 38
 
 
-def test_blobs_of_another_place_are_not_the_caches(sharded: Path, tmp_path: Path) -> None:
-    shard = sorted(sharded.glob("model-*.safetensors"))[0]
-    link_out(shard, tmp_path / "other" / "blobs" / "weights")
-    with pytest.raises(CheckpointError, match="leads out of the checkpoint"):
+@pytest.mark.parametrize("place", ["other/blobs", "blobs", "models--org--other/blobs"])
+def test_blobs_of_another_place_are_not_the_caches(sharded: Path, tmp_path: Path, place: str) -> None:
+    """A folder called blobs next to a checkpoint, or the blobs of another model, are not where its files lie."""
+    snapshot = tmp_path / "models--org--name" / "snapshots" / "0123abc"
+    for folder in (sharded, snapshot):
+        if folder is snapshot:
+            snapshot.parent.mkdir(parents=True)
+            sharded.rename(snapshot)
+        shard = sorted(folder.glob("model-*.safetensors"))[0]
+        kept = shard.read_bytes()
+        link_out(shard, tmp_path / place / "weights")
+        with pytest.raises(CheckpointError, match="leads out of the checkpoint"):
+            open_checkpoint(folder)
+        shard.unlink()
+        shard.write_bytes(kept)
+
+
+@pytest.mark.parametrize("name", ["config.json", "adapter_config.json", INDEX])
+def test_configs_and_indexes_may_not_be_links_out_either(sharded: Path, tmp_path: Path, name: str) -> None:
+    file = sharded / name
+    if not file.exists():
+        file.write_text(json.dumps({"peft_type": "LORA"}))
+    link_out(file, tmp_path / "elsewhere" / name)
+    with pytest.raises(CheckpointError, match=rf"{name}: is a link that leads out of the checkpoint"):
         open_checkpoint(sharded)
+
+
+def test_links_in_a_circle_are_refused(models: Path) -> None:
+    (models / "a" / "model.safetensors").unlink()
+    (models / "a" / "model.safetensors").symlink_to(models / "a" / "model.safetensors")
+    with pytest.raises(CheckpointError):
+        open_checkpoint(models / "a")
+
+
+@pytest.mark.parametrize("linked", ["1_Dense", "additional_chat_templates"])
+def test_a_linked_folder_below_a_checkpoint_is_never_published(models: Path, tmp_path: Path, linked: str) -> None:
+    """FAULTS A21: the file itself is no link, but a folder on the way to it is."""
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    for name in ("config.json", "model.safetensors", "a.jinja"):
+        (outside / name).write_text("secret")
+    (models / "base" / linked).symlink_to(outside)
+    with pytest.raises(CheckpointError, match=rf"{linked}.*leads out of the checkpoint"):
+        merge(models / "base", [models / "a"], tmp_path / "out", device="cpu")
+    assert not (tmp_path / "out").exists() and not (tmp_path / "out.partial").exists()
 
 
 @pytest.mark.parametrize("claimed", [1, "many", None])
