@@ -143,9 +143,21 @@ def _claim(partial: Path, resume: bool) -> None:
         if not resume:
             remove_partial(partial)
         partial.mkdir(exist_ok=resume)
-        process = psutil.Process()
-        lock = {"pid": process.pid, "started": process.create_time()}
-        (partial / LOCK_NAME).write_text(json.dumps(lock), encoding="utf-8")
+        write_lock(partial / LOCK_NAME)
+
+
+def write_lock(lock: Path) -> None:
+    """Write a lock file that names this process. Raises OSError."""
+    process = psutil.Process()
+    lock.write_text(json.dumps({"pid": process.pid, "started": process.create_time()}), encoding="utf-8")
+
+
+def is_live(lock: Path) -> bool:
+    """Whether the process that wrote a lock file still runs; False without a lock."""
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, psutil.Error):
+        owner = json.loads(lock.read_text(encoding="utf-8"))
+        return bool(psutil.Process(int(owner["pid"])).create_time() == owner["started"])
+    return False
 
 
 def refuse_in_use(partial: Path) -> None:
@@ -157,10 +169,8 @@ def refuse_in_use(partial: Path) -> None:
         raise OutputError(
             f"{partial}: exists and was not left by a merge. Remove it yourself, or choose another output folder."
         )
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, psutil.Error):
-        owner = json.loads(lock.read_text(encoding="utf-8"))
-        if psutil.Process(int(owner["pid"])).create_time() == owner["started"]:
-            raise OutputError(f"{partial}: another run is writing it. Wait for it, or choose another output folder.")
+    if is_live(lock):
+        raise OutputError(f"{partial}: another run is writing it. Wait for it, or choose another output folder.")
 
 
 def remove_partial(partial: Path) -> None:
