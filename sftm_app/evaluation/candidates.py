@@ -44,6 +44,7 @@ class Candidate:
         params: the method's parameters, for a merge in memory; those left out have their defaults.
         weights: one for each task, for a merge in memory; None for those of the workspace.
         folder: the merged model, for a merge on disk.
+        place: of its own colour among the merges on disk, see plots.style.merge_colour.
     """
 
     key: str
@@ -52,6 +53,7 @@ class Candidate:
     params: Mapping[str, Any] = field(default_factory=dict, hash=False)
     weights: tuple[float, ...] | None = None
     folder: Path | None = None
+    place: int = 0
 
 
 BASE = Candidate("base", "Base", "base")
@@ -78,9 +80,16 @@ def method_candidate(
     return Candidate(key, title, name, chosen, given)
 
 
-def folder_candidate(folder: Path, title: str, method: str) -> Candidate:
-    """A merged model on disk. method: the name of the method that merged it."""
-    return Candidate(f"folder:{folder}", title, method, folder=folder)
+def folder_candidate(folder: Path, title: str, method: str, place: int = 0) -> Candidate:
+    """A merged model on disk.
+
+    Args:
+        folder: the model.
+        title: its name on screen.
+        method: the name of the method that merged it.
+        place: of its colour.
+    """
+    return Candidate(f"folder:{folder}", title, method, folder=folder, place=place)
 
 
 class ModelPool:

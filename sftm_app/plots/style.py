@@ -58,6 +58,8 @@ DASHES = ("solid", "dash", "dot", "dashdot")
 METHOD_COLOURS = tuple(f"var(--method-{place})" for place in range(1, 9))
 # In plotly's words: plain, hatched one way, hatched the other way, dotted.
 PATTERNS = ("", "/", "\\", ".")
+# Of merges on disk: crossed and striped, so that none looks like a method.
+MERGE_PATTERNS = ("x", "-", "|", "+")
 MODEL_COLOURS = {"base": "var(--method-base)", "individual": "var(--method-individual)"}
 
 _INVISIBLE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2066-\u2069\ufeff]")
@@ -91,6 +93,16 @@ def method_pattern(kind: str) -> str:
     """What fills a model's bars: "" for a plain colour. Arguments as of `method_colour`."""
     place = 0 if kind in MODEL_COLOURS else list(METHODS).index(kind)
     return PATTERNS[place // len(METHOD_COLOURS) % len(PATTERNS)]
+
+
+def merge_colour(place: int) -> str:
+    """The colour of a merge on disk, which it keeps in every plot. place: its own, from 0."""
+    return METHOD_COLOURS[place % len(METHOD_COLOURS)]
+
+
+def merge_pattern(place: int) -> str:
+    """What fills the bars of a merge on disk. With its colour, 32 merges look different from each other."""
+    return MERGE_PATTERNS[place // len(METHOD_COLOURS) % len(MERGE_PATTERNS)]
 
 
 def plot_text(text: object, limit: int = 80) -> str:
