@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from sftm_app.caching import write_text
 from sftm_app.output.card import model_card
 from sftm_app.output.report import Report
+from sftm_app.output.tokenizer_files import TOKENIZER_FILES, complete_tokenizer
 from sftm_app.planning.plan import Plan
 from sftm_app.planning.recipe import recipe_to_yaml
 from sftm_app.weights.copying import copy_file
@@ -65,10 +67,10 @@ def write_heads(plan: Plan, folder: Path) -> None:
 
 
 def write_side_files(plan: Plan, folder: Path) -> None:
-    """Write the base's config with the dtype of the output, and copy the files of its tokenizer and processors.
+    """Write the base's config with the dtype of the output, and copy the files of its processors and of the tokenizer.
 
     Raises:
-        CheckpointError: a file of the base cannot be read, or is a link that leads out of it.
+        CheckpointError: a file cannot be read, or is a link that leads out of its checkpoint.
     """
     base = plan.preflight.base
     if not base.bare:
@@ -76,10 +78,18 @@ def write_side_files(plan: Plan, folder: Path) -> None:
         write_text(folder / CONFIG_NAME, config + "\n", sync=True)
     if base.path.is_file():
         return  # files next to a single weight file may belong to other models
-    for pattern in SIDE_FILES:
-        for file in sorted(base.path.glob(pattern)):
-            target = folder / file.relative_to(base.path)
-            refuse_foreign_link(file, base.path)
+    tokenizers = plan.preflight.tokenizers
+    _copy(SIDE_FILES, base.path, folder)
+    _copy(TOKENIZER_FILES, tokenizers.source.path if tokenizers.source else base.path, folder)
+    complete_tokenizer(tokenizers, folder)
+
+
+def _copy(patterns: Sequence[str], source: Path, folder: Path) -> None:
+    """Copy the files of these names from a checkpoint's folder."""
+    for pattern in patterns:
+        for file in sorted(source.glob(pattern)):
+            target = folder / file.relative_to(source)
+            refuse_foreign_link(file, source)
             if file.is_file() and file.suffix != ".py" and not target.exists():
                 target.parent.mkdir(exist_ok=True)
                 copy_file(file, target)

@@ -44,7 +44,7 @@ def open_inputs(recipe: Recipe, session: Session) -> Preflight:
     if problems:
         raise CompatibilityError(problems)
     tasks = [Source(task.name, opened[task.path], task.weight) for task in recipe.tasks]
-    return preflight(opened[recipe.base], tasks, recipe.roles, session.architectures)
+    return preflight(opened[recipe.base], tasks, recipe.roles, session.architectures, recipe.tokenizer)
 
 
 def make_plan(recipe: Recipe, found: Preflight, session: Session) -> Plan:
@@ -57,6 +57,7 @@ def make_plan(recipe: Recipe, found: Preflight, session: Session) -> Plan:
     method = get_method(recipe.method)
     refuse_task_count(method, len(found.tasks))
     _refuse_exact_adapter(recipe, found)
+    _refuse_new_rows_in_adapter(recipe, found)
     places = places_of(found.base.tensors, found.architecture.owners)
     entries = tuple(_entry(recipe, method, found, name, places[name]) for name in found.base.tensors)
     device = resolve_device(recipe.device if recipe.device != "auto" else session.device)
@@ -129,6 +130,15 @@ def _refuse_exact_adapter(recipe: Recipe, found: Preflight) -> None:
             f"output: {', '.join(full)} are full checkpoints, so an adapter can only come close to the merge. "
             "Give it a rank (output.rank, such as 16) or a share of the energy (output.energy, such as 0.9), or write "
             "a full model (output.kind: model)."
+        )
+
+
+def _refuse_new_rows_in_adapter(recipe: Recipe, found: Preflight) -> None:
+    """An adapter belongs to the base as it is, whose tables have no other rows."""
+    if recipe.output.kind == "adapter" and found.base.rows:
+        raise RecipeError(
+            "output: the merged model has tokens that the base lacks, so an adapter of the base cannot hold it. Write a "
+            "full model (output.kind: model), or leave these tokens out (`tokenizer: base`)."
         )
 
 

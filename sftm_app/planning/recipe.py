@@ -83,6 +83,8 @@ class Recipe:
         memory: a size such as "4GB"; a merge that needs more does not begin.
         measure: the layers on which to measure what each task keeps: "all", "none", or "auto" (where it is quick, or
             where the method computes features anyway). The merged model is the same.
+        tokenizer: whose tokenizer the merged model has, where those of base and tasks differ: "base", "union" (all
+            tokens) or "task NAME"; None takes the union where no row means different tokens, and refuses otherwise.
     """
 
     base: str
@@ -95,6 +97,7 @@ class Recipe:
     split_fused: bool = False
     memory: str | None = None
     measure: str = "auto"
+    tokenizer: str | None = None
 
 
 def make_recipe(
@@ -108,6 +111,7 @@ def make_recipe(
     split_fused: bool = False,
     memory: str | None = None,
     measure: str = "auto",
+    tokenizer: str | None = None,
 ) -> Recipe:
     """Check every field and build a recipe.
 
@@ -117,7 +121,7 @@ def make_recipe(
         method: a method's name.
         params: its parameters by name.
         output: fields of `Output`.
-        device, split_fused, memory, measure: see `Recipe`.
+        device, split_fused, memory, measure, tokenizer: see `Recipe`.
         roles: pattern of tensor names -> what they are, such as {"*.gate.weight": "embedding"}; see ROLE_KINDS.
 
     Raises:
@@ -139,7 +143,24 @@ def make_recipe(
     checked = make_params(found.params, _mapping(params, "params"), f"params of {method}")
     out = _make_output(_mapping(output, "output"))
     by_pattern = _make_roles(_mapping(roles, "roles"))
-    return Recipe(str(base), _name_tasks(tasks), method, checked, out, device, by_pattern, split_fused, memory, measure)
+    named = _name_tasks(tasks)
+    check_tokenizer(tokenizer, [task.name for task in named])
+    return Recipe(str(base), named, method, checked, out, device, by_pattern, split_fused, memory, measure, tokenizer)
+
+
+def tokenizer_choices(tasks: Sequence[str]) -> tuple[str, ...]:
+    """What `tokenizer` may be for tasks of these names."""
+    return "base", "union", *(f"task {name}" for name in tasks)
+
+
+def check_tokenizer(tokenizer: Any, tasks: Sequence[str]) -> None:
+    """Refuse a `tokenizer` that is not one of `tokenizer_choices`, or None.
+
+    Raises:
+        RecipeError: it is none of them.
+    """
+    if tokenizer is not None and tokenizer not in tokenizer_choices(tasks):
+        raise RecipeError(f"tokenizer: {tokenizer!r} is not one of {', '.join(tokenizer_choices(tasks))}.")
 
 
 def _make_roles(roles: Mapping[Any, Any]) -> tuple[tuple[str, str], ...]:
@@ -253,6 +274,7 @@ def recipe_to_dict(recipe: Recipe) -> dict[str, Any]:
         "split_fused": recipe.split_fused,
         "memory": recipe.memory,
         "measure": recipe.measure,
+        "tokenizer": recipe.tokenizer,
     }
 
 
