@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from sftm_app.architecture.architecture import Architecture
+from sftm_app.architecture.naming import without_wrappers
 from sftm_app.weights.adapter_config import PEFT_PREFIX
 
 _FACTOR = re.compile(
@@ -41,9 +42,10 @@ def parse_names(names: Iterable[str]) -> AdapterNames:
     found = AdapterNames()
     known = set(names)
     for name in sorted(known):
-        path = name.removeprefix(PEFT_PREFIX)
+        plain = without_wrappers(name)
+        path = without_wrappers(plain.removeprefix(PEFT_PREFIX))
         factor = _FACTOR.fullmatch(path)
-        if not name.startswith(PEFT_PREFIX):
+        if not plain.startswith(PEFT_PREFIX):
             found.unknown.append(name)
         elif factor and not path.endswith(".bias"):
             pair = found.factors.setdefault(factor["module"], {})
@@ -56,11 +58,11 @@ def parse_names(names: Iterable[str]) -> AdapterNames:
         elif ".original_module." not in path:
             # The frozen copy of a trained module (`original_module`) is not used. PEFT saves the trained biases of such
             # a module under two names, and loads the plain one.
-            plain = _WRAPPED.sub("", path)
-            if ".modules_to_save." in path and PEFT_PREFIX + plain in known:
+            parameter = _WRAPPED.sub("", path)
+            if ".modules_to_save." in path and PEFT_PREFIX + parameter in known:
                 continue
-            found.duplicates.extend([name] if plain in found.whole else [])
-            found.whole.setdefault(plain, name)
+            found.duplicates.extend([name] if parameter in found.whole else [])
+            found.whole.setdefault(parameter, name)
     return found
 
 
@@ -71,7 +73,8 @@ def names_in_base(path: str, architecture: Architecture) -> Iterator[str]:
     """
     for candidate in _with_and_without(path, architecture.backbone_prefix):
         for name in (candidate, architecture.file_names.get(candidate, candidate)):
-            yield from _with_and_without(name, architecture.backbone_prefix)
+            for found in _with_and_without(name, architecture.backbone_prefix):
+                yield architecture.stored.get(found, found)
 
 
 def _with_and_without(path: str, prefix: str) -> tuple[str, ...]:

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from sftm_app.architecture.owners import Owner
+from sftm_app.errors import CheckpointError
+
+
+class UnknownModelType(CheckpointError):
+    """The config is not one of the installed transformers, so that it does not say what the tensors are."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +28,12 @@ class Architecture:
         vocabulary: the key of the table that holds the vocabulary.
         submodels: model type of a part, such as one of CLIP's two towers -> what the keys of that part begin with.
         false_ties: name in the files that the config ties, although the files differ -> what it is tied to.
+        unused: names in the files that the model's class does not load, although they seem to be trained, such as the
+            layers that predict several tokens at once ("mtp.").
+        plain: name in the files -> the name without what a wrapper put before it, where they differ.
+        guessed: why roles were guessed: a sentence where they all were, or "" where the config says what they are.
+        unknown: names in the files whose roles were guessed because the model's class does not know them.
+        shapes: name in memory -> shape of the parameter or buffer.
     """
 
     owners: dict[str, Owner]
@@ -32,11 +44,21 @@ class Architecture:
     vocabulary: str | None = None
     submodels: dict[str, str] = field(default_factory=dict)
     false_ties: dict[str, str] = field(default_factory=dict)
+    unused: tuple[str, ...] = ()
+    plain: dict[str, str] = field(default_factory=dict)
+    guessed: str = ""
+    unknown: tuple[str, ...] = ()
+    shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+
+    @cached_property
+    def stored(self) -> dict[str, str]:
+        """Name without a wrapper's prefix -> name in the files, where they differ."""
+        return {plain: name for name, plain in self.plain.items()}
 
     def key_of(self, name: str, prefix: str) -> str:
         """The key of a tensor of the files; without one, its name without the prefix."""
         owner = self.owners.get(name)
-        return owner.key if owner and owner.key else name.removeprefix(prefix)
+        return owner.key if owner and owner.key else self.plain.get(name, name).removeprefix(prefix)
 
     def in_backbone(self, name: str) -> bool:
         """Whether a tensor of the files is not part of a head, as far as is known."""

@@ -17,6 +17,10 @@ from sftm_app.architecture.owners import Owner
 from sftm_app.weights.header import TensorInfo
 
 _EMBEDDING = re.compile(r"emb|^(wte|wpe|tok|token|tokens|pos|position|positions|positional|cls|relative|codebook)$")
+# Parameters that are added, scaled by or looked up, and not multiplied by, whatever their shape.
+_NOT_A_MATRIX = re.compile(
+    r"^(log|scale|gamma|decay|mix|level|latents?|query|queries|prompts?|prototypes?|registers?)$"
+)
 # A projection of embeddings is a linear map, although its name says "embedding".
 _PROJECTION = re.compile(r"^(proj|project|projection|projector|mapping|transform|dense|linear|fc|conv|out)$")
 _NORM = re.compile(r"norm|^(ln|bn|gn|rms|gamma|beta|running)$")
@@ -106,6 +110,10 @@ def _kind(info: TensorInfo, tensors: Mapping[str, TensorInfo]) -> tuple[str, str
         return _experts(info, tensors)
     if embeds and (dimensions == 2 or leaf != "weight"):
         return "embedding", "from its name: embedding"
+    if leaf == "" and any(word in ("bias", "biases") for word in words):
+        return "bias", "from its name: bias"
+    if leaf == "" and any(_NOT_A_MATRIX.search(word) for word in words):
+        return "embedding", "from its name: no matrix, treated like an embedding"
     if dimensions == 2:
         return _orientation(info, tensors)
     if leaf != "weight" and info.shape[0] == 1:

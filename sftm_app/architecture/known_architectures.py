@@ -7,7 +7,6 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable
-from dataclasses import asdict
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -17,8 +16,8 @@ from typing import Any
 from cachetools import LRUCache
 
 from sftm_app.architecture.architecture import Architecture
-from sftm_app.architecture.fused import Fused
-from sftm_app.architecture.owners import Owner
+from sftm_app.architecture.as_json import architecture_from_json, architecture_to_json
+from sftm_app.architecture.builder import ArchitectureBuilder
 from sftm_app.caching import write_text
 
 FOLDER_NAME = "architectures"
@@ -43,6 +42,7 @@ class ArchitectureCache:
         self._folder = folder
         self._known: LRUCache[str, Architecture] = LRUCache(MAX_IN_MEMORY)
         self._lock = Lock()
+        self._builder = ArchitectureBuilder()
 
     def read(
         self, config: dict[str, Any], names: Iterable[str] = (), untied: frozenset[str] = frozenset()
@@ -57,10 +57,7 @@ class ArchitectureCache:
         if found is None and path is not None:
             found = _load(path)
         if found is None:
-            # Imported only here: it imports transformers, which takes seconds.
-            from sftm_app.architecture.reading import read_architecture
-
-            found = read_architecture(json.loads(question), names, untied)
+            found = self._builder.read(json.loads(question), names, untied)
             if path is not None:
                 _store(path, found)
         with self._lock:
@@ -77,24 +74,18 @@ class ArchitectureCache:
 
 def _load(path: Path) -> Architecture | None:
     try:
-        values = json.loads(path.read_bytes())
-        owners = {name: _owner(**owner) for name, owner in values["owners"].items()}
-        found = Architecture(**values | {"owners": owners, "keys": frozenset(values["keys"])})
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        found = architecture_from_json(path.read_bytes())
+    except (OSError, ValueError):
         return None
     with contextlib.suppress(OSError):
         os.utime(path)
     return found
 
 
-def _owner(fused: dict[str, Any] | None, **values: Any) -> Owner:
-    return Owner(**values, fused=Fused(tuple(fused["labels"]), tuple(fused["sizes"])) if fused else None)
-
-
 def _store(path: Path, found: Architecture) -> None:
     """Write an entry; when there are too many, remove those that were used longest ago."""
     with contextlib.suppress(OSError):
-        write_text(path, json.dumps(asdict(found) | {"keys": sorted(found.keys)}))
+        write_text(path, architecture_to_json(found))
         files = sorted(path.parent.iterdir(), key=lambda file: file.stat().st_mtime_ns)
         for old in files[:-MAX_FILES]:
             old.unlink(missing_ok=True)

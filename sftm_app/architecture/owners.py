@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +11,8 @@ from torch import nn
 from sftm_app.architecture.fused import Fused
 
 _TRANSPOSED_CONVOLUTIONS = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+# Names of matrices that a module of its own kind multiplies by, such as XLNet's q, k, v and o.
+_HELD_MATRIX = re.compile(r"(?:^|_)(?:weight|proj|projection|kernel|gate|fn|original1)$|^[qkvor]$")
 _NORMS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.modules.batchnorm._NormBase)
 
 
@@ -54,7 +57,22 @@ def kind_of(module: nn.Module, name: str, shape: tuple[int, ...]) -> str:
         return _kind_in_experts(module, name, shape)
     # These multiply by their own parameter instead of holding an nn.Linear.
     multiplies = isinstance(module, nn.RNNBase | nn.MultiheadAttention) or "Router" in holder or "Gat" in holder
-    return "linear" if multiplies and len(shape) == 2 else "bare"
+    if multiplies and len(shape) == 2:
+        return "linear"
+    # torch's own modules are known above; what is left of them scales or shifts.
+    is_torchs = type(module).__module__.startswith("torch.nn.modules")
+    return "bare" if is_torchs else _kind_of_held(holder, name, shape)
+
+
+def _kind_of_held(holder: str, name: str, shape: tuple[int, ...]) -> str:
+    """For a parameter that a composite module holds itself: a matrix only if its name and its shape say so."""
+    is_table = "Embed" in holder and "Project" not in holder
+    if is_table or not _HELD_MATRIX.search(name) or sum(size > 1 for size in shape) < 2:
+        return "bare"
+    if len(shape) == 2:
+        return "linear"
+    # One matrix per head or group comes first in a stack, and there are fewer heads than rows.
+    return "experts" if len(shape) == 3 and shape[0] < min(shape[1:]) else "convolution"
 
 
 def _kind_in_experts(module: nn.Module, name: str, shape: tuple[int, ...]) -> str:

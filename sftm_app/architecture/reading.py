@@ -14,13 +14,14 @@ import torch
 import transformers
 from torch import nn
 
-from sftm_app.architecture.architecture import Architecture
+from sftm_app.architecture.architecture import Architecture, UnknownModelType
 from sftm_app.architecture.fused import Fused, find_fused
 from sftm_app.architecture.owners import Owner, kind_of
 from sftm_app.architecture.transformers_internals import (
     LoadedTensor,
     has_head,
     loaded_tensors,
+    parse_config,
     saving_order,
 )
 from sftm_app.errors import CheckpointError
@@ -37,13 +38,15 @@ def read_architecture(
         untied: those of `names` that are not tied to another, whatever the config says.
 
     Raises:
-        CheckpointError: the model type is unknown to the installed transformers, needs its own code, or is quantised.
+        UnknownModelType: the config is not one of the installed transformers. Code shipped with it never runs.
+        CheckpointError: the config is not valid, or the weights are quantised.
     """
     model = _build(config)
     parameters: dict[str, torch.Tensor] = dict(model.state_dict(keep_vars=True))
     prefix = f"{model.base_model_prefix}." if model.base_model is not model else ""
     modules = dict(model.named_modules())
-    tensors = list(loaded_tensors(model, names, parameters))
+    found = list(loaded_tensors(model, names, parameters))
+    tensors = [tensor for tensor in found if tensor.in_model]
     positions = {name: position for position, name in enumerate(saving_order(model, parameters))}
     tensors.sort(key=lambda tensor: positions.get(tensor.memory, len(positions)))
     separate = {tensor.memory for tensor in tensors if tensor.file in untied}
@@ -72,17 +75,19 @@ def read_architecture(
         {name.removeprefix(prefix): keys[name] for name in ties},
         keys[vocabulary] if vocabulary else None,
         _submodels(model, modules, prefix),
+        unused=tuple(tensor.file for tensor in found if not tensor.in_model),
+        shapes={name: tuple(tensor.shape) for name, tensor in parameters.items()},
     )
 
 
 def _build(config: dict[str, Any], backbone_only: bool = False) -> Any:
     model_type = config.get("model_type")
     if not isinstance(model_type, str):
-        raise CheckpointError("config.json names no `model_type`. Pick a folder that `save_pretrained` wrote.")
-    if "auto_map" in config:
-        raise CheckpointError(
-            f"The model type {model_type!r} needs code shipped with the checkpoint (`auto_map`), which is never run. "
-            "Only architectures that transformers itself knows can be merged."
+        raise UnknownModelType("config.json names no `model_type`, so it is not one of transformers")
+    if model_type not in transformers.CONFIG_MAPPING:
+        code = ", and the code shipped with the checkpoint (`auto_map`) is never run" if "auto_map" in config else ""
+        raise UnknownModelType(
+            f"The model type {model_type!r} is not known to transformers {transformers.__version__}{code}"
         )
     if config.get("quantization_config"):
         raise CheckpointError(
@@ -91,12 +96,7 @@ def _build(config: dict[str, Any], backbone_only: bool = False) -> Any:
             "numbers after all, remove that entry from config.json."
         )
     try:
-        parsed = transformers.AutoConfig.for_model(**config)
-    except ValueError:
-        raise CheckpointError(
-            f"The model type {model_type!r} is not known to transformers {transformers.__version__}. "
-            "Update transformers or check config.json."
-        ) from None
+        parsed = parse_config(config)
     except Exception as error:
         raise CheckpointError(f"config.json is not a valid {model_type!r} config: {error}") from None
     model_class = None if backbone_only else _model_class(config)

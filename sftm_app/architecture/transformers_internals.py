@@ -23,6 +23,8 @@ from transformers.core_model_loading import (
 )
 
 CHECKED_WITH = "5.24.0"
+# Last parts of the names of tensors that models compute. Older versions saved them.
+_BUFFER = re.compile(r"inv_freq|mask|cached|position_ids|position_index|num_batches|version|^(cos|sin)$")
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,7 @@ class LoadedTensor:
         flipped: it is transposed.
         fused: labels of the maps that it is split into.
         ignored: the model does not use it.
+        in_model: a module of the model, or a buffer's name, says where it belongs. Only ignored tensors lack that.
     """
 
     file: str
@@ -44,6 +47,24 @@ class LoadedTensor:
     flipped: bool = False
     fused: tuple[str, ...] = ()
     ignored: bool = False
+    in_model: bool = True
+
+
+def parse_config(config: Mapping[str, Any]) -> Any:
+    """The config object of a config.json whose `model_type` transformers knows. Raises what its class raises.
+
+    `auto_map`, which names code shipped with a checkpoint, is left out, so that this code is never looked for.
+    """
+    return transformers.CONFIG_MAPPING[config["model_type"]].from_dict(_readable(config))
+
+
+def _readable(value: Any) -> Any:
+    """A value of config.json as transformers reads it: it writes infinities as {"__float__": "Infinity"}."""
+    if isinstance(value, Mapping):
+        if value.keys() == {"__float__"} and value["__float__"] in ("Infinity", "-Infinity", "NaN"):
+            return float(value["__float__"])
+        return {key: _readable(item) for key, item in value.items() if key != "auto_map"}
+    return [_readable(item) for item in value] if isinstance(value, list) else value
 
 
 def loaded_tensors(model: Any, names: Iterable[str], parameters: Mapping[str, torch.Tensor]) -> Iterator[LoadedTensor]:
@@ -55,6 +76,7 @@ def loaded_tensors(model: Any, names: Iterable[str], parameters: Mapping[str, to
     buffers = {name for name, _ in model.named_buffers()} - parameters.keys()
     known = dict.fromkeys((*parameters, *buffers), 0)
     ignored = [re.compile(pattern) for pattern in model._keys_to_ignore_on_load_unexpected or ()]
+    modules = {path for path, _ in model.named_modules()}
     # Some rules depend on the names before, in this order.
     for name in sorted(names, key=dot_natural_key):
         memory, pattern = rename_source_key(name, renamings, converters, model.base_model_prefix, known)
@@ -77,7 +99,10 @@ def loaded_tensors(model: Any, names: Iterable[str], parameters: Mapping[str, to
         elif memory in known:
             yield LoadedTensor(name, memory, ignored=memory in buffers)
         elif any(pattern.search(memory) for pattern in ignored):
-            yield LoadedTensor(name, memory, ignored=True)
+            path, _, last = memory.rpartition(".")
+            prefix = f"{model.base_model_prefix}."
+            is_inside = not modules.isdisjoint((path, prefix + path, path.removeprefix(prefix)))
+            yield LoadedTensor(name, memory, ignored=True, in_model=is_inside or _BUFFER.search(last) is not None)
 
 
 def saving_order(model: Any, parameters: Iterable[str]) -> list[str]:

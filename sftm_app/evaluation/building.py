@@ -8,10 +8,12 @@ from typing import Any
 
 import transformers
 
+from sftm_app.architecture.transformers_internals import parse_config as read_config
 from sftm_app.errors import CheckpointError, SampleError
 from sftm_app.evaluation.family import ModelParts
 from sftm_app.evaluation.transformers_internals import model_from_tensors
 from sftm_app.weights.checkpoint import read_json
+from sftm_app.weights.shards import refuse_foreign_links
 
 # tokenizer_config.json alone is not a tokenizer: an adapter's folder may hold one without a vocabulary.
 VOCABULARY_NAMES = (
@@ -44,8 +46,8 @@ def parse_config(config: Mapping[str, Any]) -> Any:
         SampleError: its model type is not known.
     """
     try:
-        return transformers.AutoConfig.for_model(**config)
-    except ValueError as error:
+        return read_config(config)
+    except Exception as error:  # each config class has its own checks
         raise SampleError(f"config.json cannot be used: {_first_line(error)}") from None
 
 
@@ -78,6 +80,7 @@ def load_tokenizer(folders: Sequence[Path]) -> Any:
 
     Raises:
         SampleError: no folder has one, or it cannot be read.
+        CheckpointError: a link leads out of its folder.
     """
     folder = _first_with(folders, VOCABULARY_NAMES)
     if folder is None:
@@ -85,6 +88,7 @@ def load_tokenizer(folders: Sequence[Path]) -> Any:
             f"{folders[0]}: has no tokenizer, and neither has the base. Copy the model's tokenizer.json and "
             "tokenizer_config.json into one of the two folders."
         )
+    refuse_foreign_links(folder)
     try:
         return transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     # The readers of the many formats raise all kinds of errors, a plain Exception among them.
@@ -112,6 +116,7 @@ def load_processor(folders: Sequence[Path]) -> Any:
 
     Raises:
         SampleError: no folder has one, or it cannot be read or is not known.
+        CheckpointError: a link leads out of its folder.
     """
     folder = _first_with(folders, (PROCESSOR_NAME,))
     if folder is None:
@@ -119,6 +124,7 @@ def load_processor(folders: Sequence[Path]) -> Any:
             f"{folders[-1]}: has no {PROCESSOR_NAME}, so images cannot be prepared for the model. Copy the model's own "
             "into this folder."
         )
+    refuse_foreign_links(folder)
     try:
         # The Pillow backend is always there; the default one needs torchvision.
         return transformers.AutoImageProcessor.from_pretrained(folder, backend="pil", local_files_only=True)

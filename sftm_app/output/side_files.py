@@ -101,6 +101,8 @@ def _config(plan: Plan) -> dict[str, Any]:
     config, dtype = dict(plan.preflight.base.config), plan.recipe.output.dtype
     if any(entry.output.dtype in (torch.float8_e4m3fn, torch.float8_e5m2) for entry in plan.entries):
         dtype = "bfloat16"  # no model computes in float8, and transformers refuses a config that asks for it
+    if not plan.preflight.architecture.guessed:
+        config.pop("auto_map", None)  # transformers has the class, and code is not copied
     if dtype:
         config.pop("torch_dtype", None)  # an older name of the same
         config["dtype"] = dtype

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sftm_app.architecture.architecture import Architecture
-from sftm_app.architecture.guess import by_file_names, guess_task, may_be_absent
+from sftm_app.architecture.guess import by_file_names, may_be_absent
 from sftm_app.architecture.known_architectures import ArchitectureCache
-from sftm_app.architecture.ties import architecture_of
+from sftm_app.architecture.opening import task_architecture
 from sftm_app.errors import CheckpointError
 from sftm_app.preflight.alignment import Alignment, align, part_of
 from sftm_app.preflight.mismatches import (
@@ -66,15 +66,13 @@ class Match:
 def match_full(base: Checkpoint, ours: Architecture, task: Checkpoint, architectures: ArchitectureCache) -> Match:
     """Match a full checkpoint with the base, whose architecture is `ours`."""
     try:
-        if task.bare:
-            theirs = guess_task(task.tensors, base.tensors, ours)
-        else:
-            theirs = architecture_of(task, architectures)
-            theirs = by_file_names(theirs) if base.bare else theirs
+        theirs = task_architecture(task, base, ours, architectures)
+        if ours.guessed and not theirs.guessed:
+            theirs = by_file_names(theirs)
     except CheckpointError as error:
         return Match({}, (), problems=(str(error),))
     related = part_of(task, ours) is not None or part_of(base, theirs) is not None
-    if task.model_type != base.model_type and not (base.bare or task.bare or related):
+    if task.model_type != base.model_type and not (ours.guessed or theirs.guessed or related):
         problem = (
             f"is a {task.model_type!r} model, the base is a {base.model_type!r} model. "
             "Only checkpoints fine-tuned from the base can be merged into it."
@@ -93,8 +91,13 @@ class _Sides:
     theirs: Architecture
     found: Alignment
 
+    @property
+    def guessed(self) -> bool:
+        """Whether a side has no config that says what its tensors are."""
+        return bool(self.ours.guessed or self.theirs.guessed)
+
     def match(self, architectures: ArchitectureCache) -> Match:
-        other_labels = _class_names(self.task) != _class_names(self.base) and not (self.base.bare or self.task.bare)
+        other_labels = _class_names(self.task) != _class_names(self.base) and not self.guessed
         names: dict[str, str] = {}
         reshaped, retyped = [], []
         for name, theirs in self.found.names.items():
@@ -113,7 +116,8 @@ class _Sides:
         rest = [n for n in self.task.tensors if n not in accounted and not self.theirs.is_buffer(n)]
         heads = tuple(name for name in rest if not self.theirs.in_backbone(name))
         aligned = set(self.found.names.values())
-        unexpected = [name for name in rest if name not in heads and name not in aligned]
+        unused = [name for name in rest if name in self.theirs.unused and name not in heads]
+        unexpected = [name for name in rest if name not in heads and name not in aligned and name not in unused]
         vocabulary, reshaped = _split_vocabulary(reshaped, self.ours)
         problems = [
             *reshaped_problems(reshaped),
@@ -121,6 +125,11 @@ class _Sides:
             *name_problems(retyped, missing, unexpected),
         ]
         notes = [*false_tie_notes(self.theirs.false_ties), *self._other_settings(), *self._part_notes()]
+        if unused:
+            notes.append(
+                f"holds {len(unused)} tensors that its class does not load and the base lacks: {listing(unused)}. They "
+                "are left out."
+            )
         if heads:
             notes.append(f"{listing(heads)} belong to its own head, which is kept separately, not merged.")
         return Match(names, heads, {}, vocabulary, tuple(problems), tuple(notes))
@@ -131,7 +140,7 @@ class _Sides:
         A classifier without the base's pooler lacks nothing; a task with fewer layers than the base does.
         """
         absent = [name for name in self.base.tensors if name not in self.found.names]
-        if self.base.bare or self.task.bare:
+        if self.guessed:
             return [name for name in absent if not may_be_absent(name)]
         owners = {n: self.ours.owners[n] for n in absent if n in self.ours.owners and not self.ours.is_buffer(n)}
         if not owners:

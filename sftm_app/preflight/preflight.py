@@ -6,24 +6,23 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import torch
+
 from sftm_app.architecture.architecture import Architecture
-from sftm_app.architecture.guess import guess_architecture
 from sftm_app.architecture.known_architectures import ArchitectureCache
+from sftm_app.architecture.opening import architecture_of
 from sftm_app.architecture.role_rules import RoleRules, apply_rules
 from sftm_app.architecture.roles import assign
-from sftm_app.architecture.ties import architecture_of
 from sftm_app.errors import CheckpointError, CompatibilityError, InputError
 from sftm_app.preflight.adapter_matching import match_adapter
 from sftm_app.preflight.matching import Match, Source, match_full
 from sftm_app.preflight.mismatches import false_tie_notes, listing, vocabulary_problems
+from sftm_app.preflight.tokenizers import TokenizerFindings, align_tokenizers
 from sftm_app.weights.adapter_config import PEFT_PREFIX, LoraPair
 from sftm_app.weights.checkpoint import Checkpoint, index_note
 from sftm_app.weights.reader import TensorReader, open_reader
 
-GUESSED = (
-    "The base has no config.json: what each tensor is was guessed from names and shapes. Check the guesses, and "
-    "correct wrong ones (in the app under What each tensor is, in a recipe by `roles`)."
-)
+CORRECT = "Check the guesses, and correct wrong ones (in the app under What each tensor is, in a recipe by `roles`)."
 TASK_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -38,6 +37,8 @@ class Preflight:
         matches: how each task matches the base.
         problems: sentences that refuse the merge.
         notes: sentences that are worth knowing.
+        tokenizers: whose tokenizer the merged model has. Where tokens differ, the tables of `base` and `tasks` have the
+            rows of that tokenizer.
     """
 
     base: Checkpoint
@@ -46,6 +47,7 @@ class Preflight:
     matches: tuple[Match, ...]
     problems: tuple[str, ...]
     notes: tuple[str, ...]
+    tokenizers: TokenizerFindings = TokenizerFindings()
 
     @property
     def checkpoints(self) -> tuple[Checkpoint, ...]:
@@ -64,7 +66,11 @@ class Preflight:
 
 
 def preflight(
-    base: Checkpoint, tasks: Sequence[Source], roles: RoleRules = (), architectures: ArchitectureCache | None = None
+    base: Checkpoint,
+    tasks: Sequence[Source],
+    roles: RoleRules = (),
+    architectures: ArchitectureCache | None = None,
+    tokenizer: str | None = None,
 ) -> Preflight:
     """Compare base and tasks by their configs and headers.
 
@@ -73,6 +79,7 @@ def preflight(
         tasks: the tasks.
         roles: roles that a person set, as in Recipe.
         architectures: a cache for architectures; None uses a new one in memory.
+        tokenizer: whose tokenizer the merged model has, as in Recipe.
 
     Raises:
         CheckpointError: the base's architecture is not known, or the base is an adapter.
@@ -84,13 +91,14 @@ def preflight(
         )
     architectures = architectures or ArchitectureCache()
     try:
-        built = guess_architecture(base.tensors) if base.bare else architecture_of(base, architectures)
+        built = architecture_of(base, architectures)
     except CheckpointError as error:
         raise CheckpointError(f"{base.path}: {error}") from None
+    base, tasks, tokenizers = align_tokenizers(base, tasks, built, tokenizer, architectures)
     architecture, role_problems = apply_rules(built, base.tensors, roles)
     matches = [
         # An adapter's orientation is a fact of the architecture, so set roles may only correct a guess.
-        match_adapter(base, task.checkpoint, architecture if base.bare else built)
+        match_adapter(base, task.checkpoint, architecture if built.guessed else built)
         if task.checkpoint.adapter
         else match_full(base, architecture, task.checkpoint, architectures)
         for task in tasks
@@ -99,18 +107,44 @@ def preflight(
         *_set_problems(base, tasks),
         *role_problems,
         *(f"{task.name}: {problem}" for task, match in zip(tasks, matches, strict=True) for problem in match.problems),
-        *vocabulary_problems([task.name for task in tasks], [match.vocabulary for match in matches]),
+        *(tokenizers.problems or vocabulary_problems([t.name for t in tasks], [match.vocabulary for match in matches])),
         *_orientation_problems(base, tasks, matches, architecture),
         *_head_problems(tasks, matches),
     ]
     matches = _separate_heads(matches)
-    notes = [GUESSED] if base.bare else []
+    notes = _guess_notes(base, architecture)
     notes += [f"The base: {note}" for note in false_tie_notes(architecture.false_ties)]
     notes += _duplicate_notes(tasks) + _index_notes(base, tasks) + _task_notes(tasks, matches)
     if tasks and not problems:
         notes += _copied_note(base, matches)
     notes += _dtype_note(base, tasks)
-    return Preflight(base, tuple(tasks), architecture, tuple(matches), tuple(problems), tuple(notes))
+    notes += tokenizers.notes
+    return Preflight(base, tuple(tasks), architecture, tuple(matches), tuple(problems), tuple(notes), tokenizers)
+
+
+def _guess_notes(base: Checkpoint, architecture: Architecture) -> list[str]:
+    """Notes on roles that the base's config does not tell, and on what stands before its names."""
+    notes = []
+    if architecture.guessed and base.bare:
+        notes.append(f"The base has no config.json: what each tensor is was guessed from names and shapes. {CORRECT}")
+    elif architecture.guessed:
+        notes.append(
+            f"The base: {architecture.guessed}. What each tensor is was guessed from names and shapes, and config.json "
+            f"is copied as it is. {CORRECT}"
+        )
+    if architecture.unknown:
+        some = list(architecture.unknown)
+        notes.append(
+            f"The base: {len(some)} tensors have no place in {base.architecture}: {listing(some)}. What they are was "
+            f"guessed from names and shapes. {CORRECT}"
+        )
+    if architecture.plain:
+        name, plain = next(iter(architecture.plain.items()))
+        notes.append(
+            f"The base: {len(architecture.plain)} names hold what a wrapper put there, such as {name!r} for {plain!r}. "
+            "They are read without it, and the output keeps the base's names."
+        )
+    return notes
 
 
 def _index_notes(base: Checkpoint, tasks: Sequence[Source]) -> list[str]:
@@ -230,9 +264,13 @@ def refuse_unchanged(found: Preflight) -> None:
     """
     with open_reader(found.base) as base:
         unchanged = []
-        for task, match in zip(found.tasks, found.matches, strict=True):
+        for index, (task, match) in enumerate(zip(found.tasks, found.matches, strict=True)):
             with open_reader(task.checkpoint) as read:
-                changed = any(_differs(base, read, ours, theirs) for ours, theirs in match.names.items())
+                # Rows that only the task has are no difference from the base's tables, and yet merged.
+                changed = any(found.tokenizers.taken[index : index + 1]) or any(
+                    _differs(base, read, ours, theirs, task.checkpoint.stored(theirs).info.dtype)
+                    for ours, theirs in match.names.items()
+                )
                 if not changed and not any(_acts(read, pair) for pair in match.pairs.values()):
                     unchanged.append(task.name)
     if unchanged:
@@ -242,10 +280,13 @@ def refuse_unchanged(found: Preflight) -> None:
         )
 
 
-def _differs(base: TensorReader, task: TensorReader, ours: str, theirs: str) -> bool:
+def _differs(base: TensorReader, task: TensorReader, ours: str, theirs: str, dtype: torch.dtype) -> bool:
+    """Whether a tensor differs from the base's in the task's dtype.
+
+    If rounding to half precision explains every change, the task equals its base.
+    """
     left, right = base(ours), task(theirs)
-    # Compare in the task's dtype: if rounding to half precision explains every change, the task equals its base.
-    return bool((left.to(right.dtype).float() != right.float()).any()) if right.is_floating_point() else False
+    return bool((left.to(dtype).float() != right.to(dtype).float()).any()) if dtype.is_floating_point else False
 
 
 def _acts(read: TensorReader, pair: LoraPair) -> bool:

@@ -215,13 +215,22 @@ def test_mixed_types_are_a_note(models: Path) -> None:
     assert any("The types differ (float16, float32)" in note for note in found.notes)
 
 
-def test_the_base_is_named_when_its_architecture_is_unknown(models: Path) -> None:
-    change_config(models / "base", model_type="nonsense")
-    with pytest.raises(CheckpointError, match=f"^{models / 'base'}: The model type 'nonsense'"):
+def test_roles_are_guessed_when_the_model_type_is_unknown(models: Path) -> None:
+    for name in ("base", "a"):
+        change_config(models / name, model_type="nonsense", auto_map={"AutoModel": "x.Y"})
+    found = compare(models, "a").require()
+    assert "The model type 'nonsense' is not known" in found.notes[0]
+    assert "(`auto_map`) is never run. What each tensor is was guessed" in found.notes[0]
+    assert found.architecture.owners["encoder.layer.0.intermediate.dense.weight"].kind == "linear"
+
+
+def test_the_base_is_named_when_its_config_is_not_valid(models: Path) -> None:
+    change_config(models / "base", hidden_size="wide")
+    with pytest.raises(CheckpointError, match=f"^{models / 'base'}: config.json is not a valid 'vit' config"):
         compare(models, "a")
 
 
-@pytest.mark.parametrize("changes", [{"auto_map": {"AutoModel": "x.Y"}}, {"hidden_size": "wide"}])
+@pytest.mark.parametrize("changes", [{"hidden_size": "wide"}])
 def test_a_task_with_an_unusable_config_is_one_problem_among_others(models: Path, changes: dict[str, Any]) -> None:
     change_config(models / "a", **changes)
     change_weights(weights(models, "b"), lambda tensors: tensors.pop("vit.layernorm.bias"))
