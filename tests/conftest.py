@@ -51,6 +51,19 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     return Scheduling(config, log)
 
 
+@pytest.fixture(autouse=True)
+def architectures_here(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Build models for their names in this process, which has imported transformers; not in tests marked `apart`."""
+    from sftm_app.architecture import reading
+    from sftm_app.architecture.builder import ArchitectureBuilder
+
+    def read(self: ArchitectureBuilder, config: dict[str, Any], names: Any, untied: frozenset[str]) -> Any:
+        return reading.read_architecture(config, names, untied)
+
+    if "apart" not in request.keywords:
+        monkeypatch.setattr(ArchitectureBuilder, "read", read)
+
+
 @pytest.fixture(scope="session")
 def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with `base` and the task checkpoints `a`, `b`, `c`. Tests must not change it; see `models`."""

@@ -23,6 +23,12 @@ from transformers.core_model_loading import (
 )
 
 CHECKED_WITH = "5.24.0"
+# Entries of config.json for which transformers would look for code or weights, on the hub too.
+_REACHING = frozenset(
+    ("auto_map", "custom_pipelines", "trust_remote_code", "use_pretrained_backbone", "use_kernels")
+    + ("attn_implementation", "_attn_implementation", "_attn_implementation_internal")
+    + ("experts_implementation", "_experts_implementation", "_experts_implementation_internal")
+)
 # Last parts of the names of tensors that models compute. Older versions saved them.
 _BUFFER = re.compile(r"inv_freq|mask|cached|position_ids|position_index|num_batches|version|^(cos|sin)$")
 
@@ -53,9 +59,12 @@ class LoadedTensor:
 def parse_config(config: Mapping[str, Any]) -> Any:
     """The config object of a config.json whose `model_type` transformers knows. Raises what its class raises.
 
-    `auto_map`, which names code shipped with a checkpoint, is left out, so that this code is never looked for.
+    What names code or weights elsewhere (see _REACHING) is left out, so that none is ever looked for.
     """
-    return transformers.CONFIG_MAPPING[config["model_type"]].from_dict(_readable(config))
+    parsed = transformers.CONFIG_MAPPING[config["model_type"]].from_dict(_readable(config))
+    if getattr(parsed, "use_pretrained_backbone", False):  # the default of some classes
+        parsed.use_pretrained_backbone = False
+    return parsed
 
 
 def _readable(value: Any) -> Any:
@@ -63,7 +72,7 @@ def _readable(value: Any) -> Any:
     if isinstance(value, Mapping):
         if value.keys() == {"__float__"} and value["__float__"] in ("Infinity", "-Infinity", "NaN"):
             return float(value["__float__"])
-        return {key: _readable(item) for key, item in value.items() if key != "auto_map"}
+        return {key: _readable(item) for key, item in value.items() if key not in _REACHING}
     return [_readable(item) for item in value] if isinstance(value, list) else value
 
 

@@ -6,9 +6,7 @@ This process stays offline (HF_HUB_OFFLINE=1 from the start); that one goes onli
 from __future__ import annotations
 
 import contextlib
-import os
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 
@@ -17,7 +15,7 @@ import psutil
 from sftm_app.errors import Cancelled, HubError, JobError, ResourceError
 from sftm_app.hub.hub_files import unfinished_files
 from sftm_app.hub.hub_messages import ANSWER, REQUEST, Answer, Request
-from sftm_app.jobs.workers import search_path
+from sftm_app.processes import python_command
 from sftm_app.weights.hub_names import hub_cache
 
 # Cancelling takes at most two seconds in total. The process gets most of them to exit by itself.
@@ -90,15 +88,13 @@ class HubProcess:
 
 
 def _spawn() -> subprocess.Popen[str]:
-    code = "import sys; sys.path[:] = sys.argv[1:]; from sftm_app.hub.hub_worker import main; main()"
     online = {"HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_VERBOSITY": "critical"}
     return subprocess.Popen(
-        [sys.executable, "-c", code, *search_path()],
+        python_command("sftm_app.hub.hub_worker", online),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
         encoding="utf-8",
         # Ctrl-C at the terminal goes to this process, which then ends that one.
         start_new_session=True,
-        env={**os.environ, **online},
     )

@@ -15,6 +15,7 @@ from sftm_app.jobs.events import Done, Failed, Progressed, WasCancelled
 from sftm_app.jobs.folder import RunFolder
 from sftm_app.output.save import save
 from sftm_app.pipeline import prepare
+from sftm_app.processes import stay_offline
 from sftm_app.session import Session, open_session
 
 
@@ -62,9 +63,8 @@ def _stopping(folder: RunFolder) -> Callable[[int, FrameType | None], None]:
 
 
 def main() -> None:
-    """Import what takes long, wait for the run's folder (a JSON text on standard input), and carry it out."""
-    import sftm_app.architecture.reading  # noqa: F401  (transformers: seconds that a waiting worker has done)
-
+    """Wait for the run's folder (a JSON text on standard input), and carry it out. The imports are done before."""
+    stay_offline()
     line = sys.stdin.readline()
     if not line:
         return

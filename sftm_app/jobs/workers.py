@@ -1,4 +1,4 @@
-"""Worker processes. One is kept warm, because importing torch and transformers takes seconds."""
+"""Worker processes. One is kept warm, because importing torch takes seconds."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import subprocess
-import sys
 import threading
 
 import psutil
@@ -14,6 +13,7 @@ import psutil
 from sftm_app.errors import JobError
 from sftm_app.jobs.events import Started
 from sftm_app.jobs.folder import RunFolder
+from sftm_app.processes import python_command
 
 
 class Workers:
@@ -66,35 +66,9 @@ class Workers:
             self.prepare()
 
 
-def search_path() -> list[str]:
-    """Where a worker looks for modules: where this process does, except for the folder it is started in.
-
-    `python -m` would put that folder first, and a file `random.py` of the person's would break or take over the run.
-    The folder that holds this package stays, so that a checkout that is not installed finds itself.
-    """
-    home = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-    try:
-        here = os.path.realpath(os.getcwd())
-    except OSError:  # it was removed
-        here = ""
-    entries = [os.path.abspath(entry) for entry in sys.path if os.path.isabs(entry) or (entry and here)]
-    kept = [entry for entry in entries if entry == home or os.path.realpath(entry) != here]
-    return kept if home in kept else [home, *kept]
-
-
-# The folder that a process is started in comes first in its path once `site` has run, so the path is replaced then.
-_WORKER = """
-import os, sys
-sys.path[:] = sys.argv[1:]
-os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_VERBOSITY="error")
-from sftm_app.jobs.worker import main
-main()
-"""
-
-
 def _spawn() -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        [sys.executable, "-c", _WORKER, *search_path()],
+        python_command("sftm_app.jobs.worker", {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}),
         stdin=subprocess.PIPE,
         # A session of its own: Ctrl-C at the server's terminal does not reach it, and the run continues.
         start_new_session=True,

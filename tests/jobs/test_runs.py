@@ -23,8 +23,9 @@ from sftm_app.jobs.control import active_run, cancel, resume, start
 from sftm_app.jobs.events import Event, Progressed, Started
 from sftm_app.jobs.folder import RunFolder, create_run, list_runs, open_run
 from sftm_app.jobs.status import status, worker_process
-from sftm_app.jobs.workers import Workers, search_path
+from sftm_app.jobs.workers import Workers
 from sftm_app.planning.recipe import make_recipe
+from sftm_app.processes import search_path
 from sftm_app.session import Session
 
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="kills copies of this process")
