@@ -1,4 +1,4 @@
-"""The workspace in an address: which base and tasks a shared view is about."""
+"""The page in an address: which base and tasks a shared view is about, which tab, and what it asks of the tabs."""
 
 from __future__ import annotations
 
@@ -11,17 +11,23 @@ from sftm_app.planning.recipe import make_recipe
 from sftm_app.ui.loading import checked, pack_workspace
 from sftm_app.ui.settings import Settings, allowed_all
 from sftm_app.ui.studio import Studio
-from sftm_app.ui.view import View, view_to_query
+from sftm_app.ui.view import is_view_field
 from sftm_app.ui.workspace import Workspace
 
 MOST_TASKS = 128
+_PAGE = {"demo", "base", "with", "role", "own-weights", "tab"}
 
 
-def address_of(studio: Studio, ws: Workspace, view: View) -> str:
-    """The query of the address that shows this view of this workspace; "" when nothing is loaded."""
-    if not ws.ready:
-        return ""
-    return urlencode([*workspace_to_query(studio, ws), *view_to_query(view)])
+def page_to_query(studio: Studio, ws: Workspace, tab: str) -> str:
+    """The models and the tab as the query of an address; "" while nothing is loaded."""
+    return urlencode([*workspace_to_query(studio, ws), ("tab", tab)]) if ws.ready else ""
+
+
+def asked_of_tabs(query: Mapping[str, Sequence[str]]) -> tuple[tuple[str, str], ...]:
+    """What an address asks of the tabs: (part, text). The fields of Inspect stand in an address without a name."""
+    others = {name: values[0] for name, values in query.items() if name not in _PAGE}
+    view = {name: others.pop(name) for name in tuple(others) if is_view_field(name)}
+    return tuple(others.items()) + ((("view", urlencode(view)),) if view else ())
 
 
 def workspace_to_query(studio: Studio, ws: Workspace) -> list[tuple[str, str]]:

@@ -7,38 +7,35 @@ import os
 import threading
 import webbrowser
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, cast
+from typing import cast
 
 import gradio as gr
 import psutil
-from starlette.middleware import Middleware
 
 from sftm_app.errors import InputError, SFTMError
 from sftm_app.session import open_session
-from sftm_app.ui.address import workspace_from_query
+from sftm_app.ui.address import asked_of_tabs, page_to_query, workspace_from_query
 from sftm_app.ui.evaluate.tab import EvaluateTab
-from sftm_app.ui.guard import LocalOnly
 from sftm_app.ui.handlers import QUIET, Updates, Values, handle, show_warning
 from sftm_app.ui.inspect.tab import InspectTab
+from sftm_app.ui.keeping import Parts
+from sftm_app.ui.launching import UPLOADS_KEPT_S, launch_options
 from sftm_app.ui.loading import pack_workspace
+from sftm_app.ui.merging.saving import finished_run
 from sftm_app.ui.merging.tab import MergeTab
 from sftm_app.ui.models.tab import ModelsTab
 from sftm_app.ui.settings import Settings
 from sftm_app.ui.studio import Studio
-from sftm_app.ui.theme import launch_look
-from sftm_app.ui.view import read_fields, view_from_query
-from sftm_app.ui.widgets import AddressBar
+from sftm_app.ui.view import read_fields
+from sftm_app.ui.widgets import AddressBar, AddressPart, parse_address
 from sftm_app.ui.widgets.blocks import block
 from sftm_app.ui.widgets.gradio_internals import report_progress_on
 from sftm_app.ui.widgets.header import header_bar
 from sftm_app.ui.widgets.html import Html
 from sftm_app.ui.workspace import Workspace, restore
 from sftm_app.weights.hub_names import short_name
-
-MAX_UPLOAD = "20mb"
-UPLOADS_KEPT_S = 24 * 3600
 
 
 @dataclass(frozen=True)
@@ -58,8 +55,8 @@ class Page:
         tabs: the table of tabs.
 
     Attributes:
-        opened: the View that the page was opened with.
         tab: the name of the tab on show.
+        parts: what the tabs keep, and their shares of the address.
         built: the tabs by their names.
     """
 
@@ -69,14 +66,16 @@ class Page:
         with gr.Blocks(
             title="SFTM Studio", analytics_enabled=False, delete_cache=(3600, UPLOADS_KEPT_S), fill_width=True
         ) as self.blocks:
-            self.workspace, self.opened, self.tab = gr.State(Workspace()), gr.State(None), gr.State(self.names[0])
+            self.workspace, self.tab = gr.State(Workspace()), gr.State(self.names[0])
             self.header = block(header_html(studio, Workspace()), elem_id="header")
-            self.address = AddressBar(elem_id="address")
+            self.address, self.place = AddressBar(elem_id="address"), AddressPart("page", flat=True)
+            self.parts = Parts(studio.keeper)
             shown = {}
             with gr.Tabs(elem_id="tabs") as self.tabs:
                 for tab in tabs:
                     with gr.Tab(tab.title, id=tab.name) as shown[tab.name]:
                         self.built[tab.name] = tab.build(self, shown[tab.name])
+            self.parts.lay_out()
             self._wire(shown)
         report_progress_on(self.address, self.blocks)
 
@@ -90,51 +89,85 @@ class Page:
         """The Merge tab."""
         return cast(MergeTab, self.built["merge"])
 
+    @property
+    def evaluate(self) -> EvaluateTab:
+        """The Evaluate tab."""
+        return cast(EvaluateTab, self.built["evaluate"])
+
     def _wire(self, tabs: dict[str, gr.Tab]) -> None:
         for name, tab in tabs.items():
-            chosen = tab.select(partial(self.note_tab, name), None, self.tab, queue=False, **QUIET)
-            self.inspect.chains.then_address(chosen)
+            outputs = {self.tab, self.place}
+            tab.select(handle(partial(self.note_tab, name)), {self.workspace}, outputs, queue=False, **QUIET)
         used = self.inspect.panels.what_if.use.click(
-            handle(self.use_for_merge), self.inspect.panels.inputs, {*self.merge.settings, self.tabs}, **QUIET
+            handle(self.use_for_merge), self.inspect.panels.inputs, {*self.merge.written, self.tabs}, **QUIET
         )
         self.merge.preview_after(used)
-        self.workspace.change(handle(self.show_header), {self.workspace}, self.header, **QUIET)
-        self.blocks.load(handle(self.open), None, {self.workspace, self.opened, self.tab, self.tabs}, **QUIET)
+        asked = {self.workspace, self.merge.run.run_id}
+        offered = {self.tabs, self.evaluate.models, self.evaluate.offered}
+        chosen = self.merge.run.evaluate.click(handle(self.evaluate_merge), asked, offered, **QUIET)
+        self.evaluate.show_table_after(chosen)
+        shown = {self.workspace, self.tab}
+        self.workspace.change(handle(self.show_page), shown, {self.header, self.place}, **QUIET)
+        opened = {self.workspace, self.tab, self.tabs, self.place}
+        self.blocks.load(handle(self.open), None, opened, **QUIET)
+        self.address.select(handle(self.go), {self.workspace}, opened, **QUIET)
 
     def open(self, request: gr.Request) -> Updates:
         """Open what the page's address names, otherwise the workspace that was loaded last."""
-        query = read_fields(str(request.query_params))
-        last = restore(self.studio.settings.output_dir)
+        return self._open(str(request.query_params), restore(self.studio.settings.output_dir))
+
+    def go(self, values: Values, event: gr.EventData) -> Updates:
+        """Open the address to which the person went back or forward."""
+        query, only_tab = parse_address(event)
+        ws: Workspace = values[self.workspace]
+        if only_tab and (name := read_fields(query).get("tab", [""])[0]) in self.names:
+            return self._select(ws, name)
+        return self._open(query, ws)
+
+    def _open(self, query_text: str, last: Workspace) -> Updates:
+        query = read_fields(query_text)
         try:
             ws = workspace_from_query(self.studio, query) or last
         except SFTMError as error:
-            # The view belongs to the models of the address; on others it would show something that nobody asked for.
+            # The rest belongs to the models of the address; on others it would show something that nobody asked for.
             show_warning(str(error), "This address cannot be opened")
-            return {self.workspace: last, self.opened: None, **self._select(self.names[0])}
-        asked = view_from_query({name: values[0] for name, values in query.items()}, len(ws.tasks))
-        for problem in asked.problems:
-            show_warning(problem)
-        name = asked.view.tab or self.names[0]
+            return {self.workspace: last, **self._select(last, self.names[0])}
+        name = query.get("tab", [""])[0] or self.names[0]
         if name not in self.names:
-            show_warning(f"The address names a tab {name!r}, which this page does not have.")
+            show_warning(f"The address names a tab {name[:80]!r}, which this page does not have.")
             name = self.names[0]
-        return {self.workspace: ws, self.opened: asked.view, **self._select(name)}
+        opened = replace(ws, asked=asked_of_tabs(query), visit=last.visit + 1)
+        return {self.workspace: opened, **self._select(opened, name)}
 
-    def _select(self, name: str) -> Updates:
-        return {self.tab: name, self.tabs: gr.Tabs(selected=name)}
+    def _select(self, ws: Workspace, name: str) -> Updates:
+        return {
+            self.tab: name,
+            self.tabs: gr.Tabs(selected=name),
+            self.place: page_to_query(self.studio, ws, name),
+        }
 
-    def note_tab(self, name: str) -> Updates:
-        """Remember which tab is on show, for the address."""
-        return {self.tab: name}
+    def note_tab(self, name: str, values: Values) -> Updates:
+        """Remember which tab is on show."""
+        return {self.tab: name, self.place: page_to_query(self.studio, values[self.workspace], name)}
 
     def use_for_merge(self, values: Values) -> Updates:
         """Show the settings of the what-if on the Merge tab."""
         state = self.inspect.panels.read(values)
-        return {**self.merge.write(state.ws, state.settings), self.tabs: gr.Tabs(selected="merge")}
+        return {**self.merge.take(state.ws, state.settings), self.tabs: gr.Tabs(selected="merge")}
 
-    def show_header(self, values: Values) -> Updates:
-        """Name the models in the header."""
-        return {self.header: header_html(self.studio, values[self.workspace])}
+    def evaluate_merge(self, values: Values) -> Updates:
+        """Show the merge on show on the Evaluate tab, ticked with what it is compared with."""
+        run = finished_run(self.studio, values[self.merge.run.run_id])
+        ws = values[self.workspace]
+        if run not in self.studio.runs_of(ws):
+            raise InputError("This merge is of other models than those that are loaded. Load them on the Models tab first.")
+        return {**self.evaluate.offer_merge(ws, run.model), self.tabs: gr.Tabs(selected="evaluate")}
+
+    def show_page(self, values: Values) -> Updates:
+        """Name the models in the header and in the address."""
+        ws = values[self.workspace]
+        place = page_to_query(self.studio, ws, values[self.tab])
+        return {self.header: header_html(self.studio, ws), self.place: place}
 
 
 # To add a tab, write a file and add a line here. A tab may use those before it, see `Page.built`.
@@ -143,10 +176,10 @@ TABS = (
     Tab(
         "inspect",
         "Inspect",
-        lambda page, own: InspectTab(page.studio, page.workspace, page.opened, page.tab, page.address),
+        lambda page, own: InspectTab(page.studio, page.workspace, page.parts),
     ),
-    Tab("merge", "Merge", lambda page, own: MergeTab(page.studio, page.workspace)),
-    Tab("evaluate", "Evaluate", lambda page, own: EvaluateTab(page.studio, page.workspace, page.merge.run.run_id, own)),
+    Tab("merge", "Merge", lambda page, own: MergeTab(page.studio, page.workspace, page.parts)),
+    Tab("evaluate", "Evaluate", lambda page, own: EvaluateTab(page.studio, page.workspace, own)),
 )
 
 
@@ -195,23 +228,3 @@ def warm_up(studio: Studio) -> None:
         for pack in studio.packs:
             studio.preflight(pack_workspace(pack))
     studio.workers.prepare()
-
-
-def launch_options(settings: Settings) -> dict[str, Any]:
-    """Reachable from this machine only, and sending nothing elsewhere."""
-    return {
-        **launch_look(),
-        "server_name": "127.0.0.1",
-        "server_port": settings.port,
-        "quiet": True,
-        "share": False,
-        "inbrowser": False,
-        "show_error": False,
-        "footer_links": [],
-        "enable_monitoring": False,
-        "run_history": False,
-        "strict_cors": True,
-        "max_file_size": MAX_UPLOAD,
-        "ssr_mode": False,
-        "app_kwargs": {"middleware": [Middleware(LocalOnly)]},
-    }

@@ -19,8 +19,11 @@ def pack_workspace(pack: Pack) -> Workspace:
 
 
 def remember(studio: Studio, made: Workspace) -> Workspace:
-    """The workspace with the fingerprint of its files, stored for the next time the page opens."""
-    loaded = replace(made, fingerprint=fingerprint(made))
+    """The workspace with the fingerprint of its files, stored for the next time the page opens.
+
+    What an address once asked of the tabs is over: they go on with what they showed last.
+    """
+    loaded = replace(made, fingerprint=fingerprint(made), asked=())
     store(studio.settings.output_dir, loaded)
     return loaded
 

@@ -27,6 +27,9 @@ from sftm_app.planning.recipe import Recipe
 from sftm_app.preflight.preflight import Preflight
 from sftm_app.session import Session
 from sftm_app.ui.comparisons import Comparisons
+from sftm_app.ui.evaluate.sample_sets import SampleSets
+from sftm_app.ui.keeping import FOLDER, Keeper
+from sftm_app.ui.merges import Merges
 from sftm_app.ui.settings import Settings
 from sftm_app.ui.workspace import Workspace, fingerprint
 
@@ -48,6 +51,8 @@ class Studio:
         self.inspector = Inspector(cache=session.cache, n_threads=session.n_threads)
         self.workers = Workers()
         self.comparisons, self.answers = Comparisons(), AnswerStore(settings.output_dir / ANSWERS_FOLDER)
+        self.merges, self.sample_sets = Merges(settings), SampleSets()
+        self.keeper = Keeper(settings.output_dir / FOLDER)
         self.device = resolve_device(session.device)
         self.packs: tuple[Pack, ...] = tuple(find_packs(settings.packs_dir))
         self._preflights: LRUCache[object, Preflight] = LRUCache(PREFLIGHTS_KEPT)

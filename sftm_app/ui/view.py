@@ -1,4 +1,4 @@
-"""What the page shows, as one value and as the query of an address, so that a view can be shared and opened again."""
+"""What Inspect shows, as one value and as the query of an address, so that a view can be shared and opened again."""
 
 from __future__ import annotations
 
@@ -41,7 +41,6 @@ class View:
         settings: the what-if.
     """
 
-    tab: str = ""
     measure: str = ""
     about: str = ""
     layer: str = ""
@@ -59,7 +58,6 @@ _Name = Annotated[str, Field(max_length=MOST_NAME)]
 class _Fields(BaseModel):
     """The fields of a view in an address, apart from its settings. Features are counted from 1, as on the page."""
 
-    tab: Annotated[str, Field(pattern="^[a-z]{0,32}$")] = ""
     measure: _Name = ""
     about: _Name = ""
     layer: _Name = ""
@@ -70,6 +68,12 @@ class _Fields(BaseModel):
 
 
 _NAMES = tuple(name for name in _Fields.model_fields if name != "feature")
+_SETTINGS = {"method", "weights", *(name for method in METHODS.values() for name in controls(method.params))}
+
+
+def is_view_field(name: str) -> bool:
+    """Whether a field of an address belongs to a view."""
+    return name in _Fields.model_fields or name in _SETTINGS or name == "pin"
 
 
 def view_to_query(view: View) -> list[tuple[str, str]]:

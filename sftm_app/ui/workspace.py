@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from sftm_app.planning.recipe import TaskEntry, default_name
@@ -22,12 +22,16 @@ class Workspace:
     Attributes:
         fingerprint: of the files when they were loaded, so that loading retrained checkpoints counts as a change.
         roles: the roles of tensors that the person set, as in Recipe.
+        asked: what the address or the recipe that was opened asks of the tabs, see keeping.Part: (part, text).
+        visit: another number each time that an address is opened, so that the same one can be opened again.
     """
 
     base: str = ""
     tasks: tuple[TaskEntry, ...] = ()
     fingerprint: str = ""
     roles: tuple[tuple[str, str], ...] = ()
+    asked: tuple[tuple[str, str], ...] = ()
+    visit: int = 0
 
     @property
     def ready(self) -> bool:
@@ -75,7 +79,8 @@ def store(output_dir: Path, workspace: Workspace) -> None:
     """Remember the workspace. If that fails, the next start only opens with nothing loaded; so it is not reported."""
     with contextlib.suppress(OSError):
         temporary = output_dir / f"{WORKSPACE_NAME}.{os.getpid()}"
-        temporary.write_text(json.dumps(asdict(workspace)), encoding="utf-8")
+        stored = asdict(replace(workspace, asked=(), visit=0))
+        temporary.write_text(json.dumps(stored), encoding="utf-8")
         temporary.replace(output_dir / WORKSPACE_NAME)
 
 

@@ -58,11 +58,11 @@ from sftm_app.ui.forms.params_form import ParamsForm
 from sftm_app.ui.inspect.panels import Panels
 from sftm_app.ui.inspect.state import InspectState
 from sftm_app.ui.inspect.tab import InspectTab
+from sftm_app.ui.keeping import Parts
 from sftm_app.ui.merging import run_view
 from sftm_app.ui.merging.tab import MergeTab
 from sftm_app.ui.settings import Settings
 from sftm_app.ui.studio import Studio
-from sftm_app.ui.widgets import AddressBar
 from sftm_app.ui.workspace import Workspace
 from sftm_app.weights.checkpoint import open_checkpoint
 
@@ -530,10 +530,9 @@ def settings(case: Case, workspace: Workspace) -> MergeSettings:
     return merge_settings(case.method.name, case.values, workspace.weights)
 
 
-@pytest.mark.parametrize("live", [False, True])
-def test_the_form_has_its_controls(case: Case, settings: MergeSettings, live: bool) -> None:
+def test_the_form_has_its_controls(case: Case, settings: MergeSettings) -> None:
     with gr.Blocks():
-        form = ParamsForm(gr.State(Workspace()), live=live)
+        form = ParamsForm(gr.State(Workspace()))
     assert (case.method.title, case.method.name) in form.method.choices
     updates = form.write(settings)
     visible = {str(c.elem_id): u for c, u in updates.items() if isinstance(u, dict) and u.get("visible")}
@@ -548,10 +547,10 @@ def test_the_merge_tab_plans_runs_and_shows_it(
     case: Case, studio: Studio, workspace: Workspace, settings: MergeSettings, tiny_models: Path
 ) -> None:
     with gr.Blocks():
-        tab = MergeTab(studio, gr.State(Workspace()))
+        tab = MergeTab(studio, gr.State(Workspace()), Parts(studio.keeper))
     inputs = {*tab.inputs, tab.planned}
     values = {component: component.value for component in inputs} | {tab.workspace: workspace}
-    values = after(values, tab.write(workspace, settings))
+    values = after(values, tab.form.write_settings(workspace, settings))
     shown = tab.preview(values)
     assert shown[tab.ready] is True
     recipe = recipe_from_yaml(shown[tab.recipe])
@@ -570,7 +569,7 @@ def test_the_merge_tab_plans_runs_and_shows_it(
 
 def test_the_inspect_tab_shows_it(case: Case, studio: Studio, workspace: Workspace, settings: MergeSettings) -> None:
     with gr.Blocks():
-        tab = InspectTab(studio, gr.State(Workspace()), gr.State(None), gr.State("inspect"), AddressBar())
+        tab = InspectTab(studio, gr.State(Workspace()), Parts(studio.keeper))
     panels: Panels = tab.panels
     state = InspectState(
         ws=workspace, settings=settings, measure="change", layer=LAYER, first="a", second="b", task="a", feature=0

@@ -19,6 +19,7 @@ from sftm_app.methods import METHODS
 from sftm_app.methods.settings import merge_settings
 from sftm_app.ui import comparisons, loading
 from sftm_app.ui.comparisons import Board
+from sftm_app.ui.keeping import Parts
 from sftm_app.ui.merging.comparison_panel import ComparisonPanel, candidates_of
 from sftm_app.ui.merging.tab import MergeTab
 from sftm_app.ui.studio import Studio, workspace_key
@@ -31,7 +32,7 @@ pytestmark = pytest.mark.usefixtures("no_server")
 @pytest.fixture
 def tab(studio: Studio) -> MergeTab:
     with gr.Blocks():
-        return MergeTab(studio, gr.State(Workspace()))
+        return MergeTab(studio, gr.State(Workspace()), Parts(studio.keeper))
 
 
 @pytest.fixture
@@ -42,7 +43,7 @@ def panel(tab: MergeTab) -> ComparisonPanel:
 def asked(tab: MergeTab, ws: Workspace, methods: list[str], **changes: Any) -> dict[Any, Any]:
     """The values of everything on the tab, with this workspace loaded and these methods ticked."""
     panel = tab.comparison
-    values = values_of(tab, tab.inputs | panel.opened, workspace=ws, weights=[])
+    values = values_of(tab.form, tab.inputs | panel.opened, workspace=ws)
     return after(values, panel.open(ws)) | {panel.methods: methods} | {getattr(panel, k): v for k, v in changes.items()}
 
 
@@ -101,7 +102,7 @@ def test_a_comparison_is_measured_shown_and_kept(
     sftm = next(row.candidate for row in board.comparison.rows if row.candidate.kind == "sftm")
     settings = panel.settings_of(workspace, link(sftm.key))
     assert settings == merge_settings("sftm", {"scaling": 0.5}, workspace.weights)
-    assert tab.read(after(values, tab.write(workspace, settings))).params.scaling == 0.5
+    assert tab.form.read(after(values, tab.form.write_settings(workspace, settings))).params.scaling == 0.5
     for odd in (link("method:none"), link(INDIVIDUAL.key), link(3), parse_selection({"x": 1}), None):
         assert panel.settings_of(workspace, odd) is None
 

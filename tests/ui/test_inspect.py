@@ -6,6 +6,7 @@ import base64
 import io
 from dataclasses import replace
 from typing import Any
+from urllib.parse import urlencode
 
 import gradio as gr
 import numpy as np
@@ -32,9 +33,10 @@ from sftm_app.ui.inspect.panels import Panels
 from sftm_app.ui.inspect.pictures import SIDE, picture_uri
 from sftm_app.ui.inspect.state import InspectState
 from sftm_app.ui.inspect.tab import InspectTab
+from sftm_app.ui.keeping import Parts
 from sftm_app.ui.studio import Studio
-from sftm_app.ui.view import Pinned, View
-from sftm_app.ui.widgets import AddressBar, Selection, parse_selection, slider_rows
+from sftm_app.ui.view import Pinned, View, view_to_query
+from sftm_app.ui.widgets import Selection, parse_selection, slider_rows
 from sftm_app.ui.workspace import Workspace
 from sftm_app.weights.reader import open_reader
 
@@ -57,7 +59,7 @@ def chosen(workspace: Workspace) -> InspectState:
 @pytest.fixture
 def tab(studio: Studio) -> InspectTab:
     with gr.Blocks():
-        return InspectTab(studio, gr.State(Workspace()), gr.State(None), gr.State("inspect"), AddressBar())
+        return InspectTab(studio, gr.State(Workspace()), Parts(studio.keeper))
 
 
 @pytest.fixture
@@ -151,11 +153,11 @@ def test_opening_with_a_view_shows_that_view(tab: InspectTab, panels: Panels, wo
     view = View(
         measure="condition", about="b", layer=NAME.removesuffix(".weight"), first="c", second="b", task="c", feature=2
     )
-    shown = tab.open_workspace({tab.workspace: workspace, tab.opened: view})
+    asked = replace(workspace, asked=(("view", urlencode(view_to_query(view))),))
+    shown = tab.open_workspace({tab.workspace: asked})
     assert [shown[choice]["value"] for choice in choices(tab)] == ["b", NAME, "c", "b", "c"]
     assert (shown[panels.map.measure], shown[panels.feature.number]) == ("condition", 3)
-    assert shown[tab.opened] is None, "it counts once"
-    shown = tab.open_workspace({tab.workspace: workspace, tab.opened: View(measure="x", about="x")})
+    shown = tab.open_workspace({tab.workspace: replace(workspace, asked=(("view", "measure=x&about=x"),))})
     about, layer, first, second, _ = (shown[choice] for choice in choices(tab))
     assert (about["value"], first["value"], second["value"]) == ("", "a", "b")
     assert (shown[panels.map.measure], shown[panels.feature.number]) == ("change", 1)
@@ -321,7 +323,7 @@ def test_the_picture_shows_where_a_sample_is_read() -> None:
 def test_no_event_of_the_tab_is_dropped_while_another_runs(studio: Studio) -> None:
     """Gradio's own default drops it and all that follows: the page would show what was left."""
     with gr.Blocks() as page:
-        InspectTab(studio, gr.State(Workspace()), gr.State(None), gr.State("inspect"), AddressBar())
+        InspectTab(studio, gr.State(Workspace()), Parts(studio.keeper))
     modes = [function.trigger_mode for function in page.fns.values() if function.fn is not None]
     named = [mode for mode in modes if mode != "once"]
     # Left are the forms' own: which group of controls is shown follows the method at once.

@@ -12,6 +12,7 @@ from sftm_app.inspection.layers import map_layers
 from sftm_app.methods.settings import merge_settings
 from sftm_app.ui.loading import load_own, remember
 from sftm_app.ui.merging import recipe_view
+from sftm_app.ui.merging.form import recipe_of
 from sftm_app.ui.models import roles_panel
 from sftm_app.ui.models import tab as models_tab
 from sftm_app.ui.models.checkpoints import checkpoint_choices, find_checkpoints
@@ -88,7 +89,7 @@ def test_setting_a_role_changes_preflight_map_and_plan(studio: Studio, workspace
     names = {layer.tensor for layer in map_layers(studio.preflight(made))}
     assert not any("intermediate" in name for name in names)
     assert any("intermediate" in layer.tensor for layer in map_layers(studio.preflight(workspace)))
-    recipe = recipe_view.read_recipe(made, merge_settings("sftm", {}, made.weights), "any", device="cpu")
+    recipe = recipe_of(made, merge_settings("sftm", {}, made.weights), device="cpu")
     assert recipe.roles == made.roles
     assert "set by the recipe" in recipe_view.plan_html(studio.plan(made, recipe))
     assert "set by you" in roles_panel.roles_html(roles_panel.groups_of(studio, made))

@@ -16,7 +16,7 @@ import pytest
 from tab_values import after, values_of
 from tiny_checkpoints import change_config, change_weights
 
-from sftm_app.errors import CheckpointError, InputError, JobError, OutputError, RecipeError, SFTMError
+from sftm_app.errors import CheckpointError, InputError, JobError, OutputError, SFTMError
 from sftm_app.evaluation.candidates import BASE, INDIVIDUAL
 from sftm_app.jobs.events import Started
 from sftm_app.jobs.folder import RunFolder, create_run
@@ -30,7 +30,9 @@ from sftm_app.planning.recipe import Recipe, make_recipe, recipe_from_yaml, reci
 from sftm_app.ui import loading
 from sftm_app.ui.evaluate import answers
 from sftm_app.ui.forms.params_form import ParamsForm
+from sftm_app.ui.keeping import Parts
 from sftm_app.ui.merging import recipe_view, run_panel, run_view, saving
+from sftm_app.ui.merging.form import recipe_of
 from sftm_app.ui.merging.run_panel import RunPanel
 from sftm_app.ui.merging.tab import MergeTab
 from sftm_app.ui.models import tab as models_tab
@@ -42,7 +44,7 @@ pytestmark = pytest.mark.usefixtures("no_server")
 
 
 def default_recipe(ws: Workspace) -> Any:
-    return recipe_view.read_recipe(ws, merge_settings("sftm", {}, ws.weights), "any", device="cpu")
+    return recipe_of(ws, merge_settings("sftm", {}, ws.weights), device="cpu")
 
 
 def run_here(studio: Studio, recipe: Any) -> RunFolder:
@@ -153,7 +155,8 @@ def test_controls_follow_from_the_declarations() -> None:
     assert form.read(first, [1.0]) == merge_settings(Recipe.method, {}, [1.0])
     for name, method in METHODS.items():
         shown = form.follow(first | {form.method: name})
-        labels = [update["label"] for update in shown.values() if "label" in update and update.get("visible")]
+        visible = {c.elem_id: u for c, u in shown.items() if isinstance(u, dict) and u.get("visible") and "label" in u}
+        labels = [update["label"] for name, update in visible.items() if not name.endswith("-amount")]
         unused = method.params().unused()
         assert sorted(labels) == sorted(c.label for name, c in controls(method.params).items() if name not in unused)
         assert form.read(after(first, shown), [1.0]) == merge_settings(name, {}, [1.0])
@@ -171,17 +174,16 @@ def test_controls_that_do_nothing_are_hidden() -> None:
     for variant, seen in (("minimum_variance", True), ("readout", False)):
         shown = form.hide_unused(values | {by_id["variant"]: variant})
         assert all(shown[by_id[name]]["visible"] == seen for name in ("loading", "sides", "calibration"))
-        assert all(shown[by_id[name]]["visible"] for name in ("variant", "rank", "scaling", "depth"))
+        assert all(shown[by_id[name]]["visible"] for name in ("variant", "rank-by", "scaling", "depth"))
         written = form.write(merge_settings("sftm", {"variant": variant}, [1.0]))
         assert written[by_id["loading"]]["visible"] == seen and written[by_id["loading"]]["value"] == 3.0
     assert form.hide_unused(values | {by_id["variant"]: "no such variant"}) == {}
 
 
 def test_the_recipe_of_the_controls(workspace: Workspace) -> None:
-    weights = recipe_view.read_weights(workspace, [["a", 1], ["b", "0.5"], ["c", 2.0]])
-    settings = merge_settings("sftm", {"variant": "readout", "rank": "25%", "scaling": 0.5}, weights)
+    settings = merge_settings("sftm", {"variant": "readout", "rank": "25%", "scaling": 0.5}, [1.0, 0.5, 2.0])
     output = {"dtype": "float16", "max_shard_size": "1MB"}
-    recipe = recipe_view.read_recipe(workspace, settings, " 2GB", device="cpu", split_fused=True, output=output)
+    recipe = recipe_of(workspace, settings, memory="2GB", device="cpu", split_fused=True, output=output)
     assert (recipe.output.dtype, recipe.output.max_shard_size, recipe.split_fused) == ("float16", "1MB", True)
     assert (recipe.params.rank, recipe.params.scaling, recipe.memory) == (0.25, 0.5, "2GB")
     assert [task.weight for task in recipe.tasks] == [1.0, 0.5, 2.0]
@@ -191,18 +193,12 @@ def test_the_recipe_of_the_controls(workspace: Workspace) -> None:
     assert "sftm_app merge" in recipe_view.command_html()
 
 
-@pytest.mark.parametrize("weights", [[["a", "x"], ["b", 1], ["c", 1]], [["a", -1], ["b", 1], ["c", 1]]])
-def test_a_bad_weight_is_said(workspace: Workspace, weights: Any) -> None:
-    with pytest.raises(RecipeError, match="weight"):
-        merge_settings("average", {}, recipe_view.read_weights(workspace, weights))
-
-
 def test_the_plan_says_what_happens_to_what(studio: Studio, workspace: Workspace) -> None:
     shown = recipe_view.plan_html(studio.plan(workspace, default_recipe(workspace)))
     assert "cannot start" not in shown
     for word in ("merged by SFTM", "averaged", "one file per task", "owned by LayerNorm", "on cpu"):
         assert word in shown
-    recipe = recipe_view.read_recipe(workspace, merge_settings("task_arithmetic", {}, workspace.weights), "any")
+    recipe = recipe_of(workspace, merge_settings("task_arithmetic", {}, workspace.weights))
     assert "summed" in recipe_view.plan_html(studio.plan(workspace, recipe))
 
 
@@ -409,7 +405,7 @@ def test_a_name_is_asked_for(studio: Studio, finished: RunFolder) -> None:
 @pytest.fixture
 def merge_tab(studio: Studio) -> MergeTab:
     with gr.Blocks():
-        return MergeTab(studio, gr.State(Workspace()))
+        return MergeTab(studio, gr.State(Workspace()), Parts(studio.keeper))
 
 
 def test_one_change_of_a_control_makes_one_plan(
@@ -418,7 +414,7 @@ def test_one_change_of_a_control_makes_one_plan(
     plans: list[Any] = []
     plan = studio.plan
     monkeypatch.setattr(studio, "plan", lambda ws, recipe: plans.append(recipe) or plan(ws, recipe))
-    values = values_of(merge_tab, merge_tab.inputs, workspace=workspace, weights=[], planned="")
+    values = values_of(merge_tab.form, merge_tab.inputs, workspace=workspace) | {merge_tab.planned: ""}
     shown = merge_tab.preview(values)
     assert len(plans) == 1 and shown[merge_tab.ready] and set(shown) == merge_tab.previewed
     assert recipe_from_yaml(shown[merge_tab.recipe]) == plans[0]
@@ -431,7 +427,7 @@ def test_one_change_of_a_control_makes_one_plan(
 
 
 def test_settings_that_do_not_work_leave_the_recipe_as_it_was(workspace: Workspace, merge_tab: MergeTab) -> None:
-    values = values_of(merge_tab, merge_tab.inputs, workspace=workspace, weights=[], memory="lots")
+    values = values_of(merge_tab.form, merge_tab.inputs, workspace=workspace, memory="lots")
     shown = merge_tab.preview(values)
     assert set(shown) == {merge_tab.plan, merge_tab.ready, merge_tab.planned}
     assert not shown[merge_tab.ready] and "do not work" in shown[merge_tab.plan]
@@ -452,8 +448,9 @@ def test_a_recipe_is_shown_by_the_controls_as_it_is(studio: Studio, merge_tab: M
     )
     file = tmp_path / "recipe.yaml"
     file.write_text(recipe_to_yaml(made))
-    shown = merge_tab.use_recipe({merge_tab.upload: str(file)})
-    again = merge_tab.read(after(values_of(merge_tab, merge_tab.inputs), shown))
+    loaded = merge_tab.use_recipe({merge_tab.upload: str(file)})
+    shown = loaded | merge_tab.open_workspace(loaded)
+    again = merge_tab.form.read(after(values_of(merge_tab, merge_tab.inputs), shown))
     root = studio.settings.models_dir
     assert again == replace(made, base=str(root / "base"), tasks=again.tasks)
     assert [(task.path, task.name, task.weight) for task in again.tasks] == [

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from sftm_app.errors import InputError
 from sftm_app.methods.settings import merge_settings
-from sftm_app.ui.address import address_of, workspace_from_query, workspace_to_query
+from sftm_app.ui.address import asked_of_tabs, page_to_query, workspace_from_query, workspace_to_query
 from sftm_app.ui.forms.rank_slider import amount_update, kind_and_amount, rank_of
 from sftm_app.ui.loading import load_own, pack_workspace, remember
 from sftm_app.ui.studio import Studio
@@ -22,7 +22,6 @@ from sftm_app.ui.workspace import Workspace
 
 SETTINGS = merge_settings("sftm", {"variant": "mapping", "rank": "90% energy", "scaling": 0.8}, [1.0, 0.5, 1.0])
 VIEW = View(
-    tab="inspect",
     measure="readout_error",
     about="b",
     layer="encoder.layer.1.output.dense.weight",
@@ -62,9 +61,9 @@ def test_a_rank_comes_back_from_its_slider(rank: int | float | str | None) -> No
 
 
 def test_what_is_odd_in_an_address_is_left_out_and_said() -> None:
-    asked = view_from_query({"method": "sftm", "scaling": "nan", "layer": "x", "tab": "<b>", "feature": "-3"}, 2)
-    assert (asked.view.settings, asked.view.tab, asked.view.feature, asked.view.layer) == (None, "", 0, "x")
-    for word in ("settings in the address were ignored", "address's tab", "address's feature"):
+    asked = view_from_query({"method": "sftm", "scaling": "nan", "layer": "x", "feature": "-3"}, 2)
+    assert (asked.view.settings, asked.view.feature, asked.view.layer) == (None, 0, "x")
+    for word in ("settings in the address were ignored", "address's feature"):
         assert any(word in problem for problem in asked.problems)
     assert view_from_query({"method": "nonsense"}, 1).problems
     assert view_from_query({"layer": "x" * 10_000}, 1).view.layer == ""
@@ -76,7 +75,7 @@ def test_what_is_odd_in_an_address_is_left_out_and_said() -> None:
 
 @given(
     st.dictionaries(
-        st.sampled_from(["tab", "layer", "method", "rank", "scaling", "weights", "pin", "feature", "task"]),
+        st.sampled_from(["layer", "method", "rank", "scaling", "weights", "pin", "feature", "task"]),
         st.text(max_size=60),
     )
 )
@@ -97,13 +96,22 @@ def test_the_workspace_in_an_address(studio: Studio) -> None:
     query = workspace_to_query(studio, own)
     assert query == [("base", "base"), ("with", "a:a"), ("with", "b:b")], "below the models folder, no absolute path"
     for ws in (demo, own):
-        address = address_of(studio, ws, VIEW)
-        assert workspace_from_query(studio, parse_qs(address)) == ws
-    assert address_of(studio, Workspace(), VIEW) == ""
+        address = page_to_query(studio, ws, "merge")
+        assert workspace_from_query(studio, parse_qs(address)) == ws and parse_qs(address)["tab"] == ["merge"]
+    assert page_to_query(studio, Workspace(), "merge") == ""
     weighed = replace(own, tasks=(replace(own.tasks[0], weight=0.5), own.tasks[1]))
-    opened = workspace_from_query(studio, parse_qs(address_of(studio, weighed, View())))
+    opened = workspace_from_query(studio, parse_qs(page_to_query(studio, weighed, "merge")))
     assert opened is not None and [task.weight for task in opened.tasks] == [0.5, 1.0]
     assert workspace_from_query(studio, {}) is None
+
+
+def test_what_an_address_asks_of_the_tabs() -> None:
+    merge = urlencode([("method", "ties"), ("density", "0.4")])
+    query = urlencode([("demo", "tiny"), ("tab", "merge"), *view_to_query(VIEW), ("merge", merge), ("run", "x")])
+    asked = dict(asked_of_tabs(parse_qs(query)))
+    assert asked.pop("view") == urlencode(view_to_query(VIEW))
+    assert asked == {"merge": merge, "run": "x"}
+    assert asked_of_tabs({}) == ()
 
 
 @pytest.mark.parametrize(

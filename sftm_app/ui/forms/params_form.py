@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -21,6 +21,7 @@ from sftm_app.ui.widgets.blocks import block
 
 # The settings that every method has. They are folded while they are off.
 COMMON = tuple(item.name for item in fields(CommonParams))
+_AT_ONCE: dict[str, Any] = {"queue": False, "trigger_mode": "always_last", **QUIET}
 
 
 class ParamsForm:
@@ -28,18 +29,18 @@ class ParamsForm:
 
     Args:
         workspace: its number of tasks decides whether a method fits.
-        live: ranks are on sliders instead of typed.
         prefix: of the elements' ids, so that a page can hold several forms.
         instead: a sentence on what is shown while a method does not fit the workspace.
 
     Attributes:
         inputs: the choice of the method and the components of all parameters.
         outputs: what `write` updates.
-        rank_sliders: those of a form that is live.
+        rank_sliders: those of the ranks.
+        followed_first: the controls that others have to follow before the settings are read.
         followed: the event after which the controls show the parameters of the method that a person chose.
     """
 
-    def __init__(self, workspace: gr.State, live: bool = False, prefix: str = "", instead: str = "") -> None:
+    def __init__(self, workspace: gr.State, prefix: str = "", instead: str = "") -> None:
         self._workspace, self._instead = workspace, instead
         with gr.Group():
             self.method = gr.Dropdown(
@@ -54,29 +55,29 @@ class ParamsForm:
         # One slot for each name; the same name with another kind of control would be another slot.
         self._slots: dict[tuple[str, str], Slot] = {}
         with gr.Group(visible=_has_own(Recipe.method)) as self._own:
-            self._lay_out(False, live, prefix)
+            self._lay_out(False, prefix)
         is_on = _common_is_on(METHODS[Recipe.method].params())
         with gr.Accordion("More settings", open=is_on, elem_id=f"{prefix}more-settings") as self._more:
-            self._lay_out(True, live, prefix)
+            self._lay_out(True, prefix)
         components = {component for slot in self._slots.values() for component in slot.components}
         self.inputs: set[Any] = {self.method, *components}
         self.outputs: set[Any] = {*self.inputs, self._about, self._own, self._more}
         self.rank_sliders = [slot for slot in self._slots.values() if isinstance(slot, RankSlider)]
+        self.followed_first: set[Any] = {self.method, *(slider.kind for slider in self.rank_sliders)}
         chosen = {self.method, workspace}
-        at_once = {"queue": False, "trigger_mode": "always_last", **QUIET}
-        self.followed = self.method.input(handle(self.follow), chosen, self.outputs, **at_once)
+        self.followed = self.method.input(handle(self.follow), chosen, self.outputs, **_AT_ONCE)
         choices = [one.input for one in components if isinstance(one, gr.Radio)]
-        gr.on(choices, handle(self.hide_unused), self.inputs, components, **at_once)
-        workspace.change(handle(self._describe), chosen, self._about, **at_once)
+        gr.on(choices, handle(self.hide_unused), self.inputs, components, **_AT_ONCE)
+        workspace.change(handle(self._describe), chosen, self._about, **_AT_ONCE)
 
-    def _lay_out(self, common: bool, live: bool, prefix: str) -> None:
+    def _lay_out(self, common: bool, prefix: str) -> None:
         for method in METHODS.values():
             default = method.params()
             for name, control in controls(method.params).items():
                 key = name, control.kind
                 if (name in COMMON) == common and key not in self._slots:
                     visible = method.name == Recipe.method or common
-                    self._slots[key] = make_slot(control, getattr(default, name), f"{prefix}{name}", live, visible)
+                    self._slots[key] = make_slot(control, getattr(default, name), f"{prefix}{name}", visible)
 
     def _slots_of(self, method: str) -> dict[str, Slot]:
         return {name: self._slots[name, control.kind] for name, control in controls(get_method(method).params).items()}
@@ -118,6 +119,25 @@ class ParamsForm:
             if isinstance(slot, RankSlider) and isinstance(rank, int):
                 updates[slot.amount] = amount_update("count", rank, n_features)
         return updates
+
+    def scale_ranks_with(self, inputs: set[Any], n_features: Callable[[Values], int]) -> Any:
+        """Give the amount of a rank the scale of its kind, as soon as a person chooses one.
+
+        Args:
+            inputs: what `n_features` reads.
+            n_features: how many features there are, the end of a count.
+
+        Returns:
+            The event after it.
+        """
+        kinds = [slider.kind for slider in self.rank_sliders]
+        amounts = {slider.amount for slider in self.rank_sliders}
+
+        def scale(values: Values) -> Updates:
+            n = n_features(values)
+            return {slider.amount: amount_update(values[slider.kind], n_features=n) for slider in self.rank_sliders}
+
+        return gr.on([kind.input for kind in kinds], handle(scale), {*inputs, *kinds}, amounts, **_AT_ONCE)
 
     def follow(self, values: Values) -> Updates:
         """Show the chosen method with its defaults."""

@@ -14,14 +14,13 @@ from sftm_app.methods.params import Control
 from sftm_app.ui.forms.rank_slider import RankSlider
 from sftm_app.ui.handlers import Updates, Values
 from sftm_app.ui.widgets import UncheckedRadio, UncheckedSlider
-from sftm_app.ui.wording import format_rank
 
 # A slider over a wider range than this cannot be set exactly, so such a number is typed.
 WIDEST_SLIDER = 100.0
 
 
 class SingleSlot:
-    """One component: a choice, a number, or a rank that is typed.
+    """One component: a choice or a number.
 
     Args:
         control: of a method that has the parameter.
@@ -32,12 +31,10 @@ class SingleSlot:
 
     def __init__(self, control: Control, default: Any, elem_id: str, visible: bool) -> None:
         common = {"label": control.label, "info": control.help, "elem_id": elem_id, "visible": visible}
-        self._kind = control.kind
+        self._is_choice = control.kind == "choice"
         self._component: Any
-        if control.kind == "choice":
+        if self._is_choice:
             self._component = UncheckedRadio(list(control.choices), value=default, **common)
-        elif control.kind == "rank":
-            self._component = gr.Textbox(value=format_rank(default), max_lines=1, **common)
         elif control.maximum - control.minimum > WIDEST_SLIDER:
             self._component = gr.Number(value=default, **common)
         else:
@@ -53,11 +50,11 @@ class SingleSlot:
     def show(self, control: Control, value: Any, visible: bool = True) -> Updates:
         """Show a method's parameter of this name with this value. visible: False where it does nothing."""
         shown = {"label": control.label, "info": control.help, "visible": visible}
-        if self._kind == "choice":
+        if self._is_choice:
             shown["choices"] = list(control.choices)
         elif isinstance(self._component, gr.Slider):
             shown |= {"minimum": control.minimum, "maximum": control.maximum, "step": control.step}
-        return {self._component: gr.update(value=format_rank(value) if self._kind == "rank" else value, **shown)}
+        return {self._component: gr.update(value=value, **shown)}
 
     def toggle(self, visible: bool) -> Updates:
         """Show it or hide it, with the value that it has."""
@@ -67,8 +64,8 @@ class SingleSlot:
 Slot = SingleSlot | RankSlider
 
 
-def make_slot(control: Control, default: Any, elem_id: str, live: bool, visible: bool) -> Slot:
-    """A slot. live: whether ranks are on sliders. Further arguments as of SingleSlot."""
-    if control.kind == "rank" and live:
+def make_slot(control: Control, default: Any, elem_id: str, visible: bool) -> Slot:
+    """A slot; ranks are on sliders. Arguments as of SingleSlot."""
+    if control.kind == "rank":
         return RankSlider(control.label, default, elem_id, visible)
     return SingleSlot(control, default, elem_id, visible)

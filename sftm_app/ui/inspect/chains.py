@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import urlencode
 
 from sftm_app.inspection.measures import MEASURES
-from sftm_app.ui.address import address_of
 from sftm_app.ui.handlers import Updates
 from sftm_app.ui.inspect.map_panel import known_measure
 from sftm_app.ui.inspect.panels import Panels
 from sftm_app.ui.inspect.state import InspectState
 from sftm_app.ui.inspect.wiring import SlowStep, Step, Wiring
-from sftm_app.ui.studio import Studio
-from sftm_app.ui.widgets import AddressBar
+from sftm_app.ui.keeping import Part
+from sftm_app.ui.view import view_to_query
 
 
 class Chains:
     """The steps that redraw panels, and what follows a change, from quick to slow."""
 
-    def __init__(self, studio: Studio, panels: Panels, wiring: Wiring, address: AddressBar) -> None:
-        self._wiring = wiring
-        self._studio, self._panels, self._address = studio, panels, address
+    def __init__(self, panels: Panels, wiring: Wiring, part: Part) -> None:
+        self._wiring, self._panels, self._part = wiring, panels, part
         layer, what_if, pairs, feature = panels.layer, panels.what_if, panels.pairs, panels.feature
         layer_outputs = {*layer.views, *pairs.choices, feature.task, *what_if.amounts}
         self.layer = Step(self._show_layer, layer_outputs)
@@ -30,7 +29,7 @@ class Chains:
         self.feature = Step(feature.show, feature.views)
         self.comparison = Step(panels.compare.show, panels.compare.views)
         self.suit = Step(panels.steer.suit, panels.steer.inputs, quick=True)
-        self.address = Step(self._show_address, {address}, quick=True)
+        self.address = Step(self._note, {part.shown}, quick=True)
         self.map = SlowStep(panels.map.draw, panels.map.views, "map")
         self.map_of_settings = SlowStep(panels.map.draw, panels.map.views, "map", _map_follows_settings)
         self.meaning = SlowStep(panels.meaning.show, panels.meaning.views, "meaning")
@@ -47,8 +46,8 @@ class Chains:
             **panels.what_if.scale_counts(state),
         }
 
-    def _show_address(self, state: InspectState) -> Updates:
-        return {self._address: address_of(self._studio, state.ws, state)}
+    def _note(self, state: InspectState) -> Updates:
+        return self._part.note(state.ws, urlencode(view_to_query(state)))
 
     def then_address(self, event: Any) -> Any:
         """Keep the address true behind an event."""

@@ -36,8 +36,8 @@ class Panels:
         inputs: what the state is read from, and so what every handler of the tab is given.
     """
 
-    def __init__(self, studio: Studio, workspace: gr.State, tab: gr.State) -> None:
-        self.workspace, self.tab, self.pinned = workspace, tab, gr.State(None)
+    def __init__(self, studio: Studio, workspace: gr.State) -> None:
+        self.workspace, self.pinned = workspace, gr.State(None)
         self.empty = no_models("Nothing to inspect yet")
         with gr.Column(visible=False, elem_classes="sf-stack") as self.body:
             self.map = MapPanel(studio)
@@ -63,7 +63,7 @@ class Panels:
             "where": self.meaning.where,
         }
         sample = {self.steer.sample, self.steer.fitted, self.steer.factor}
-        self.inputs: set[Any] = {workspace, tab, self.pinned, self.pairs.top, self.feature.number, *sample}
+        self.inputs: set[Any] = {workspace, self.pinned, self.pairs.top, self.feature.number, *sample}
         self.inputs |= {*self._texts.values(), *self.what_if.controls}
 
     def _settings(self, ws: Workspace, values: Values, weights: Sequence[float]) -> MergeSettings:
@@ -84,7 +84,6 @@ class Panels:
         return InspectState(
             **texts,
             ws=ws,
-            tab=values[self.tab],
             pinned=values[self.pinned],
             top=int(top) if top else None,
             feature=max(0, (whole(values[self.feature.number]) or 1) - 1),

@@ -6,8 +6,7 @@ from dataclasses import replace
 
 import gradio as gr
 
-from sftm_app.ui.forms.rank_slider import amount_update
-from sftm_app.ui.handlers import Updates, Values, handle, show_info
+from sftm_app.ui.handlers import Updates, Values, handle, show_info, show_warning
 from sftm_app.ui.inspect.chains import Chains
 from sftm_app.ui.inspect.clicks import layer_name, link_target, spectrum_point
 from sftm_app.ui.inspect.layer_view import look
@@ -15,9 +14,11 @@ from sftm_app.ui.inspect.opening import opening
 from sftm_app.ui.inspect.panels import Panels
 from sftm_app.ui.inspect.state import InspectState
 from sftm_app.ui.inspect.wiring import QUICK, SLOW, Step, Wiring
+from sftm_app.ui.keeping import Parts
 from sftm_app.ui.studio import Studio
-from sftm_app.ui.view import View
-from sftm_app.ui.widgets import AddressBar, Selection
+from sftm_app.ui.view import View, read_query, view_from_query
+from sftm_app.ui.widgets import Selection
+from sftm_app.ui.workspace import Workspace
 
 TO_COMPARISON = "() => { document.querySelector('#compare')?.scrollIntoView({behavior: 'smooth', block: 'nearest'}); }"
 
@@ -26,17 +27,14 @@ class InspectTab:
     """The tab.
 
     Args:
-        opened: the View that the page was opened with; it counts once.
-        tab: the name of the tab on show, for the address.
+        workspace: what is looked at.
     """
 
-    def __init__(
-        self, studio: Studio, workspace: gr.State, opened: gr.State, tab: gr.State, address: AddressBar
-    ) -> None:
-        self.studio, self.workspace, self.opened = studio, workspace, opened
-        self.panels = Panels(studio, workspace, tab)
+    def __init__(self, studio: Studio, workspace: gr.State, parts: Parts) -> None:
+        self.studio, self.workspace, self.part = studio, workspace, parts.add("view", flat=True)
+        self.panels = Panels(studio, workspace)
         self.wiring = Wiring(studio, self.panels)
-        self.chains = Chains(studio, self.panels, self.wiring, address)
+        self.chains = Chains(self.panels, self.wiring, self.part)
         self._wire_workspace()
         self._wire_map()
         self._wire_pairs()
@@ -50,28 +48,26 @@ class InspectTab:
 
     def _wire_workspace(self) -> None:
         panels = self.panels
-        outputs = {panels.empty, panels.body, panels.pinned, self.opened, panels.steer.sample, panels.steer.fitted}
+        outputs = {panels.empty, panels.body, panels.pinned, panels.steer.sample, panels.steer.fitted}
         outputs |= panels.map.choices | panels.pairs.choices | panels.feature.choices | panels.what_if.written
-        inputs = {self.workspace, self.opened}
-        event = self.workspace.change(handle(self.open_workspace), inputs, outputs, **SLOW)
+        event = self.workspace.change(handle(self.open_workspace), {self.workspace}, outputs, **SLOW)
         event = self.wiring.after(event, self.chains.layer)
         # At the same time as what follows the layer: filling the map takes as long as the model is large.
         self.wiring.after(event, self.chains.map)
         self.chains.layer_changed(event)
 
     def open_workspace(self, values: Values) -> Updates:
-        """Show a workspace that was just loaded, with the view that the page was opened with."""
+        """Show a workspace that was just loaded, with the view that its address asks for or that was shown last."""
         ws, panels, usable = values[self.workspace], self.panels, self.studio.usable(values[self.workspace])
         shown: Updates = {
             panels.empty: gr.update(visible=not usable),
             panels.body: gr.update(visible=usable),
             panels.pinned: None,
-            self.opened: None,
             **panels.steer.reset(),
         }
         if not usable:
             return shown
-        found = opening(self.studio, ws, values[self.opened] or View())
+        found = opening(self.studio, ws, self._asked(ws))
         view, members = found.view, found.members
         return {
             **shown,
@@ -81,6 +77,14 @@ class InspectTab:
             **panels.feature.open(members, view.task, view.feature),
             **panels.what_if.open(ws, view.settings),
         }
+
+    def _asked(self, ws: Workspace) -> View:
+        text, is_asked = self.part.asked(ws)
+        found = view_from_query(read_query(text), len(ws.tasks))
+        # What was kept from an older version of the app is left out without a word.
+        for problem in found.problems if is_asked else ():
+            show_warning(problem)
+        return found.view
 
     # The map and the layer.
 
@@ -179,17 +183,12 @@ class InspectTab:
             live=lambda event: wiring.on(event, chains.bars, trigger_mode="always_last"),
             settled=lambda event: chains.settings_changed(wiring.on(event, chains.bars)),
         )
-        kinds = [slider.kind for slider in what_if.form.rank_sliders]
-        inputs = {self.workspace, self.panels.map.layer, *kinds}
-        scaled = gr.on([kind.input for kind in kinds], handle(self.scale_ranks), inputs, what_if.amounts, **QUICK)
+        scaled = what_if.form.scale_ranks_with({self.workspace, self.panels.map.layer}, self._n_features)
         for event in (scaled, what_if.form.followed):
             chains.settings_changed(wiring.after(event, chains.bars))
 
-    def scale_ranks(self, values: Values) -> Updates:
-        """Give the amount of a rank the scale of its kind."""
-        n_features = min(look(self.studio, values[self.workspace], values[self.panels.map.layer]).layer.shape)
-        ranks = self.panels.what_if.form.rank_sliders
-        return {rank.amount: amount_update(values[rank.kind], n_features=n_features) for rank in ranks}
+    def _n_features(self, values: Values) -> int:
+        return min(look(self.studio, values[self.workspace], values[self.panels.map.layer]).layer.shape)
 
     # Two views.
 

@@ -52,7 +52,7 @@ class WhatIfPanel:
         """Method, parameters and weights, and the button that hands them on."""
         section("What if", "Try settings of a merge. The plots show how much of each task this layer would keep.")
         instead = f"{METHODS[BASELINE].title} is shown instead."
-        self.form = ParamsForm(self._workspace, live=True, prefix="what-if-", instead=instead)
+        self.form = ParamsForm(self._workspace, prefix="what-if-", instead=instead)
         with gr.Accordion("Task weights", open=False):
             self.weights = Sliders(label="Weight of", minimum=0.05, maximum=2.0, step=0.05, elem_id="what-if-weights")
         self.use = gr.Button("Use for the merge", variant="primary", elem_id="use-for-merge")
@@ -76,8 +76,7 @@ class WhatIfPanel:
         One wire for all of them: the page that is sent grows with the number of wires times the number of controls.
         The method and the kinds of ranks are left out, because other controls have to follow them first.
         """
-        first = {self.form.method, *(slider.kind for slider in self.form.rank_sliders)}
-        others = sorted(self.controls - first, key=lambda component: component._id)
+        others = sorted(self.controls - self.form.followed_first, key=lambda component: component._id)
         live(partial(gr.on, [one.input for one in others if isinstance(one, gr.Slider | Sliders)]))
         settled(partial(gr.on, [when_set(one) for one in others]))
 

@@ -1,4 +1,4 @@
-"""The recipe that the controls of the Merge tab describe, its plan, and a recipe from a file."""
+"""The plan of a recipe, the recipe as a file and as a command, and a recipe from a file."""
 
 from __future__ import annotations
 
@@ -6,55 +6,20 @@ import base64
 import shlex
 import sys
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from sftm_app.errors import RecipeError
-from sftm_app.methods.settings import MergeSettings
 from sftm_app.output.adapter.extraction import rank_costs
 from sftm_app.planning.budget import is_over_budget
 from sftm_app.planning.plan import Cost, Plan, PlanEntry
-from sftm_app.planning.recipe import Recipe, load_recipe, make_recipe
+from sftm_app.planning.recipe import Recipe, load_recipe
 from sftm_app.ui.loading import load_checked
 from sftm_app.ui.settings import allowed
 from sftm_app.ui.studio import Studio
 from sftm_app.ui.widgets.html import Html, chip, chips, code, details, heading, hint, join, notice, stack, table
 from sftm_app.ui.workspace import Workspace
 from sftm_app.units import format_bytes, format_count, format_duration
-
-ANY_MEMORY = "any"
-
-
-def read_weights(ws: Workspace, rows: Sequence[Sequence[Any]] | None) -> list[float]:
-    """The tasks' weights from rows of name and weight; rows that do not fit the tasks count for nothing.
-
-    Raises:
-        RecipeError: a weight is not a number.
-    """
-    if not rows or len(rows) != len(ws.tasks):
-        return list(ws.weights)
-    weights = []
-    for task, row in zip(ws.tasks, rows, strict=True):
-        try:
-            weights.append(float(row[1]))
-        except (TypeError, ValueError, IndexError):
-            raise RecipeError(f"{task.name}: the weight {row[1:2]} is not a number. Enter one above 0.") from None
-    return weights
-
-
-def read_recipe(ws: Workspace, settings: MergeSettings, memory: str, **fields: Any) -> Recipe:
-    """The recipe that the controls describe. fields: further arguments of make_recipe.
-
-    Raises:
-        RecipeError: a control holds something that is not understood.
-    """
-    weighted = zip(ws.tasks, settings.weights, strict=True)
-    tasks = [{"path": task.path, "name": task.name, "weight": weight} for task, weight in weighted]
-    limit = None if memory.strip().lower() in ("", ANY_MEMORY) else memory.strip()
-    params, roles = asdict(settings.params), dict(ws.roles)
-    return make_recipe(ws.base, tasks, settings.method, params, roles=roles, memory=limit, **fields)
 
 
 def command_html() -> Html:

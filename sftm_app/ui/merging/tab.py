@@ -2,48 +2,48 @@
 
 from __future__ import annotations
 
+import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
 from sftm_app.errors import SFTMError
-from sftm_app.methods.settings import MergeSettings
+from sftm_app.jobs import control
+from sftm_app.jobs.folder import open_run
+from sftm_app.methods.settings import MergeSettings, merge_settings
 from sftm_app.planning.budget import is_over_budget
-from sftm_app.planning.device import available_devices
-from sftm_app.planning.recipe import MEASURE, Recipe, recipe_to_yaml
-from sftm_app.ui.forms.output_form import OutputForm
-from sftm_app.ui.forms.params_form import ParamsForm
-from sftm_app.ui.handlers import QUIET, Updates, Values, handle, when_set
-from sftm_app.ui.merging.comparison_panel import SECTION, ComparisonPanel
-from sftm_app.ui.merging.recipe_view import (
-    ANY_MEMORY,
-    command_html,
-    download_html,
-    open_recipe,
-    plan_html,
-    rank_costs_html,
-    read_recipe,
-    read_weights,
-)
+from sftm_app.planning.recipe import Recipe, recipe_from_yaml, recipe_to_yaml
+from sftm_app.ui.handlers import QUIET, Updates, Values, handle, show_warning, when_set
+from sftm_app.ui.keeping import Parts
+from sftm_app.ui.merging.comparison_panel import ComparisonPanel
+from sftm_app.ui.merging.comparison_view import FORM
+from sftm_app.ui.merging.differences import differs_html
+from sftm_app.ui.merging.form import MergeForm, recipe_from_text, recipe_of, recipe_to_text
+from sftm_app.ui.merging.recipe_view import command_html, download_html, open_recipe, plan_html, rank_costs_html
 from sftm_app.ui.merging.run_panel import RunPanel
 from sftm_app.ui.studio import Studio
-from sftm_app.ui.widgets import LinkedHtml, view_link
+from sftm_app.ui.widgets import LinkedHtml
 from sftm_app.ui.widgets.blocks import block, no_models
-from sftm_app.ui.widgets.html import hint, join, notice
+from sftm_app.ui.widgets.html import notice
 from sftm_app.ui.workspace import Workspace
+
+# What is kept where no run is on show.
+NO_RUN = "none"
+TO_FORM = f"() => {{ document.querySelector('#{FORM}')?.scrollIntoView({{block: 'center'}}); }}"
 
 
 class MergeTab:
     """The tab. It follows `workspace`, and changes it when a recipe is uploaded.
 
     Attributes:
-        settings: what `write` updates.
         inputs: what a recipe is read from.
+        written: what `take` updates.
         previewed: what `preview` updates.
     """
 
-    def __init__(self, studio: Studio, workspace: gr.State) -> None:
+    def __init__(self, studio: Studio, workspace: gr.State, parts: Parts) -> None:
         self.studio, self.workspace = studio, workspace
         # The recipe whose plan is shown, so that none is planned twice; "" if none is.
         self.planned = gr.State("")
@@ -51,69 +51,26 @@ class MergeTab:
         self.ready = gr.Checkbox(visible="hidden", label="The settings work")
         self.run = RunPanel(studio)
         self.empty = no_models("Nothing to merge yet")
+        self.kept, self.kept_run = parts.add("merge"), parts.add("run")
         with gr.Row(visible=False, equal_height=False) as self.body:
             with gr.Column(scale=2, min_width=320):
-                self._lay_out_settings()
-                with gr.Row():
-                    self.start = gr.Button("Start the merge", variant="primary", interactive=False, elem_id="start")
-                    self.run.lay_out_buttons()
+                self.form = MergeForm(studio, workspace)
                 self._lay_out_recipe()
             with gr.Column(scale=3, min_width=360, elem_classes="sf-stack"):
+                # At the top, where it stays in sight while the form is scrolled.
+                with gr.Row(elem_classes="sf-start"):
+                    self.start = gr.Button("Start the merge", variant="primary", interactive=False, elem_id="start")
+                    self.run.lay_out_buttons()
                 self.plan = block(elem_id="plan")
+                self.differs = LinkedHtml(elem_id="made-otherwise")
                 self.run.lay_out()
         with gr.Column(visible=False, elem_classes="sf-stack") as self.below:
-            form = {self.weights, self.split, *self.form.inputs}
-            self.comparison = ComparisonPanel(studio, workspace, self.read_settings, form)
-        self.settings: set[Any] = {self.weights, *self.form.outputs}
-        self.inputs: set[Any] = {workspace, self.weights, *self.form.inputs, *self.output.inputs}
-        self.inputs |= {self.device, self.memory, self.split, self.measure}
+            read, form = self.form.read_settings, self.form.settings_inputs
+            self.comparison = ComparisonPanel(studio, workspace, read, form)
+        self.inputs: set[Any] = self.form.inputs
+        self.written: set[Any] = self.form.settings | self.run.outputs
         self.previewed: set[Any] = {self.recipe, self.command, self.download, self.plan, self.ready, self.planned}
         self._wire()
-
-    def _lay_out_settings(self) -> None:
-        self.form = ParamsForm(self.workspace)
-        LinkedHtml(hint(join(["Which method is best depends on the models. ", view_link("Compare methods", SECTION)])))
-        with gr.Accordion("Task weights", open=False):
-            self.weights = gr.Dataframe(
-                headers=["task", "weight"],
-                datatype=["str", "number"],
-                type="array",
-                value=[],
-                interactive=True,
-                label="Weights",
-                show_label=False,
-                elem_id="weights",
-            )
-            block(hint("Each task's change is multiplied by its weight: 1 leaves it as it is, 0.5 halves it."))
-        with gr.Accordion("Device and output", open=False):
-            self.device = gr.Radio(
-                list(available_devices()),
-                value=self.studio.settings.device,
-                label="Device",
-                info=f"Where to compute. On this machine auto is {self.studio.device}.",
-                elem_id="device",
-            )
-            self.memory = gr.Textbox(
-                value=ANY_MEMORY,
-                label="Memory at most",
-                info="any, or a size such as 4GB. The plan says which ranks fit.",
-                max_lines=1,
-                elem_id="memory",
-            )
-            self.output = OutputForm()
-            self.split = gr.Checkbox(
-                label="Split fused maps",
-                info="Where one tensor holds query, key and value (GPT-2's c_attn, qkv), merge them one by one.",
-                elem_id="split-fused",
-            )
-            self.measure = gr.Radio(
-                list(MEASURE),
-                value=Recipe.measure,
-                label="Measure what each task keeps",
-                info="The layers in which to compute readout and mapping error. auto: where that is quick. The merged "
-                "model is the same.",
-                elem_id="merge-measure",
-            )
 
     def _lay_out_recipe(self) -> None:
         with gr.Accordion("Recipe and command line", open=False):
@@ -126,14 +83,14 @@ class MergeTab:
             self.command = block()
 
     def _wire(self) -> None:
-        opening = {self.empty, self.body, self.below, self.weights, self.planned, *self.run.outputs}
+        opening = {self.empty, self.body, self.below, self.planned, *self.form.written, *self.run.outputs}
         opening |= self.comparison.opened
         opened = self.workspace.change(handle(self.open_workspace), {self.workspace}, opening, **QUIET)
-        self.preview_after(opened)
-        self.preview_after(self.form.followed)
+        for event in (opened, self.form.params.followed, self.form.ranked):
+            self.preview_after(event)
         # One plan for each change that a person makes; changes from elsewhere are followed by preview_after.
         gr.on(
-            [when_set(component) for component in self.inputs - {self.workspace, self.form.method}],
+            [when_set(component) for component in self.inputs - self.form.params.followed_first - {self.workspace}],
             handle(self.preview),
             self.inputs | {self.planned},
             self.previewed,
@@ -149,66 +106,89 @@ class MergeTab:
             queue=False,
             **QUIET,
         )
-        self.output.ask.click(
-            handle(self.show_rank_costs), self.inputs, self.output.costs, trigger_mode="once", show_progress="minimal"
+        shown = {self.workspace, self.planned, self.run.run_id}
+        gr.on(
+            [self.planned.change, self.run.run_id.change],
+            handle(self.note),
+            shown,
+            {self.kept.shown, self.kept_run.shown, self.differs},
+            **QUIET,
+        )
+        output = self.form.output
+        output.ask.click(
+            handle(self.show_rank_costs), self.inputs, output.costs, trigger_mode="once", show_progress="minimal"
         )
         # One at a time over all pages, so that two clicks at the same moment start one run.
         self.start.click(
             handle(self.begin), self.inputs, self.run.outputs, trigger_mode="once", concurrency_limit=1, **QUIET
         )
-        self.preview_after(
-            self.upload.upload(handle(self.use_recipe), {self.upload}, self.inputs | self.settings, **QUIET)
-        )
-        self.preview_after(self.comparison.wire(self.write, self.settings))
+        uploaded = self.upload.upload(handle(self.use_recipe), {self.upload}, self.workspace, **QUIET)
+        uploaded.success(None, None, None, js=TO_FORM)
+        self.preview_after(self.comparison.wire(self.take, self.written))
+        self.preview_after(self.differs.select(handle(self.use_settings_of_run), shown, self.form.written, **QUIET))
         self.run.wire()
 
     def preview_after(self, event: Any) -> None:
         """Show the plan after an event that changes settings."""
         event.then(handle(self.preview), self.inputs | {self.planned}, self.previewed, **QUIET)
 
-    def write(self, ws: Workspace, settings: MergeSettings) -> Updates:
-        """Show these settings."""
-        return {self.weights: _rows(ws, settings.weights), **self.form.write(settings)}
+    def take(self, ws: Workspace, settings: MergeSettings) -> Updates:
+        """Show settings that were chosen elsewhere, and put the run on show away, unless one is active."""
+        away = {} if self._runs_now() else self.run.open("")
+        return {**self.form.write_settings(ws, settings), **away}
 
-    def read(self, values: Values) -> Recipe:
-        """The recipe that the controls describe.
-
-        Raises:
-            RecipeError: a control holds something that is not understood.
-        """
-        settings, split = self.read_settings(values)
-        return read_recipe(
-            values[self.workspace],
-            settings,
-            values[self.memory],
-            output=self.output.read(values),
-            device=values[self.device],
-            split_fused=split,
-            measure=values[self.measure],
-        )
-
-    def read_settings(self, values: Values) -> tuple[MergeSettings, bool]:
-        """The settings of the merge, and whether fused maps are split.
-
-        Raises:
-            RecipeError: a control holds something that is not understood.
-        """
-        weights = read_weights(values[self.workspace], values[self.weights])
-        return self.form.read(values, weights), bool(values[self.split])
+    def _runs_now(self) -> bool:
+        return control.active_run(self.studio.settings.runs_dir) is not None
 
     def open_workspace(self, values: Values) -> Updates:
-        """Show a workspace that was just loaded."""
+        """Show a workspace that was just loaded, as its address asks for or as it was shown last."""
         ws = values[self.workspace]
         usable = self.studio.usable(ws)
-        return {
+        shown: Updates = {
             self.empty: gr.update(visible=not usable),
             self.body: gr.update(visible=usable),
             self.below: gr.update(visible=usable),
-            self.weights: _rows(ws, ws.weights),
             self.planned: "",
-            **self.run.open_latest(ws),
+            **self._open_run(ws),
             **self.comparison.open(ws),
         }
+        return shown | self.form.write(ws, self._asked(ws)) if usable else shown
+
+    def _asked(self, ws: Workspace) -> Recipe:
+        text, is_asked = self.kept.asked(ws)
+        problems: list[str] = []
+        device = self.studio.settings.device
+        found = recipe_from_text(text, ws, device, problems)
+        # What was kept from an older version of the app is left out without a word.
+        for problem in problems if is_asked else ():
+            show_warning(problem)
+        return found or recipe_of(ws, merge_settings(Recipe.method, {}, ws.weights), device=device)
+
+    def _open_run(self, ws: Workspace) -> Updates:
+        """The run that the address asks for or that was on show; otherwise the active or the newest one."""
+        asked, is_asked = self.kept_run.asked(ws)
+        if not is_asked and self._runs_now():
+            asked = ""
+        if asked == NO_RUN:
+            return self.run.open("")
+        known = any(run.run_id == asked for run in self.studio.runs_of(ws)) if asked else False
+        return self.run.open(asked) if known else self.run.open_latest(ws)
+
+    def note(self, values: Values) -> Updates:
+        """Keep the form and the run on show, and say whether they belong together."""
+        ws, text, run_id = values[self.workspace], values[self.planned], values[self.run.run_id]
+        noted = self.kept_run.note(ws, run_id or NO_RUN, bool(run_id)) if ws.ready else {}
+        # Until the plan of a workspace that was just loaded is there, the form is that of another one.
+        if not text:
+            return {**noted, self.differs: ""}
+        recipe = recipe_from_yaml(text)
+        noted |= self.kept.note(ws, recipe_to_text(recipe, self.studio.settings.device))
+        return {**noted, self.differs: differs_html(self.studio, run_id, recipe)}
+
+    def use_settings_of_run(self, values: Values) -> Updates:
+        """Show the settings that the run on show was made with."""
+        run = open_run(self.studio.settings.runs_dir, values[self.run.run_id])
+        return self.form.write(values[self.workspace], self.studio.recipe(run))
 
     def preview(self, values: Values) -> Updates:
         """The recipe and its plan; or why there is none, which leaves the recipe as it was."""
@@ -216,7 +196,7 @@ class MergeTab:
         if not self.studio.usable(ws):
             return {**dict.fromkeys(self.previewed, ""), self.ready: False}
         try:
-            recipe = self.read(values)
+            recipe = self.form.read(values)
             text = recipe_to_yaml(recipe)
             if text == values[self.planned]:
                 return {}
@@ -239,26 +219,15 @@ class MergeTab:
 
     def show_rank_costs(self, values: Values) -> Updates:
         """What an adapter of each rank would keep."""
-        return {self.output.costs: rank_costs_html(self.studio, values[self.workspace], self.read(values))}
+        costs = rank_costs_html(self.studio, values[self.workspace], self.form.read(values))
+        return {self.form.output.costs: costs}
 
     def begin(self, values: Values) -> Updates:
         """Start the merge. Its worker checks and plans it."""
-        return self.run.start(self.read(values))
+        return self.run.start(self.form.read(values))
 
     def use_recipe(self, values: Values) -> Updates:
-        """Load the models of an uploaded recipe, and show its settings."""
+        """Load the models of an uploaded recipe; its settings are shown as those of an address are."""
         ws, recipe = open_recipe(self.studio, Path(values[self.upload]))
-        settings = MergeSettings(recipe.method, recipe.params, ws.weights)
-        return {
-            self.workspace: ws,
-            self.device: recipe.device,
-            self.memory: recipe.memory or ANY_MEMORY,
-            self.split: recipe.split_fused,
-            self.measure: recipe.measure,
-            **self.output.write(recipe.output),
-            **self.write(ws, settings),
-        }
-
-
-def _rows(ws: Workspace, weights: Any) -> list[list[Any]]:
-    return [[name, weight] for name, weight in zip(ws.task_names, weights, strict=True)]
+        asked = ("merge", recipe_to_text(recipe, self.studio.settings.device)), ("run", NO_RUN)
+        return {self.workspace: replace(ws, asked=asked, visit=time.monotonic_ns())}

@@ -1,6 +1,6 @@
 """Reusable pieces of the pages: plots that can be clicked, a drawing pad, sliders, links, and blocks of safe HTML."""
 
-from sftm_app.ui.widgets.address_bar import AddressBar
+from sftm_app.ui.widgets.address_bar import AddressBar, AddressPart, parse_address
 from sftm_app.ui.widgets.draw_pad import DrawPad, decode_drawing, encode_drawing
 from sftm_app.ui.widgets.linked_html import LinkedHtml, view_link
 from sftm_app.ui.widgets.plotly_view import PlotlyView, Selection, parse_selection
@@ -9,6 +9,7 @@ from sftm_app.ui.widgets.unchecked import UncheckedCheckboxGroup, UncheckedDropd
 
 __all__ = [
     "AddressBar",
+    "AddressPart",
     "DrawPad",
     "LinkedHtml",
     "PlotlyView",
@@ -20,6 +21,7 @@ __all__ = [
     "UncheckedSlider",
     "decode_drawing",
     "encode_drawing",
+    "parse_address",
     "parse_selection",
     "slider_rows",
     "slider_values",

@@ -3,15 +3,54 @@ const button = element.querySelector('.sf-copy');
 const said = element.querySelector('.sf-copied');
 let timer = 0;
 
-function take() {
-  if (!props.value) return;
+const FIRST = 'page';   // the part that names the models and the tab
+const address = (window.sfAddress = window.sfAddress || {parts: {}, follow() {}});
+let shown = {};        // the parts of the address that stands now
+address.follow = follow;
+address.models = models(address.parts[FIRST]);
+
+// The models of a query, without the tab.
+function models(query) {
+  return [...new URLSearchParams(query || '')].filter(([name]) => name !== 'tab').join();
+}
+
+// Fields of this name, of the part itself or of the text that it holds.
+function fields(query, name) {
+  return new URLSearchParams(query).getAll(name).join();
+}
+
+function follow(changed) {
+  const first = address.parts[FIRST];
+  if (!first) return;
+  if (changed === FIRST && models(first) !== address.models) {
+    // What the other parts say is of other models; they will speak again.
+    if (address.models) address.parts = {[FIRST]: first};
+    address.models = models(first);
+  }
+  const others = Object.keys(address.parts).filter((name) => name !== FIRST).sort();
+  const query = [FIRST, ...others].map((name) => address.parts[name]).filter(Boolean).join('&');
   const theme = new URL(location.href).searchParams.get('__theme');
-  const query = props.value + (theme ? '&__theme=' + encodeURIComponent(theme) : '');
+  const now = location.search.slice(1);
+  const next = query + (theme ? '&__theme=' + encodeURIComponent(theme) : '');
   const before = location.href.split('#')[0];
-  // Replaced, not pushed: a moved slider is no page to go back to.
-  history.replaceState(history.state, '', location.pathname + '?' + query);
+  const was = models(shown[FIRST]);
+  // A field that was not there before only completes the address.
+  const isView = (was && was !== models(first)) || props.views.some((name) => fields(now, name) && fields(next, name) && fields(now, name) !== fields(next, name));
+  history[isView ? 'pushState' : 'replaceState']({sfParts: {...address.parts}}, '', location.pathname + '?' + next);
+  shown = {...address.parts};
   repoint(before, location.href.split('#')[0]);
 }
+
+window.addEventListener('popstate', (event) => {
+  const parts = event.state && event.state.sfParts;
+  if (!parts) return;
+  const names = Object.keys({...parts, ...shown}).filter((name) => parts[name] !== shown[name]);
+  const onlyTab = models(parts[FIRST]) === models(shown[FIRST]) && names.every((name) => name === FIRST);
+  address.parts = {...parts};
+  address.models = models(parts[FIRST]);
+  shown = {...parts};
+  trigger('select', {query: location.search.slice(1), onlyTab});
+});
 
 // Where a page has a <base>, plotly names its gradients and clip paths by the page's whole address.
 function repoint(before, after) {
@@ -52,5 +91,4 @@ button.addEventListener('click', async () => {
     say(copyByHand(url.href) ? 'Copied' : 'The browser refused; copy the address from its bar.');
   }
 });
-watch(['value'], take);
-take();
+follow(FIRST);

@@ -1,12 +1,23 @@
-"""Keeps the page's address equal to what is shown, and copies it."""
+"""Keeps the page's address equal to what is shown, copies it, and follows the browser's Back and Forward."""
 
 from __future__ import annotations
 
-from sftm_app.ui.widgets.gradio_internals import Widget
+from typing import Any
+
+import gradio as gr
+
+from sftm_app.ui.widgets.gradio_internals import Widget, event_data
+
+# Another value of one of these is another view, to which Back returns; so are other models. A moved slider is not.
+VIEWS = ("tab", "layer", "run")
+MOST_QUERY = 1 << 16
 
 
 class AddressBar(Widget):
-    """A button "Copy link". Its value is the query of the address, without "?"; the browser's address follows it."""
+    """A button "Copy link". The browser's address is put together from all `AddressPart`s of the page.
+
+    `select` fires when the person went back or forward; read it with `parse_address`.
+    """
 
     template = """
 <div class="sf-address">
@@ -15,3 +26,28 @@ class AddressBar(Widget):
 </div>
 """
     scripts = ("address_bar.js",)
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__("", views=list(VIEWS), **kwargs)
+
+
+class AddressPart(Widget):
+    """A part of the address, not visible. Its value is a text that is written as `name=text`; a flat one is a query."""
+
+    scripts = ("address_part.js",)
+
+    def __init__(self, name: str = "", flat: bool = False, **kwargs: Any) -> None:
+        # In the template, because props of one's own are not there before the tab is shown.
+        self.template = f'<span hidden data-part="{name}" data-flat="{flat}"></span>'  # type: ignore[misc]
+        super().__init__("", elem_classes="sf-address-part", **kwargs)
+
+
+def parse_address(event: gr.EventData) -> tuple[str, bool]:
+    """The address to which the person went; an empty one for anything malformed, for it comes from the browser.
+
+    Returns:
+        Its query, and whether it differs from the one before in its tab alone.
+    """
+    data = event_data(event)
+    query, only_tab = (data.get("query"), data.get("onlyTab")) if isinstance(data, dict) else ("", False)
+    return (query, only_tab is True) if isinstance(query, str) and len(query) <= MOST_QUERY else ("", False)

@@ -17,6 +17,7 @@ _CODE = re.compile(r"`([^`\n]+)`")
 _COLOUR = re.compile(r"#[0-9a-fA-F]{3,8}|var\(--[\w-]+\)")
 # A right-to-left mark or a control character in a name would change the text around it.
 _INVISIBLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2066-\u2069\ufeff]")
+_SWATCHES = {"/": "up", "\\": "down", ".": "dots", "x": "cross", "-": "level", "|": "upright", "+": "grid"}
 _MARKS = {"info": "i", "ok": "✓", "warning": "!", "error": "×"}
 
 
@@ -55,6 +56,13 @@ def chip(text: object, colour: str | None = None, title: str = "", tone: Kind | 
     return Html('<span class="sf-chip{}"{}>{}<span class="sf-chip-text">{}</span></span>').format(
         _tone("sf-chip", tone), tip, dot, text
     )
+
+
+def swatch(colour: str, pattern: str = "") -> Html:
+    """A model's colour and pattern (in plotly's words), as the bars of the plots have them."""
+    kind = _SWATCHES.get(pattern, "plain")
+    square = Html('<span class="sf-swatch sf-swatch-{}" style="--sf-swatch:{}"></span>')
+    return square.format(kind, _colour(colour))
 
 
 def chips(items: Iterable[Html]) -> Html:

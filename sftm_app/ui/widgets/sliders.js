@@ -9,8 +9,12 @@ function send(event) {
   trigger(event);
 }
 
+function tidy(value) {
+  return String(Number(Number(value).toPrecision(6)));
+}
+
 function row(item, index) {
-  const line = document.createElement('label');
+  const line = document.createElement('div');
   line.className = 'sf-slider';
   const dot = document.createElement('span');
   dot.className = 'sf-dot';
@@ -22,15 +26,24 @@ function row(item, index) {
   Object.assign(range, {type: 'range', min: props.minimum, max: props.maximum, step: props.step});
   range.value = item[2];
   range.setAttribute('aria-label', `${props.label} ${item[0]}`);
-  const shown = document.createElement('output');
-  shown.textContent = Number(item[2]).toFixed(2);
+  // The value itself: it may lie beyond the ends of the slider, and any number above 0 can be typed.
+  const typed = document.createElement('input');
+  Object.assign(typed, {type: 'number', min: props.minimum, step: 'any', value: tidy(item[2])});
+  typed.setAttribute('aria-label', `${props.label} ${item[0]}, typed`);
   range.addEventListener('input', () => {
     rows[index][2] = Number(range.value);
-    shown.textContent = rows[index][2].toFixed(2);
+    typed.value = tidy(rows[index][2]);
     send('input');
   });
   range.addEventListener('change', () => send('release'));
-  line.append(dot, name, range, shown);
+  typed.addEventListener('change', () => {
+    const value = Number(typed.value);
+    if (!(value > 0 && Number.isFinite(value))) { typed.value = tidy(rows[index][2]); return; }
+    rows[index][2] = value;
+    range.value = value;
+    send('release');
+  });
+  line.append(dot, name, range, typed);
   return line;
 }
 
