@@ -12,6 +12,7 @@ from sftm_app.architecture.naming import fitting_prefix, plain_names
 from sftm_app.architecture.ties import false_ties
 from sftm_app.weights.checkpoint import Checkpoint
 from sftm_app.weights.header import TensorInfo
+from sftm_app.weights.modules import module_of
 
 NO_CONFIG = "no config.json says what each tensor is"
 
@@ -26,6 +27,28 @@ def architecture_of(checkpoint: Checkpoint, architectures: ArchitectureCache) ->
     Raises:
         CheckpointError: see read_architecture; or a file cannot be read.
     """
+    others = {name: module for name in checkpoint.tensors if (module := module_of(name, checkpoint.modules))}
+    if not others:
+        return _model(checkpoint, architectures)
+    own = {name: info for name, info in checkpoint.tensors.items() if name not in others}
+    found = _model(replace(checkpoint, tensors=own), architectures)
+    inside = {
+        name: replace(info, name=name.removeprefix(f"{others[name]}/"))
+        for name, info in checkpoint.tensors.items()
+        if name in others
+    }
+    owners = dict(found.owners)
+    for module in checkpoint.modules:
+        held = {info.name: info for name, info in inside.items() if others[name] == module}
+        owners |= {
+            f"{module}/{name}": replace(owner, module=module, in_backbone=False)
+            for name, owner in guess_architecture(held).owners.items()
+        }
+    return replace(found, owners=owners)
+
+
+def _model(checkpoint: Checkpoint, architectures: ArchitectureCache) -> Architecture:
+    """The architecture of a checkpoint without other modules."""
     plain = plain_names(checkpoint.tensors)
     if checkpoint.bare:
         return _guessed(checkpoint.tensors, plain, NO_CONFIG)

@@ -25,7 +25,7 @@ def family_at(found: Preflight, index: int) -> Family:
 
 def chats_at(found: Preflight, index: int) -> bool:
     """Whether the model of a task has a chat template for a message. Raises SampleError as `family_at`."""
-    return family_at(found, index).chats and has_chat_template((found.tasks[index].checkpoint.path, found.base.path))
+    return family_at(found, index).chats and has_chat_template((found.tasks[index].checkpoint.folder, found.base.folder))
 
 
 def own_samples(

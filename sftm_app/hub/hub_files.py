@@ -22,14 +22,14 @@ from sftm_app.weights.hub_names import HubRef
 
 CONFIGS = (CONFIG_NAME, ADAPTER_CONFIG_NAME, INDEX_NAME)
 _PICKLE = re.compile(r"[^/]*\.(bin|pt|pth|ckpt|pkl|h5|msgpack)")
-# Tokenizers, processors, chat templates, licences, and sentence-transformers' pooling.
+# Tokenizers, processors, chat templates, licences, and sentence-transformers' other modules.
 _OTHERS = re.compile(
     r"(generation_config|tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab|preprocessor_config"
     r"|processor_config|image_processor_config|video_preprocessor_config|feature_extractor_config|chat_template"
     r"|modules|sentence_bert_config|config_sentence_transformers)\.json"
     r"|(vocab|merges|bpe)\.(txt|codes)|[A-Za-z0-9._-]+\.model|chat_template\.jinja"
     r"|additional_chat_templates/[A-Za-z0-9_-]+\.jinja|README\.md|LICENSE(\.(txt|md))?|NOTICE(\.txt)?"
-    r"|[0-9]+_[A-Z][A-Za-z]+/config\.json"
+    r"|[0-9]+_[A-Z][A-Za-z]+/(config\.json|model\.safetensors)"
 )
 
 

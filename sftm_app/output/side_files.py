@@ -36,7 +36,6 @@ SIDE_FILES = (
     "config_sentence_transformers.json",
     "sentence_*_config.json",
     "[0-9]_*/config.json",
-    "[0-9]_*/model.safetensors",
 )
 
 
@@ -75,13 +74,17 @@ def write_side_files(plan: Plan, folder: Path) -> None:
     base = plan.preflight.base
     if not base.bare:
         config = json.dumps(_config(plan), indent=2, ensure_ascii=False)
-        write_text(folder / CONFIG_NAME, config + "\n", sync=True)
+        (folder / base.main).mkdir(exist_ok=True)
+        write_text(folder / base.main / CONFIG_NAME, config + "\n", sync=True)
     if base.path.is_file():
         return  # files next to a single weight file may belong to other models
     tokenizers = plan.preflight.tokenizers
     _copy(SIDE_FILES, base.path, folder)
-    _copy(TOKENIZER_FILES, tokenizers.source.path if tokenizers.source else base.path, folder)
-    complete_tokenizer(tokenizers, folder)
+    if base.main:
+        _copy(SIDE_FILES, base.folder, folder / base.main)
+    source = tokenizers.source or base
+    _copy(TOKENIZER_FILES, source.folder, folder / base.main)
+    complete_tokenizer(tokenizers, folder / base.main)
 
 
 def _copy(patterns: Sequence[str], source: Path, folder: Path) -> None:

@@ -21,6 +21,7 @@ from sftm_app.preflight.preflight import Preflight, preflight
 from sftm_app.session import Session
 from sftm_app.weights.adapter_config import LoraPair
 from sftm_app.weights.checkpoint import Checkpoint, open_checkpoint
+from sftm_app.weights.modules import module_of
 from sftm_app.weights.writer import OutputTensor
 
 # With `measure: auto`, layers up to this shorter side are measured for methods that need no features themselves.
@@ -84,7 +85,7 @@ def _entry(recipe: Recipe, method: Method, found: Preflight, name: str, place: P
     calibrated = role is Role.MATRIX and common_of(recipe.params).calibration > 0
     stays_low = method.predict is not None or method.stays_low_rank
     return PlanEntry(
-        OutputTensor(name, dtype, info.shape),
+        OutputTensor(name, dtype, info.shape, module_of(name, found.base.modules) or found.base.main),
         role,
         rule,
         why,

@@ -61,8 +61,8 @@ def align_tokenizers(
     unchanged = base, tuple(tasks)
     try:
         told = _read(base, tasks)
-        theirs = {task.name: read_settings(task.checkpoint.path, task.checkpoint.config) for task in tasks}
-        settings = carry(read_settings(base.path, base.config), theirs, choice)
+        theirs = {task.name: read_settings(task.checkpoint.folder, task.checkpoint.config) for task in tasks}
+        settings = carry(read_settings(base.folder, base.config), theirs, choice)
         everyone = (base, *(task.checkpoint for task in tasks))
         first = next((one for one in everyone if told[id(one)]), None)
         if choice and choice.startswith(TASK):
@@ -90,10 +90,10 @@ def align_tokenizers(
 
 def _read(base: Checkpoint, tasks: Sequence[Source]) -> dict[int, Vocabulary | None]:
     """The vocabularies by the identity of the checkpoint."""
-    ours = None if base.path.is_file() else read_vocabulary(base.path)
+    ours = None if base.path.is_file() else read_vocabulary(base.folder)
     told: dict[int, Vocabulary | None] = {id(base): ours}
     for task in tasks:
-        folder = task.checkpoint.path
+        folder = task.checkpoint.folder
         told[id(task.checkpoint)] = None if folder.is_file() else read_vocabulary(folder, ours)
     return told
 

@@ -24,7 +24,9 @@ from sftm_app.weights.file_names import (
     WEIGHTS_NAME,
 )
 from sftm_app.weights.header import FileStamp, Header, TensorInfo, open_regular, read_header
+from sftm_app.weights.modules import Modules, read_modules
 from sftm_app.weights.row_maps import RowMap, StoredTable
+from sftm_app.weights.safe_config import refuse_large_config, refuse_large_json
 from sftm_app.weights.shards import refuse_foreign_link, refuse_unnamed_shards, size_note
 
 MAX_JSON_BYTES = 64 * 1024 * 1024
@@ -42,6 +44,8 @@ class Checkpoint:
         stamps: every file that decides what is merged -> its stamp when it was opened.
         adapter: the settings of a LoRA adapter.
         rows: name in the files -> how its rows are put in the order of the merged vocabulary, where they are.
+        main: the folder below `path` that holds config and weights, as 0_Transformer does in older sentence encoders.
+        modules: the folders below `path` of other modules with weights. Their tensors are called FOLDER/NAME.
         original: the checkpoint as it is on the disk, where `rows` or `config` say otherwise.
     """
 
@@ -52,7 +56,14 @@ class Checkpoint:
     stamps: dict[Path, FileStamp]
     adapter: AdapterConfig | None = None
     rows: Mapping[str, RowMap] = field(default_factory=dict)
+    main: str = ""
+    modules: tuple[str, ...] = ()
     original: Checkpoint | None = None
+
+    @property
+    def folder(self) -> Path:
+        """Where its config and its tokenizer lie."""
+        return self.path / self.main if self.main else self.path
 
     @property
     def as_stored(self) -> Checkpoint:
@@ -155,6 +166,12 @@ def _open_folder(folder: Path) -> Checkpoint:
         raise CheckpointError(f"{folder}: is not a checkpoint folder. Pick the folder that holds {CONFIG_NAME}.")
     if _is_there(folder / ADAPTER_CONFIG_NAME):
         return _open_adapter(folder)
+    modules = read_modules(folder)
+    return _open_modules(folder, modules) if modules.main or modules.others else _open_plain(folder)
+
+
+def _open_plain(folder: Path) -> Checkpoint:
+    """A folder with one model's config and weights, or with weights alone."""
     if not _is_there(folder / CONFIG_NAME):
         found = find_weights(folder)
         if found is None:
@@ -164,7 +181,30 @@ def _open_folder(folder: Path) -> Checkpoint:
     config = read_json(folder / CONFIG_NAME)
     if not config:
         raise CheckpointError(f"{folder / CONFIG_NAME}: is empty. Download it again, or remove it to merge by guesses.")
+    refuse_large_config(folder / CONFIG_NAME, config)
     return _assemble(folder, config, _read_headers(folder))
+
+
+def _open_modules(folder: Path, modules: Modules) -> Checkpoint:
+    """A folder of several modules as one model."""
+    main = _open_plain(folder / modules.main)
+    tensors, files, stamps, held = dict(main.tensors), dict(main.files), dict(main.stamps), []
+    for module in modules.others:
+        place = folder / module
+        file = place / WEIGHTS_NAME
+        refuse_foreign_link(file, folder)
+        if not _is_there(file):
+            if pickles := pickles_in(place) if place.is_dir() else []:
+                raise pickle_error(place, pickles[0])
+            continue
+        header = read_header(file)
+        held.append(module)
+        stamps[file] = header.stamp
+        for info in header.tensors:
+            tensors[f"{module}/{info.name}"], files[f"{module}/{info.name}"] = info, file
+    return replace(
+        main, path=folder.resolve(), tensors=tensors, files=files, stamps=stamps, main=modules.main, modules=tuple(held)
+    )
 
 
 def _open_adapter(folder: Path) -> Checkpoint:
@@ -304,7 +344,7 @@ def index_note(checkpoint: Checkpoint) -> str | None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object from a regular file of at most 64 MiB.
+    """Read a JSON object from a regular file of at most 64 MiB, which holds no millions of lists and tables.
 
     Raises:
         CheckpointError: the file is missing, too large, or holds something else.
@@ -313,6 +353,7 @@ def read_json(path: Path) -> dict[str, Any]:
         raw = file.read(MAX_JSON_BYTES + 1)
     if len(raw) > MAX_JSON_BYTES:
         raise CheckpointError(f"{path}: is larger than {MAX_JSON_BYTES} bytes. Pick another checkpoint.")
+    refuse_large_json(path, raw)
     try:
         value = json.loads(raw.decode("utf-8"))
     except (ValueError, RecursionError):

@@ -32,7 +32,7 @@ def hash_files(
         keep: a cache for the hashes, if any.
 
     Returns:
-        The SHA-256 of every file in hexadecimal, by the file's name.
+        The SHA-256 of every file in hexadecimal, by the file's path in the checkpoint.
 
     Raises:
         CheckpointError: a file changed since the checkpoint was opened, or cannot be read.
@@ -41,7 +41,9 @@ def hash_files(
     hashes = {}
     for path, stamp in sorted(checkpoint.stamps.items()):
         compute = partial(_hash, path, stamp, stop)
-        hashes[path.name] = keep(path, stamp, compute) if keep else compute()
+        inside = path.is_relative_to(checkpoint.path)
+        name = path.relative_to(checkpoint.path).as_posix() if inside and path != checkpoint.path else path.name
+        hashes[name] = keep(path, stamp, compute) if keep else compute()
     refuse_changed(checkpoint)
     return hashes
 

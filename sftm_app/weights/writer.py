@@ -20,7 +20,7 @@ from torch import Tensor
 
 from sftm_app.caching import write_text
 from sftm_app.weights.file_names import INDEX_NAME, WEIGHTS_NAME
-from sftm_app.weights.header import DTYPE_CODES
+from sftm_app.weights.header import DTYPE_CODES, shape_in_file
 from sftm_app.weights.partial import WORK_FILES, clear
 
 _CHUNK_BYTES = 4 << 20
@@ -28,11 +28,21 @@ _CHUNK_BYTES = 4 << 20
 
 @dataclass(frozen=True)
 class OutputTensor:
-    """A tensor to be written, with its dtype and shape in the file."""
+    """A tensor to be written, with its dtype and shape in the file.
+
+    Attributes:
+        folder: the folder below the output that its file lies in; a name that begins with it is written without it.
+    """
 
     name: str
     dtype: torch.dtype
     shape: tuple[int, ...]
+    folder: str = ""
+
+    @property
+    def stored_name(self) -> str:
+        """Its name in the file."""
+        return self.name.removeprefix(f"{self.folder}/") if self.folder else self.name
 
     @property
     def n_elements(self) -> int:
@@ -123,9 +133,9 @@ class TensorFile:
         ends = list(accumulate((tensor.n_bytes for tensor in ordered), initial=0))
         header: dict[str, object] = {"__metadata__": metadata}
         for tensor, offsets in zip(ordered, pairwise(ends), strict=True):
-            header[tensor.name] = {
+            header[tensor.stored_name] = {
                 "dtype": DTYPE_CODES[tensor.dtype],
-                "shape": list(tensor.shape),
+                "shape": shape_in_file(tensor.dtype, tensor.shape),
                 "data_offsets": list(offsets),
             }
         raw = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode("utf-8")
@@ -216,28 +226,36 @@ class WeightsWriter:
     def __init__(
         self, folder: Path, tensors: Sequence[OutputTensor], max_shard_bytes: int, resume: bool = False
     ) -> None:
-        shards = shard(tensors, max_shard_bytes)
-        n = len(shards)
-        names = [WEIGHTS_NAME] if n == 1 else [f"model-{i:05d}-of-{n:05d}.safetensors" for i in range(1, n + 1)]
         self._files: list[TensorFile] = []
         self._file_of: dict[str, TensorFile] = {}
         self._unsynced: set[TensorFile] = set()
+        sets = {
+            place: _names_of_shards(shard([tensor for tensor in tensors if tensor.folder == place], max_shard_bytes))
+            for place in dict.fromkeys(tensor.folder for tensor in tensors)
+        }
         if resume:
-            clear(folder, keep=(*WORK_FILES, *names))
+            clear(folder, keep=(*WORK_FILES, *sets.get("", {}), *filter(None, sets)))
         try:
-            for name, members in zip(names, shards, strict=True):
-                self._files.append(TensorFile(folder / name, members, {"format": "pt"}, resume))
-                self._file_of |= dict.fromkeys((tensor.name for tensor in members), self._files[-1])
+            for place, shards in sets.items():
+                self._create(folder / place, shards, resume)
         except BaseException:
             self.abandon()
             raise
-        if n > 1:
+
+    def _create(self, folder: Path, shards: dict[str, list[OutputTensor]], resume: bool) -> None:
+        """Create the files of one folder, and their index if there are several."""
+        folder.mkdir(exist_ok=True)
+        for name, members in shards.items():
+            self._files.append(TensorFile(folder / name, members, {"format": "pt"}, resume))
+            self._file_of |= dict.fromkeys((tensor.name for tensor in members), self._files[-1])
+        if len(shards) > 1:
+            tensors = [tensor for members in shards.values() for tensor in members]
             index = {
                 "metadata": {
                     "total_parameters": sum(t.n_elements for t in tensors if t.dtype.is_floating_point),
                     "total_size": sum(t.n_bytes for t in tensors),
                 },
-                "weight_map": {t.name: name for name, members in zip(names, shards, strict=True) for t in members},
+                "weight_map": {t.stored_name: name for name, members in shards.items() for t in members},
             }
             write_text(folder / INDEX_NAME, json.dumps(index, indent=2, sort_keys=True) + "\n", sync=True)
 
@@ -268,6 +286,13 @@ class WeightsWriter:
         """Close all files as they are."""
         for file in self._files:
             file.abandon()
+
+
+def _names_of_shards(shards: list[list[OutputTensor]]) -> dict[str, list[OutputTensor]]:
+    """The shards of one folder by the names of their files."""
+    n = len(shards)
+    names = [WEIGHTS_NAME] if n == 1 else [f"model-{i:05d}-of-{n:05d}.safetensors" for i in range(1, n + 1)]
+    return dict(zip(names, shards, strict=True))
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
