@@ -1,4 +1,4 @@
-"""SFTM Studio from Python: check, inspect, merge, extract."""
+"""SFTM Studio from Python: check, inspect, merge, extract, search."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ from sftm_app.preflight.preflight import Preflight
 from sftm_app.session import Session, open_session
 
 if TYPE_CHECKING:
+    from sftm_app.evaluation.samples import Samples
     from sftm_app.inspection.survey import Survey
+    from sftm_app.tuning.headless import SearchResult
+    from sftm_app.tuning.search import Search
 
 EXECUTORS = (LocalExecutor.name, RayExecutor.name)
 
@@ -227,6 +230,76 @@ def inspect_recipe(recipe: Recipe, session: Session, layer: str | None = None) -
     found = open_inputs(recipe, session).require()
     settings = MergeSettings(recipe.method, recipe.params, tuple(task.weight for task in recipe.tasks))
     return survey(found, layer, settings, recipe.split_fused, session.cache, session.n_threads)
+
+
+def search(
+    base: str | Path,
+    tasks: Tasks,
+    samples: str | Path | Mapping[str, Samples],
+    trials: int = 50,
+    minutes: float | None = None,
+    *,
+    methods: Sequence[str] = (),
+    weights: bool = True,
+    limit: int | None = 100,
+    folder: str | Path = "sftm-output",
+    progress: Callable[[Search], None] | None = None,
+    session: Session | None = None,
+) -> SearchResult:
+    """Search for the best merge on labelled samples: method, its settings, and one weight per task.
+
+    Half of each task's samples choose; the other half say how good the best is. The trials are kept in `folder`, so
+    the same call goes on with a search that was interrupted, and does not repeat one that was not.
+
+    Args:
+        base, tasks: as for `merge`.
+        samples: a folder or file of labelled samples as the Evaluate tab takes it, a demo pack's folder, or samples by
+            task.
+        trials: how many merges to try, those of an interrupted search included.
+        minutes: ends sooner, if given.
+        methods: names of METHODS; by default all that merge this number of tasks.
+        weights: whether one weight per task is searched too.
+        limit: samples of a task to choose on at most, and as many to report on; None for all.
+        folder: the output folder. The same as the app's is the same search as the app's.
+        progress: called after every step.
+        session: as for `merge`.
+
+    Returns:
+        The best settings as a recipe, and what base, own models, the plain average, the default and the best answer to
+        the test samples, with 95 % intervals.
+
+    Raises:
+        InputError: inputs or samples cannot be used.
+    """
+    recipe = absolute(make_recipe(base, _listed(tasks)), Path.cwd())
+    place = Path(os.path.expanduser(folder))
+    return search_recipe(
+        recipe, samples, session or open_session(), trials, minutes, methods, weights, limit, place, progress
+    )
+
+
+def search_recipe(
+    recipe: Recipe,
+    samples: str | Path | Mapping[str, Samples],
+    session: Session,
+    trials: int = 50,
+    minutes: float | None = None,
+    methods: Sequence[str] = (),
+    weights: bool = True,
+    limit: int | None = 100,
+    folder: Path = Path("sftm-output"),
+    progress: Callable[[Search], None] | None = None,
+) -> SearchResult:
+    """The same by a recipe, whose settings are tried first. Arguments and errors as for `search`."""
+    from sftm_app.tuning.headless import run_search, setup_search  # a merge starts faster without it
+    from sftm_app.tuning.search import Budget
+    from sftm_app.tuning.setup import SEARCHES_NAME
+
+    if trials < 1:
+        raise RecipeError(f"trials: {trials} is not a number of merges to try. Give 1 or more.")
+    searches = folder.absolute() / SEARCHES_NAME
+    setup, left_out = setup_search(recipe, samples, session, searches, methods, weights, limit)
+    return run_search(recipe, setup, Budget(trials, minutes), left_out, progress)
 
 
 def _listed(tasks: Tasks) -> Any:

@@ -1,4 +1,7 @@
-"""The command line: sftm merge | extract | inspect | check | fetch | cache | ui. Exit: 0, 2 refused, 3 no room, 130."""
+"""The command line: sftm merge | search | extract | inspect | check | fetch | cache | ui.
+
+Exit codes: 0 done, 2 refused, 3 no room, 130 cancelled.
+"""
 
 from __future__ import annotations
 
@@ -16,13 +19,15 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from sftm_app.cli_options import build_parser
-from sftm_app.errors import InputError, OutputError, RecipeError, SFTMError
+from sftm_app.errors import Cancelled, InputError, OutputError, RecipeError, SFTMError
 from sftm_app.units import format_bytes, format_count, format_duration
 
 # torch takes seconds to import, and `sftm --help` does not need it: commands import what they need.
 if TYPE_CHECKING:
     from sftm_app.output.progress import Progress
     from sftm_app.planning.recipe import Recipe
+    from sftm_app.tuning.headless import SearchResult
+    from sftm_app.tuning.search import Search
     from sftm_app.weights.checkpoint import Checkpoint
 
 
@@ -131,20 +136,29 @@ def _merge(options: argparse.Namespace) -> None:
         print(f"  {warning}")
 
 
+def _merge_words(step: Progress) -> str:
+    return f"{format_duration(step.remaining_s)} left, {step.name}"
+
+
 @contextmanager
-def _progress_bar(check: Callable[[], None], quiet: bool) -> Iterator[Callable[[Progress], None]]:
-    """Give a function to call with each step. The first tensor draws the bar, so errors about inputs come before it."""
+def _progress_bar(
+    check: Callable[[], None], quiet: bool, words: Callable[[Any], str] = _merge_words
+) -> Iterator[Callable[[Any], None]]:
+    """Give a function to call with each step. The first one draws the bar, so errors about inputs come before it.
+
+    words: what to say of a step behind the bar.
+    """
     from tqdm import tqdm
 
     bars: list[Any] = []
 
-    def show(step: Progress) -> None:
+    def show(step: Any) -> None:
         check()
         if not bars:
             shape = "{l_bar}{bar}| {elapsed}{postfix}"
             bars.append(tqdm(total=100, bar_format=shape, disable=quiet))
         # The bar's own estimate follows the first tensors, which say little about the others.
-        bars[0].set_postfix_str(f"{format_duration(step.remaining_s)} left, {step.name}", refresh=False)
+        bars[0].set_postfix_str(words(step), refresh=False)
         bars[0].update(round(100 * step.fraction) - bars[0].n)
 
     try:
@@ -180,6 +194,58 @@ def _extract(options: argparse.Namespace) -> None:
     print(f"Extracted an adapter of {format_bytes(report.output_bytes)} in {report.seconds:.1f} s: {options.output}")
     for warning in report.warnings:
         print(f"  {warning}")
+
+
+def _search(options: argparse.Namespace) -> None:
+    from sftm_app.api import search_recipe
+    from sftm_app.planning.recipe import recipe_to_yaml
+    from sftm_app.session import open_session
+
+    if options.output is not None and options.output.exists():
+        raise OutputError(f"{options.output}: exists already. Give --output another name, or remove it first.")
+    check = _interruptible()
+    recipe = _with_changes(_load(options.recipe), options)
+    methods = tuple(name.strip() for name in options.methods.split(",")) if options.methods else ()
+    try:
+        with _progress_bar(check, options.quiet, _search_words) as show:
+            found = search_recipe(
+                recipe, options.samples, open_session(recipe.device), options.trials, options.minutes, methods,
+                not options.equal_weights, options.limit, options.output_dir, show,
+            )  # fmt: skip
+    except KeyboardInterrupt:
+        raise Cancelled("cancelled. The trials so far are kept, and the same command goes on with them.") from None
+    _print_found(found)
+    if options.output is not None:
+        options.output.write_text(recipe_to_yaml(found.recipe), encoding="utf-8")
+        print(f"Recipe of the best: {options.output}")
+
+
+def _search_words(step: Search) -> str:
+    best = f", best {step.best.score:.1%}" if step.best and step.best.score is not None else ""
+    left = f"{format_duration(step.remaining_s)} left, " if step.remaining_s is not None else ""
+    phase = {"own": "the tasks' own models", "test": "the test samples"}.get(step.phase, f"trial {len(step.tried) + 1}")
+    return f"{left}{phase}{best}"
+
+
+def _print_found(found: SearchResult) -> None:
+    """Print the models on the test samples, and the best settings."""
+    from sftm_app.methods.settings import MergeSettings
+    from sftm_app.ui.wording import settings_title
+
+    for sentence in found.left_out:
+        print(sentence)
+    recipe = found.recipe
+    best = settings_title(MergeSettings(recipe.method, recipe.params, found.best.settings.weights))
+    print(f"Best of {format_count(len(found.tried), 'trial')}: {best}")
+    if len(set(found.best.settings.weights)) > 1:
+        print("  weights: " + ", ".join(f"{task.name} {task.weight:g}" for task in recipe.tasks))
+    print(f"  {found.best.score:.1%} of the tasks' own accuracy, on the samples that chose it")
+    counts = sorted({len(given) for given in found.rows[0].measurement.correct.values()})
+    print(f"Mean accuracy on {counts[0]} other samples per task, with 95 % intervals:")
+    for row in found.rows:
+        if row.accuracy is not None:
+            title = f"best: {best}" if row.candidate.key == found.best_key else row.candidate.title
+            print(f"  {row.accuracy.value:6.1%}  ({row.accuracy.low:.1%} to {row.accuracy.high:.1%})  {title}")
 
 
 def _with_changes(recipe: Recipe, options: argparse.Namespace) -> Recipe:
@@ -309,6 +375,7 @@ def _ui(options: argparse.Namespace) -> None:
 
 COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "merge": _merge,
+    "search": _search,
     "check": _check,
     "inspect": _inspect,
     "extract": _extract,

@@ -57,6 +57,13 @@ def build_parser() -> argparse.ArgumentParser:
         "their folders: base first, then tasks. This is the only command that contacts the hub.",
     )
     _add_fetch_options(fetch)
+    search = command(
+        "search",
+        "find the best merge on labelled samples",
+        "Try merges with many settings and print which is best: method, its settings, and one weight per task. Half of "
+        "each task's samples choose, the other half say how good the best is. A search that was interrupted goes on.",
+    )
+    _add_search_options(search)
     cache = command(
         "cache",
         "what is cached",
@@ -131,6 +138,30 @@ def _add_fetch_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--recipe", type=Path, metavar="FILE", help="write a recipe for base and tasks")
     parser.add_argument("--look", action="store_true", help="only compare, and say what would be downloaded")
     parser.add_argument("--quiet", action="store_true", help="no progress bar; print only the folders")
+
+
+def _add_search_options(parser: argparse.ArgumentParser) -> None:
+    _add_recipe_options(parser)
+    parser.add_argument(
+        "--samples",
+        required=True,
+        metavar="FOLDER",
+        help="labelled samples: a file of texts, a folder with one per task, a folder of images (one folder per task, "
+        "and in each one folder per class), or the folder of a demo",
+    )
+    parser.add_argument("--trials", type=int, default=50, help="merges to try (default: 50)")
+    parser.add_argument("--minutes", type=float, help="stop after so many minutes")
+    parser.add_argument("--methods", help="only these methods, with commas between (default: all that fit)")
+    parser.add_argument("--equal-weights", action="store_true", help="leave the task weights as they are in the recipe")
+    parser.add_argument(
+        "--limit", type=int, default=100, help="samples of a task to choose on, and as many to test (default: 100)"
+    )
+    parser.add_argument("--output", type=Path, metavar="FILE", help="write the recipe of the best merge")
+    parser.add_argument(
+        "--output-dir", type=Path, default=Path("sftm-output"), help="folder of the trials (default: ./sftm-output)"
+    )
+    parser.add_argument("--device", choices=DEVICES, help="where to compute (default: the recipe's)")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
 
 
 def _add_recipe_options(parser: argparse.ArgumentParser) -> None:
