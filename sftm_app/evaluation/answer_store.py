@@ -34,6 +34,15 @@ class _Entry(BaseModel):
     correct: Annotated[str, Field(pattern="^[01]*$")]
     chosen: bool
 
+    @property
+    def is_whole(self) -> bool:
+        return len(self.answers) == len(self.targets) == len(self.correct) > 0
+
+    @property
+    def sheet(self) -> AnswerSheet:
+        right = tuple(letter == "1" for letter in self.correct)
+        return AnswerSheet(tuple(self.answers), tuple(self.targets), right, self.chosen)
+
 
 class _File(BaseModel):
     version: Literal[1] = 1
@@ -60,11 +69,12 @@ class AnswerStore:
             task: the task's name.
             samples: see `samples_digest`.
         """
-        entry = next((one for one in self._read(model) if (one.task, one.samples) == (task, samples)), None)
-        if entry is None or not len(entry.answers) == len(entry.targets) == len(entry.correct) > 0:
-            return None
-        right = tuple(letter == "1" for letter in entry.correct)
-        return AnswerSheet(tuple(entry.answers), tuple(entry.targets), right, entry.chosen)
+        return self.load_all(model, {task: samples}).get(task)
+
+    def load_all(self, model: str, samples: Mapping[str, str]) -> dict[str, AnswerSheet]:
+        """The answers of a model that are known, by task. samples: by task, see `samples_digest`."""
+        entries = [one for one in self._read(model) if samples.get(one.task) == one.samples and one.is_whole]
+        return {one.task: one.sheet for one in entries}
 
     def save(self, model: str, task: str, samples: str, sheet: AnswerSheet) -> None:
         """Keep answers. If they cannot be written, the model is asked again next time; so that is not reported."""
@@ -112,20 +122,3 @@ def samples_digest(samples: Samples) -> str:
     else:
         found.update(repr((samples.inputs, samples.targets, samples.choices, samples.chat)).encode())
     return found.hexdigest()[:32]
-
-
-def known_sheets(
-    store: AnswerStore, models: Mapping[str, str], digests: Mapping[str, str]
-) -> dict[str, dict[str, AnswerSheet]]:
-    """The answers that are known, by the models' names and task.
-
-    Args:
-        store: where they are kept.
-        models: what identifies each model, by its name.
-        digests: by task, of the samples.
-    """
-    found: dict[str, dict[str, AnswerSheet]] = {}
-    for name, model in models.items():
-        sheets = {task: store.load(model, task, digest) for task, digest in digests.items()}
-        found[name] = {task: sheet for task, sheet in sheets.items() if sheet is not None}
-    return found

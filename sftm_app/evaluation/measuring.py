@@ -89,11 +89,7 @@ class Benchmark:
 
     def known(self, candidate: Candidate) -> dict[str, AnswerSheet]:
         """The answers of a candidate that are kept, by task."""
-        if self.answers is None:
-            return {}
-        model = self.key(candidate)
-        sheets = {task: self.answers.load(model, task, digest) for task, digest in self.digests.items()}
-        return {task: sheet for task, sheet in sheets.items() if sheet is not None}
+        return self.answers.load_all(self.key(candidate), self.digests) if self.answers else {}
 
     def plan(self, candidate: Candidate) -> Plan | None:
         """The plan of a candidate's merge; None for those that are not merged.

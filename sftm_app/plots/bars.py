@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sftm_app.plots.style import Series, plot_text, ticks
+from sftm_app.plots.style import INK, Series, plot_text, ticks
 
 LEGEND_ABOVE = {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"}
 # The bars of one group stand next to each other, with a gap between groups.
@@ -41,6 +41,21 @@ def bar(
         "name": name,
         "marker": {"color": series.colour, "line": {"width": 0}, **_filled(series.pattern)},
         "hovertemplate": f"<b>{name}</b><br>%{{text}} %{{{along}:{value_format}}}<extra></extra>",
+        **({f"error_{along}": _intervals(series)} if series.lows else {}),
+    }
+
+
+def _intervals(series: Series) -> dict[str, Any]:
+    """The intervals of the bars as plotly's error bars."""
+    ends = list(zip(series.values, series.lows, series.highs, strict=True))
+    return {
+        "type": "data",
+        "symmetric": False,
+        "array": [None if v is None or high is None else high - v for v, _, high in ends],
+        "arrayminus": [None if v is None or low is None else v - low for v, low, _ in ends],
+        "color": INK,
+        "thickness": 1.2,
+        "width": 3,
     }
 
 

@@ -67,12 +67,21 @@ _INVISIBLE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u20
 
 @dataclass(frozen=True)
 class Series:
-    """Bars of one colour and pattern: one value for each group, None where there is none."""
+    """Bars of one colour and pattern.
+
+    Attributes:
+        name: what they are of.
+        values: one for each group, None where there is none.
+        colour, pattern: what fills the bars.
+        lows, highs: the ends of each value's interval; empty for bars without one.
+    """
 
     name: str
     values: Sequence[float | None]
     colour: str
     pattern: str = ""
+    lows: Sequence[float | None] = ()
+    highs: Sequence[float | None] = ()
 
 
 def task_colour(index: int) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,6 @@ from transformers import (
 )
 
 from sftm_app.errors import InputError, SampleError
-from sftm_app.evaluation.accuracy import empty_table
 from sftm_app.evaluation.candidates import BASE, INDIVIDUAL, method_candidate
 from sftm_app.evaluation.samples import ImageSamples, TextSamples
 from sftm_app.session import Session
@@ -48,15 +48,26 @@ SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "i
 
 def open_tab(studio: Studio) -> EvaluateTab:
     with gr.Blocks(), gr.Tab() as tab:
-        return EvaluateTab(studio, gr.State(Workspace()), gr.State(""), tab)
+        return EvaluateTab(studio, gr.State(Workspace()), tab)
 
 
 def asked(tab: EvaluateTab, ws: Workspace, task: str = "a", **changes: Any) -> Any:
     """The values of the tab's inputs; those of the boxes by their own names."""
     boxes = {name: changes.pop(name) for name in tuple(changes) if hasattr(tab.boxes, name)}
     empty = {"text": "", "choices": "", "chat": False, "picture": None, "pad": None}
-    found = values_of(tab, tab.inputs, workspace=ws, task=task, models=KEYS, **{"where": "", "sample": None} | changes)
-    return found | {getattr(tab.boxes, name): value for name, value in (empty | boxes).items()}
+    table = {getattr(tab.table, name): changes.pop(name) for name in ("where", "limit") if name in changes}
+    found = values_of(tab, tab.inputs | tab.table.inputs, workspace=ws, task=task, models=KEYS, sample=None)
+    found |= {getattr(tab, name): value for name, value in changes.items()}
+    return found | table | {getattr(tab.boxes, name): value for name, value in (empty | boxes).items()}
+
+
+def measured(tab: EvaluateTab, values: Any) -> Any:
+    """What the table shows once the ticked models are measured."""
+    tab.table.begin(values)
+    for thread in threading.enumerate():
+        if thread.name == "compare":
+            thread.join(60)
+    return tab.table.watch(values)
 
 
 def suited(studio: Studio, ws: Workspace, task: str) -> dict[str, Any]:
@@ -157,22 +168,9 @@ def test_samples_come_from_the_pack_or_from_a_folder(studio: Studio, workspace: 
     assert found.images.shape == (1, 8, 8) and found.labels.tolist() == [1]
 
 
-def test_the_table_shows_means_and_marks_the_best_merge() -> None:
-    models = (BASE, INDIVIDUAL, method_candidate("average"), method_candidate("sftm"))
-    measured = empty_table(("a", "b"), models)
-    assert "·" in answers.table_html(measured)
-    for row, values in enumerate([(0.5, 0.8, 0.6, 0.7), (0.4, 1.0, 0.9, 0.8)]):
-        for column, value in enumerate(values):
-            measured = measured.with_value(row, column, value)
-    shown = answers.table_html(measured)
-    assert "<strong>70.0%</strong>" in shown and "<strong>90.0%</strong>" in shown
-    assert "<strong>80.0%</strong>" not in shown, "the individual model is no merge"
-    assert "75.0%" in shown and "·" not in shown
-
-
 def test_keys_from_the_browser_must_be_on_offer(studio: Studio, workspace: Workspace) -> None:
     with pytest.raises(InputError, match="No model is chosen"):
-        answers.chosen_candidates(studio, workspace, "", ["folder:/etc", "method:nothing"])
+        answers.chosen_candidates(studio, workspace, ["folder:/etc", "method:nothing"])
 
 
 def test_a_colour_picture_is_tried_on_a_gray_model(studio: Studio, workspace: Workspace) -> None:
@@ -220,7 +218,7 @@ def test_a_family_that_cannot_be_tried_says_so(studio: Studio) -> None:
 def test_the_tab_opens_on_texts(text_studio: Studio, words: Workspace) -> None:
     tab = open_tab(text_studio)
     found = tab.open_workspace(asked(tab, words))
-    assert ".jsonl" in found[tab.where]["info"] and found[tab.limit] == 50
+    assert ".jsonl" in found[tab.table.where]["info"] and found[tab.table.limit] == 50
     assert found[tab.chart]["visible"] is False, "what is written freely has no scores"
 
 
@@ -280,12 +278,11 @@ def test_a_classifier_reads_a_persons_own_table(text_studio: Studio) -> None:
     samples, left_out = labelled.all_samples(text_studio, ws, "mine.csv")
     assert list(samples) == ["a", "b"] and not left_out
     tab = open_tab(text_studio)
-    *tables, _ = tab.fill_table(asked(tab, ws, where="mine.csv", limit=50))
-    first_table, last_table = tables[0][tab.accuracies], tables[-1][tab.accuracies]
-    assert first_table.count("·") > 6 and "50.0%" in last_table
+    table = measured(tab, asked(tab, ws, where="mine.csv", limit=50))[tab.table.table]
+    assert "50.0%" in table and "·" not in table
     right = [text_studio.model_pool(ws).model(INDIVIDUAL, name).answer(samples[name]) for name in "ab"]
     for given in right:
-        assert f"{sum(bool(one.correct) for one in given) / 2:.1%}" in last_table
+        assert f"{sum(bool(one.correct) for one in given) / 2:.1%}" in table
 
 
 def test_one_file_a_task(text_studio: Studio) -> None:
@@ -336,8 +333,8 @@ def test_folders_of_images_name_the_classes_for_clip(text_studio: Studio) -> Non
     with pytest.raises(SampleError, match="'cat' is not a class"):
         labelled.samples_of(text_studio, ws, "a", "pictures", ("bird", "dog"))
     tab = open_tab(text_studio)
-    *_, table, chart = tab.fill_table(asked(tab, ws, where="pictures", limit=50))
-    assert "·" not in table[tab.accuracies] and chart[tab.bars]["visible"]
+    shown = measured(tab, asked(tab, ws, where="pictures", limit=50))
+    assert "·" not in shown[tab.table.table] and shown[tab.table.bars]["visible"]
 
 
 def test_names() -> None:

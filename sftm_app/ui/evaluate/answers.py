@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from itertools import islice
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from sftm_app.errors import InputError
-from sftm_app.evaluation.accuracy import AccuracyTable
-from sftm_app.evaluation.candidates import BASE, INDIVIDUAL, Candidate, folder_candidate, method_candidate
+from sftm_app.evaluation.candidates import BASE, INDIVIDUAL, Candidate, method_candidate
 from sftm_app.evaluation.family import Answer, Family
 from sftm_app.evaluation.samples import Samples
-from sftm_app.jobs.folder import RunFolder
-from sftm_app.jobs.status import status
 from sftm_app.methods import METHODS
 from sftm_app.planning.recipe import Recipe
 from sftm_app.plots.probabilities import probabilities
-from sftm_app.plots.style import Series, method_colour, method_pattern
+from sftm_app.plots.style import Series
+from sftm_app.ui.evaluate.score_view import look
 from sftm_app.ui.studio import Studio
-from sftm_app.ui.widgets.html import Html, Kind, card, cards, chip, hint, join, stat, stats, strong, table
+from sftm_app.ui.widgets.html import Html, Kind, card, cards, chip, hint, join, stat, stats
 from sftm_app.ui.wording import BASELINE
 from sftm_app.ui.workspace import Workspace
 
-MAX_RUNS_OFFERED = 5
+MOST_MERGES_OFFERED = 50
 # Merging in memory delays the first answer, so such a merge is ticked at first only where it takes a moment.
 QUICK_MERGE_BYTES = 200_000_000
 
@@ -41,38 +39,32 @@ class Offer:
         return [candidate.key for candidate in self.candidates]
 
 
-def candidates(studio: Studio, ws: Workspace, run_id: str) -> list[Candidate]:
-    """Base, individual, every method that merges this many tasks, and this workspace's finished runs."""
-    finished = (run for run in studio.runs_of(ws) if status(run).state == "done")
-    runs = [_run_candidate(studio, run, run_id) for run in islice(finished, MAX_RUNS_OFFERED)]
+def candidates(studio: Studio, ws: Workspace) -> list[Candidate]:
+    """Base, individual, every method that merges this many tasks, and this workspace's merges, newest first."""
+    merges = studio.merges.of(ws)[::-1][:MOST_MERGES_OFFERED]
     fitting = [name for name, method in METHODS.items() if method.n_tasks in (None, len(ws.tasks))]
-    return [BASE, INDIVIDUAL, *(method_candidate(name) for name in fitting), *runs]
+    own = [replace(one.candidate, title=f"Your merge: {one.name}") for one in merges]
+    return [BASE, INDIVIDUAL, *(method_candidate(name) for name in fitting), *own]
 
 
-def _run_candidate(studio: Studio, run: RunFolder, run_id: str) -> Candidate:
-    method = studio.recipe(run).method
-    time = f"{run.run_id[9:11]}:{run.run_id[11:13]}:{run.run_id[13:15]}"
-    which = "your merge" if run.run_id == run_id else f"run of {time}"
-    return folder_candidate(run.model, f"{METHODS[method].title}, {which}", method)
+def ticked_candidates(studio: Studio, ws: Workspace, keys: Sequence[str]) -> list[Candidate]:
+    """The candidates of these keys. Keys come from the browser: only those on offer count."""
+    return [candidate for candidate in candidates(studio, ws) if candidate.key in keys] if keys else []
 
 
-def chosen_candidates(studio: Studio, ws: Workspace, run_id: str, keys: Sequence[str]) -> list[Candidate]:
-    """The candidates of these keys. Keys come from the browser: only those on offer count.
-
-    Raises:
-        InputError: none is chosen.
-    """
-    found = [candidate for candidate in candidates(studio, ws, run_id) if candidate.key in keys]
+def chosen_candidates(studio: Studio, ws: Workspace, keys: Sequence[str]) -> list[Candidate]:
+    """The same. Raises InputError: none is chosen."""
+    found = ticked_candidates(studio, ws, keys)
     if not found:
         raise InputError("No model is chosen. Tick at least one under Models.")
     return found
 
 
-def first_offer(studio: Studio, ws: Workspace, run_id: str) -> Offer:
+def first_offer(studio: Studio, ws: Workspace) -> Offer:
     """The models to choose from for a workspace that was just loaded, with those ticked that are worth comparing."""
     if not studio.usable(ws):
         return Offer((), ())
-    found = tuple(candidates(studio, ws, run_id))
+    found = tuple(candidates(studio, ws))
     merges = [candidate.key for candidate in found if _is_run(candidate)]
     ticked = [BASE.key, INDIVIDUAL.key, *merges[:1]]
     if merges_quickly(studio, ws):
@@ -80,14 +72,14 @@ def first_offer(studio: Studio, ws: Workspace, run_id: str) -> Offer:
     return Offer(found, tuple(ticked))
 
 
-def next_offer(studio: Studio, ws: Workspace, run_id: str, ticked: Sequence[str], before: Sequence[str]) -> Offer:
+def next_offer(studio: Studio, ws: Workspace, ticked: Sequence[str], before: Sequence[str]) -> Offer:
     """The models to choose from now. What was ticked stays ticked, and a merge that is new is ticked too.
 
     before: the keys that were offered last.
     """
     if not before or not studio.usable(ws):
-        return first_offer(studio, ws, run_id)
-    found = tuple(candidates(studio, ws, run_id))
+        return first_offer(studio, ws)
+    found = tuple(candidates(studio, ws))
     keys = {candidate.key for candidate in found}
     new = next((candidate for candidate in found if _is_run(candidate) and candidate.key not in before), None)
     stay = [key for key in ticked if key in keys]
@@ -95,6 +87,18 @@ def next_offer(studio: Studio, ws: Workspace, run_id: str, ticked: Sequence[str]
         return Offer(found, tuple(stay))
     # The merge on disk replaces the merge in memory by the same method.
     return Offer(found, (*(key for key in stay if key != method_candidate(new.kind).key), new.key))
+
+
+def offer_of(studio: Studio, ws: Workspace, model: Path) -> Offer:
+    """The models to choose from, with a merge and what it is compared with ticked.
+
+    model: the folder of the merge.
+    """
+    found = tuple(candidates(studio, ws))
+    wanted = {BASE.key, INDIVIDUAL.key, f"folder:{model}"}
+    if merges_quickly(studio, ws):
+        wanted.add(method_candidate(BASELINE).key)
+    return Offer(found, tuple(one.key for one in found if one.key in wanted))
 
 
 def _is_run(candidate: Candidate) -> bool:
@@ -151,28 +155,6 @@ def scores(family: Family, models: Sequence[Candidate], given: Sequence[Answer])
     if not given or not given[0].options:
         return None
     answered = zip(models, given, strict=False)
-    series = [
-        Series(model.title, one.scores, method_colour(model.kind), method_pattern(model.kind))
-        for model, one in answered
-    ]
+    series = [Series(model.title, one.scores, *look(model)) for model, one in answered]
     options, truth = given[0].options, given[0].target
     return probabilities(options, series, None if truth is None else options.index(truth), measure=family.scores)
-
-
-def table_html(measured: AccuracyTable, caption: str = "") -> Html:
-    """Tasks x models in percent, the best merge of each row in bold; the mean, and the mean relative to individual."""
-    merges = [i for i, c in enumerate(measured.candidates) if c.key not in (BASE.key, INDIVIDUAL.key)]
-
-    def cells(values: Sequence[float | None]) -> list[object]:
-        best = max((value for i in merges if (value := values[i]) is not None), default=None)
-        texts = ["·" if value is None else f"{value:.1%}" for value in values]
-        is_best = [i in merges and value is not None and value == best for i, value in enumerate(values)]
-        return [strong(text) if bold else text for text, bold in zip(texts, is_best, strict=True)]
-
-    n = range(len(measured.candidates))
-    rows = [[task, *cells(line)] for task, line in zip(measured.tasks, measured.values, strict=True)]
-    rows.append([strong("Mean"), *cells([measured.mean(i) for i in n])])
-    if any(c.key == INDIVIDUAL.key for c in measured.candidates):
-        rows.append([strong("Relative to individual"), *cells([measured.normalised(i) for i in n])])
-    names = ["task", *(candidate.title for candidate in measured.candidates)]
-    return table(names, rows, numeric=range(1, len(names)), caption=caption)

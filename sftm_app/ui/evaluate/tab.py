@@ -1,30 +1,45 @@
-"""Evaluate: draw, write, pick or upload a sample and compare the models; fill the table tasks x models."""
+"""Evaluate: draw, write, pick or upload a sample and compare the models; measure them; the leaderboard of merges."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
 from sftm_app.errors import SampleError
-from sftm_app.evaluation.accuracy import empty_table, fill_table
+from sftm_app.evaluation.candidates import Candidate
 from sftm_app.evaluation.family import Family
 from sftm_app.evaluation.samples import ImageSamples, Samples
 from sftm_app.methods import METHODS
-from sftm_app.plots.accuracy import accuracy_bars
-from sftm_app.plots.style import Series, method_colour, method_pattern
-from sftm_app.ui.evaluate.answers import Offer, answers, chosen_candidates, first_offer, next_offer, table_html
-from sftm_app.ui.evaluate.labelled import INFO_IMAGES, INFO_TEXTS, SOME_SAMPLES, all_samples, first_limit, samples_of
+from sftm_app.ui.evaluate.answers import (
+    Offer,
+    answers,
+    chosen_candidates,
+    first_offer,
+    next_offer,
+    offer_of,
+    ticked_candidates,
+)
+from sftm_app.ui.evaluate.labelled import samples_of
 from sftm_app.ui.evaluate.sample_inputs import SampleInputs, family_of, read_names
+from sftm_app.ui.evaluate.sources import Source, benchmark_of
+from sftm_app.ui.evaluate.table_panel import TablePanel
 from sftm_app.ui.forms.method_help import methods_html
 from sftm_app.ui.handlers import QUIET, Updates, Values, handle
 from sftm_app.ui.studio import Studio
-from sftm_app.ui.widgets import PlotlyView, UncheckedCheckboxGroup, UncheckedDropdown
-from sftm_app.ui.widgets.blocks import block, no_models, section
-from sftm_app.ui.widgets.html import Html, details, empty_state, hint
+from sftm_app.ui.widgets import (
+    PlotlyView,
+    Selection,
+    UncheckedCheckboxGroup,
+    UncheckedDropdown,
+    parse_selection,
+)
+from sftm_app.ui.widgets.blocks import block, no_models
+from sftm_app.ui.widgets.html import details, empty_state, hint
 from sftm_app.ui.workspace import Workspace
 
 NOTHING_TRIED = (
@@ -35,12 +50,11 @@ NOTHING_TRIED = (
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked. run_id: of the merge on show on the Merge tab. where, names, chat: see labelled.samples_of."""
+    """What is asked. where, names, chat: see labelled.samples_of."""
 
     ws: Workspace
     task: str
     keys: tuple[str, ...]
-    run_id: str
     where: str
     names: tuple[str, ...] | None
     chat: bool
@@ -48,18 +62,18 @@ class Question:
 
 
 class EvaluateTab:
-    """The tab. It follows `workspace`, and offers the run on show in `run_id` as one of the models."""
+    """The tab. It follows `workspace`."""
 
-    def __init__(self, studio: Studio, workspace: gr.State, run_id: gr.State, tab: gr.Tab) -> None:
-        self.studio, self.workspace, self.run_id = studio, workspace, run_id
+    def __init__(self, studio: Studio, workspace: gr.State, tab: gr.Tab) -> None:
+        self.studio, self.workspace = studio, workspace
         self.sample, self.offered = gr.State(None), gr.State([])
         self.empty = no_models("Nothing to try yet")
         with gr.Column(visible=False, elem_classes="sf-stack") as self.body:
             self._lay_out_question()
-            self._lay_out_table()
+            self.table = TablePanel(studio, workspace)
         # What every handler is given.
-        self.inputs: set[Any] = {workspace, run_id, self.sample, self.offered, *self.boxes.values}
-        self.inputs |= {self.task, self.models, self.where, self.limit}
+        self.inputs: set[Any] = {workspace, self.sample, self.offered, *self.boxes.values}
+        self.inputs |= {self.task, self.models, self.table.where, self.table.limit}
         self._wire(tab)
 
     def _lay_out_question(self) -> None:
@@ -93,40 +107,29 @@ class EvaluateTab:
                     elem_id="probabilities",
                 )
 
-    def _lay_out_table(self) -> None:
-        section("All tasks", "Accuracy on labelled samples that no model was trained on.")
-        with gr.Row(equal_height=False):
-            self.where = gr.Textbox(
-                label="Labelled samples", info=INFO_IMAGES, max_lines=1, scale=3, elem_id="labelled"
-            )
-            self.limit = gr.Slider(
-                10,
-                1000,
-                value=SOME_SAMPLES,
-                step=10,
-                label="Samples per task",
-                info="Fewer is faster; more is more precise.",
-                scale=2,
-            )
-            self.fill = gr.Button("Fill the table", variant="primary", scale=1, elem_id="fill")
-        self.accuracies = block(_no_table(), elem_id="accuracies")
-        self.bars = PlotlyView(label="Accuracy per task", filename="accuracy", visible=False, elem_id="accuracy-bars")
-
     def _wire(self, tab: gr.Tab) -> None:
         boxes, answered, minimal = self.boxes, {self.sample, self.verdict, self.chart}, {"show_progress": "minimal"}
-        opened = {self.empty, self.body, self.task, self.models, self.offered, self.where, self.limit}
-        opened |= {self.accuracies, self.bars, *answered, *boxes.all}
+        opened = {self.empty, self.body, self.task, self.models, self.offered, *answered, *boxes.all}
+        opened |= self.table.opened
         self.workspace.change(handle(self.open_workspace), self.inputs, opened, **QUIET)
         # A merge may have finished since the tab was last shown.
-        tab.select(handle(self.offer_again), self.inputs, {self.models, self.offered}, **QUIET)
+        shown = self.inputs | self.table.inputs
+        self.show_table_after(tab.select(handle(self.offer_again), self.inputs, {self.models, self.offered}, **QUIET))
         self.task.input(handle(self.open_task), self.inputs, {*answered, *boxes.all}, **QUIET)
         self.models.input(handle(self.ask_again), self.inputs, {self.verdict, self.chart}, **QUIET)
+        self.models.input(handle(self.table.watch), shown, self.table.views, trigger_mode="always_last", **QUIET)
         options = {"queue": False, "trigger_mode": "always_last", **QUIET}
         boxes.pad.input(handle(self.ask_drawing), self.inputs, answered, **options)
         boxes.picture.input(handle(self.ask_image), self.inputs, answered, **QUIET)
         boxes.ask.click(handle(self.ask_written), self.inputs, answered, **minimal)
         boxes.pick.click(handle(self.ask_picked), self.inputs, {*answered, *boxes.all}, **minimal)
-        self.fill.click(handle(self.fill_table), self.inputs, {self.accuracies, self.bars}, **QUIET)
+        self.table.wire(self.read_models, self.inputs)
+        opening = {self.task, *answered, *boxes.all}
+        self.table.wrong.select(handle(self.open_sample), shown, opening, **minimal)
+
+    def show_table_after(self, event: Any) -> None:
+        """Show the table of the ticked models after an event that ticks others."""
+        event.then(handle(self.table.watch), self.inputs | self.table.inputs, self.table.views, **QUIET)
 
     def read(self, values: Values) -> Question:
         """The question that the controls describe."""
@@ -138,12 +141,17 @@ class EvaluateTab:
             ws,
             task,
             tuple(values[self.models] or ()),
-            values[self.run_id],
-            values[self.where] or "",
+            values[self.table.where] or "",
             read_names(values[self.boxes.choices]) if takes_names else None,
             bool(values[self.boxes.chat]),
             family,
         )
+
+    def read_models(self, values: Values) -> tuple[list[Candidate], Source]:
+        """The ticked models, and where the labelled samples are."""
+        question = self.read(values)
+        source = Source(question.where.strip(), int(values[self.table.limit]), question.names)
+        return ticked_candidates(self.studio, question.ws, question.keys), source
 
     # What the tab offers.
 
@@ -152,24 +160,25 @@ class EvaluateTab:
         ws = values[self.workspace]
         names = list(ws.task_names) if self.studio.usable(ws) else []
         first = names[0] if names else None
-        family = family_of(self.studio, ws, first) if first else None
-        reads_text = family is not None and family.reads == "text"
+        offer = first_offer(self.studio, ws)
+        ticked = [candidate for candidate in offer.candidates if candidate.key in offer.ticked]
         return {
             self.empty: gr.update(visible=not names),
             self.body: gr.update(visible=bool(names)),
             self.task: gr.update(choices=names, value=first),
-            **self._offer(first_offer(self.studio, ws, values[self.run_id])),
-            self.where: gr.update(value="", info=INFO_TEXTS if reads_text else INFO_IMAGES),
-            self.limit: first_limit(family),
-            self.accuracies: _no_table(),
-            self.bars: gr.update(visible=False),
+            **self._offer(offer),
+            **self.table.open(ws, ticked),
             **self._open_task(ws, first or ""),
         }
 
     def offer_again(self, values: Values) -> Updates:
         """Offer the models again, with merges that finished meanwhile."""
         ticked, before = values[self.models] or (), values[self.offered]
-        return self._offer(next_offer(self.studio, values[self.workspace], values[self.run_id], ticked, before))
+        return self._offer(next_offer(self.studio, values[self.workspace], ticked, before))
+
+    def offer_merge(self, ws: Workspace, model: Path) -> Updates:
+        """Tick a merge, and what it is compared with."""
+        return self._offer(offer_of(self.studio, ws, model))
 
     def open_task(self, values: Values) -> Updates:
         """Show the inputs that suit the chosen task."""
@@ -200,7 +209,7 @@ class EvaluateTab:
         elif not question.keys:
             yield {self.sample: sample, self.verdict: hint("Tick at least one model."), self.chart: None}
         else:
-            models = chosen_candidates(self.studio, ws, question.run_id, question.keys)
+            models = chosen_candidates(self.studio, ws, question.keys)
             for verdicts, figure in answers(self.studio, ws, task, sample, models):
                 chart = gr.update(value=figure, visible=figure is not None)
                 yield {self.sample: sample, self.verdict: verdicts, self.chart: chart}
@@ -242,27 +251,21 @@ class EvaluateTab:
         yield {self.sample: sample, **self.boxes.show(question.ws, sample)}
         yield from self.ask(question, sample)
 
-    def fill_table(self, values: Values) -> Iterator[Updates]:
-        """Measure every chosen model on every task, cell by cell."""
-        question, limit = self.read(values), int(values[self.limit])
-        self.studio.preflight(question.ws).require()
-        models = chosen_candidates(self.studio, question.ws, question.run_id, question.keys)
-        samples, left_out = all_samples(self.studio, question.ws, question.where, question.names, question.chat)
-        used = min(limit, max(len(found) for found in samples.values()))
-        caption = f"Up to {used} samples per task. The best merge in each row is bold. {' '.join(left_out)}"
-        measured = empty_table(tuple(samples), tuple(models))
-        yield {self.accuracies: table_html(measured, caption), self.bars: gr.update(visible=False)}
-        for filled in fill_table(self.studio.model_pool(question.ws), measured, samples.__getitem__, limit):
-            measured = filled
-            yield {self.accuracies: table_html(measured, caption)}
-        columns = zip(models, zip(*measured.values, strict=True), strict=True)
-        series = [
-            Series(model.title, column, method_colour(model.kind), method_pattern(model.kind))
-            for model, column in columns
-        ]
-        figure = accuracy_bars(measured.tasks, series)
-        yield {self.bars: gr.update(value=figure, visible=True)}
+    def open_sample(self, values: Values, event: gr.EventData) -> Iterator[Updates]:
+        """Show a sample that a model got wrong, and what each ticked model says of it."""
+        yield from self.sample_of(values, parse_selection(event))
 
-
-def _no_table() -> Html:
-    return empty_state("Not measured yet", "Press Fill the table to try every chosen model on every task.")
+    def sample_of(self, values: Values, selection: Selection | None) -> Iterator[Updates]:
+        """The same for a selection, which comes from the browser: of anything else, nothing."""
+        data = selection.customdata if selection else None
+        if not isinstance(data, tuple) or len(data) != 3 or data[0] != "sample":
+            return
+        ws, (_, task, place) = values[self.workspace], data
+        _, source = self.read_models(values)
+        _, benchmark = benchmark_of(self.studio, ws, source)
+        samples = benchmark.samples.get(str(task))
+        if samples is None or not isinstance(place, float) or not 0 <= place < len(samples):
+            return
+        sample = samples.take([int(place)])
+        yield {self.task: task, **self._open_task(ws, str(task)), self.sample: sample, **self.boxes.show(ws, sample)}
+        yield from self.ask(self.read(values | {self.task: task}), sample)

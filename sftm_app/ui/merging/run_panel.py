@@ -1,4 +1,4 @@
-"""The run on show: progress with Cancel and Resume, its result, Save, and the list of runs so far."""
+"""The run on show: progress with Cancel and Resume, what the merge can do, Save, and the list of runs so far."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from sftm_app.jobs.folder import list_runs, open_run
 from sftm_app.jobs.status import status
 from sftm_app.planning.recipe import Recipe
 from sftm_app.ui.handlers import QUIET, Updates, Values, handle, show_info
-from sftm_app.ui.merging.run_view import errors_html, progress_html, result_html, result_plot, run_label
+from sftm_app.ui.merging.result_scores import Scores, cancel_measuring, measure_run, scores_of
+from sftm_app.ui.merging.run_view import errors_html, progress_html, result_html, result_plot, run_labels
 from sftm_app.ui.merging.saving import default_save_name, save_run, saved_html
 from sftm_app.ui.studio import Studio
 from sftm_app.ui.widgets import PlotlyView, UncheckedDropdown
@@ -47,6 +48,12 @@ class RunPanel:
         """Progress, result, Save, and the runs so far."""
         settings = self.studio.settings
         self.progress = block(elem_id="progress")
+        self.scores = block(elem_id="run-scores")
+        with gr.Row(visible=False, elem_classes="sf-start") as self.next:
+            self.evaluate = gr.Button("Evaluate this merge", variant="primary", elem_id="evaluate-merge")
+            self.measure = gr.Button("Measure it now", visible=False, elem_id="measure-run")
+            self.stop_measuring = gr.Button("Cancel the measurement", visible=False, elem_id="measure-cancel")
+        self.bars = PlotlyView(label="Scores per task", filename="scores", visible=False, elem_id="run-bars")
         self.result = block(elem_id="result")
         with gr.Accordion(
             "Details: readout and mapping error per task", open=False, visible=False, elem_id="run-details"
@@ -75,7 +82,7 @@ class RunPanel:
             elem_id="runs",
         )
         self.views: set[Any] = {self.progress, self.result, self.chart, self.save_box, self.runs}
-        self.views |= {self.details, self.errors}
+        self.views |= {self.details, self.errors, self.scores, self.bars, self.next, self.measure, self.stop_measuring}
         self.views |= {self.active, self.cancel, self.resume, self.timer}
         self.outputs: set[Any] = {self.run_id, self.saved, self.name, *self.views}
 
@@ -86,6 +93,8 @@ class RunPanel:
         self.cancel.click(handle(self.stop), shown, view, **QUIET)
         self.resume.click(handle(self.resume_run), shown, view, **one_at_a_time)
         self.timer.tick(handle(self.watch), shown, view, queue=False, **QUIET)
+        self.measure.click(handle(self.begin_measuring), shown, view, **one_at_a_time)
+        self.stop_measuring.click(handle(self.cancel_measuring), shown, view, **QUIET)
         named = {self.run_id, self.name}
         self.save.click(handle(self.save_model), named, {self.saved, self.name}, show_progress="minimal")
         self.runs.input(handle(self.choose), {self.runs}, self.outputs, **QUIET)
@@ -98,6 +107,7 @@ class RunPanel:
             self.errors: "",
             self.chart: gr.update(visible=False),
             self.save_box: gr.update(visible=False),
+            **self._scored(Scores(), False),
             **self._buttons(),
         }
         if not run_id:
@@ -108,6 +118,8 @@ class RunPanel:
             now = status(folder)
             shown: Updates = {self.progress: progress_html(now), **self._buttons(now.active, now.resumable)}
             if now.state == "done":
+                scores = scores_of(self.studio, folder)
+                shown |= {**self._scored(scores, True), self.timer: gr.Timer(active=scores.measuring)}
                 report = self.studio.report(folder)
                 plot = result_plot(report)
                 shown[self.result] = result_html(report)
@@ -159,6 +171,16 @@ class RunPanel:
         """Show the progress of the run on show."""
         return self.show(values[self.run_id])
 
+    def begin_measuring(self, values: Values) -> Updates:
+        """Measure the merge on show."""
+        measure_run(self.studio, open_run(self.studio.settings.runs_dir, values[self.run_id]))
+        return self.show(values[self.run_id])
+
+    def cancel_measuring(self, values: Values) -> Updates:
+        """Stop to measure the merge on show."""
+        cancel_measuring(self.studio, open_run(self.studio.settings.runs_dir, values[self.run_id]))
+        return self.show(values[self.run_id])
+
     def choose(self, values: Values) -> Updates:
         """Put the chosen one of the runs so far on show."""
         return self.open(values[self.runs] or "")
@@ -176,6 +198,15 @@ class RunPanel:
             self.timer: gr.Timer(active=active),
         }
 
+    def _scored(self, scores: Scores, done: bool) -> Updates:
+        return {
+            self.scores: scores.html,
+            self.bars: gr.update(value=scores.figure, visible=scores.figure is not None),
+            self.next: gr.update(visible=done),
+            self.measure: gr.update(visible=scores.askable),
+            self.stop_measuring: gr.update(visible=scores.measuring),
+        }
+
     def _runs(self, chosen: str) -> Any:
-        found = list_runs(self.studio.settings.runs_dir)[:MAX_RUNS_SHOWN]
-        return gr.update(choices=[(run_label(self.studio, run), run.run_id) for run in found], value=chosen or None)
+        labels = run_labels(self.studio, list_runs(self.studio.settings.runs_dir)[:MAX_RUNS_SHOWN])
+        return gr.update(choices=[(label, run_id) for run_id, label in labels.items()], value=chosen or None)

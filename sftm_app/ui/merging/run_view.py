@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from sftm_app.errors import SFTMError
+from sftm_app.evaluation.packs import pack_of
 from sftm_app.jobs.folder import RunFolder
 from sftm_app.jobs.status import RunStatus, status
 from sftm_app.methods import METHODS
@@ -15,9 +17,10 @@ from sftm_app.output.report import Machine, Report
 from sftm_app.planning.recipe import Recipe
 from sftm_app.plots.preservation import ErrorSeries, preservation
 from sftm_app.plots.style import method_colour
+from sftm_app.ui.naming import distinct_names
 from sftm_app.ui.studio import Studio
 from sftm_app.ui.widgets.html import Html, code, hint, join, notice, progress, stack, stat, stats
-from sftm_app.ui.wording import BASELINE, ERRORS_HELP, format_rank, params_in_words
+from sftm_app.ui.wording import BASELINE, ERRORS_HELP, params_in_words
 from sftm_app.units import format_bytes, format_count, format_duration
 from sftm_app.weights.hub_names import short_name
 
@@ -29,7 +32,7 @@ STATES = {
     "cancelled": "cancelled",
     "died": "stopped unexpectedly",
 }
-MOST_WEIGHTS_NAMED = 2
+UNREADABLE = "unreadable recipe"
 MEDIANS = "The figures are medians over the layers."
 NOT_MEASURED = "What the merge keeps of each task was not measured."
 WHERE_ACCURACY = "To see that, compare methods below, or try the model on the Evaluate tab."
@@ -112,26 +115,24 @@ def result_plot(report: Report) -> Any:
     return preservation(tasks, merges)
 
 
-def run_label(studio: Studio, run: RunFolder) -> str:
-    """One line for the list of runs: when, which method and settings apart from the defaults, how it ended."""
-    when = time.strftime("%d %b %H:%M:%S", time.strptime(run.run_id[:15], "%Y%m%d-%H%M%S"))
-    try:
-        recipe = studio.recipe(run)
-    except SFTMError:
-        return f"{when} · unreadable recipe"
-    words = [METHODS[recipe.method].title, *_changed_settings(recipe), format_count(len(recipe.tasks), "task")]
-    return f"{when} · {', '.join(words)} · {STATES[status(run).state]}"
+def run_labels(studio: Studio, runs: Sequence[RunFolder]) -> dict[str, str]:
+    """One line for each run, by its id and in the order given: settings, models, how it ended.
+
+    runs: newest first.
+    """
+    recipes: dict[str, Recipe] = {}
+    for run in runs:
+        with contextlib.suppress(SFTMError):
+            recipes[run.run_id] = studio.recipe(run)
+    oldest_first = list(recipes)[::-1]
+    names: dict[str, str] = {}
+    for models in dict.fromkeys(_models_name(studio, recipe) for recipe in recipes.values()):
+        same = [run_id for run_id in oldest_first if _models_name(studio, recipes[run_id]) == models]
+        for run_id, name in zip(same, distinct_names([recipes[run_id] for run_id in same]), strict=True):
+            names[run_id] = f"{name} · {models}"
+    return {run.run_id: f"{names.get(run.run_id, UNREADABLE)} · {STATES[status(run).state]}" for run in runs}
 
 
-def _changed_settings(recipe: Recipe) -> list[str]:
-    """The settings of a recipe that are not defaults and change the result, in a few words each."""
-    output = recipe.output
-    words = params_in_words(recipe.params, changed=True)
-    weights = [f"{task.name} weight {task.weight:g}" for task in recipe.tasks if task.weight != 1]
-    words += weights if len(weights) <= MOST_WEIGHTS_NAMED else [f"{len(weights)} weights"]
-    words += ["fused maps split"] if recipe.split_fused else []
-    words += ["roles set"] if recipe.roles else []
-    if output.kind == "adapter":
-        words.append("adapter" if output.rank is None else f"adapter of rank {format_rank(output.rank)}")
-    words += [f"{100 * output.energy:g}% of the energy"] if output.energy is not None else []
-    return [*words, *([output.dtype] if output.dtype else [])]
+def _models_name(studio: Studio, recipe: Recipe) -> str:
+    pack = pack_of(Path(recipe.base), list(studio.packs))
+    return f"{pack.name if pack else short_name(recipe.base)}, {format_count(len(recipe.tasks), 'task')}"
