@@ -33,3 +33,9 @@ document.addEventListener('keyup', (event) => {
     if (block && block.querySelector('input[type="range"]')) slider.blur();
   }
 });
+
+/* Gradio's dropdowns take Tab and Shift for typed text: they open again just after the focus has left them. */
+document.addEventListener('keydown', (event) => {
+  const leaves = event.key === 'Tab' || event.key === 'Shift';
+  if (leaves && event.target.matches && event.target.matches('input[role="combobox"]')) event.stopPropagation();
+}, true);
