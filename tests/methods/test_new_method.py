@@ -564,7 +564,7 @@ def test_the_merge_tab_plans_runs_and_shows_it(
     assert "Readout error" in run_view.errors_html(report)
     names = [str(trace.name) for trace in run_view.result_plot(report).data]
     assert any(case.method.title in name for name in names) and len(names) > 2
-    assert case.method.title in run_view.run_label(studio, folder)
+    assert case.method.title in run_view.run_labels(studio, [folder])[folder.run_id]
 
 
 def test_the_inspect_tab_shows_it(case: Case, studio: Studio, workspace: Workspace, settings: MergeSettings) -> None:

@@ -49,9 +49,10 @@ def test_runs_and_saved_models_are_one_list(studio: Studio, workspace: Workspace
     assert found[0].saved == (studio.settings.saved_dir / "mine",) and found[0].folder == first.model
     assert merges.of(replace(workspace, tasks=workspace.tasks[:2])) == []
     shutil.rmtree(first.path)
-    again = merges.of(workspace)
-    assert [one.id for one in again] == [one.id for one in found], "the saved copy is the same merge"
-    assert again[0].run is None and again[0].folder == studio.settings.saved_dir / "mine"
+    again = {one.id: one for one in merges.of(workspace)}
+    assert again.keys() == {one.id for one in found}, "the saved copy is the same merge"
+    left = again[found[0].id]
+    assert left.run is None and left.folder == studio.settings.saved_dir / "mine"
 
 
 def test_names_notes_and_colours_outlive_a_restart(studio: Studio, workspace: Workspace, merges: Merges) -> None:

@@ -222,7 +222,7 @@ def test_a_finished_run_is_shown_saved_and_offered(
     assert set(shown) == panel.views
     assert not shown[panel.resume]["visible"], "a run that is done needs no resuming"
     assert "All" in shown[panel.progress] and shown[panel.chart]["visible"] and shown[panel.save_box]["visible"]
-    assert not shown[panel.active] and not shown[panel.cancel]["interactive"] and not shown[panel.timer].active
+    assert not shown[panel.active] and not shown[panel.cancel]["interactive"]
     assert shown[panel.runs]["value"] == run_id and "done" in shown[panel.runs]["choices"][0][0]
     words = ", ".join(params_in_words(METHODS["sftm"].params()))
     for said in ("Merged a, b and c (base", words):
@@ -235,33 +235,24 @@ def test_a_finished_run_is_shown_saved_and_offered(
     assert (target / "model.safetensors").is_file() and (target / "heads" / "a.safetensors").is_file()
     with pytest.raises(OutputError, match="exists already"):
         saving.save_run(studio, run_id, "my model")
-    offered = [candidate.title for candidate in answers.candidates(studio, workspace, run_id)]
-    assert offered[-1] == "SFTM, your merge"
+    offered = [candidate.title for candidate in answers.candidates(studio, workspace)]
+    assert offered[-1] == "Your merge: SFTM"
 
 
-@pytest.mark.parametrize(
-    ("changes", "said"),
-    [
-        ({}, "SFTM, 3 tasks"),
-        ({"params": {"rank": 0.25, "scaling": 0.8}}, "SFTM, rank 25%, scaling 0.8, 3 tasks"),
-        ({"params": {"variant": "mapping", "rank": "90% energy"}}, "SFTM, mapping, rank 90% energy, 3 tasks"),
-        ({"method": "task_arithmetic", "params": {"scaling": 1.0}}, "Task arithmetic, scaling 1, 3 tasks"),
-        ({"split_fused": True, "output": {"dtype": "float16"}}, "SFTM, fused maps split, float16, 3 tasks"),
-        ({"output": {"kind": "adapter", "rank": 16, "energy": 0.9}}, "adapter of rank 16, 90% of the energy, 3 tasks"),
-        ({"roles": {"*.norm": "embedding"}, "device": "cpu", "memory": "4GB"}, "SFTM, roles set, 3 tasks"),
-    ],
-)
-def test_runs_of_other_settings_are_told_apart(studio: Studio, changes: dict[str, Any], said: str) -> None:
-    folder = create_run(studio.settings.runs_dir, make_recipe("base", ["a", "b", "c"], **changes))
-    assert f"{said} · starting" in run_view.run_label(studio, folder)
-
-
-def test_weights_of_a_run_are_named_while_they_are_few(studio: Studio) -> None:
-    def label(*weights: float) -> str:
-        tasks = [{"path": name, "weight": weight} for name, weight in zip("abc", weights, strict=True)]
-        return run_view.run_label(studio, create_run(studio.settings.runs_dir, make_recipe("base", tasks)))
-
-    assert "SFTM, a weight 0.5, 3 tasks" in label(0.5, 1, 1) and "SFTM, 3 weights, 3 tasks" in label(2, 2, 3)
+def test_runs_are_listed_by_their_settings_and_models(studio: Studio, workspace: Workspace) -> None:
+    recipe = default_recipe(workspace)
+    other = make_recipe("base", ["a", "b"], "task_arithmetic", {"scaling": 1.0})
+    oldest = [create_run(studio.settings.runs_dir, one) for one in (recipe, other, recipe)]
+    (oldest[1].path / "recipe.yaml").write_text("{")
+    broken = create_run(studio.settings.runs_dir, other)
+    labels = run_view.run_labels(studio, [broken, *oldest[::-1]])
+    assert list(labels) == [run.run_id for run in (broken, *oldest[::-1])]
+    assert list(labels.values()) == [
+        "Task arithmetic, scaling 1 · base, 2 tasks · starting",
+        "SFTM (2) · tiny, 3 tasks · starting",
+        "unreadable recipe · starting",
+        "SFTM · tiny, 3 tasks · starting",
+    ]
 
 
 @pytest.mark.parametrize("name", ["a\tb", "..", ".hidden", "a/b", "../x", "a\\b", "a\0b"])
@@ -297,18 +288,18 @@ def test_a_new_merge_takes_the_place_of_the_one_in_memory(
     studio: Studio, workspace: Workspace, finished: RunFolder
 ) -> None:
     merge = f"folder:{finished.model}"
-    first = answers.first_offer(studio, workspace, "")
+    first = answers.first_offer(studio, workspace)
     assert merge in first.ticked and merge in first.keys
     before = [key for key in first.keys if key != merge]
-    offer = answers.next_offer(studio, workspace, finished.run_id, ["base", "method:sftm"], before)
+    offer = answers.next_offer(studio, workspace, ["base", "method:sftm"], before)
     assert offer.ticked == ("base", merge)
-    offer = answers.next_offer(studio, workspace, finished.run_id, ["base"], first.keys)
+    offer = answers.next_offer(studio, workspace, ["base"], first.keys)
     assert offer.ticked == ("base",), "what the person unticked stays so"
 
 
 def test_a_run_of_other_inputs_is_not_offered(studio: Studio, workspace: Workspace, finished: RunFolder) -> None:
     other = Workspace(workspace.base, workspace.tasks[:2])
-    assert not [c for c in answers.candidates(studio, other, "") if c.key.startswith("folder:")]
+    assert not [c for c in answers.candidates(studio, other) if c.key.startswith("folder:")]
 
 
 def test_nan_in_a_weight_fails_the_run_with_a_sentence(studio: Studio, panel: RunPanel) -> None:
@@ -365,7 +356,7 @@ def test_a_damaged_run_is_said_once_and_stops_nothing(
     shutil.rmtree(target) if target.is_dir() else target.write_text("{")
     shown = panel.show(finished.run_id)
     assert not shown[panel.timer].active, "the timer must not repeat it"
-    assert answers.candidates(studio, workspace, "")[:2] == [BASE, INDIVIDUAL]
+    assert answers.candidates(studio, workspace)[:2] == [BASE, INDIVIDUAL]
 
 
 def test_a_replaced_file_is_noticed_whatever_its_date(studio: Studio, workspace: Workspace) -> None:
