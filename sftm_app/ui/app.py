@@ -103,7 +103,7 @@ class Page:
         )
         self.merge.preview_after(used)
         asked = {self.workspace, self.merge.run.run_id}
-        offered = {self.tabs, self.evaluate.models, self.evaluate.offered}
+        offered = {self.tabs, *self.evaluate.offers}
         chosen = self.merge.run.evaluate.click(handle(self.evaluate_merge), asked, offered, **QUIET)
         self.evaluate.show_table_after(chosen)
         shown = {self.workspace, self.tab}
@@ -160,7 +160,7 @@ class Page:
         run = finished_run(self.studio, values[self.merge.run.run_id])
         ws = values[self.workspace]
         if run not in self.studio.runs_of(ws):
-            raise InputError("This merge is of other models than those that are loaded. Load them on the Models tab first.")
+            raise InputError("This merge is of other models than those that are loaded. Load these on the Models tab.")
         return {**self.evaluate.offer_merge(ws, run.model), self.tabs: gr.Tabs(selected="evaluate")}
 
     def show_page(self, values: Values) -> Updates:
@@ -179,7 +179,7 @@ TABS = (
         lambda page, own: InspectTab(page.studio, page.workspace, page.parts),
     ),
     Tab("merge", "Merge", lambda page, own: MergeTab(page.studio, page.workspace, page.parts)),
-    Tab("evaluate", "Evaluate", lambda page, own: EvaluateTab(page.studio, page.workspace, own)),
+    Tab("evaluate", "Evaluate", lambda page, own: EvaluateTab(page.studio, page.workspace, own, page.parts)),
 )
 
 
