@@ -21,6 +21,7 @@ from typing import Any
 import torch
 
 from sftm_app.errors import CheckpointError
+from sftm_app.weights.large_header import LARGE_BYTES, fault_of
 
 MAX_HEADER_BYTES = 16 * 1024 * 1024
 MAX_NAME_BYTES = 512
@@ -33,14 +34,24 @@ TORCH_DTYPES: dict[str, torch.dtype] = {
     "BF16": torch.bfloat16,
     "F8_E4M3": torch.float8_e4m3fn,
     "F8_E5M2": torch.float8_e5m2,
+    "F8_E4M3FNUZ": torch.float8_e4m3fnuz,
+    "F8_E5M2FNUZ": torch.float8_e5m2fnuz,
+    "F8_E8M0": torch.float8_e8m0fnu,
+    "F4": torch.float4_e2m1fn_x2,
+    "C64": torch.complex64,
     "I64": torch.int64,
     "I32": torch.int32,
     "I16": torch.int16,
     "I8": torch.int8,
+    "U64": torch.uint64,
+    "U32": torch.uint32,
+    "U16": torch.uint16,
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
 DTYPE_CODES = {dtype: code for code, dtype in TORCH_DTYPES.items()}
+# What a merge computes with. Everything else is copied byte by byte.
+FLOATS = frozenset(TORCH_DTYPES[code] for code in ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"))
 
 
 @dataclass(frozen=True)
@@ -55,8 +66,8 @@ class TensorInfo:
 
     @property
     def is_float(self) -> bool:
-        """Whether it holds floating-point numbers."""
-        return self.dtype.is_floating_point
+        """Whether it holds floating-point numbers that a merge computes with; scales and packed pairs are none."""
+        return self.dtype in FLOATS
 
 
 @dataclass(frozen=True)
@@ -86,6 +97,11 @@ class Header:
     tensors: tuple[TensorInfo, ...]
     metadata: dict[str, str]
     stamp: FileStamp
+
+
+def shape_in_file(dtype: torch.dtype, shape: tuple[int, ...]) -> list[int]:
+    """The shape of a tensor as a header gives it: torch counts pairs of packed 4-bit numbers."""
+    return [*shape[:-1], shape[-1] * 2] if dtype == torch.float4_e2m1fn_x2 else list(shape)
 
 
 def open_regular(path: Path) -> int:
@@ -145,7 +161,8 @@ def _refuse_other_formats(path: Path, start: bytes) -> None:
         raise CheckpointError(
             f"{path}: is a Git LFS pointer, not the weights themselves. Download it again with `git lfs pull`."
         )
-    if start.lstrip()[:1] == b"<":
+    # A page may begin with a byte-order mark, and be in UTF-16.
+    if start.lstrip(b"\xef\xbb\xbf\xff\xfe\0 \t\r\n")[:1] == b"<":
         raise CheckpointError(f"{path}: is a web page saved under this name, not weights. {_AGAIN}")
     if start.startswith((b"PK\x03\x04", b"\x80\x02", b"GGUF")):
         raise CheckpointError(
@@ -163,8 +180,10 @@ def _parse(path: Path, raw: bytes) -> dict[str, Any]:
             found[key] = value
         return found
 
+    if len(raw) > LARGE_BYTES and (fault := fault_of(raw)):
+        raise CheckpointError(f"{path}: the header {fault}. {_AGAIN}")
     try:
-        header = json.loads(raw.decode("utf-8"), object_pairs_hook=no_duplicates)
+        header = json.loads(raw.decode("utf-8"), object_pairs_hook=no_duplicates, parse_int=_natural)
     except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, a number of thousands of digits, too deep
         raise CheckpointError(f"{path}: the header is not valid JSON ({type(error).__name__}). {_AGAIN}") from None
     if not isinstance(header, dict):
@@ -213,13 +232,24 @@ def _tensor_info(path: Path, name: str, entry: Any, data_start: int) -> TensorIn
         raise CheckpointError(f"{path}: tensor {name!r} has the impossible shape {reprlib.repr(shape)}. {_AGAIN}")
     if not _is_naturals(offsets) or len(offsets) != 2 or offsets[1] < offsets[0]:
         raise CheckpointError(f"{path}: tensor {name!r} has the impossible offsets {reprlib.repr(offsets)}. {_AGAIN}")
+    if math.prod(max(size, 1) for size in shape) >= 2**60:  # its strides would overflow, even if it is empty
+        raise CheckpointError(f"{path}: tensor {name!r} has the impossible shape {reprlib.repr(shape)}. {_AGAIN}")
+    if dtype == torch.float4_e2m1fn_x2:
+        if not shape or shape[-1] % 2:
+            raise CheckpointError(f"{path}: tensor {name!r} holds pairs, which shape {shape} cannot. {_AGAIN}")
+        shape = [*shape[:-1], shape[-1] // 2]
     expected, found = math.prod(shape) * dtype.itemsize, offsets[1] - offsets[0]
     if expected != found:
         raise CheckpointError(
-            f"{path}: tensor {name!r} of shape {list(shape)} and type {entry['dtype']} needs {expected} bytes, "
+            f"{path}: tensor {name!r} of shape {entry['shape']} and type {entry['dtype']} needs {expected} bytes, "
             f"the header gives it {found}. {_AGAIN}"
         )
     return TensorInfo(name, dtype, tuple(shape), data_start + offsets[0], found)
+
+
+def _natural(text: str) -> int:
+    """A whole number of the header; -1 for one with a sign, such as -0, which safetensors refuses too."""
+    return int(text) if text[0] != "-" else -1
 
 
 def _is_naturals(value: Any) -> bool:
@@ -227,6 +257,8 @@ def _is_naturals(value: Any) -> bool:
 
 
 def _check_name(path: Path, name: str) -> None:
+    if name.isascii() and name.isprintable() and 0 < len(name) <= MAX_NAME_BYTES:
+        return
     # Bidirectional and other control characters could make one name look like another on the screen.
     if not name or len(name.encode("utf-8", "surrogatepass")) > MAX_NAME_BYTES:
         raise CheckpointError(f"{path}: a tensor name is empty or longer than {MAX_NAME_BYTES} bytes. {_AGAIN}")
