@@ -1,7 +1,8 @@
 """The settings that a search tries. They follow from the parameters that the methods declare, so a new method joins in.
 
     method              one of those that are searched
-    METHOD.PARAMETER    each parameter of the method that does something at the choices that are made
+    PARAMETER           of those that every method has, such as depth: what helps one method may help another
+    METHOD.PARAMETER    each of the method's own parameters that does something at the choices that are made
     weights             "as given", or "one per task"; then
     weight.TASK         each task's weight
 
@@ -11,7 +12,7 @@ Numbers whose range spans a factor of 100 or more are drawn on a logarithmic sca
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import optuna
@@ -27,6 +28,8 @@ GIVEN, PER_TASK = "as given", "one per task"
 RANKS = (0.05, 0.1, 0.2, 0.4, None)
 WEIGHT_RANGE = FloatDistribution(0.5, 2.0, log=True)
 LOG_FROM = 100.0
+# The settings that every method has.
+COMMON = tuple(item.name for item in fields(CommonParams))
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,7 @@ class Space:
         found: dict[str, BaseDistribution] = {METHOD: CategoricalDistribution(self.methods)}
         default = values_of(METHODS[method].params())
         for name, control in _searched(method).items():
-            found[f"{method}.{name}"] = _distribution(control, default[name])
+            found[_choice(method, name)] = _distribution(control, default[name])
         if self.weighted:
             found[WEIGHTS] = CategoricalDistribution((GIVEN, PER_TASK))
             found |= {f"{WEIGHT}.{task}": WEIGHT_RANGE for task in self.tasks}
@@ -64,7 +67,7 @@ class Space:
         # Choices first: at some of them, other parameters do nothing.
         for name in sorted(known, key=lambda name: known[name].kind != "choice"):
             if name not in _unused(method, values):
-                values[name] = _suggest(trial, f"{method}.{name}", _distribution(known[name], default[name]))
+                values[name] = _suggest(trial, _choice(method, name), _distribution(known[name], default[name]))
         weights = self.weights
         if self.weighted and trial.suggest_categorical(WEIGHTS, (GIVEN, PER_TASK)) == PER_TASK:
             weights = tuple(_suggest(trial, f"{WEIGHT}.{task}", WEIGHT_RANGE) for task in self.tasks)
@@ -75,7 +78,7 @@ class Space:
         values = values_of(settings.params)
         unused = _unused(settings.method, values)
         chosen = {METHOD: settings.method}
-        chosen |= {f"{settings.method}.{name}": value for name, value in values.items() if name not in unused}
+        chosen |= {_choice(settings.method, name): value for name, value in values.items() if name not in unused}
         if settings.weights == self.weights:
             chosen[WEIGHTS] = GIVEN
         else:
@@ -89,6 +92,11 @@ class Space:
         first = [own] if own is not None and own.method in self.methods else []
         defaults = [merge_settings(method, {}, self.weights) for method in self.methods]
         return [*first, *(one for one in defaults if one not in first)]
+
+
+def _choice(method: str, parameter: str) -> str:
+    """The name of the choice of a parameter."""
+    return parameter if parameter in COMMON else f"{method}.{parameter}"
 
 
 def _searched(method: str) -> dict[str, Control]:

@@ -14,7 +14,7 @@ import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +30,10 @@ from sftm_app.tuning.space import Space
 from sftm_app.weights.partial import LOCK_NAME, folder_lock, is_live, write_lock
 
 SEED = 0
-# Proposals are random until so many trials are known.
+# Proposals are random until so many trials of the methods that go on are known.
 N_RANDOM = 10
+# So many methods go on after each was tried at its defaults: trials are few, and the settings of a method many.
+N_KEPT = 4
 TRIALS_NAME = "trials.jsonl"
 
 
@@ -71,7 +73,7 @@ def best_of(tried: Sequence[Tried]) -> Tried | None:
 
 
 def propose(space: Space, tried: Sequence[Tried], own: MergeSettings | None = None) -> MergeSettings:
-    """The settings to try next: the starts of the space first, then what TPE proposes after these trials.
+    """The settings to try next: the starts of the space, then what TPE proposes for the best few methods of these.
 
     Bergstra et al., "Algorithms for Hyper-Parameter Optimization", NIPS 2011; in Optuna's version with groups of
     parameters that occur together (Watanabe, "Tree-Structured Parzen Estimator", arXiv 2304.11127).
@@ -85,19 +87,30 @@ def propose(space: Space, tried: Sequence[Tried], own: MergeSettings | None = No
     start = next((one for one in space.starts(own) if one not in known), None)
     if start is not None:
         return start
+    narrow = replace(space, methods=best_methods(space, tried[: len(space.starts(own))]))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
         sampler = optuna.samplers.TPESampler(
             seed=SEED + len(tried), multivariate=True, group=True, n_startup_trials=N_RANDOM
         )
-        return space.draw(study_of(space, tried, sampler).ask())
+        return narrow.draw(study_of(narrow, tried, sampler).ask())
+
+
+def best_methods(space: Space, starts: Sequence[Tried], n: int = N_KEPT) -> tuple[str, ...]:
+    """The methods with the highest scores among the starts, at most `n`, in the order of the space."""
+    scores: dict[str, float] = {}
+    for one in starts:
+        if one.score is not None:
+            scores[one.settings.method] = max(one.score, scores.get(one.settings.method, 0.0))
+    kept = sorted(scores, key=lambda name: -scores[name])[:n]
+    return tuple(name for name in space.methods if name in kept) or space.methods
 
 
 def study_of(space: Space, tried: Sequence[Tried], sampler: optuna.samplers.BaseSampler | None = None) -> optuna.Study:
-    """The trials as a study of Optuna's, in memory."""
+    """The trials with the space's methods as a study of Optuna's, in memory."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(direction="maximize", sampler=sampler or optuna.samplers.RandomSampler(seed=SEED))
-    study.add_trials([_frozen(space, one) for one in tried])
+    study.add_trials([_frozen(space, one) for one in tried if one.settings.method in space.methods])
     return study
 
 

@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 
 from sftm_app.errors import OutputError
 from sftm_app.methods.settings import MergeSettings, merge_settings
 from sftm_app.tuning.space import Space
-from sftm_app.tuning.study import TRIALS_NAME, Tried, append_trial, best_of, claim, propose, read_trials, score_of
+from sftm_app.tuning.study import (
+    TRIALS_NAME,
+    Tried,
+    append_trial,
+    best_methods,
+    best_of,
+    claim,
+    propose,
+    read_trials,
+    score_of,
+)
 
 SPACE = Space(("task_arithmetic", "ties", "sftm"), ("a", "b"), (1.0, 1.0))
 
@@ -41,10 +52,25 @@ def test_a_resumed_search_proposes_what_an_unbroken_one_does(tmp_path: Path) -> 
 
 
 def test_it_learns() -> None:
-    late = [one.settings for one in search(40)[20:]]
-    assert sum(settings.method == "ties" for settings in late) < 5, "a method that fails is left alone"
-    near = [settings for settings in late if settings.method != "ties" and abs(settings.params.scaling - 0.8) < 0.3]
-    assert len(near) > len(late) / 2
+    tried = search(50)
+    assert sum(one.settings.method == "ties" for one in tried) == 1, "a method that fails is left alone"
+    scores = [one.score for one in tried if one.score is not None]
+    assert fmean(scores[30:]) > fmean(scores[2:12]) + 0.1 and max(scores) > 0.95
+
+
+def test_the_best_few_methods_of_the_starts_go_on() -> None:
+    space = Space(("task_arithmetic", "ties", "sftm", "wudi", "tsv_m", "iso_c", "swudi"), ("a",), (1.0,))
+    starts = [answer(settings) for settings in space.starts()]
+    kept = best_methods(space, starts)
+    scores = {one.settings.method: one.score for one in starts if one.score is not None}
+    assert len(kept) == 4 and min(scores[name] for name in kept) >= max(
+        scores[name] for name in set(scores) - set(kept)
+    )
+    tried = list(starts)
+    for _ in range(12):
+        tried.append(answer(propose(space, tried)))
+    assert {one.settings.method for one in tried[len(starts) :]} <= set(kept)
+    assert best_methods(space, [one for one in starts if one.score is None]) == space.methods
 
 
 def test_a_persons_settings_come_first_even_outside_the_space(tmp_path: Path) -> None:
