@@ -46,6 +46,7 @@ def merge(
     split_fused: bool = False,
     memory: str | None = None,
     measure: str = "auto",
+    tokenizer: str | None = None,
     kind: str = "model",
     adapter_rank: int | float | None = None,
     adapter_energy: float | None = None,
@@ -72,6 +73,8 @@ def merge(
         memory: a size such as "4GB": a merge that needs more does not begin; on a GPU, layers that need more go to the
             CPU.
         measure: the layers on which to measure what each task keeps: "all", "none" or "auto".
+        tokenizer: whose tokenizer the merged model has, where those of base and tasks differ: "base", "union" (all
+            tokens) or "task NAME". None takes the union where no row means different tokens, and refuses otherwise.
         kind: "model", or "adapter" for one LoRA adapter, which PEFT loads.
         adapter_rank, adapter_energy: what an adapter keeps; see `extract`.
         progress: called after each tensor and once before the last step.
@@ -89,7 +92,9 @@ def merge(
     """
     target: dict[str, Any] = {"path": str(output), "dtype": dtype, "max_shard_size": max_shard_size, "kind": kind}
     target |= {"rank": adapter_rank, "energy": adapter_energy}
-    recipe = make_recipe(base, _listed(tasks), method, params, target, device, roles, split_fused, memory, measure)
+    settings: dict[str, Any] = {"device": device, "roles": roles, "split_fused": split_fused, "memory": memory}
+    settings |= {"measure": measure, "tokenizer": tokenizer}
+    recipe = make_recipe(base, _listed(tasks), method, params, target, **settings)
     by = get_executor(executor, address, workers)
     # The recipe is saved next to the model, where relative paths would mean something else.
     recipe = absolute(recipe, Path.cwd())
@@ -182,7 +187,11 @@ def extraction_costs(
 
 
 def check(
-    base: str | Path, tasks: Tasks, roles: Mapping[str, str] | None = None, session: Session | None = None
+    base: str | Path,
+    tasks: Tasks,
+    roles: Mapping[str, str] | None = None,
+    session: Session | None = None,
+    tokenizer: str | None = None,
 ) -> Preflight:
     """Compare base and tasks by their headers.
 
@@ -192,7 +201,8 @@ def check(
     Raises:
         CheckpointError: a folder cannot be opened at all.
     """
-    return open_inputs(make_recipe(base, _listed(tasks), roles=roles), session or open_session())
+    recipe = make_recipe(base, _listed(tasks), roles=roles, tokenizer=tokenizer)
+    return open_inputs(recipe, session or open_session())
 
 
 def inspect(

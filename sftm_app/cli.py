@@ -132,8 +132,8 @@ def _merge(options: argparse.Namespace) -> None:
         print(f"  Resumed: {format_count(done, 'tensor')} {'was' if done == 1 else 'were'} finished already.")
     for task, error in report.readout_errors.items():
         print(f"  {task}: readout error {error:.2g} (median over layers)")
-    for warning in report.warnings:
-        print(f"  {warning}")
+    for line in (*report.account, *report.warnings):
+        print(f"  {line}")
 
 
 def _merge_words(step: Progress) -> str:
@@ -251,7 +251,7 @@ def _print_found(found: SearchResult) -> None:
 def _with_changes(recipe: Recipe, options: argparse.Namespace) -> Recipe:
     from sftm_app.methods import get_method
     from sftm_app.methods.params import make_params
-    from sftm_app.planning.recipe import parse_size
+    from sftm_app.planning.recipe import check_tokenizer, parse_size
 
     params: dict[str, Any] = dataclasses.asdict(recipe.params)
     if options.method and options.method != recipe.method:
@@ -265,7 +265,9 @@ def _with_changes(recipe: Recipe, options: argparse.Namespace) -> Recipe:
     made = make_params(get_method(method).params, params, f"params of {method}")
     if getattr(options, "memory", None) is not None:
         parse_size(options.memory, "--memory")
-    changes = {name: getattr(options, name, None) or getattr(recipe, name) for name in ("device", "memory", "measure")}
+    check_tokenizer(getattr(options, "tokenizer", None), [task.name for task in recipe.tasks])
+    names = ("device", "memory", "measure", "tokenizer")
+    changes = {name: getattr(options, name, None) or getattr(recipe, name) for name in names}
     return dataclasses.replace(recipe, method=method, params=made, **changes)
 
 
@@ -279,6 +281,7 @@ def _value(text: str) -> str | float:
 
 def _check(options: argparse.Namespace) -> None:
     from sftm_app.pipeline import prepare
+    from sftm_app.planning.account import accounts
     from sftm_app.planning.budget import check_budget
     from sftm_app.session import open_session
     from sftm_app.weights.hub_names import short_name
@@ -288,6 +291,8 @@ def _check(options: argparse.Namespace) -> None:
     found = plan.preflight
     for note in found.notes:
         print(note)
+    for line in accounts(plan):
+        print(line.sentence())
     fits = "1 task fits" if len(found.tasks) == 1 else f"{len(found.tasks)} tasks fit"
     print(f"{fits} the base ({short_name(found.base.path)}, {_kind(found.base)}).")
     print(*plan.cost.sentences(), sep="\n")

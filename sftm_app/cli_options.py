@@ -188,6 +188,11 @@ def _add_plan_options(parser: argparse.ArgumentParser) -> None:
         choices=MEASURE,
         help="the layers on which to measure what each task keeps; auto: where it is quick (default: the recipe's)",
     )
+    parser.add_argument(
+        "--tokenizer",
+        metavar="WHOSE",
+        help="whose tokenizer the merged model has where they differ: base, union (all tokens) or 'task NAME'",
+    )
 
 
 def _add_cache_options(parser: argparse.ArgumentParser) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,11 @@ def model_card(plan: Plan, report: Report) -> str:
         f"with **{method.title}**{f' ({params})' if params else ''}.",
         "",
         *_task_table(plan, report),
+        "",
+        "What became of every tensor of every task:",
+        "",
+        # Names of tensors and tokens come from files: they are text here, never markup.
+        *(f"* {html.escape(line, quote=False)}" for line in report.account),
         "",
         f"Reference: {method.reference}.",
         "`sftm_recipe.yaml` repeats the merge. `sftm_report.json` lists what was done to every tensor.",

@@ -21,6 +21,7 @@ from sftm_app import __version__
 from sftm_app.engine.records import Figures, TensorRecord
 from sftm_app.errors import CheckpointError
 from sftm_app.output.findings import findings
+from sftm_app.planning.account import accounts
 from sftm_app.planning.plan import Plan
 from sftm_app.planning.recipe import recipe_to_dict
 from sftm_app.session import Session
@@ -87,6 +88,7 @@ class Report:
         machine: where it ran and what it took.
         seconds: wall time.
         output_bytes: size of the output's tensors.
+        account: what became of every tensor of every task, in one line a task, and of the tokenizers.
     """
 
     # A report of a later version, with fields that are not known here, is refused.
@@ -104,6 +106,7 @@ class Report:
     machine: Machine
     seconds: float
     output_bytes: int
+    account: tuple[str, ...] = ()
 
     @property
     def readout_errors(self) -> dict[str, float]:
@@ -240,6 +243,7 @@ def make_report(
         machine=machine,
         seconds=seconds + hashing_s,
         output_bytes=plan.output_bytes,
+        account=(*(one.sentence() for one in accounts(plan)), *found.tokenizers.notes),
     )
 
 

@@ -36,7 +36,7 @@ _PLAIN_TOKEN = {"single_word": False, "lstrip": False, "rstrip": False, "normali
 
 
 def complete_tokenizer(found: TokenizerFindings, folder: Path) -> None:
-    """Add tokens and settings to the files of a tokenizer, a config and a generation config that were copied to `folder`.
+    """Add tokens and settings to the files in `folder`: a tokenizer's, config.json and generation_config.json.
 
     Raises:
         CheckpointError: a copied file cannot be read.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -49,6 +50,7 @@ class Match:
         vocabulary: the sizes of the base's and of the task's vocabulary, if they differ.
         problems: sentences, without the task's name, that refuse the merge.
         notes: sentences, without the task's name, that are worth knowing.
+        left: names in the task's files of tensors that are not merged -> why, apart from heads.
     """
 
     names: dict[str, str]
@@ -57,6 +59,7 @@ class Match:
     vocabulary: tuple[int, int] | None = None
     problems: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    left: Mapping[str, str] = field(default_factory=dict)
 
     def source(self, name: str) -> str | LoraPair | None:
         """What the task holds for a tensor of the base: the name of a tensor, a LoRA pair, or nothing."""
@@ -132,7 +135,11 @@ class _Sides:
             )
         if heads:
             notes.append(f"{listing(heads)} belong to its own head, which is kept separately, not merged.")
-        return Match(names, heads, {}, vocabulary, tuple(problems), tuple(notes))
+        left = {name: "the model computes them" for name in self.task.tensors if self.theirs.is_buffer(name)}
+        left |= dict.fromkeys(self.found.copies, "copies of tied tensors")
+        left |= dict.fromkeys(self.found.outside, "outside the base's part")
+        left |= dict.fromkeys(unused, "its class does not load them and the base lacks them")
+        return Match(names, heads, {}, vocabulary, tuple(problems), tuple(notes), left)
 
     def _missing(self, architectures: ArchitectureCache) -> list[str]:
         """Tensors of the base that the task lacks, although a model of its class and of the base's size has them.

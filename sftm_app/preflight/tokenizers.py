@@ -62,7 +62,8 @@ def align_tokenizers(
     try:
         told = _read(base, tasks)
         theirs = {task.name: read_settings(task.checkpoint.folder, task.checkpoint.config) for task in tasks}
-        settings = carry(read_settings(base.folder, base.config), theirs, choice)
+        own = read_settings(base.folder, base.config)
+        settings = carry(own, theirs, choice)
         everyone = (base, *(task.checkpoint for task in tasks))
         first = next((one for one in everyone if told[id(one)]), None)
         if choice and choice.startswith(TASK):
@@ -72,14 +73,18 @@ def align_tokenizers(
         if architecture.guessed or architecture.vocabulary is None or not tasks:
             return *unchanged, findings
         found, axes, tables = _compare(base, tasks, architecture, choice, architectures, told)
+        merged = found.merged
+        moved_base, moved = align_rows(base, tasks, axes, tables, merged) if merged else (base, [])
     except CheckpointError as error:
         return *unchanged, TokenizerFindings(problems=tuple(str(error).split("\n")))
+    if merged is not None:  # the same number means another token in models whose rows were moved
+        theirs = {name: s.with_rows(rows) for (name, s), rows in zip(theirs.items(), merged.rows[1:], strict=True)}
+        settings = carry(own.with_rows(merged.rows[0]), theirs, choice)
     notes = (*_unread_notes(base, tasks, told), *_splitting_notes(base, tasks, told), *settings.notes)
-    findings = replace(findings, choosable=settings.differ or found.differ, notes=notes, problems=found.problems)
-    merged = found.merged
+    choosable = settings.differ or found.differ
+    findings = replace(findings, settings=settings, choosable=choosable, notes=notes, problems=found.problems)
     if merged is None:
         return *unchanged, findings
-    moved_base, moved = align_rows(base, tasks, axes, tables, merged)
     sources = tuple(replace(task, checkpoint=one) for task, one in zip(tasks, moved, strict=True))
     source = everyone[merged.files] if told[id(everyone[merged.files])] else first
     findings = replace(
@@ -141,8 +146,8 @@ def _unread_notes(base: Checkpoint, tasks: Sequence[Source], told: Mapping[int, 
     """Notes on tokenizers of formats whose tokens cannot be compared, where the files differ."""
     ours = told[id(base)]
     return [
-        f"{task.name}: its tokenizer ({theirs.file}) differs from the base's, and is of a format whose tokens cannot be "
-        "compared. Make sure that rows of one number mean the same token, or save both tokenizers as tokenizer.json."
+        f"{task.name}: its tokenizer ({theirs.file}) differs from the base's, and its tokens cannot be read from this "
+        "format. Make sure that rows of one number mean the same token, or save both tokenizers as tokenizer.json."
         for task in tasks
         if (theirs := told[id(task.checkpoint)]) and ours and theirs.digest != ours.digest
         if not (theirs.rows and ours.rows)
@@ -150,7 +155,7 @@ def _unread_notes(base: Checkpoint, tasks: Sequence[Source], told: Mapping[int, 
 
 
 def _splitting_notes(base: Checkpoint, tasks: Sequence[Source], told: Mapping[int, Vocabulary | None]) -> list[str]:
-    """A note where a task's tokenizer splits text in another way than the base's, although the tokens may be the same."""
+    """A note where a task's tokenizer splits text in another way than the base's."""
     ours = told[id(base)]
     others = [
         task.name

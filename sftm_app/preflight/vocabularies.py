@@ -172,7 +172,7 @@ def _nameless_problem(nameless: Sequence[str], size: int) -> str:
 
 
 def _union(members: Sequence[Member], names: Sequence[Sequence[str | None]], choice: str | None) -> Comparison:
-    """The vocabulary with the tokens of all models: one model's own if it has them all, otherwise the base's, enlarged."""
+    """The vocabulary with all tokens: that of one model if it has them all, otherwise the base's, enlarged."""
     places = [{token: row for row, token in reversed(list(enumerate(own))) if token} for own in names]
     everything = dict.fromkeys(token for own in places for token in own)
     for index, (member, own) in enumerate(zip(members, places, strict=True)):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,9 @@ SPECIAL = ("bos_token", "eos_token", "pad_token", "unk_token")
 CONFIG_IDS = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
 # Entries of a generation config that are no settings.
 _HISTORY = ("transformers_version", "_from_model_config")
+# Entries that hold numbers of tokens.
+_NUMBERS = ("_token_id", "_token_ids")
+_LISTS = ("suppress_tokens", "begin_suppress_tokens", "bad_words_ids", "force_words_ids")
 _MAX_TEMPLATE_BYTES = 4 << 20
 _MAX_SHOWN = 40
 
@@ -39,6 +42,27 @@ class TextSettings:
     generation: Mapping[str, Any] = field(default_factory=dict)
     ids: Mapping[str, Any] = field(default_factory=dict)
     has_tokenizer: bool = False
+
+    def with_rows(self, rows: Sequence[int]) -> TextSettings:
+        """The same settings for tables in another order. Numbers of tokens that are no longer there are left out.
+
+        rows: for each row of these tables, the row that it has here, or -1.
+        """
+        places = {row: place for place, row in reversed(list(enumerate(rows))) if row >= 0}
+
+        def moved(name: str, value: Any) -> Any:
+            if not name.endswith(_NUMBERS) and name not in _LISTS:
+                return value
+            if isinstance(value, list):
+                found = [moved(name, item) for item in value]
+                return [item for item in found if item is not None] or None
+            return places.get(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+        tables = {
+            table: {name: moved(name, value) for name, value in getattr(self, table).items()}
+            for table in ("generation", "ids")
+        }
+        return replace(self, **tables)
 
     def entries(self) -> dict[tuple[str, str], Any]:
         """All settings by their table and name. A setting that is missing is as one that is null."""
