@@ -64,6 +64,17 @@ def when_set(component: Any) -> Any:
     return component.change if isinstance(component, gr.Textbox) else component.input
 
 
+def over(updates: Updates, values: Updates) -> Updates:
+    """Updates with other values of some components, which stay as visible and as labelled as the updates say."""
+    shown = {
+        component: {**updates[component], "value": value}
+        if isinstance(updates.get(component), dict) and not isinstance(value, dict)
+        else value
+        for component, value in values.items()
+    }
+    return updates | shown
+
+
 def show_info(text: str) -> None:
     """A message on the page. Names in it are escaped, because Gradio would render them as HTML."""
     gr.Info(_lines(text), duration=SHOWN_S)

@@ -36,6 +36,7 @@ from sftm_app.ui import loading
 from sftm_app.ui.evaluate import answers, labelled
 from sftm_app.ui.evaluate.sample_inputs import SampleInputs, image_sample, read_names, text_sample
 from sftm_app.ui.evaluate.tab import EvaluateTab
+from sftm_app.ui.keeping import Parts
 from sftm_app.ui.settings import Settings
 from sftm_app.ui.studio import Studio
 from sftm_app.ui.workspace import Workspace
@@ -48,7 +49,7 @@ SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "i
 
 def open_tab(studio: Studio) -> EvaluateTab:
     with gr.Blocks(), gr.Tab() as tab:
-        return EvaluateTab(studio, gr.State(Workspace()), tab)
+        return EvaluateTab(studio, gr.State(Workspace()), tab, Parts(studio.keeper))
 
 
 def asked(tab: EvaluateTab, ws: Workspace, task: str = "a", **changes: Any) -> Any:

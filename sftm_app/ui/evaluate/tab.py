@@ -20,16 +20,19 @@ from sftm_app.ui.evaluate.answers import (
     answers,
     chosen_candidates,
     first_offer,
+    merges_quickly,
     next_offer,
     offer_of,
     ticked_candidates,
 )
 from sftm_app.ui.evaluate.labelled import samples_of
 from sftm_app.ui.evaluate.sample_inputs import SampleInputs, family_of, read_names
+from sftm_app.ui.evaluate.shown import Shown, shown_from_text, shown_to_text
 from sftm_app.ui.evaluate.sources import Source, benchmark_of
 from sftm_app.ui.evaluate.table_panel import TablePanel
 from sftm_app.ui.forms.method_help import methods_html
-from sftm_app.ui.handlers import QUIET, Updates, Values, handle
+from sftm_app.ui.handlers import QUIET, Updates, Values, handle, over
+from sftm_app.ui.keeping import Parts
 from sftm_app.ui.studio import Studio
 from sftm_app.ui.widgets import (
     PlotlyView,
@@ -64,16 +67,19 @@ class Question:
 class EvaluateTab:
     """The tab. It follows `workspace`."""
 
-    def __init__(self, studio: Studio, workspace: gr.State, tab: gr.Tab) -> None:
-        self.studio, self.workspace = studio, workspace
+    def __init__(self, studio: Studio, workspace: gr.State, tab: gr.Tab, parts: Parts) -> None:
+        self.studio, self.workspace, self.part = studio, workspace, parts.add("evaluate")
         self.sample, self.offered = gr.State(None), gr.State([])
+        # The same as in `models`, which the browser may not show yet when the tab is selected.
+        self.ticked = gr.State(())
         self.empty = no_models("Nothing to try yet")
         with gr.Column(visible=False, elem_classes="sf-stack") as self.body:
             self._lay_out_question()
             self.table = TablePanel(studio, workspace)
         # What every handler is given.
         self.inputs: set[Any] = {workspace, self.sample, self.offered, *self.boxes.values}
-        self.inputs |= {self.task, self.models, self.table.where, self.table.limit}
+        self.inputs |= {self.task, self.models, self.ticked, self.table.where, self.table.limit}
+        self.offers: set[Any] = {self.models, self.offered, self.ticked}
         self._wire(tab)
 
     def _lay_out_question(self) -> None:
@@ -109,27 +115,46 @@ class EvaluateTab:
 
     def _wire(self, tab: gr.Tab) -> None:
         boxes, answered, minimal = self.boxes, {self.sample, self.verdict, self.chart}, {"show_progress": "minimal"}
-        opened = {self.empty, self.body, self.task, self.models, self.offered, *answered, *boxes.all}
+        opened = {self.empty, self.body, self.task, self.part.shown, *self.offers, *answered, *boxes.all}
         opened |= self.table.opened
-        self.workspace.change(handle(self.open_workspace), self.inputs, opened, **QUIET)
+        open_event = self.workspace.change(handle(self.open_workspace), {self.workspace}, opened, **QUIET)
+        open_event.then(handle(self.ask_kept), self.inputs, {self.verdict, self.chart}, **QUIET)
         # A merge may have finished since the tab was last shown.
         shown = self.inputs | self.table.inputs
-        self.show_table_after(tab.select(handle(self.offer_again), self.inputs, {self.models, self.offered}, **QUIET))
-        self.task.input(handle(self.open_task), self.inputs, {*answered, *boxes.all}, **QUIET)
-        self.models.input(handle(self.ask_again), self.inputs, {self.verdict, self.chart}, **QUIET)
+        self.show_table_after(tab.select(handle(self.offer_again), self.inputs, self.offers, **QUIET))
+        self.note_after(self.task.input(handle(self.open_task), self.inputs, {*answered, *boxes.all}, **QUIET))
+        self.note_after(self.models.input(handle(self.ask_again), self.inputs, {self.verdict, self.chart}, **QUIET))
         self.models.input(handle(self.table.watch), shown, self.table.views, trigger_mode="always_last", **QUIET)
         options = {"queue": False, "trigger_mode": "always_last", **QUIET}
-        boxes.pad.input(handle(self.ask_drawing), self.inputs, answered, **options)
-        boxes.picture.input(handle(self.ask_image), self.inputs, answered, **QUIET)
-        boxes.ask.click(handle(self.ask_written), self.inputs, answered, **minimal)
-        boxes.pick.click(handle(self.ask_picked), self.inputs, {*answered, *boxes.all}, **minimal)
-        self.table.wire(self.read_models, self.inputs)
         opening = {self.task, *answered, *boxes.all}
-        self.table.wrong.select(handle(self.open_sample), shown, opening, **minimal)
+        for event in (
+            boxes.pad.input(handle(self.ask_drawing), self.inputs, answered, **options),
+            boxes.picture.input(handle(self.ask_image), self.inputs, answered, **QUIET),
+            boxes.ask.click(handle(self.ask_written), self.inputs, answered, **minimal),
+            boxes.pick.click(handle(self.ask_picked), self.inputs, {*answered, *boxes.all}, **minimal),
+            self.table.wrong.select(handle(self.open_sample), shown, opening, **minimal),
+        ):
+            self.note_after(event)
+        self.table.wire(self.read_models, self.inputs)
 
     def show_table_after(self, event: Any) -> None:
-        """Show the table of the ticked models after an event that ticks others."""
+        """Show the table of the ticked models after an event that ticks others, and keep which are ticked."""
+        self.note_after(event)
         event.then(handle(self.table.watch), self.inputs | self.table.inputs, self.table.views, **QUIET)
+
+    def note_after(self, event: Any) -> None:
+        """Keep what is shown after an event that changes it."""
+        event.then(handle(self.note), self.inputs, {self.part.shown, self.ticked}, **QUIET)
+
+    def note(self, values: Values) -> Updates:
+        """Keep the task, the ticked models and the sample."""
+        ws, ticked = values[self.workspace], tuple(values[self.models] or ())
+        if not self.studio.usable(ws):
+            return {}
+        return {self.ticked: ticked, **self._note(ws, Shown(values[self.task] or "", ticked, values[self.sample]))}
+
+    def _note(self, ws: Workspace, shown: Shown) -> Updates:
+        return self.part.note(ws, shown_to_text(shown, self.studio.settings.output_dir))
 
     def read(self, values: Values) -> Question:
         """The question that the controls describe."""
@@ -156,24 +181,35 @@ class EvaluateTab:
     # What the tab offers.
 
     def open_workspace(self, values: Values) -> Updates:
-        """Show a workspace that was just loaded."""
+        """Show a workspace that was just loaded, as its address asks for or as it was shown last."""
         ws = values[self.workspace]
         names = list(ws.task_names) if self.studio.usable(ws) else []
-        first = names[0] if names else None
+        asked = shown_from_text(self.part.asked(ws)[0], self.studio.settings.output_dir)
+        task = asked.task if asked.task in names else names[0] if names else ""
         offer = first_offer(self.studio, ws)
+        if asked.ticked is not None:
+            offer = replace(offer, ticked=tuple(key for key in asked.ticked if key in offer.keys))
         ticked = [candidate for candidate in offer.candidates if candidate.key in offer.ticked]
-        return {
+        shown: Updates = {
             self.empty: gr.update(visible=not names),
             self.body: gr.update(visible=bool(names)),
-            self.task: gr.update(choices=names, value=first),
+            self.task: gr.update(choices=names, value=task or None),
             **self._offer(offer),
             **self.table.open(ws, ticked),
-            **self._open_task(ws, first or ""),
+            **self._open_task(ws, task),
         }
+        sample = asked.sample if self._reads(ws, task, asked.sample) else None
+        shown |= self._note(ws, Shown(task, offer.ticked, sample)) if names else {}
+        return over(shown, {self.sample: sample, **self.boxes.show(ws, sample)}) if sample else shown
+
+    def _reads(self, ws: Workspace, task: str, sample: Samples | None) -> bool:
+        """Whether the models of a task read a sample of this kind."""
+        family = family_of(self.studio, ws, task)
+        return family is not None and (family.reads == "images") == isinstance(sample, ImageSamples)
 
     def offer_again(self, values: Values) -> Updates:
         """Offer the models again, with merges that finished meanwhile."""
-        ticked, before = values[self.models] or (), values[self.offered]
+        ticked, before = values[self.ticked], values[self.offered]
         return self._offer(next_offer(self.studio, values[self.workspace], ticked, before))
 
     def offer_merge(self, ws: Workspace, model: Path) -> Updates:
@@ -186,7 +222,8 @@ class EvaluateTab:
 
     def _offer(self, offer: Offer) -> Updates:
         choices = [(candidate.title, candidate.key) for candidate in offer.candidates]
-        return {self.models: gr.update(choices=choices, value=list(offer.ticked)), self.offered: offer.keys}
+        models = gr.update(choices=choices, value=list(offer.ticked))
+        return {self.models: models, self.offered: offer.keys, self.ticked: offer.ticked}
 
     def _open_task(self, ws: Workspace, task: str) -> Updates:
         family = family_of(self.studio, ws, task)
@@ -218,6 +255,11 @@ class EvaluateTab:
         """Ask about the same sample, after other models were ticked."""
         for updates in self.ask(self.read(values), values[self.sample]):
             yield {component: update for component, update in updates.items() if component is not self.sample}
+
+    def ask_kept(self, values: Values) -> Iterator[Updates]:
+        """Ask about the sample that was shown last, where the answers take only a moment."""
+        if values[self.sample] is not None and merges_quickly(self.studio, values[self.workspace]):
+            yield from self.ask_again(values)
 
     def ask_drawing(self, values: Values) -> Updates:
         """Ask about what is drawn; the answers appear all at once."""
@@ -267,5 +309,6 @@ class EvaluateTab:
         if samples is None or not isinstance(place, float) or not 0 <= place < len(samples):
             return
         sample = samples.take([int(place)])
-        yield {self.task: task, **self._open_task(ws, str(task)), self.sample: sample, **self.boxes.show(ws, sample)}
+        opened = {self.task: task, **self._open_task(ws, str(task))}
+        yield over(opened, {self.sample: sample, **self.boxes.show(ws, sample)})
         yield from self.ask(self.read(values | {self.task: task}), sample)
