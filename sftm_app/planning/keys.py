@@ -40,6 +40,11 @@ def matrix_key(found: Preflight, name: str, part: Part | None, index: int) -> st
         file_key(one.files[tensor], one.stamps[one.files[tensor]]) for one, tensor in ((base, name), (task, source))
     ]
     rows = [mapped.digest for mapped in (base.rows.get(name), task.rows.get(source)) if mapped]
+    files += [
+        file_key(scaling.scale_file, one.stamps[scaling.scale_file])
+        for one, tensor in ((base, name), (task, source))
+        if (scaling := one.scalings.get(tensor))
+    ]
     return digest("task matrix", VERSION, COMPUTE_DTYPE, repr(part), name, source, files, *rows)
 
 

@@ -20,6 +20,7 @@ from sftm_app.preflight.mismatches import false_tie_notes, listing, vocabulary_p
 from sftm_app.preflight.tokenizers import TokenizerFindings, align_tokenizers
 from sftm_app.weights.adapter_config import PEFT_PREFIX, LoraPair
 from sftm_app.weights.checkpoint import Checkpoint, index_note
+from sftm_app.weights.quantised import read_dtype
 from sftm_app.weights.reader import TensorReader, open_reader
 
 CORRECT = "Check the guesses, and correct wrong ones (in the app under What each tensor is, in a recipe by `roles`)."
@@ -113,6 +114,7 @@ def preflight(
     ]
     matches = _separate_heads(matches)
     notes = _guess_notes(base, architecture)
+    notes += _quantised_notes(base, tasks)
     notes += [f"The base: {note}" for note in false_tie_notes(architecture.false_ties)]
     notes += _duplicate_notes(tasks) + _index_notes(base, tasks) + _task_notes(tasks, matches)
     if tasks and not problems:
@@ -145,6 +147,21 @@ def _guess_notes(base: Checkpoint, architecture: Architecture) -> list[str]:
             "They are read without it, and the output keeps the base's names."
         )
     return notes
+
+
+def _quantised_notes(base: Checkpoint, tasks: Sequence[Source]) -> list[str]:
+    """A note on float8 weights with scales, which are read as numbers."""
+    named = {"The base": base} | {task.name: task.checkpoint for task in tasks}
+    counts = {name: len(checkpoint.scalings) for name, checkpoint in named.items() if checkpoint.scalings}
+    if not counts:
+        return []
+    which = ", ".join(f"{name} ({count})" for name, count in counts.items())
+    dtype = (
+        ""
+        if not base.scalings
+        else (f" The output holds them as {str(read_dtype(base.config)).removeprefix('torch.')}, without scales.")
+    )
+    return [f"Float8 weights with scales are multiplied out: {which}.{dtype}"]
 
 
 def _index_notes(base: Checkpoint, tasks: Sequence[Source]) -> list[str]:

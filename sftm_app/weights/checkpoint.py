@@ -25,6 +25,7 @@ from sftm_app.weights.file_names import (
 )
 from sftm_app.weights.header import FileStamp, Header, TensorInfo, open_regular, read_header
 from sftm_app.weights.modules import Modules, read_modules
+from sftm_app.weights.quantised import Dequantised, Scaling, find_quantised, read_dtype
 from sftm_app.weights.row_maps import RowMap, StoredTable
 from sftm_app.weights.safe_config import refuse_large_config, refuse_large_json
 from sftm_app.weights.shards import refuse_foreign_link, refuse_unnamed_shards, size_note
@@ -44,6 +45,7 @@ class Checkpoint:
         stamps: every file that decides what is merged -> its stamp when it was opened.
         adapter: the settings of a LoRA adapter.
         rows: name in the files -> how its rows are put in the order of the merged vocabulary, where they are.
+        scalings: name in the files of each quantised weight -> how it becomes numbers. `tensors` describes these.
         main: the folder below `path` that holds config and weights, as 0_Transformer does in older sentence encoders.
         modules: the folders below `path` of other modules with weights. Their tensors are called FOLDER/NAME.
         original: the checkpoint as it is on the disk, where `rows` or `config` say otherwise.
@@ -56,6 +58,7 @@ class Checkpoint:
     stamps: dict[Path, FileStamp]
     adapter: AdapterConfig | None = None
     rows: Mapping[str, RowMap] = field(default_factory=dict)
+    scalings: Mapping[str, Scaling] = field(default_factory=dict)
     main: str = ""
     modules: tuple[str, ...] = ()
     original: Checkpoint | None = None
@@ -79,7 +82,15 @@ class Checkpoint:
         """The same checkpoint with the rows of these tables in the order of the merged vocabulary.
 
         config: its config, with the size of that vocabulary.
+
+        Raises:
+            CheckpointError: a table is quantised.
         """
+        if quantised := sorted(self.scalings.keys() & rows):
+            raise CheckpointError(
+                f"{self.path}: its table {quantised[0]!r} is quantised, so its rows cannot be put in another order. "
+                "Use the checkpoint from before the quantisation."
+            )
         tensors = self.tensors | {name: mapped.info for name, mapped in rows.items()}
         return replace(self, tensors=tensors, rows=dict(rows), config=config, original=self.as_stored)
 
@@ -267,7 +278,21 @@ def _assemble(path: Path, config: dict[str, Any], headers: dict[Path, Header]) -
     if not tensors:
         raise CheckpointError(f"{path}: its weight files hold no tensors. Download the checkpoint again.")
     stamps = {file: header.stamp for file, header in headers.items()}
-    return Checkpoint(path.resolve(), config, tensors, files, stamps)
+    opened = Checkpoint(path.resolve(), config, tensors, files, stamps)
+    return _dequantised(opened, find_quantised(path, tensors, files))
+
+
+def _dequantised(stored: Checkpoint, found: Dequantised) -> Checkpoint:
+    """A checkpoint whose quantised weights look like the numbers that they stand for, without their scales."""
+    if not found.scalings:
+        return stored
+    dtype = read_dtype(stored.config)
+    tensors = {name: info for name, info in stored.tensors.items() if name not in found.left_out}
+    for name in found.scalings:
+        n_bytes = torch.Size(tensors[name].shape).numel() * dtype.itemsize
+        tensors[name] = replace(tensors[name], dtype=dtype, n_bytes=n_bytes)
+    config = {key: value for key, value in stored.config.items() if key != "quantization_config"}
+    return replace(stored, config=config, tensors=tensors, scalings=found.scalings, original=stored)
 
 
 def _next_step_without_config(folder: Path) -> str:
@@ -339,7 +364,7 @@ def index_note(checkpoint: Checkpoint) -> str | None:
     index = checkpoint.path if checkpoint.path.name.endswith(INDEX_SUFFIX) else checkpoint.path / INDEX_NAME
     if not index.is_file():
         return None
-    sizes = {name: info.n_bytes for name, info in checkpoint.tensors.items()}
+    sizes = {name: info.n_bytes for name, info in checkpoint.as_stored.tensors.items()}
     return size_note(read_json(index).get("metadata"), sizes)
 
 

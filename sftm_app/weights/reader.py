@@ -16,6 +16,7 @@ from torch import Tensor
 from sftm_app.errors import CheckpointError, NumericalError
 from sftm_app.weights.checkpoint import Checkpoint
 from sftm_app.weights.header import FileStamp, read_header
+from sftm_app.weights.quantised import Scaling
 from sftm_app.weights.row_maps import RowMap, StoredTable, read_mapped
 
 
@@ -41,7 +42,8 @@ class TensorReader:
             span: read only the elements from the first index up to the second, in stored order, as a vector.
 
         Returns:
-            The tensor on the CPU, in its stored dtype and shape.
+            The tensor on the CPU, in its stored dtype and shape; a quantised weight as the numbers that it stands for,
+            in float32.
 
         Raises:
             CheckpointError: the file changed since the checkpoint was opened, or cannot be read.
@@ -50,6 +52,8 @@ class TensorReader:
         shape = info.shape if row is None else info.shape[1:]
         if (mapped := self._checkpoint.rows.get(name)) is not None:
             return self._read_mapped(mapped, shape, row, span)
+        if (scaling := self._checkpoint.scalings.get(name)) is not None:
+            return self._read_scaled(name, scaling, row, span).reshape(shape if span is None else -1)
         tensor = torch.empty(shape if span is None else (span[1] - span[0],), dtype=info.dtype)
         start = (span[0] if span else 0) + (row or 0) * torch.Size(shape).numel()
         self._fill(tensor, self._checkpoint.stored(name), start)
@@ -71,6 +75,23 @@ class TensorReader:
             name = table.info.name
             raise CheckpointError(f"{file}: tensor {name!r} cannot be read ({error}). Start again.") from None
 
+    def _read_scaled(self, name: str, scaling: Scaling, row: int | None, span: tuple[int, int] | None) -> Tensor:
+        """Read whole rows of a quantised weight that cover what is asked for, and take it out of them."""
+        width, rows = scaling.stored.shape[-1], scaling.stored.shape[-2]
+        first, last = (span or (0, torch.Size(scaling.stored.shape).numel())) if row is None else (0, 0)
+        if row is not None:
+            size = rows * width if len(scaling.stored.shape) > 2 else width
+            first, last = (
+                (row * size, (row + 1) * size) if span is None else (row * size + span[0], row * size + span[1])
+            )
+        start, stop = first // width, -(-last // width)
+        file = self._checkpoint.files[name]
+        values = self._read_rows(StoredTable(file, self._checkpoint.stamps[file], scaling.stored), start, stop, width)
+        stamp = self._checkpoint.stamps[scaling.scale_file]
+        scales = torch.empty(scaling.scale.shape, dtype=scaling.scale.dtype)
+        self._fill(scales, StoredTable(scaling.scale_file, stamp, scaling.scale), 0)
+        return scaling.apply(values, scales, start).reshape(-1)[first - start * width : last - start * width]
+
     def _read_mapped(
         self, mapped: RowMap, shape: tuple[int, ...], row: int | None, span: tuple[int, int] | None
     ) -> Tensor:
@@ -88,9 +109,11 @@ class TensorReader:
         rows = read_mapped(mapped, self._read_rows, first, -(-span[1] // width))
         return rows.reshape(-1)[span[0] - first * width : span[1] - first * width]
 
-    def _read_rows(self, table: StoredTable, start: int, stop: int) -> Tensor:
-        tensor = torch.empty(stop - start, table.width, dtype=table.info.dtype)
-        self._fill(tensor, table, start * table.width)
+    def _read_rows(self, table: StoredTable, start: int, stop: int, width: int | None = None) -> Tensor:
+        """Rows `start` to `stop`; with a width, of the tensor seen as rows of that many values."""
+        width = table.width if width is None else width
+        tensor = torch.empty(stop - start, width, dtype=table.info.dtype)
+        self._fill(tensor, table, start * width)
         return tensor
 
     def finite(

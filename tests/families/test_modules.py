@@ -1,4 +1,4 @@
-"""Sentence-transformers folders: weights of other modules, and the older layout with the transformer in 0_Transformer."""
+"""Sentence-transformers folders: weights of other modules, and the older layout with a 0_Transformer."""
 
 from __future__ import annotations
 
