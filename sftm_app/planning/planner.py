@@ -138,8 +138,8 @@ def _refuse_new_rows_in_adapter(recipe: Recipe, found: Preflight) -> None:
     """An adapter belongs to the base as it is, whose tables have no other rows."""
     if recipe.output.kind == "adapter" and found.base.rows:
         raise RecipeError(
-            "output: the merged model has tokens that the base lacks, so an adapter of the base cannot hold it. Write a "
-            "full model (output.kind: model), or leave these tokens out (`tokenizer: base`)."
+            "output: the merged model has tokens that the base lacks, so an adapter of the base cannot hold it. Write "
+            "a full model (output.kind: model), or leave these tokens out (`tokenizer: base`)."
         )
 
 

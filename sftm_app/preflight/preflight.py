@@ -55,6 +55,11 @@ class Preflight:
         """The base, then the tasks."""
         return self.base, *(task.checkpoint for task in self.tasks)
 
+    @property
+    def needs_tokenizer(self) -> bool:
+        """Whether nothing is wrong but that a person has to choose a tokenizer."""
+        return bool(self.problems) and self.problems == self.tokenizers.problems and self.tokenizers.choosable
+
     def require(self) -> Preflight:
         """Return this, if there is no problem.
 

@@ -15,7 +15,7 @@ from sftm_app.ui.view import is_view_field
 from sftm_app.ui.workspace import Workspace
 
 MOST_TASKS = 128
-_PAGE = {"demo", "base", "with", "role", "own-weights", "tab"}
+_PAGE = {"demo", "base", "with", "role", "tokenizer", "own-weights", "tab"}
 
 
 def page_to_query(studio: Studio, ws: Workspace, tab: str) -> str:
@@ -33,11 +33,12 @@ def asked_of_tabs(query: Mapping[str, Sequence[str]]) -> tuple[tuple[str, str], 
 def workspace_to_query(studio: Studio, ws: Workspace) -> list[tuple[str, str]]:
     """A demo by its name; otherwise base and tasks by their paths, relative to the models folder if they lie in it."""
     for pack in studio.packs:
-        if (ws.base, ws.tasks, ws.roles) == _content(pack_workspace(pack)):
+        if _content(ws) == _content(pack_workspace(pack)):
             return [("demo", pack.name)]
     query = [("base", _short(studio.settings, ws.base))]
     query += [("with", f"{task.name}:{_short(studio.settings, task.path)}") for task in ws.tasks]
     query += [("role", f"{role}:{pattern}") for pattern, role in ws.roles]
+    query += [("tokenizer", ws.tokenizer)] if ws.tokenizer else []
     if any(task.weight != 1.0 for task in ws.tasks):
         query.append(("own-weights", ",".join(f"{task.weight:.9g}" for task in ws.tasks)))
     return query
@@ -70,8 +71,9 @@ def workspace_from_query(studio: Studio, query: Mapping[str, Sequence[str]]) -> 
         for (name, _, _), path, weight in zip(named, paths, weights, strict=True)
     ]
     roles = {pattern: role for role, _, pattern in (text.partition(":") for text in query.get("role", ()))}
-    recipe = make_recipe(base, tasks, roles=roles)
-    return checked(studio, Workspace(recipe.base, recipe.tasks, roles=recipe.roles))
+    tokenizer = next(iter(query.get("tokenizer", ())), None)
+    recipe = make_recipe(base, tasks, roles=roles, tokenizer=tokenizer)
+    return checked(studio, Workspace(recipe.base, recipe.tasks, roles=recipe.roles, tokenizer=recipe.tokenizer))
 
 
 def _own_weights(given: Sequence[str], n_tasks: int) -> list[float]:
@@ -85,7 +87,7 @@ def _own_weights(given: Sequence[str], n_tasks: int) -> list[float]:
 
 
 def _content(ws: Workspace) -> tuple[object, ...]:
-    return ws.base, ws.tasks, ws.roles
+    return ws.base, ws.tasks, ws.roles, ws.tokenizer
 
 
 def _short(settings: Settings, path: str) -> str:

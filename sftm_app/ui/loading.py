@@ -42,7 +42,7 @@ def load_own(studio: Studio, base: str, tasks: list[str]) -> Workspace:
 
 
 def load_checked(studio: Studio, made: Workspace) -> Workspace:
-    """Remember a workspace, if its checkpoints fit together and differ from the base.
+    """Remember a workspace, if its checkpoints fit together and differ from the base; see `checked`.
 
     Raises:
         InputError: they do not. Nothing is loaded.
@@ -53,8 +53,12 @@ def load_checked(studio: Studio, made: Workspace) -> Workspace:
 def checked(studio: Studio, made: Workspace) -> Workspace:
     """The workspace with the fingerprint of its files, if its checkpoints fit together and differ from the base.
 
+    One that lacks nothing but the choice of a tokenizer counts as fitting: the choice is made once it is loaded.
+
     Raises:
         InputError: they do not.
     """
-    refuse_unchanged(studio.preflight(made).require())
+    found = studio.preflight(made)
+    if not found.needs_tokenizer:
+        refuse_unchanged(found.require())
     return replace(made, fingerprint=fingerprint(made))

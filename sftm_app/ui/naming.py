@@ -44,6 +44,7 @@ def _in_words(recipe: Recipe, most_weights: int) -> str:
     words += weights if len(weights) <= most_weights else [f"{len(weights)} weights"]
     words += ["fused maps split"] if recipe.split_fused else []
     words += ["roles set"] if recipe.roles else []
+    words += [f"tokenizer: {recipe.tokenizer}"] if recipe.tokenizer else []
     if output.kind == "adapter":
         words.append("adapter" if output.rank is None else f"adapter of rank {format_rank(output.rank)}")
     words += [f"{100 * output.energy:g}% of the energy"] if output.energy is not None else []

@@ -9,7 +9,8 @@ import os
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from sftm_app.planning.recipe import TaskEntry, default_name
+from sftm_app.errors import RecipeError
+from sftm_app.planning.recipe import TaskEntry, check_tokenizer, default_name
 from sftm_app.weights.header import FileStamp
 
 WORKSPACE_NAME = "workspace.json"
@@ -22,6 +23,7 @@ class Workspace:
     Attributes:
         fingerprint: of the files when they were loaded, so that loading retrained checkpoints counts as a change.
         roles: the roles of tensors that the person set, as in Recipe.
+        tokenizer: whose tokenizer the merged model has, as in Recipe.
         asked: what the address or the recipe that was opened asks of the tabs, see keeping.Part: (part, text).
         visit: another number each time that an address is opened, so that the same one can be opened again.
     """
@@ -30,6 +32,7 @@ class Workspace:
     tasks: tuple[TaskEntry, ...] = ()
     fingerprint: str = ""
     roles: tuple[tuple[str, str], ...] = ()
+    tokenizer: str | None = None
     asked: tuple[tuple[str, str], ...] = ()
     visit: int = 0
 
@@ -86,9 +89,11 @@ def store(output_dir: Path, workspace: Workspace) -> None:
 
 def restore(output_dir: Path) -> Workspace:
     """The workspace stored last; an empty one if there is none."""
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecipeError):
         value = json.loads((output_dir / WORKSPACE_NAME).read_text(encoding="utf-8"))
         tasks = tuple(TaskEntry(**task) for task in value["tasks"])
         roles = tuple((str(pattern), str(role)) for pattern, role in value.get("roles", ()))
-        return Workspace(str(value["base"]), tasks, str(value["fingerprint"]), roles)
+        tokenizer = value.get("tokenizer")
+        check_tokenizer(tokenizer, [task.name for task in tasks])
+        return Workspace(str(value["base"]), tasks, str(value["fingerprint"]), roles, tokenizer)
     return Workspace()

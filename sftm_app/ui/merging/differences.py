@@ -21,7 +21,7 @@ def makes_another_model(first: Recipe, second: Recipe) -> bool:
 def _of_model(recipe: Recipe) -> tuple[object, ...]:
     output = recipe.output
     tasks = [(task.path, task.weight) for task in recipe.tasks]
-    made = recipe.base, tasks, recipe.method, recipe.params, recipe.roles, recipe.split_fused
+    made = recipe.base, tasks, recipe.method, recipe.params, recipe.roles, recipe.split_fused, recipe.tokenizer
     return *made, output.kind, output.dtype, output.rank, output.energy
 
 

@@ -154,7 +154,8 @@ def recipe_of(ws: Workspace, settings: MergeSettings, **fields: Any) -> Recipe:
     """
     weighted = zip(ws.tasks, settings.weights, strict=True)
     tasks = [{"path": task.path, "name": task.name, "weight": weight} for task, weight in weighted]
-    return make_recipe(ws.base, tasks, settings.method, asdict(settings.params), roles=dict(ws.roles), **fields)
+    fields |= {"roles": dict(ws.roles), "tokenizer": ws.tokenizer}
+    return make_recipe(ws.base, tasks, settings.method, asdict(settings.params), **fields)
 
 
 def recipe_to_text(recipe: Recipe, device: str) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from sftm_app.errors import RecipeError
 from sftm_app.output.adapter.extraction import rank_costs
+from sftm_app.planning.account import accounts
 from sftm_app.planning.budget import is_over_budget
 from sftm_app.planning.plan import Cost, Plan, PlanEntry
 from sftm_app.planning.recipe import Recipe, load_recipe
@@ -49,7 +50,10 @@ def plan_html(plan: Plan) -> Html:
         ["tensor", "rule", "why"], [(code(entry.name), _rule(plan, entry), entry.why) for entry in plan.entries]
     )
     longest = details("What takes longest", _costliest(cost))
-    return stack(title, _rules(plan), _needs(plan), budget, longest, details("Every tensor, and why", every))
+    # Folded, so that the result of the merge below is in sight.
+    rules = details("What happens to which parameters", _rules(plan))
+    fates = details("What becomes of the tasks' tensors", stack(*(hint(one.sentence()) for one in accounts(plan))))
+    return stack(title, _needs(plan), budget, rules, fates, longest, details("Every tensor, and why", every))
 
 
 def _rule(plan: Plan, entry: PlanEntry) -> str:
@@ -127,5 +131,6 @@ def open_recipe(studio: Studio, path: Path) -> tuple[Workspace, Recipe]:
         # The person knows the file by its name, not by where the upload was stored.
         raise RecipeError(str(error).replace(str(path), path.name)) from None
     tasks = tuple(replace(task, path=str(allowed(studio.settings, task.path))) for task in recipe.tasks)
-    made = Workspace(str(allowed(studio.settings, recipe.base)), tasks, roles=recipe.roles)
+    base = str(allowed(studio.settings, recipe.base))
+    made = Workspace(base, tasks, roles=recipe.roles, tokenizer=recipe.tokenizer)
     return load_checked(studio, made), recipe

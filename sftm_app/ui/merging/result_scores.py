@@ -53,7 +53,8 @@ def board_key(run: RunFolder) -> object:
 def workspace_of(studio: Studio, run: RunFolder) -> Workspace:
     """The models that a run merged. Raises RecipeError: its recipe cannot be read."""
     recipe = studio.recipe(run)
-    return Workspace(recipe.base, tuple(replace(task, weight=1.0) for task in recipe.tasks), roles=recipe.roles)
+    tasks = tuple(replace(task, weight=1.0) for task in recipe.tasks)
+    return Workspace(recipe.base, tasks, roles=recipe.roles, tokenizer=recipe.tokenizer)
 
 
 def measure_run(studio: Studio, run: RunFolder) -> None:
@@ -156,8 +157,10 @@ def _against(scores: ScoreTable, merge: Candidate, other: Candidate) -> str:
     name = f"the {name}" if other.key == AVERAGE.key else name
     if difference.holds_zero:
         return f"This merge is not distinguishable from {name}: {points(difference)} points."
-    word = "above" if difference.value > 0 else "below"
-    return f"It is {word} {name}: {points(difference)} points."
+    word, sign = ("above", 1) if difference.value > 0 else ("below", -1)
+    by, *ends = (f"{100 * abs(part):.1f}" for part in (difference.value, difference.low, difference.high))
+    low, high = ends[::sign]
+    return f"It is {by} points {word} {name} ({low} to {high})."
 
 
 def _tasks_table(scores: ScoreTable, models: Sequence[Candidate], caption: str) -> Html:

@@ -74,7 +74,8 @@ def result_html(report: Report) -> Html:
     listed = " and ".join([", ".join(tasks[:-1]), tasks[-1]]) if len(tasks) > 1 else tasks[0]
     merged = hint(join([f"Merged {listed} (base: ", code(base), ")."]))
     warnings = [notice("warning", "Warnings", items=report.warnings)] if report.warnings else []
-    return stack(merged, stats(figures), *warnings)
+    account = [notice("info", "What became of the tasks' tensors", items=report.account)] if report.account else []
+    return stack(merged, stats(figures), *warnings, *account)
 
 
 def errors_html(report: Report) -> Html:

@@ -17,6 +17,7 @@ from sftm_app.ui.loading import load_own, pack_workspace, remember
 from sftm_app.ui.models.checkpoints import checkpoint_choices
 from sftm_app.ui.models.hub_panel import HubPanel
 from sftm_app.ui.models.roles_panel import RolesPanel
+from sftm_app.ui.models.tokenizer_panel import TokenizerPanel
 from sftm_app.ui.studio import Studio
 from sftm_app.ui.widgets.blocks import block, section
 from sftm_app.ui.widgets.html import Html, card, cards, chip, empty_state, facts, notice, stack
@@ -37,6 +38,7 @@ class ModelsTab:
         demos = self._lay_out_pickers()
         HubPanel(studio, workspace, page)
         self.report = block(_nothing(), elem_id="preflight")
+        TokenizerPanel(studio, workspace)
         RolesPanel(studio, workspace)
         with gr.Row(visible=False) as self.next:
             for title, tab in NEXT_STEPS:
@@ -139,6 +141,8 @@ def preflight_html(studio: Studio, workspace: Workspace) -> Html:
         found = studio.preflight(workspace)
     except SFTMError as error:
         return refused(error)
+    if found.needs_tokenizer:
+        return notice("warning", "Choose whose tokenizer the merged model has", items=found.problems)
     if found.problems:
         return notice("error", "These checkpoints cannot be merged", items=found.problems)
     n_tasks = "1 task fits" if len(found.tasks) == 1 else f"{len(found.tasks)} tasks fit"
