@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -148,6 +149,7 @@ class About:
         methods, weighted, limit: as of `make_setup`.
         where: the path of the samples; empty for a demo's.
         trials: how many were asked for.
+        split_fused: as of `make_setup`.
     """
 
     models: str
@@ -156,23 +158,22 @@ class About:
     limit: int | None
     where: str
     trials: int
+    split_fused: bool = False
 
 
 _ABOUT: TypeAdapter[About] = TypeAdapter(About)
 
 
 def write_about(folder: Path, about: About) -> None:
-    """Write what a folder's search is. Raises OSError."""
-    write_text(folder / ABOUT_NAME, _ABOUT.dump_json(about).decode())
+    """Write what a folder's search is. If that fails, it is not found after a restart; so that is not reported."""
+    with contextlib.suppress(OSError):
+        write_text(folder / ABOUT_NAME, _ABOUT.dump_json(about).decode())
 
 
 def find_about(searches: Path, models: str) -> list[About]:
     """The searches of these models, latest first; folders that cannot be read are left out."""
     found: list[tuple[float, About]] = []
     for file in searches.glob(f"*/{ABOUT_NAME}"):
-        try:
-            about = _ABOUT.validate_json(file.read_bytes())
-            found.append((file.stat().st_mtime, about))
-        except (OSError, ValidationError):
-            continue
+        with contextlib.suppress(OSError, ValidationError):
+            found.append((file.stat().st_mtime, _ABOUT.validate_json(file.read_bytes())))
     return [about for _, about in sorted(found, key=lambda one: -one[0]) if about.models == models]

@@ -30,6 +30,7 @@ from sftm_app.ui.comparisons import Comparisons
 from sftm_app.ui.evaluate.sample_sets import SampleSets
 from sftm_app.ui.keeping import FOLDER, Keeper
 from sftm_app.ui.merges import Merges
+from sftm_app.ui.searches import Searches
 from sftm_app.ui.settings import Settings
 from sftm_app.ui.workspace import Workspace, fingerprint
 
@@ -52,6 +53,7 @@ class Studio:
         self.workers = Workers()
         self.comparisons, self.answers = Comparisons(), AnswerStore(settings.output_dir / ANSWERS_FOLDER)
         self.merges, self.sample_sets = Merges(settings), SampleSets()
+        self.searches = Searches()
         self.keeper = Keeper(settings.output_dir / FOLDER)
         self.device = resolve_device(session.device)
         self.packs: tuple[Pack, ...] = tuple(find_packs(settings.packs_dir))
@@ -70,7 +72,7 @@ class Studio:
         """
         if not workspace.ready:
             raise InputError("No models are loaded. Open the Models tab and try a demo, or pick checkpoints.")
-        recipe = Recipe(workspace.base, workspace.tasks, roles=workspace.roles)
+        recipe = Recipe(workspace.base, workspace.tasks, roles=workspace.roles, tokenizer=workspace.tokenizer)
         return self._cached(self._preflights, workspace_key(workspace), lambda: open_inputs(recipe, self.session))
 
     def plan(self, workspace: Workspace, recipe: Recipe) -> Plan:
@@ -147,4 +149,4 @@ class Studio:
 
 def workspace_key(workspace: Workspace) -> object:
     """Identifies a workspace and the state of its files."""
-    return workspace.base, workspace.tasks, workspace.roles, fingerprint(workspace)
+    return workspace.base, workspace.tasks, workspace.roles, workspace.tokenizer, fingerprint(workspace)

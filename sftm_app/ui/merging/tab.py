@@ -23,6 +23,7 @@ from sftm_app.ui.merging.differences import differs_html
 from sftm_app.ui.merging.form import MergeForm, recipe_from_text, recipe_of, recipe_to_text
 from sftm_app.ui.merging.recipe_view import command_html, download_html, open_recipe, plan_html, rank_costs_html
 from sftm_app.ui.merging.run_panel import RunPanel
+from sftm_app.ui.merging.search_panel import SearchPanel
 from sftm_app.ui.studio import Studio
 from sftm_app.ui.widgets import LinkedHtml
 from sftm_app.ui.widgets.blocks import block, no_models
@@ -67,6 +68,7 @@ class MergeTab:
         with gr.Column(visible=False, elem_classes="sf-stack") as self.below:
             read, form = self.form.read_settings, self.form.settings_inputs
             self.comparison = ComparisonPanel(studio, workspace, read, form)
+            self.search = SearchPanel(studio, workspace, read, form)
         self.inputs: set[Any] = self.form.inputs
         self.written: set[Any] = self.form.settings | self.run.outputs
         self.previewed: set[Any] = {self.recipe, self.command, self.download, self.plan, self.ready, self.planned}
@@ -84,7 +86,7 @@ class MergeTab:
 
     def _wire(self) -> None:
         opening = {self.empty, self.body, self.below, self.planned, *self.form.written, *self.run.outputs}
-        opening |= self.comparison.opened
+        opening |= self.comparison.opened | self.search.opened
         opened = self.workspace.change(handle(self.open_workspace), {self.workspace}, opening, **QUIET)
         for event in (opened, self.form.params.followed, self.form.ranked):
             self.preview_after(event)
@@ -124,7 +126,9 @@ class MergeTab:
         )
         uploaded = self.upload.upload(handle(self.use_recipe), {self.upload}, self.workspace, **QUIET)
         uploaded.success(None, None, None, js=TO_FORM)
-        self.preview_after(self.comparison.wire(self.take, self.written))
+        for used in (self.comparison.wire(self.take, self.written), *self.search.wire(self.take, self.written)):
+            self.preview_after(used)
+        opened.then(handle(self.search.restore), {self.workspace}, self.search.opened, **QUIET)
         self.preview_after(self.differs.select(handle(self.use_settings_of_run), shown, self.form.written, **QUIET))
         self.run.wire()
 
@@ -151,6 +155,7 @@ class MergeTab:
             self.planned: "",
             **self._open_run(ws),
             **self.comparison.open(ws),
+            **self.search.open(ws),
         }
         return shown | self.form.write(ws, self._asked(ws)) if usable else shown
 
