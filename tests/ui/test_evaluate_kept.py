@@ -40,7 +40,7 @@ def test_ticks_task_and_sample_outlive_a_reload_and_a_restart(studio: Studio, wo
     values = opened(tab, workspace)
     assert TIES not in values[tab.models]
     sample = ImageSamples(np.full((1, 8, 8), 7, np.uint8), np.array([2]))
-    tab.note(values | {tab.task: "b", tab.models: [BASE.key, TIES], tab.sample: sample})
+    tab.note(values | {tab.task: "b", tab.ticked: (BASE.key, TIES), tab.sample: sample})
     for again in (open_tab(studio), open_tab(Studio(studio.settings, studio.session))):
         shown = again.open_workspace({again.workspace: workspace})
         assert shown[again.models]["value"] == [BASE.key, TIES] and shown[again.ticked] == (BASE.key, TIES)
@@ -53,7 +53,7 @@ def test_ticks_task_and_sample_outlive_a_reload_and_a_restart(studio: Studio, wo
 
 def test_a_link_ticks_what_it_names(studio: Studio, workspace: Workspace) -> None:
     tab = open_tab(studio)
-    tab.note(opened(tab, workspace) | {tab.models: [TIES]})
+    tab.note(opened(tab, workspace) | tab.tick({tab.models: [TIES]}))
     text = shown_to_text(Shown("c", (INDIVIDUAL.key, "method:nothing")), studio.settings.output_dir)
     shown = tab.open_workspace({tab.workspace: replace(workspace, asked=(("evaluate", text),))})
     assert shown[tab.models]["value"] == [INDIVIDUAL.key] and shown[tab.task]["value"] == "c"
@@ -61,7 +61,7 @@ def test_a_link_ticks_what_it_names(studio: Studio, workspace: Workspace) -> Non
 
 def test_nothing_ticked_stays_so(studio: Studio, workspace: Workspace) -> None:
     tab = open_tab(studio)
-    tab.note(opened(tab, workspace) | {tab.models: []})
+    tab.note(opened(tab, workspace) | tab.tick({tab.models: []}))
     again = open_tab(studio)
     assert opened(again, workspace)[again.ticked] == ()
 
@@ -72,8 +72,11 @@ def test_selecting_the_tab_before_the_browser_shows_the_ticks_unticks_nothing(
     """After a reload the tab is selected while its models are on their way: the browser still says that none is."""
     tab = open_tab(studio)
     values = opened(tab, workspace)
-    shown = tab.offer_again(values | {tab.models: []})
-    assert shown[tab.models]["value"] == list(values[tab.ticked]) != []
+    behind = values | {tab.models: [], tab.task: None}
+    assert tab.offer_again(behind)[tab.models]["value"] == list(values[tab.ticked]) != []
+    # Earlier still, while the workspace opens on the server.
+    assert tab.offer_again(behind | {tab.offered: [], tab.ticked: ()}) == {}
+    assert tab.note(behind | {tab.ticked: ()}) == {}, "what the browser does not show yet is not kept"
 
 
 def test_a_sample_of_another_kind_is_not_shown(studio: Studio, workspace: Workspace) -> None:

@@ -26,6 +26,7 @@ from sftm_app.ui.evaluate.answers import (
     ticked_candidates,
 )
 from sftm_app.ui.evaluate.labelled import samples_of
+from sftm_app.ui.evaluate.leaderboard_panel import LeaderboardPanel
 from sftm_app.ui.evaluate.sample_inputs import SampleInputs, family_of, read_names
 from sftm_app.ui.evaluate.shown import Shown, shown_from_text, shown_to_text
 from sftm_app.ui.evaluate.sources import Source, benchmark_of
@@ -76,6 +77,7 @@ class EvaluateTab:
         with gr.Column(visible=False, elem_classes="sf-stack") as self.body:
             self._lay_out_question()
             self.table = TablePanel(studio, workspace)
+            self.board = LeaderboardPanel(studio, workspace, self.table)
         # What every handler is given.
         self.inputs: set[Any] = {workspace, self.sample, self.offered, *self.boxes.values}
         self.inputs |= {self.task, self.models, self.ticked, self.table.where, self.table.limit}
@@ -116,14 +118,16 @@ class EvaluateTab:
     def _wire(self, tab: gr.Tab) -> None:
         boxes, answered, minimal = self.boxes, {self.sample, self.verdict, self.chart}, {"show_progress": "minimal"}
         opened = {self.empty, self.body, self.task, self.part.shown, *self.offers, *answered, *boxes.all}
-        opened |= self.table.opened
+        opened |= self.table.opened | self.board.about_views
         open_event = self.workspace.change(handle(self.open_workspace), {self.workspace}, opened, **QUIET)
         open_event.then(handle(self.ask_kept), self.inputs, {self.verdict, self.chart}, **QUIET)
         # A merge may have finished since the tab was last shown.
         shown = self.inputs | self.table.inputs
         self.show_table_after(tab.select(handle(self.offer_again), self.inputs, self.offers, **QUIET))
         self.note_after(self.task.input(handle(self.open_task), self.inputs, {*answered, *boxes.all}, **QUIET))
-        self.note_after(self.models.input(handle(self.ask_again), self.inputs, {self.verdict, self.chart}, **QUIET))
+        ticked = self.models.input(handle(self.tick), {self.models}, self.ticked, queue=False, **QUIET)
+        self.note_after(ticked)
+        ticked.then(handle(self.ask_again), self.inputs, {self.verdict, self.chart}, **QUIET)
         self.models.input(handle(self.table.watch), shown, self.table.views, trigger_mode="always_last", **QUIET)
         options = {"queue": False, "trigger_mode": "always_last", **QUIET}
         opening = {self.task, *answered, *boxes.all}
@@ -136,6 +140,11 @@ class EvaluateTab:
         ):
             self.note_after(event)
         self.table.wire(self.read_models, self.inputs)
+        self.board.wire(lambda values: self.read_models(values)[1], self.inputs)
+        # A merge may have finished, or been named, since the tab was last shown.
+        self.board.show_after(tab.select(None, None, None, **QUIET))
+        chosen = {*self.inputs, self.board.chosen}
+        self.show_table_after(self.board.tick.click(handle(self.tick_chosen), chosen, self.offers, **QUIET))
 
     def show_table_after(self, event: Any) -> None:
         """Show the table of the ticked models after an event that ticks others, and keep which are ticked."""
@@ -144,14 +153,19 @@ class EvaluateTab:
 
     def note_after(self, event: Any) -> None:
         """Keep what is shown after an event that changes it."""
-        event.then(handle(self.note), self.inputs, {self.part.shown, self.ticked}, **QUIET)
+        event.then(handle(self.note), self.inputs, self.part.shown, **QUIET)
+
+    def tick(self, values: Values) -> Updates:
+        """Note which models the person ticked."""
+        return {self.ticked: tuple(values[self.models] or ())}
 
     def note(self, values: Values) -> Updates:
         """Keep the task, the ticked models and the sample."""
-        ws, ticked = values[self.workspace], tuple(values[self.models] or ())
-        if not self.studio.usable(ws):
+        ws, task = values[self.workspace], values[self.task]
+        # The browser has no task before the workspace is open.
+        if task not in ws.task_names:
             return {}
-        return {self.ticked: ticked, **self._note(ws, Shown(values[self.task] or "", ticked, values[self.sample]))}
+        return self._note(ws, Shown(task, values[self.ticked], values[self.sample]))
 
     def _note(self, ws: Workspace, shown: Shown) -> Updates:
         return self.part.note(ws, shown_to_text(shown, self.studio.settings.output_dir))
@@ -196,6 +210,7 @@ class EvaluateTab:
             self.task: gr.update(choices=names, value=task or None),
             **self._offer(offer),
             **self.table.open(ws, ticked),
+            **self.board.open(ws),
             **self._open_task(ws, task),
         }
         sample = asked.sample if self._reads(ws, task, asked.sample) else None
@@ -210,11 +225,18 @@ class EvaluateTab:
     def offer_again(self, values: Values) -> Updates:
         """Offer the models again, with merges that finished meanwhile."""
         ticked, before = values[self.ticked], values[self.offered]
+        # Before the workspace is open there is nothing to add to.
+        if not before:
+            return {}
         return self._offer(next_offer(self.studio, values[self.workspace], ticked, before))
 
     def offer_merge(self, ws: Workspace, model: Path) -> Updates:
         """Tick a merge, and what it is compared with."""
         return self._offer(offer_of(self.studio, ws, model))
+
+    def tick_chosen(self, values: Values) -> Updates:
+        """Tick the merge that is chosen in the leaderboard, and what it is compared with."""
+        return self.offer_merge(values[self.workspace], self.board.merge_of(values).folder)
 
     def open_task(self, values: Values) -> Updates:
         """Show the inputs that suit the chosen task."""
