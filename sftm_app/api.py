@@ -52,6 +52,7 @@ def merge(
     adapter_energy: float | None = None,
     progress: Callable[[Progress], None] | None = None,
     resume: bool | None = None,
+    replace: bool = False,
     executor: str = "local",
     address: str | None = None,
     workers: int | None = None,
@@ -80,6 +81,7 @@ def merge(
         progress: called after each tensor and once before the last step.
         resume: if a killed merge left finished tensors, True continues it (with the same result as if it had never been
             stopped), False throws them away, None refuses. If there are none, all three are the same.
+        replace: if `output` is a merged model of this app, the new one takes its place once it is complete.
         executor: "local" merges in this process, "ray" by the workers of a Ray cluster, with the same result.
         address, workers: of the Ray cluster: "auto" or HOST:PORT; or how many processes to start here for this merge.
         session: what this process may use; by default what the environment says.
@@ -97,8 +99,9 @@ def merge(
     recipe = make_recipe(base, _listed(tasks), method, params, target, **settings)
     by = get_executor(executor, address, workers)
     # The recipe is saved next to the model, where relative paths would mean something else.
-    recipe = absolute(recipe, Path.cwd())
-    return merge_recipe(recipe, Path(os.path.expanduser(output)), session or open_session(), progress, resume, by)
+    recipe = absolute(recipe)
+    target_folder = Path(os.path.expanduser(output))
+    return merge_recipe(recipe, target_folder, session or open_session(), progress, resume, by, replace)
 
 
 def get_executor(name: str, address: str | None = None, workers: int | None = None) -> Executor:
@@ -124,9 +127,10 @@ def merge_recipe(
     progress: Callable[[Progress], None] | None = None,
     resume: bool | None = None,
     executor: Executor | None = None,
+    replace: bool = False,
 ) -> Report:
     """Carry out a recipe into `output`. Arguments and errors as for `merge`."""
-    steps = save(prepare(recipe, session), session, output, resume, executor)
+    steps = save(prepare(recipe, session), session, output, resume, executor, replace)
     try:
         while True:
             step = next(steps)
@@ -281,7 +285,7 @@ def search(
     Raises:
         InputError: inputs or samples cannot be used.
     """
-    recipe = absolute(make_recipe(base, _listed(tasks)), Path.cwd())
+    recipe = absolute(make_recipe(base, _listed(tasks)))
     place = Path(os.path.expanduser(folder))
     return search_recipe(
         recipe, samples, session or open_session(), trials, minutes, methods, weights, limit, place, progress

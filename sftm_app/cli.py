@@ -121,7 +121,7 @@ def _merge(options: argparse.Namespace) -> None:
     if output is None:
         raise OutputError("The recipe names no output.path. Give --output FOLDER, or add `output: {path: ...}` to it.")
     with _progress_bar(check, options.quiet) as show:
-        report = merge_recipe(recipe, output, open_session(), show, options.resume, executor)
+        report = merge_recipe(recipe, output, open_session(), show, options.resume, executor, options.replace)
     machine = report.machine
     print(f"Merged {format_count(len(report.inputs) - 1, 'task')} with {report.method} in {report.time}: {output}")
     print(f"  {report.memory}{' in each process' if machine.workers > 1 else ''}")

@@ -100,6 +100,11 @@ def _add_merge_options(parser: argparse.ArgumentParser) -> None:
         help="continue a merge that was killed, or throw away what it left and start again",
     )
     parser.add_argument(
+        "--replace",
+        action="store_true",
+        help="if the output folder is a merged model already, put the new one in its place once it is complete",
+    )
+    parser.add_argument(
         "--executor",
         choices=EXECUTORS,
         default=EXECUTORS[0],

@@ -27,10 +27,12 @@ from sftm_app.planning.plan import Plan
 from sftm_app.planning.recipe import recipe_to_dict
 from sftm_app.session import Session
 from sftm_app.weights.partial import PROGRESS_NAME, partial_of, refuse_in_use, sync_folder
+from sftm_app.weights.regular import open_file, read_file
 from sftm_app.weights.writer import WeightsWriter
 
 # A killed process loses nothing that it wrote; only a power cut does, and at most this much work.
 SYNC_S = 10.0
+MAX_PROGRESS_BYTES = 1 << 30
 _MAX_NAMED = 3
 
 
@@ -91,7 +93,7 @@ class Unfinished:
 
 def has_progress(output: Path) -> bool:
     """Whether a killed run of `output` can be resumed. Quick: verifies nothing."""
-    with contextlib.suppress(OSError), open(partial_of(output) / PROGRESS_NAME, "rb") as file:
+    with contextlib.suppress(OSError), os.fdopen(open_file(partial_of(output) / PROGRESS_NAME), "rb") as file:
         return bool(file.readline()) and file.readline().endswith(b"\n")
     return False
 
@@ -100,7 +102,7 @@ def read_unfinished(output: Path) -> Unfinished | None:
     """What a killed run of `output` left, or None if there is nothing to resume."""
     path = partial_of(output) / PROGRESS_NAME
     try:
-        first, *lines = path.read_bytes().split(b"\n")
+        first, *lines = read_file(path, MAX_PROGRESS_BYTES).split(b"\n")
         start = _START.validate_json(first)
     except (OSError, ValidationError):
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
 from collections.abc import Generator
@@ -13,6 +14,7 @@ from sftm_app.output.adapter.save import save_adapter
 from sftm_app.output.executors import Executor, LocalExecutor, WriteEntries
 from sftm_app.output.meter import MemoryMeter
 from sftm_app.output.progress import Clock, Progress
+from sftm_app.output.removal import check_replaceable, remove_replaced
 from sftm_app.output.report import Report, hashing, make_report
 from sftm_app.output.resume import Finished, Unfinished, progress_file, to_resume
 from sftm_app.output.side_files import write_documents, write_heads, write_side_files
@@ -24,7 +26,12 @@ from sftm_app.weights.writer import weights_writer
 
 
 def save(
-    plan: Plan, session: Session, output: Path, resume: bool | None = None, executor: Executor | None = None
+    plan: Plan,
+    session: Session,
+    output: Path,
+    resume: bool | None = None,
+    executor: Executor | None = None,
+    replace: bool = False,
 ) -> Generator[Progress, None, Report]:
     """Merge into `output`, yielding after each tensor and before the last step, and returning the report.
 
@@ -37,6 +44,7 @@ def save(
         output: a folder that does not exist yet.
         resume: whether to continue what a killed merge left.
         executor: who merges the tensors of a model, by default this process. The result is the same.
+        replace: `output` may be a merged model of this app. It stays as it is until the new one is complete.
 
     Raises:
         OutputError, ResourceError: see `check_output`, `check_budget`, `to_resume`, `output_folder` and `run`.
@@ -50,27 +58,38 @@ def save(
             f"the executor {LocalExecutor.name}, or the output kind model."
         )
     check_budget(plan, session.n_threads)
-    check_output(plan, output)
+    check_output(plan, output, replace)
     left = to_resume(plan, session, output, resume)
     # What an executor loads does not count as memory of the merge.
     with executor.ready(plan, session) as write_entries, MemoryMeter(plan.device) as meter:
         if plan.writes_adapter:
-            return (yield from save_adapter(plan, session, output, meter))
-        return (yield from _save_model(plan, session, output, meter, left, executor.name, write_entries))
+            report = yield from save_adapter(plan, session, output, meter, replace)
+        else:
+            report = yield from _save_model(plan, session, output, meter, left, executor.name, write_entries, replace)
+    # The new output is complete: what cannot be removed now is removed by the next one that replaces it.
+    with contextlib.suppress(OutputError):
+        remove_replaced(output)
+    return report
 
 
-def check_output(plan: Plan, output: Path) -> None:
+def check_output(plan: Plan, output: Path, replace: bool = False) -> None:
     """Refuse an output folder that cannot be used.
 
     Raises:
-        OutputError: it exists, is an input or lies inside one, or its parent cannot be read.
+        OutputError: it exists and may not be replaced, is an input or lies inside one or holds one, or its parent
+            cannot be read.
         ResourceError: the disk has too little room.
     """
     resolved = output.resolve()
     for checkpoint in plan.preflight.checkpoints:
         if resolved == checkpoint.path or checkpoint.path in resolved.parents:
             raise OutputError(f"{output}: is inside the input {checkpoint.path}. Choose another output folder.")
-    refuse_existing(output)
+        if replace and resolved in checkpoint.path.parents:
+            raise OutputError(f"{output}: holds the input {checkpoint.path}. Choose another output folder.")
+    if replace:
+        check_replaceable(output)
+    else:
+        refuse_existing(output)
     check_disk_space(output, plan.output_bytes)
 
 
@@ -82,10 +101,11 @@ def _save_model(
     left: Unfinished | None,
     executor: str,
     write_entries: WriteEntries,
+    replace: bool,
 ) -> Generator[Progress, None, Report]:
     started = time.perf_counter()
     workers: set[str] = set()
-    with output_folder(output, resume=left is not None) as partial, hashing(plan, session) as hashed:
+    with output_folder(output, left is not None, replace) as partial, hashing(plan, session) as hashed:
         with weights_writer(partial, plan.outputs, plan.max_shard_bytes, resume=left is not None) as writer:
             write_heads(plan, partial)
             write_side_files(plan, partial)

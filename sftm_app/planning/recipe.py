@@ -21,6 +21,7 @@ from sftm_app.methods.params import NoParams, check_size_rank, make_params, refu
 from sftm_app.methods.settings import MAX_WEIGHT
 from sftm_app.weights.file_names import INDEX_SUFFIX
 from sftm_app.weights.hub_names import hub_name
+from sftm_app.weights.regular import is_path, read_file
 
 DTYPES = {
     "float32": torch.float32,
@@ -172,7 +173,7 @@ def _make_roles(roles: Mapping[Any, Any]) -> tuple[tuple[str, str], ...]:
 
 
 def _is_path(value: Any) -> TypeGuard[str | Path]:
-    return isinstance(value, str | Path) and str(value) != "" and "\0" not in str(value)
+    return isinstance(value, str | Path) and is_path(str(value))
 
 
 def _mapping(value: Any, where: str) -> Mapping[str, Any]:
@@ -327,11 +328,10 @@ def load_recipe(path: str | Path, start: Path | None = None) -> Recipe:
     """
     file = Path(os.path.expanduser(path))
     try:
-        if file.stat().st_size > MAX_RECIPE_BYTES:
-            raise RecipeError(f"{file}: is too large for a recipe. Pick a YAML file.")
-        text = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{file}: cannot be read ({getattr(error, 'strerror', None) or 'not text'}).") from None
+        text = read_file(file, MAX_RECIPE_BYTES).decode("utf-8")
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or "not text"
+        raise RecipeError(f"{str(file)[:500]}: cannot be read ({why}). Pick a YAML file.") from None
     try:
         recipe = recipe_from_yaml(text)
     except RecipeError as error:
@@ -339,11 +339,20 @@ def load_recipe(path: str | Path, start: Path | None = None) -> Recipe:
     return absolute(recipe, start or file.parent)
 
 
-def absolute(recipe: Recipe, folder: Path) -> Recipe:
-    """The recipe with absolute paths; relative ones start at `folder`."""
+def absolute(recipe: Recipe, folder: Path | None = None) -> Recipe:
+    """The recipe with absolute paths; relative ones start at `folder`, by default the one this process works in.
+
+    Raises:
+        RecipeError: this process works in a folder that was removed.
+    """
 
     def place(path: str) -> str:
-        return str((folder / os.path.expanduser(path)).resolve())
+        try:
+            return str(Path(folder or "", os.path.expanduser(path)).resolve())
+        except OSError:
+            raise RecipeError(
+                f"{path[:500]}: the folder that this was started in does not exist any more. Give an absolute path."
+            ) from None
 
     output = recipe.output
     if output.path is not None:

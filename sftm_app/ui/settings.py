@@ -11,6 +11,7 @@ from pathlib import Path
 from sftm_app.errors import CompatibilityError, InputError, OutputError
 from sftm_app.resources import asset_path
 from sftm_app.weights.hub_names import is_blob, is_snapshot
+from sftm_app.weights.regular import is_path
 
 READ_SUFFIXES = (".safetensors", ".json", ".model", ".txt", ".jinja", ".yaml")
 
@@ -69,7 +70,7 @@ def allowed(settings: Settings, text: str) -> Path:
         InputError: it is empty, or it or a link in it leads outside the folders that the app was started with or into
             a hidden one.
     """
-    if not text or not text.strip() or "\0" in text:
+    if not text or not text.strip() or not is_path(text):
         raise InputError("No path is given. Pick a checkpoint from the list or paste the path of its folder.")
     try:
         given = Path(text.strip()).expanduser()

@@ -13,6 +13,7 @@ import torch
 
 from sftm_app.errors import CheckpointError
 from sftm_app.weights.adapter_config import AdapterConfig, parse_adapter_config
+from sftm_app.weights.adapter_formats import foreign_config, is_peft, recognise
 from sftm_app.weights.bare import find_weights, pickle_error, pickles_in
 from sftm_app.weights.file_names import (
     ADAPTER_CONFIG_NAME,
@@ -20,12 +21,14 @@ from sftm_app.weights.file_names import (
     CONFIG_NAME,
     INDEX_NAME,
     INDEX_SUFFIX,
+    MLX_WEIGHTS_NAME,
     SHARD_NAME,
     WEIGHTS_NAME,
 )
 from sftm_app.weights.header import FileStamp, Header, TensorInfo, open_regular, read_header
 from sftm_app.weights.modules import Modules, read_modules
 from sftm_app.weights.quantised import Dequantised, Scaling, find_quantised, read_dtype
+from sftm_app.weights.regular import is_path
 from sftm_app.weights.row_maps import RowMap, StoredTable
 from sftm_app.weights.safe_config import refuse_large_config, refuse_large_json
 from sftm_app.weights.shards import refuse_foreign_link, refuse_unnamed_shards, size_note
@@ -143,6 +146,8 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
         CheckpointError: no such folder, no permission, no safetensors, several sets of them without config.json, or a
             damaged file.
     """
+    if not is_path(str(path)):
+        raise CheckpointError(f"{str(path)[:200]!r}: is not a path. Give the path of a checkpoint folder.")
     # os.path, because Path.expanduser() raises for an unknown ~user.
     folder = Path(os.path.expanduser(path))
     try:
@@ -185,9 +190,12 @@ def _open_plain(folder: Path) -> Checkpoint:
     """A folder with one model's config and weights, or with weights alone."""
     if not _is_there(folder / CONFIG_NAME):
         found = find_weights(folder)
+        inner = _inner_folders(folder, ADAPTER_CONFIG_NAME) if found is None else []
+        if len(inner) == 1:
+            return _open_adapter(inner[0])
         if found is None:
             raise CheckpointError(f"{folder}: has no {CONFIG_NAME}. {_next_step_without_config(folder)}")
-        return _assemble(folder, {}, _read_bare(found))
+        return _open_bare(folder, found)
     refuse_foreign_link(folder / CONFIG_NAME)
     config = read_json(folder / CONFIG_NAME)
     if not config:
@@ -222,6 +230,8 @@ def _open_adapter(folder: Path) -> Checkpoint:
     config_file = folder / ADAPTER_CONFIG_NAME
     refuse_foreign_link(config_file)
     stamp, values = FileStamp.of(config_file), read_json(config_file)
+    if "peft_type" not in values and ("fine_tune_type" in values or "lora_parameters" in values):
+        return _open_foreign(folder, folder / MLX_WEIGHTS_NAME, values)
     if values.get("peft_type") != "LORA":
         raise CheckpointError(
             f"{folder}: is an adapter of the kind {values.get('peft_type')!r}; only LoRA adapters can be "
@@ -247,6 +257,38 @@ def _open_adapter(folder: Path) -> Checkpoint:
     return replace(opened, stamps=stamps, adapter=parse_adapter_config(values))
 
 
+def _open_foreign(path: Path, file: Path, settings: Mapping[str, Any] | None = None) -> Checkpoint:
+    """An adapter in another tool's format, with the names that PEFT would give its tensors."""
+    refuse_foreign_link(file)
+    header = read_header(file)
+    found = recognise(info.name for info in header.tensors)
+    if found is None:
+        raise CheckpointError(
+            f"{file}: its names are not those of a LoRA adapter that mlx-lm wrote. Convert it with the tool that wrote "
+            "it, and save it with PEFT."
+        )
+    stamps = {file: header.stamp}
+    if settings is not None:
+        stamps[path / ADAPTER_CONFIG_NAME] = FileStamp.of(path / ADAPTER_CONFIG_NAME)
+    tensors = {found.names.get(info.name, info.name): info for info in header.tensors}
+    config = foreign_config(found, header.metadata, settings)
+    return Checkpoint(path.resolve(), {}, tensors, dict.fromkeys(tensors, file), stamps, adapter=config)
+
+
+def _open_bare(path: Path, found: Path) -> Checkpoint:
+    """Weights without a config: a model, or a LoRA file of another tool."""
+    headers = _read_bare(found)
+    names = [info.name for header in headers.values() for info in header.tensors]
+    if len(headers) == 1 and recognise(names) is not None:
+        return _open_foreign(path, next(iter(headers)))
+    if is_peft(names):
+        raise CheckpointError(
+            f"{found}: is a LoRA adapter that PEFT saved, without its {ADAPTER_CONFIG_NAME}, which holds alpha and the "
+            "rank. Put the one that was saved with it next to it."
+        )
+    return _assemble(path, {}, headers)
+
+
 def _open_file(file: Path) -> Checkpoint:
     """A weight file stands for its folder if a config is next to it, and otherwise for itself."""
     folder = file.parent
@@ -254,7 +296,7 @@ def _open_file(file: Path) -> Checkpoint:
     found = find_weights(file)
     if not described:
         assert found is not None
-        return _assemble(found, {}, _read_bare(found))
+        return _open_bare(found, found)
     opened = _open_folder(folder)
     if file.resolve() not in {path.resolve() for path in opened.files.values()} and file.name != INDEX_NAME:
         raise CheckpointError(
@@ -296,13 +338,18 @@ def _dequantised(stored: Checkpoint, found: Dequantised) -> Checkpoint:
 
 
 def _next_step_without_config(folder: Path) -> str:
-    try:
-        inner = sorted(child.name for child in folder.iterdir() if (child / CONFIG_NAME).is_file())
-    except OSError:
-        inner = []
-    if inner:
-        return f"It holds several checkpoints: pick one of {', '.join(inner[:8])}."
+    for name, what in ((CONFIG_NAME, "checkpoints"), (ADAPTER_CONFIG_NAME, "adapters")):
+        if inner := [child.name for child in _inner_folders(folder, name)]:
+            return f"It holds several {what}: pick one of {', '.join(inner[:8])}."
     return "Pick the folder that `save_pretrained` wrote, with config.json and model.safetensors in it."
+
+
+def _inner_folders(folder: Path, holding: str) -> list[Path]:
+    """The folders in a folder that hold a file of this name."""
+    try:
+        return sorted(child for child in folder.iterdir() if (child / holding).is_file())
+    except OSError:
+        return []
 
 
 def _read_headers(folder: Path) -> dict[Path, Header]:

@@ -8,11 +8,11 @@ Format: 8 bytes little-endian length N, N bytes of JSON, then the data. https://
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
 import reprlib
-import stat
 import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ import torch
 
 from sftm_app.errors import CheckpointError
 from sftm_app.weights.large_header import LARGE_BYTES, fault_of
+from sftm_app.weights.regular import open_file
 
 MAX_HEADER_BYTES = 16 * 1024 * 1024
 MAX_NAME_BYTES = 512
@@ -107,17 +108,18 @@ def shape_in_file(dtype: torch.dtype, shape: tuple[int, ...]) -> list[int]:
 def open_regular(path: Path) -> int:
     """Open a regular file for reading and return its descriptor. Raises CheckpointError, also for a pipe or device."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        return open_file(path)
     except FileNotFoundError:
         raise CheckpointError(f"{path}: there is no such file. Check the path.") from None
     except PermissionError:
         raise CheckpointError(f"{path}: no permission to read this file. Change its permissions or copy it.") from None
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be opened ({error.strerror}). Check the path.") from None
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise CheckpointError(f"{path}: is not a regular file. Pick a .safetensors file or the folder that holds it.")
-    return descriptor
+    except (OSError, ValueError) as error:
+        if getattr(error, "errno", None) == errno.EINVAL:
+            raise CheckpointError(
+                f"{path}: is not a regular file. Pick a .safetensors file or the folder that holds it."
+            ) from None
+        why = getattr(error, "strerror", None) or error
+        raise CheckpointError(f"{str(path)[:500]}: cannot be opened ({why}). Check the path.") from None
 
 
 def read_header(path: Path, max_header_bytes: int = MAX_HEADER_BYTES) -> Header:

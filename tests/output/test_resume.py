@@ -413,7 +413,7 @@ def test_removal_takes_the_lock_last(tmp_path: Path, monkeypatch: pytest.MonkeyP
     folder = tmp_path / "out.partial"
     (folder / "heads").mkdir(parents=True)
     for name in ("a", "lock.json", "progress.jsonl", "z", "heads/x"):
-        (folder / name).write_text("")
+        (folder / name).write_text('{"pid": 1, "started": 1}' if name == "lock.json" else "")
     gone: list[str] = []
     unlink, rmtree = Path.unlink, partial_module.shutil.rmtree
     monkeypatch.setattr(Path, "unlink", lambda self: (gone.append(self.name), unlink(self))[1])

@@ -64,7 +64,9 @@ class _Adapter:
     records: list[TensorRecord] = field(default_factory=list)
 
 
-def save_adapter(plan: Plan, session: Session, output: Path, meter: MemoryMeter) -> Generator[Progress, None, Report]:
+def save_adapter(
+    plan: Plan, session: Session, output: Path, meter: MemoryMeter, replace: bool = False
+) -> Generator[Progress, None, Report]:
     """Merge into the adapter folder `output`, yielding after each tensor and before the last step.
 
     Deltas of linear layers, and low-rank deltas of embedding tables, become factors B = U sqrt(S), A = sqrt(S) V^T at
@@ -72,7 +74,7 @@ def save_adapter(plan: Plan, session: Session, output: Path, meter: MemoryMeter)
     are. The report's warnings name what an adapter cannot hold, with its share of the whole delta.
 
     Args:
-        plan, session, output: as for `output.save.save`.
+        plan, session, output, replace: as for `output.save.save`.
         meter: watches the memory.
 
     Raises:
@@ -80,7 +82,7 @@ def save_adapter(plan: Plan, session: Session, output: Path, meter: MemoryMeter)
         OutputError, ResourceError: see `output_folder`; and what `run_deltas` raises.
     """
     clock, slots, adapter = Clock(plan), adapter_slots(plan), _Adapter()
-    with output_folder(output) as partial, hashing(plan, session) as hashed:
+    with output_folder(output, replace=replace) as partial, hashing(plan, session) as hashed:
         write_heads(plan, partial)
         for delta in tensor_deltas(plan, session):
             entry = delta.entry
