@@ -15,6 +15,7 @@ from sftm_app.engine.cache import CachedLayer, LayerFacts, Measured, find_layer,
 from sftm_app.engine.features import features_of
 from sftm_app.engine.records import Figures
 from sftm_app.engine.task_matrices import TaskMatrices
+from sftm_app.linalg.factors import cut_all
 from sftm_app.linalg.low_rank import Delta, LowRank, weighted_sum
 from sftm_app.linalg.parallel import single_threaded
 from sftm_app.linalg.preservation import errors, measure
@@ -163,7 +164,7 @@ def _compute(work: LayerWork, layer: Layer) -> CachedLayer:
     measured = _measure(layer, merged.delta) if work.entry.measured else None
     if method.features is None:
         return CachedLayer(merged.delta, LayerFacts(merged.solve, measured=measured))
-    cut = [item.factors.cut(method.features(params)) for item in layer.features()]
+    cut = cut_all([item.factors for item in layer.features()], method.features(params))
     ranks, how = tuple(f.rank for f in cut), tuple(f.how for f in cut)
     return CachedLayer(merged.delta, LayerFacts(merged.solve, ranks, how, measured))
 

@@ -31,7 +31,7 @@ from sftm_app.inspection.factors import LayerFactors
 from sftm_app.inspection.layers import MapLayer
 from sftm_app.inspection.stored import StoredAnswers, stored_bytes
 from sftm_app.linalg.conflicts import Conflict
-from sftm_app.linalg.factors import Factors, Rank
+from sftm_app.linalg.factors import Factors, Rank, cut_all
 from sftm_app.linalg.feature_gram import couplings
 from sftm_app.linalg.low_rank import singular_values
 from sftm_app.linalg.metric import Whitened, whiten
@@ -263,7 +263,7 @@ class WhatIf:
         return formed_superposition(self.made.factors, asked, self._n_threads)
 
     def _counts(self, rank: Rank) -> tuple[int, ...]:
-        return tuple(f.cut(rank).rank for f in self.made.factors)
+        return tuple(f.rank for f in cut_all(self.made.factors, rank))
 
     def _own(self, weights: Sequence[float]) -> tuple[tuple[float, ...], float]:
         """The weights of the layer's members, and the summed weights of the tasks that leave it as it is."""

@@ -17,10 +17,11 @@ take float64 after all, gains that are dropped as rounding noise (less memory th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from sftm_app.linalg.factors import Rank, n_kept
+from sftm_app.linalg.factors import Rank, energy_share, n_kept, settled
 from sftm_app.linalg.gram_svd import GRAM_MIN, ROWS, SINGLE_RANK
 from sftm_app.linalg.low_rank import ADD_ELEMENTS
 from sftm_app.linalg.metric import Metric, side_dimension
@@ -86,6 +87,12 @@ class LayerSize:
         """Features that a rank keeps at most, per task."""
         return tuple(min(features, n_kept(rank, self.m, self.n)) for features in self.features)
 
+    def likely(self, rank: Rank) -> tuple[int, ...]:
+        """Features that a rank is likely to keep, per task: how many hold a share of energy is known only afterwards."""
+        one = settled(rank, sum(self.features), self.k)
+        share = likely_share(energy_share(one)) if isinstance(one, str) else 1.0
+        return tuple(min(kept, math.ceil(share * self.k)) for kept in self.kept(rank))
+
     def computed(self, rank: Rank) -> tuple[int, ...]:
         """Features that are computed for a rank, per task: only large dense matrices are cut while they are."""
         cut = self.k >= GRAM_MIN and not isinstance(rank, str)
@@ -93,6 +100,15 @@ class LayerSize:
             kept if cut and not thin else full
             for kept, full, thin in zip(self.kept(rank), self.features, self.thin, strict=True)
         )
+
+
+def likely_share(energy: float) -> float:
+    """The share of the full rank, 0..1, that is likely to hold a share of the energy, 0..1.
+
+    Fits the task matrices of full fine-tunes of MiniLM and DINOv2, from half of the energy to 99 %, within a factor of
+    about 1.3: 3 % of the features hold half of the energy, 19 % hold 90 %, 50 % hold 99 %.
+    """
+    return min(1.0, 0.19 * (-math.log10(1 - energy)) ** 1.4)
 
 
 @dataclass(frozen=True)

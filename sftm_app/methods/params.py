@@ -12,7 +12,7 @@ from decimal import Decimal
 from typing import Any
 
 from sftm_app.errors import RecipeError
-from sftm_app.linalg.factors import Rank
+from sftm_app.linalg.factors import AUTO, Rank
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,7 @@ class Control:
         choices: of a choice.
         minimum, maximum, step: of a number. A step of 1 means a whole number.
         searched: whether a search for the best merge may change it. The seed of random masks is not a setting to tune.
+        auto: whether a rank may be "auto"; see `linalg.factors.settled`.
     """
 
     kind: str
@@ -35,6 +36,7 @@ class Control:
     maximum: float = math.inf
     step: float = 0.05
     searched: bool = True
+    auto: bool = False
 
 
 def choice(default: str, label: str, help: str, choices: tuple[str, ...]) -> Any:
@@ -53,9 +55,9 @@ def whole(default: int, label: str, help: str, minimum: int, maximum: int, searc
     return field(default=default, metadata={"control": control})
 
 
-def rank(label: str, help: str, default: Rank = None) -> Any:
-    """Declare a rank; see `parse_rank`. The default is the full rank unless another is given."""
-    return field(default=default, metadata={"control": Control("rank", label, help)})
+def rank(label: str, help: str, default: Rank = None, auto: bool = False) -> Any:
+    """Declare a rank; see `parse_rank`. The default is the full rank unless another is given. auto: see `Control`."""
+    return field(default=default, metadata={"control": Control("rank", label, help, auto=auto)})
 
 
 def controls(params: type[Any]) -> dict[str, Control]:
@@ -193,7 +195,7 @@ def check_size_rank(value: Any, where: str) -> int | float | None:
 
 def _check(control: Control, value: Any, where: str) -> Any:
     if control.kind == "rank":
-        return check_rank(value, where)
+        return AUTO if control.auto and value == AUTO else check_rank(value, where)
     if control.kind == "choice":
         if value not in control.choices:
             raise RecipeError(f"{where}: {value!r} is not one of {', '.join(control.choices)}.")

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sftm_app.linalg.factors import Factors
+from sftm_app.linalg.factors import AUTO, Factors, cut_all
 from sftm_app.linalg.metric import Metric
 from sftm_app.linalg.superposition import superpose, superpose_operations, superposed_delta
 from sftm_app.linalg.workspace import factorise_bytes, superpose_bytes
@@ -38,7 +38,10 @@ class SFTMParams(CommonParams):
     rank: Rank = rank(
         "Rank",
         "How many singular features to keep per task and layer: all (full), a count (32), a share of the full rank "
-        "(25%), or as many as hold a share of the energy (90% energy).",
+        "(25%), as many as hold a share of the energy (90% energy), or auto: 90% energy where the tasks have more "
+        "features than the layer has dimensions, else all.",
+        default=AUTO,
+        auto=True,
     )
     scaling: float = number(
         1.0,
@@ -84,7 +87,7 @@ def equations(params: SFTMParams) -> tuple[str, Metric | None]:
 
 def merge(layer: Layer, params: SFTMParams) -> Merged:
     """Superpose the task matrices of one layer."""
-    factors = [item.factors.cut(params.rank) for item in layer.features()]
+    factors = cut_all([item.factors for item in layer.features()], params.rank)
     variant, metric = equations(params)
     solved = superpose(factors, variant, weights=layer.weights, n_threads=layer.n_threads, metric=metric)
     delta = superposed_delta(factors, solved)
@@ -108,7 +111,7 @@ def predict(
     Where every task reads all inputs, `mapping` is known to be the plain average: sum_t || D V_t - w_t U_t S_t ||^2 is
     then sum_t || D - w_t D_t ||^2.
     """
-    counts = tuple(f.cut(params.rank).rank for f in factors)
+    counts = tuple(f.rank for f in cut_all(factors, params.rank))
     given = tuple(weights)
     n_square = counts.count(factors[0].shape[1])
     if params.variant == "mapping" and n_square and n_square + counts.count(0) == len(counts):
@@ -132,7 +135,7 @@ def workspace(size: LayerSize, params: SFTMParams) -> int:
 
 def operations(size: LayerSize, params: SFTMParams) -> float:
     """Operations of forming and solving the system and of forming D*."""
-    return superpose_operations(size.m, size.n, size.kept(params.rank), *equations(params))
+    return superpose_operations(size.m, size.n, size.likely(params.rank), *equations(params))
 
 
 METHOD = Method(

@@ -35,14 +35,17 @@ def rule(name: str, array: Array) -> str:
 
 
 def superposed(changes: Sequence[Array]) -> Array:
-    """The default merge of matrices: minimum variance on both sides with loading 3, then calibrated.
+    """The default merge of matrices: features up to 90 % of the energy where not all fit into the matrix, minimum
+    variance on both sides with loading 3, then calibrated.
 
     With Y = N^1/2 D M^1/2 it is the least-norm Y that reads out every gain: dense least squares on vec(Y).
     """
-    M, N = moment([change.T for change in changes]), moment(changes)
+    fit = sum(count_features(change) for change in changes) <= min(changes[0].shape)
+    kept = changes if fit else [leading(change) for change in changes]
+    M, N = moment([change.T for change in kept]), moment(kept)
     read, write = inverse_root(M), inverse_root(N)
     rows, gains = [], []
-    for change in changes:
+    for change in kept:
         U, s, Vh = np.linalg.svd(change, full_matrices=False)
         for k in np.flatnonzero(s > 1e-5 * s[0]):
             row = np.outer(write @ U[:, k], read @ Vh[k]).ravel()
@@ -51,6 +54,20 @@ def superposed(changes: Sequence[Array]) -> Array:
             gains.append(s[k] / length)
     Y, *_ = np.linalg.lstsq(np.stack(rows), np.array(gains), rcond=1e-7)
     return calibrated(write @ Y.reshape(changes[0].shape) @ read, changes)
+
+
+def count_features(change: Array) -> int:
+    """The singular features that float32 inputs can tell from zero."""
+    s = np.linalg.svd(change, compute_uv=False)
+    return int((s > 1e-5 * s[0]).sum())
+
+
+def leading(change: Array) -> Array:
+    """The fewest singular features that hold 90 % of the energy."""
+    U, s, Vh = np.linalg.svd(change, full_matrices=False)
+    held = np.cumsum(s**2) / np.sum(s**2)
+    count = int(np.searchsorted(held, 0.9)) + 1
+    return np.asarray((U[:, :count] * s[:count]) @ Vh[:count])
 
 
 def moment(changes: Sequence[Array]) -> Array:

@@ -18,6 +18,7 @@ from sftm_app.errors import InputError, RecipeError
 from sftm_app.inspection import answers, input_projection
 from sftm_app.inspection.what_if import Prediction, WhatIf
 from sftm_app.linalg.feature_gram import FeatureGram
+from sftm_app.linalg.factors import cut_all
 from sftm_app.linalg.low_rank import dense
 from sftm_app.linalg.metric import Metric
 from sftm_app.linalg.preservation import errors, measure
@@ -108,7 +109,7 @@ def check(what_if: WhatIf, matrices: list[Tensor], weights: list[float], method:
     for f, read in zip(factors, found.readouts, strict=True):
         wanted = (f.U.double() * (D.double() @ f.Vh.double().T)).sum(0) / largest
         assert float((read.double() / largest - wanted).norm()) <= 1e-3 * max(1.0, size), said
-    assert found.ranks == tuple(f.cut(values.get("rank")).rank for f in factors)
+    assert found.ranks == tuple(f.rank for f in cut_all(factors, getattr(settings.params, "rank", None)))
     conflicts = solve.conflicts if solve else ()
     assert [(c.first, c.second) for c in found.conflicts] == [(c.first, c.second) for c in conflicts], said
     for conflict, other in zip(found.conflicts, conflicts, strict=True):

@@ -150,7 +150,7 @@ def test_common_settings_come_last_and_are_off() -> None:
     assert common_of(params) == CommonParams(depth=0.5) != CommonParams() == common_of(object())
     assert set(values_to_name(TaskArithmeticParams())) == set(values_of(params)) - {"calibration", "depth"}
     assert values_to_name(params)["depth"] == 0.5 and "calibration" not in values_to_name(params)
-    assert values_to_name(SFTMParams())["rank"] is None
+    assert values_to_name(SFTMParams(rank=None))["rank"] is None
     with pytest.raises(RecipeError, match="calibration: 2 is outside 0 to 1"):
         make_params(TaskArithmeticParams, {"calibration": 2}, "params")
 
@@ -160,6 +160,18 @@ def test_sftm_keeps_of_each_task_what_holds_its_share_of_energy() -> None:
     merged = METHODS["sftm"].merge(layer_of([steep, flat]), SFTMParams(rank="90% energy"))
     assert isinstance(merged, Merged) and merged.solve is not None
     assert merged.solve.n_features == 1 + 4  # 16 of 17.26; 2.45 of 2.94 at three
+
+
+def test_auto_cuts_only_where_the_tasks_have_more_features_than_the_layer_has_dimensions() -> None:
+    steep, flat = (torch.diag(torch.tensor(gains)) for gains in ([4.0, 1.0, 0.5, 0.1], [1.0, 0.9, 0.8, 0.7]))
+    thin = [torch.diag(torch.tensor(gains)) for gains in ([4.0, 0.1, 0.0, 0.0], [1.0, 0.1, 0.0, 0.0])]
+    for matrices, count in (([steep, flat], 1 + 4), (thin, 2 + 2), ([steep], 4)):
+        merged = METHODS["sftm"].merge(layer_of(matrices), SFTMParams(rank="auto"))
+        assert isinstance(merged, Merged) and merged.solve is not None
+        assert merged.solve.n_features == count
+    assert SFTMParams().rank == make_params(SFTMParams, {"rank": "auto"}, "params").rank == "auto"
+    with pytest.raises(RecipeError, match="'auto' is not a rank"):
+        make_params(get_method("cart").params, {"rank": "auto"}, "params")
 
 
 def test_an_unknown_method_names_the_nearest() -> None:

@@ -126,8 +126,11 @@ def test_seconds_grow_with_the_rank(seconds: Callable[..., float], variant: str)
     ranks = (16, 0.1, 256, 0.5, None)
     found = [seconds(1024, 1024, 3, params={"variant": variant, "rank": rank}) for rank in ranks]
     assert found == sorted(found) and found[0] < found[2] < found[-1]
-    everything = seconds(1024, 1024, 3, params={"variant": variant, "rank": "99% energy"})
-    assert everything == found[-1], "a share of energy may keep all features"
+    shares = [
+        seconds(1024, 1024, 3, params={"variant": variant, "rank": rank})
+        for rank in ("50% energy", "auto", "99% energy")
+    ]
+    assert [found[0], *shares, found[-1]] == sorted([found[0], *shares, found[-1]])
 
 
 def test_seconds_follow_the_speed_of_the_machine(

@@ -1,4 +1,4 @@
-"""A rank on a slider: all features, a count, a share of the full rank, or a share of the energy."""
+"""A rank on a slider: auto, all features, a count, a share of the full rank, or a share of the energy."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from typing import Any
 
 import gradio as gr
 
+from sftm_app.linalg.factors import AUTO
 from sftm_app.methods.params import Control
 from sftm_app.ui.handlers import Updates, Values
-from sftm_app.ui.widgets import UncheckedSlider
+from sftm_app.ui.widgets import UncheckedRadio, UncheckedSlider
 
 
 @dataclass(frozen=True)
@@ -23,8 +24,11 @@ class Scale:
     label: str = "Kept"
 
 
-KINDS = {"full": "all", "count": "count", "share": "% of rank", "energy": "% of energy"}
+KINDS = {AUTO: "auto", "full": "all", "count": "count", "share": "% of rank", "energy": "% of energy"}
+# The kinds without an amount.
+BARE = (AUTO, "full")
 SCALES = {
+    AUTO: Scale(0.0, 1.0, 1.0, 1.0),
     "full": Scale(0.0, 1.0, 1.0, 1.0),
     # Until a layer says how many features it has.
     "count": Scale(1.0, 64.0, 1.0, 16.0, "Features kept"),
@@ -39,7 +43,7 @@ class RankSlider:
     def __init__(self, label: str, default: Any, elem_id: str, visible: bool = True) -> None:
         kind, amount = kind_and_amount(default)
         scale = SCALES[kind]
-        self.kind = gr.Radio(
+        self.kind = UncheckedRadio(
             [(title, name) for name, title in KINDS.items()],
             value=kind,
             label=label,
@@ -50,11 +54,11 @@ class RankSlider:
         self.amount = UncheckedSlider(
             scale.minimum,
             scale.maximum,
-            value=scale.start if kind == "full" else amount,
+            value=scale.start if kind in BARE else amount,
             step=scale.step,
             label=scale.label,
             info="How many, or how much, to keep.",
-            visible=visible and kind != "full",
+            visible=visible and kind not in BARE,
             elem_id=f"{elem_id}-amount",
         )
         self.components: tuple[Any, ...] = (self.kind, self.amount)
@@ -66,7 +70,8 @@ class RankSlider:
     def show(self, control: Control, rank: Any, visible: bool = True) -> Updates:
         """Show a method's rank with this value. visible: False where it does nothing."""
         kind, amount = kind_and_amount(rank)
-        shown = gr.update(value=kind, label=control.label, visible=visible)
+        choices = [(title, name) for name, title in KINDS.items() if name != AUTO or control.auto]
+        shown = gr.update(choices=choices, value=kind, label=control.label, visible=visible)
         slider = amount_update(kind, amount) if visible else gr.update(visible=False)
         return {self.kind: shown, self.amount: slider}
 
@@ -77,6 +82,8 @@ class RankSlider:
 
 def rank_of(kind: Any, amount: Any) -> int | float | str | None:
     """The rank that kind and amount describe; unchecked."""
+    if kind == AUTO:
+        return AUTO
     if kind not in SCALES or kind == "full" or not isinstance(amount, int | float):
         return None
     if kind == "count":
@@ -86,6 +93,8 @@ def rank_of(kind: Any, amount: Any) -> int | float | str | None:
 
 def kind_and_amount(rank: Any) -> tuple[str, float]:
     """The inverse of rank_of."""
+    if rank == AUTO:
+        return AUTO, 1.0
     if isinstance(rank, str) and rank.endswith("% energy"):
         return "energy", float(rank.removesuffix("% energy"))
     if isinstance(rank, bool) or not isinstance(rank, int | float):
@@ -109,5 +118,5 @@ def amount_update(kind: str, value: float | None = None, n_features: int | None 
         step=step,
         value=scale.start if value is None else value,
         label=scale.label,
-        visible=kind != "full",
+        visible=kind not in BARE,
     )
