@@ -71,7 +71,7 @@ def settled(rank: Rank, n_features: int, full: int) -> Rank:
     """Turn AUTO into a rank for one layer; other ranks stay as they are.
 
     Args:
-        rank: a rank, or AUTO: all features where the layer can hold them apart, and as many as hold AUTO_SHARE elsewhere.
+        rank: a rank, or AUTO: all features where the layer can hold them apart, as many as hold AUTO_SHARE elsewhere.
         n_features: of all tasks together.
         full: the full rank of the layer, which is how many features it can hold apart.
     """

@@ -88,7 +88,7 @@ class LayerSize:
         return tuple(min(features, n_kept(rank, self.m, self.n)) for features in self.features)
 
     def likely(self, rank: Rank) -> tuple[int, ...]:
-        """Features that a rank is likely to keep, per task: how many hold a share of energy is known only afterwards."""
+        """Features that a rank is likely to keep, per task: a share of energy is known only afterwards."""
         one = settled(rank, sum(self.features), self.k)
         share = likely_share(energy_share(one)) if isinstance(one, str) else 1.0
         return tuple(min(kept, math.ceil(share * self.k)) for kept in self.kept(rank))
