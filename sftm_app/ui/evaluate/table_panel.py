@@ -79,7 +79,7 @@ class TablePanel:
                 scale=2,
                 min_width=220,
             )
-            self.measure = gr.Dropdown(
+            self.measure = UncheckedDropdown(
                 [("what suits each task", AUTO), *((one.title, one.name) for one in MEASURES)],
                 value=AUTO,
                 label="Score",

@@ -9,6 +9,7 @@ import gradio as gr
 from sftm_app.errors import RecipeError
 from sftm_app.planning.recipe import DTYPES, Output
 from sftm_app.ui.handlers import QUIET, Updates, Values, handle
+from sftm_app.ui.widgets import UncheckedDropdown, UncheckedRadio
 from sftm_app.ui.widgets.blocks import block
 from sftm_app.ui.wording import format_rank
 
@@ -20,7 +21,7 @@ class OutputForm:
     """Kind of output, the limits of an adapter (visible only for one), type, and largest file: the `inputs`."""
 
     def __init__(self) -> None:
-        self.kind = gr.Radio(
+        self.kind = UncheckedRadio(
             _KINDS,
             value="model",
             label="Write",
@@ -45,7 +46,7 @@ class OutputForm:
                 )
             self.ask = gr.Button("What would each rank keep?", elem_id="rank-costs")
             self.costs = block(elem_id="rank-costs-table")
-        self.dtype = gr.Dropdown(
+        self.dtype = UncheckedDropdown(
             [SAME_AS_INPUT, *DTYPES],
             value=SAME_AS_INPUT,
             label="Type of the merged weights",

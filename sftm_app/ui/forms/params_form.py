@@ -17,6 +17,7 @@ from sftm_app.ui.forms.method_help import method_html
 from sftm_app.ui.forms.rank_slider import RankSlider, amount_update
 from sftm_app.ui.forms.slots import Slot, make_slot
 from sftm_app.ui.handlers import QUIET, Updates, Values, handle
+from sftm_app.ui.widgets import UncheckedDropdown
 from sftm_app.ui.widgets.blocks import block
 
 # The settings that every method has. They are folded while they are off.
@@ -43,7 +44,7 @@ class ParamsForm:
     def __init__(self, workspace: gr.State, prefix: str = "", instead: str = "") -> None:
         self._workspace, self._instead = workspace, instead
         with gr.Group():
-            self.method = gr.Dropdown(
+            self.method = UncheckedDropdown(
                 [(method.title, method.name) for method in METHODS.values()],
                 value=Recipe.method,
                 label="Method",

@@ -44,7 +44,7 @@ class MapPanel:
     def __init__(self, studio: Studio) -> None:
         self.studio = studio
         with gr.Row(equal_height=False):
-            self.measure = gr.Dropdown(
+            self.measure = UncheckedDropdown(
                 [(measure.title, measure.name) for measure in MEASURES.values()],
                 value=FIRST_MEASURE,
                 label="Measure",

@@ -15,6 +15,7 @@ from sftm_app.ui.handlers import QUIET, Updates, Values, handle, when_set
 from sftm_app.ui.loading import load_checked
 from sftm_app.ui.settings import allowed
 from sftm_app.ui.studio import Studio
+from sftm_app.ui.widgets import UncheckedDropdown
 from sftm_app.ui.widgets.blocks import block
 from sftm_app.ui.widgets.html import Html, code, hint, join, notice, progress, stack, table
 from sftm_app.ui.workspace import Workspace
@@ -46,7 +47,7 @@ class HubPanel:
         first = next(iter(PRESETS))
         with gr.Accordion("From the Hugging Face hub", open=False, elem_id="hub"):
             block(_contact())
-            self.preset = gr.Dropdown(
+            self.preset = UncheckedDropdown(
                 [(one.title, one.name) for one in PRESETS.values()] + [("Models of your own choice", OWN)],
                 value=first,
                 label="Set",

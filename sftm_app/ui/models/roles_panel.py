@@ -13,6 +13,7 @@ from sftm_app.inspection.roles_table import TensorGroup, patterns_for, tensor_gr
 from sftm_app.ui.handlers import QUIET, Updates, Values, handle
 from sftm_app.ui.loading import remember
 from sftm_app.ui.studio import Studio
+from sftm_app.ui.widgets import UncheckedDropdown
 from sftm_app.ui.widgets.blocks import block
 from sftm_app.ui.widgets.html import Html, chip, code, hint, join, stack, table
 from sftm_app.ui.workspace import Workspace
@@ -52,7 +53,7 @@ class RolesPanel:
         with gr.Accordion("What each tensor is", open=False, visible=False, elem_id="roles") as self.panel:
             self.shown = block(elem_id="roles-table")
             with gr.Row(equal_height=True):
-                self.pattern = gr.Dropdown(
+                self.pattern = UncheckedDropdown(
                     label="Tensors",
                     info="A row of the table, or a pattern of your own.",
                     choices=[],
@@ -62,7 +63,7 @@ class RolesPanel:
                     min_width=300,
                     elem_id="role-pattern",
                 )
-                self.role = gr.Dropdown(
+                self.role = UncheckedDropdown(
                     [(title, word) for word, title in ROLE_TITLES.items()],
                     label="Role",
                     info="What these tensors are.",

@@ -19,6 +19,7 @@ from sftm_app.ui.models.hub_panel import HubPanel
 from sftm_app.ui.models.roles_panel import RolesPanel
 from sftm_app.ui.models.tokenizer_panel import TokenizerPanel
 from sftm_app.ui.studio import Studio
+from sftm_app.ui.widgets import UncheckedDropdown
 from sftm_app.ui.widgets.blocks import block, section
 from sftm_app.ui.widgets.html import Html, card, cards, chip, empty_state, facts, notice, stack
 from sftm_app.ui.workspace import Workspace, restore
@@ -66,7 +67,7 @@ class ModelsTab:
                     "Folders as save_pretrained writes them, LoRA adapters, or bare .safetensors files, all "
                     "fine-tuned from one base.",
                 )
-                self.base = gr.Dropdown(
+                self.base = UncheckedDropdown(
                     label="Base",
                     info="The checkpoint that the others were fine-tuned from. Pick one, or paste its path.",
                     choices=[],
@@ -74,7 +75,7 @@ class ModelsTab:
                     allow_custom_value=True,
                     elem_id="base-path",
                 )
-                self.tasks = gr.Dropdown(
+                self.tasks = UncheckedDropdown(
                     label="Tasks",
                     info="One or more fine-tuned checkpoints. Pick them, or paste each path and press Enter.",
                     choices=[],

@@ -11,6 +11,7 @@ from sftm_app.planning.recipe import tokenizer_choices
 from sftm_app.ui.handlers import QUIET, Updates, Values, handle
 from sftm_app.ui.loading import load_checked
 from sftm_app.ui.studio import Studio
+from sftm_app.ui.widgets import UncheckedRadio
 from sftm_app.ui.workspace import Workspace
 
 AUTOMATIC = "automatic"
@@ -21,7 +22,7 @@ class TokenizerPanel:
 
     def __init__(self, studio: Studio, workspace: gr.State) -> None:
         self.studio, self.workspace = studio, workspace
-        self.choice = gr.Radio(
+        self.choice = UncheckedRadio(
             [AUTOMATIC],
             value=AUTOMATIC,
             label="Tokenizer of the merged model",
