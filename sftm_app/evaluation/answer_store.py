@@ -18,6 +18,7 @@ from pydantic import BaseModel, Field, ValidationError
 from sftm_app.caching import write_text
 from sftm_app.evaluation.answer_sheet import AnswerSheet
 from sftm_app.evaluation.samples import ImageSamples, Samples
+from sftm_app.weights.regular import read_file
 
 MAX_FILE_BYTES = 256 * 1024 * 1024
 # How many sets of samples a file keeps for each task.
@@ -103,9 +104,8 @@ class AnswerStore:
     def _read(self, model: str) -> list[_Entry]:
         file = self._file(model)
         with contextlib.suppress(OSError, ValidationError, UnicodeDecodeError):
-            if file.stat().st_size <= MAX_FILE_BYTES:
-                found = _File.model_validate_json(file.read_text(encoding="utf-8"))
-                return found.entries if found.model == model else []
+            found = _File.model_validate_json(read_file(file, MAX_FILE_BYTES).decode())
+            return found.entries if found.model == model else []
         return []
 
     def _file(self, model: str) -> Path:

@@ -13,6 +13,7 @@ from sftm_app.session import Session
 from sftm_app.weights.checkpoint import Checkpoint
 from sftm_app.weights.disk_cache import digest
 from sftm_app.weights.file_names import REPORT_NAME
+from sftm_app.weights.regular import read_file
 
 # Raise this when the same model answers otherwise than before.
 VERSION = 1
@@ -46,7 +47,7 @@ def merge_id(folder: Path) -> str:
     A merge by another program, without a report, is known by its files.
     """
     with contextlib.suppress(OSError):  # the report says when and how long, so no two merges share it
-        return hashlib.sha256((folder / REPORT_NAME).read_bytes()).hexdigest()[:32]
+        return hashlib.sha256(read_file(folder / REPORT_NAME)).hexdigest()[:32]
     return digest("merge", str(folder.resolve()), repr(_stats(folder)))
 
 

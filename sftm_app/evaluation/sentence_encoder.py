@@ -21,6 +21,8 @@ from sftm_app.evaluation.family import Answer, Family, ForwardPass, ModelParts, 
 from sftm_app.evaluation.samples import Samples, as_texts
 from sftm_app.evaluation.text_model import MAX_TOKENS, MAX_TOKENS_PER_PASS, TextModel
 from sftm_app.evaluation.tokens import batches
+from sftm_app.weights.regular import read_file
+from sftm_app.weights.shards import refuse_foreign_link
 
 BATCH = 32
 POOLING_NAME = "1_Pooling/config.json"
@@ -130,12 +132,12 @@ def read_pooling(folder: Path) -> str:
     Raises:
         SampleError: the pooling is not supported, or further modules follow it.
     """
-    modules = _read(folder / "modules.json", [])
+    modules = _read(folder, "modules.json", [])
     kinds = [str(module.get("type") if isinstance(module, dict) else module) for module in modules]
     others = [kind for kind in kinds if not kind.endswith(COVERED)]
     if others:
         raise SampleError(f"{folder}: applies {', '.join(others)} after the encoder, which is not supported here.")
-    said = _read(folder / POOLING_NAME, {})
+    said = _read(folder, POOLING_NAME, {})
     flags = [key.removeprefix("pooling_mode_") for key, on in said.items() if key.startswith("pooling_mode_") and on]
     named = said.get("pooling_mode", [OLD_NAMES.get(flag, flag) for flag in flags] or "mean")
     poolings = named if isinstance(named, list) else [named]
@@ -145,12 +147,14 @@ def read_pooling(folder: Path) -> str:
     return str(poolings[0])
 
 
-def _read(file: Path, default: Content) -> Content:
+def _read(folder: Path, name: str, default: Content) -> Content:
     """The content of a JSON file, of the type of `default`, which stands for a missing file."""
+    file = folder / name
     if not file.is_file():
         return default
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        refuse_foreign_link(file, folder)
+        content = json.loads(read_file(file))
     except (OSError, ValueError, RecursionError):
         content = None
     if not isinstance(content, type(default)):
@@ -167,7 +171,7 @@ def build(parts: ModelParts) -> SentenceEncoder:
     """
     model = build_model(parts, optional=("pooler.",))
     folder = next((f for f in parts.folders if (f / POOLING_NAME).is_file()), parts.folders[-1])
-    limit = _read(folder / "sentence_bert_config.json", {}).get("max_seq_length")
+    limit = _read(folder, "sentence_bert_config.json", {}).get("max_seq_length")
     own_limit = limit if isinstance(limit, int) and limit > 0 else None
     return SentenceEncoder(model, load_tokenizer(parts.folders), read_pooling(folder), own_limit)
 

@@ -13,14 +13,20 @@ import psutil
 from pydantic import Field, TypeAdapter, ValidationError
 
 from sftm_app.output.progress import Progress
+from sftm_app.weights.regular import read_file
+
+MAX_EVENTS_BYTES = 256 << 20
+MAX_TEXT = 1 << 20
+_Finite = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
+_Count = Annotated[int, Field(ge=0, lt=2**53)]
 
 
 @dataclass(frozen=True)
 class Started:
     """A process was given the run."""
 
-    pid: int
-    process_started: float
+    pid: Annotated[int, Field(gt=0, lt=2**31)]
+    process_started: _Finite
     kind: Literal["started"] = "started"
 
     @classmethod
@@ -41,12 +47,12 @@ class Started:
 class Progressed:
     """One more tensor is merged; see output.progress.Progress. remaining_s: None in runs of earlier versions."""
 
-    done: int
-    total: int
-    name: str
-    fraction: float
-    elapsed_s: float
-    remaining_s: float | None = None
+    done: _Count
+    total: _Count
+    name: Annotated[str, Field(max_length=MAX_TEXT)]
+    fraction: Annotated[float, Field(ge=0.0, le=1.0)]
+    elapsed_s: _Finite
+    remaining_s: _Finite | None = None
     kind: Literal["progress"] = "progress"
 
     @classmethod
@@ -73,7 +79,7 @@ class Done:
 class Failed:
     """The run ended with an error. message: a sentence."""
 
-    message: str
+    message: Annotated[str, Field(max_length=MAX_TEXT)]
     kind: Literal["failed"] = "failed"
 
 
@@ -81,7 +87,7 @@ class Failed:
 class WasCancelled:
     """The run was stopped by a person."""
 
-    message: str = "Cancelled."
+    message: Annotated[str, Field(max_length=MAX_TEXT)] = "Cancelled."
     kind: Literal["cancelled"] = "cancelled"
 
 
@@ -97,10 +103,14 @@ def append_event(file: Path, event: Event) -> None:
 
 
 def read_events(file: Path) -> list[Event]:
-    """All events so far. A last line that is still being written is left out, and one that a crash tore."""
+    """All events so far. Left out are a last line that is still being written, and lines that are no events.
+
+    Raises:
+        OSError: it cannot be read, is too large, or is not a regular file.
+    """
     found: list[Event] = []
     with contextlib.suppress(FileNotFoundError):
-        for line in file.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]:
+        for line in read_file(file, MAX_EVENTS_BYTES).split(b"\n")[:-1]:
             with contextlib.suppress(ValidationError):
                 found.append(_EVENT.validate_json(line))
     return found

@@ -10,12 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sftm_app.errors import JobError
-from sftm_app.jobs.events import Event, append_event, read_events
+from sftm_app.jobs.events import MAX_EVENTS_BYTES, Event, append_event, read_events
 from sftm_app.planning.recipe import Recipe, load_recipe, recipe_to_yaml
 from sftm_app.weights.file_names import REPORT_NAME
+from sftm_app.weights.regular import open_file
 
 RUN_ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{6}")
 RECIPE_NAME = "recipe.yaml"
+EVENTS_NAME = "events.jsonl"
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class RunFolder:
     @property
     def events_file(self) -> Path:
         """The events, one JSON object per line."""
-        return self.path / "events.jsonl"
+        return self.path / EVENTS_NAME
 
     def recipe(self) -> Recipe:
         """The recipe. Raises RecipeError: it cannot be read."""
@@ -86,7 +88,7 @@ def open_run(runs_root: Path, run_id: str) -> RunFolder:
     """
     folder = RunFolder(runs_root / run_id)
     if not RUN_ID.fullmatch(run_id) or not os.path.isdir(folder.path) or not _is_readable(folder.path):
-        raise JobError(f"There is no run {run_id!r}. Choose one from the list.")
+        raise JobError(f"There is no run {run_id[:80]!r}. Choose one from the list.")
     return folder
 
 
@@ -106,11 +108,13 @@ def list_runs(runs_root: Path) -> list[RunFolder]:
 
 
 def _is_readable(folder: Path) -> bool:
-    """Whether this user may read a run's files. Otherwise the run is left out, and does not make every list fail."""
+    """Whether a run's files can be read. Otherwise the run is left out, and does not make every list fail."""
+    if folder.is_symlink():
+        return False
     try:
-        os.stat(folder / "events.jsonl")
-        return os.access(folder / "events.jsonl", os.R_OK)
+        os.close(open_file(folder / EVENTS_NAME))
     except FileNotFoundError:
-        return True
+        return folder.is_dir()
     except OSError:
         return False
+    return (folder / EVENTS_NAME).stat().st_size <= MAX_EVENTS_BYTES

@@ -48,6 +48,14 @@ class RunStatus:
 
 def status(folder: RunFolder) -> RunStatus:
     """The state of a run from its events, its process, and whether its model is there."""
+    try:
+        return _status(folder)
+    except OSError as error:  # its files were removed or damaged: it runs for nobody
+        why = error.strerror or "unknown"
+        return RunStatus(folder.run_id, "died", message=f"The files of this run cannot be read ({why}).")
+
+
+def _status(folder: RunFolder) -> RunStatus:
     events = folder.events()
     if not events:
         age = time.time() - folder.path.stat().st_mtime

@@ -26,6 +26,7 @@ from sftm_app.session import Session
 from sftm_app.tuning.space import Space
 from sftm_app.tuning.split import split_samples
 from sftm_app.weights.disk_cache import digest, file_key
+from sftm_app.weights.regular import read_file
 
 # The folder of all searches, in the output folder.
 SEARCHES_NAME = "searches"
@@ -175,5 +176,5 @@ def find_about(searches: Path, models: str) -> list[About]:
     found: list[tuple[float, About]] = []
     for file in searches.glob(f"*/{ABOUT_NAME}"):
         with contextlib.suppress(OSError, ValidationError):
-            found.append((file.stat().st_mtime, _ABOUT.validate_json(file.read_bytes())))
+            found.append((file.stat().st_mtime, _ABOUT.validate_json(read_file(file))))
     return [about for _, about in sorted(found, key=lambda one: -one[0]) if about.models == models]

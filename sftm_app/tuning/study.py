@@ -28,6 +28,7 @@ from sftm_app.methods.params import values_of
 from sftm_app.methods.settings import MergeSettings, merge_settings
 from sftm_app.tuning.space import Space
 from sftm_app.weights.partial import LOCK_NAME, folder_lock, is_live, write_lock
+from sftm_app.weights.regular import read_file
 
 SEED = 0
 # Proposals are random until so many trials of the methods that go on are known.
@@ -139,7 +140,7 @@ _LINE = TypeAdapter(_Line)
 def read_trials(folder: Path) -> tuple[Tried, ...]:
     """The trials in a folder, in their order; none if there is no file. A line that a crash has torn is left out."""
     try:
-        lines = (folder / TRIALS_NAME).read_bytes().split(b"\n")
+        lines = read_file(folder / TRIALS_NAME).split(b"\n")
     except OSError:
         return ()
     found = []

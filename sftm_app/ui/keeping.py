@@ -20,6 +20,7 @@ from cachetools import LRUCache
 from sftm_app.ui.handlers import Updates
 from sftm_app.ui.widgets.address_bar import AddressPart
 from sftm_app.ui.workspace import Workspace
+from sftm_app.weights.regular import read_file
 
 FOLDER = "views"
 WORKSPACES_KEPT = 64
@@ -64,7 +65,7 @@ class Keeper:
         if name not in self._texts:
             found = {}
             with contextlib.suppress(OSError, ValueError):
-                read = json.loads((self._folder / name).read_text(encoding="utf-8"))
+                read = json.loads(read_file(self._folder / name))
                 if isinstance(read, dict):
                     found = {part: text for part, text in read.items() if isinstance(text, str)}
             self._texts[name] = found

@@ -28,6 +28,7 @@ from sftm_app.ui.naming import distinct_names
 from sftm_app.ui.settings import Settings
 from sftm_app.ui.workspace import Workspace
 from sftm_app.weights.file_names import REPORT_NAME
+from sftm_app.weights.regular import read_file
 
 FOLDER = "merges"
 MOST_NAME, MOST_NOTES = 120, 4000
@@ -181,7 +182,7 @@ class Merges:
 
     def _about(self, merge: str) -> About:
         with contextlib.suppress(OSError, ValidationError, UnicodeDecodeError):
-            return About.model_validate_json(self._file(merge).read_text(encoding="utf-8"))
+            return About.model_validate_json(read_file(self._file(merge)).decode())
         return About()
 
     def _write(self, merge: str, about: About) -> None:

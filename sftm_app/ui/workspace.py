@@ -12,6 +12,7 @@ from pathlib import Path
 from sftm_app.errors import RecipeError
 from sftm_app.planning.recipe import TaskEntry, check_tokenizer, default_name
 from sftm_app.weights.header import FileStamp
+from sftm_app.weights.regular import read_file
 
 WORKSPACE_NAME = "workspace.json"
 
@@ -89,8 +90,8 @@ def store(output_dir: Path, workspace: Workspace) -> None:
 
 def restore(output_dir: Path) -> Workspace:
     """The workspace stored last; an empty one if there is none."""
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecipeError):
-        value = json.loads((output_dir / WORKSPACE_NAME).read_text(encoding="utf-8"))
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError, RecipeError):
+        value = json.loads(read_file(output_dir / WORKSPACE_NAME))
         tasks = tuple(TaskEntry(**task) for task in value["tasks"])
         roles = tuple((str(pattern), str(role)) for pattern, role in value.get("roles", ()))
         tokenizer = value.get("tokenizer")

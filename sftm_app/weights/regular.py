@@ -7,6 +7,8 @@ import os
 import stat
 from pathlib import Path
 
+MAX_BYTES = 64 << 20
+
 
 def open_file(path: Path) -> int:
     """Open a regular file for reading, without ever waiting, and return its descriptor.
@@ -21,7 +23,7 @@ def open_file(path: Path) -> int:
     return descriptor
 
 
-def read_file(path: Path, max_bytes: int) -> bytes:
+def read_file(path: Path, max_bytes: int = MAX_BYTES) -> bytes:
     """Read a regular file.
 
     Raises:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -262,3 +263,59 @@ def test_a_warm_worker_that_fails_at_once_has_the_last_word(tmp_path: Path, mode
         assert "too few for a safetensors file" in status(folder).message
     finally:
         workers.close()
+
+
+def _flood(file: Path) -> None:
+    with open(file, "wb") as stream:
+        stream.truncate((256 << 20) + 1)
+
+
+ODD_EVENTS: dict[str, Callable[[Path], object]] = {
+    "a pipe": lambda file: os.mkfifo(file),
+    "a folder": lambda file: file.mkdir(),
+    "a device": lambda file: file.symlink_to("/dev/zero"),
+    "a link to itself": lambda file: file.symlink_to(file),
+    "not text": lambda file: file.write_bytes(bytes(range(256)) * 10),
+    "too large": _flood,
+    "deep": lambda file: file.write_text("[" * 100_000 + "\n"),
+    "a huge pid": lambda file: file.write_text('{"kind": "started", "pid": 1' + "0" * 30 + ', "process_started": 1}\n'),
+    "a pid of 0": lambda file: file.write_text('{"kind": "started", "pid": 0, "process_started": 1}\n'),
+    "no number": lambda file: file.write_text('{"kind": "started", "pid": 1, "process_started": NaN}\n'),
+    "beyond all bounds": lambda file: file.write_text(
+        '{"kind": "progress", "done": 1e300, "total": -1, "name": "x", "fraction": 1e999, "elapsed_s": -5}\n'
+    ),
+    "another kind": lambda file: file.write_text('{"kind": "evil", "message": "x"}\n{}\n[]\nnull\n'),
+}
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="POSIX")
+@pytest.mark.parametrize("kind", ODD_EVENTS)
+def test_one_odd_run_neither_breaks_the_list_nor_blocks_new_ones(
+    tmp_path: Path, recipe_for: Callable, kind: str
+) -> None:
+    """FAULTS C7: the folder of a run may hold anything after a crash, or because somebody wrote into it."""
+    odd = tmp_path / "runs" / "20990101-000000-aaaaaa"
+    odd.mkdir(parents=True)
+    ODD_EVENTS[kind](odd / "events.jsonl")
+    long_ago = time.time() - START_LIMIT_S - 1
+    os.utime(odd, (long_ago, long_ago))
+    good = create_run(tmp_path / "runs", recipe_for("a"))
+    good.append(Done())
+    started = time.monotonic()
+    assert good.run_id in [run.run_id for run in list_runs(tmp_path / "runs")]
+    for run in [*list_runs(tmp_path / "runs"), RunFolder(odd)]:
+        assert status(run).state in ("done", "died")
+    assert active_run(tmp_path / "runs") is None
+    cancel(RunFolder(odd))
+    with contextlib.suppress(JobError):
+        cancel(open_run(tmp_path / "runs", odd.name))
+    assert time.monotonic() - started < 5
+
+
+def test_a_linked_folder_is_no_run(tmp_path: Path, folder: RunFolder) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    folder.path.rename(elsewhere)
+    folder.path.symlink_to(elsewhere)
+    assert list_runs(folder.path.parent) == []
+    with pytest.raises(JobError, match="There is no run"):
+        open_run(folder.path.parent, folder.run_id)

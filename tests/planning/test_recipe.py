@@ -204,10 +204,12 @@ def test_recipe_files_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
     (tmp_path / "large.yaml").write_bytes(b"#" * (1024 * 1024 + 1))
     (tmp_path / "wrong.yaml").write_text("base: b")
+    (tmp_path / "pipe.yaml").symlink_to("/dev/zero")
     for name, said in {
         "none.yaml": "No such file",
         "binary.yaml": "not text",
-        "large.yaml": "too large",
+        "large.yaml": "is larger than 1048576 bytes",
+        "pipe.yaml": "is not a regular file",
         ".": "cannot be read",
         "wrong.yaml": "has no `tasks`",
         "x" * 5000: "cannot be read",
