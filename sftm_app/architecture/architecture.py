@@ -34,6 +34,7 @@ class Architecture:
         guessed: why roles were guessed: a sentence where they all were, or "" where the config says what they are.
         unknown: names in the files whose roles were guessed because the model's class does not know them.
         shapes: name in memory -> shape of the parameter or buffer.
+        settings: the config's settings that change what the model computes, with every default; see `flat_settings`.
     """
 
     owners: dict[str, Owner]
@@ -49,6 +50,7 @@ class Architecture:
     guessed: str = ""
     unknown: tuple[str, ...] = ()
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    settings: dict[str, str] = field(default_factory=dict)
 
     @cached_property
     def stored(self) -> dict[str, str]:

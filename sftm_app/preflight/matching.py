@@ -11,6 +11,7 @@ from sftm_app.architecture.architecture import Architecture
 from sftm_app.architecture.guess import by_file_names, may_be_absent
 from sftm_app.architecture.known_architectures import ArchitectureCache
 from sftm_app.architecture.opening import task_architecture
+from sftm_app.architecture.settings import flat_settings, settings_of_part
 from sftm_app.errors import CheckpointError
 from sftm_app.preflight.alignment import Alignment, align, part_of
 from sftm_app.preflight.mismatches import (
@@ -26,8 +27,8 @@ from sftm_app.weights.checkpoint import Checkpoint
 
 # Classes of models whose outputs have names.
 _CLASSIFIES = re.compile("Classification|Detection|Segmentation")
-# Config entries about the checkpoint rather than the model.
-_SAVING_KEYS = ("num_labels", "use_cache", "torchscript", "return_dict", "output_attentions", "output_hidden_states")
+# More differences in the configs than this are counted.
+_MAX_SETTINGS = 40
 
 
 @dataclass(frozen=True)
@@ -191,14 +192,24 @@ class _Sides:
         return [f"is a {self.task.model_type!r}, a part of the base; the rest is as in the base."]
 
     def _other_settings(self) -> list[str]:
-        """A note if settings differ that do not affect the shapes, such as the number of attention heads."""
-        ours, theirs = self._base_settings(), self.task.config
+        """A note on every setting that changes what the model computes and differs from the base's."""
+        if self.base.bare or self.task.bare:
+            return []
+        ours, theirs = self.ours.settings, self.theirs.settings
+        if not ours or not theirs:  # of a model that transformers does not know
+            ours, theirs = flat_settings(self.base.config), flat_settings(self.task.config)
+        if self.task.model_type != self.base.model_type:
+            part = settings_of_part(ours, self.task.model_type)
+            whole = settings_of_part(theirs, self.base.model_type)
+            ours, theirs = (part, theirs) if part is not None else (ours, whole or ours)
         other = [
-            f"{key} ({theirs[key]!r}, in the base {value!r})"
-            for key, value in ours.items()
-            if key in theirs and key not in _SAVING_KEYS and isinstance(value, int | float) and value != theirs[key]
+            f"{key} ({theirs.get(key, 'not set')}, in the base {ours.get(key, 'not set')})"
+            for key in {**ours, **theirs}
+            if ours.get(key) != theirs.get(key)
         ]
-        return [f"its config differs in {listing(other)}; the merged model has the base's."] if other else []
+        more = f" and {len(other) - _MAX_SETTINGS} more" if len(other) > _MAX_SETTINGS else ""
+        listed = ", ".join(other[:_MAX_SETTINGS]) + more
+        return [f"its config differs in {listed}; the merged model has the base's."] if other else []
 
 
 def _class_names(checkpoint: Checkpoint) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,9 @@ def test_names_that_would_load_code_or_weights_load_nothing(builder: Architectur
         {"trust_remote_code": True},
         {"use_pretrained_backbone": True, "backbone": "owner/repo"},
     ):
-        assert read(builder, {**BERT, "num_hidden_layers": 1, **odd}) == plain, odd
+        found = read(builder, {**BERT, "num_hidden_layers": 1, **odd})
+        # An entry that loads nothing may still differ from the base's, which is said.
+        assert replace(found, settings=plain.settings) == plain, odd
 
 
 def test_the_process_ends_with_its_builder() -> None:
