@@ -29,6 +29,8 @@ class Owner:
         why: the reason for the kind if it is not the module: a guess, or the recipe.
         key: identifies the parameter in every model of the family, whatever its name in the files. Tied names share it.
         fused: the linear maps in this matrix, if there are several.
+        stack: its place in a stack of experts, if the model holds it in one: the expert, which of the maps side by side
+            it is, and how many there are.
     """
 
     module: str
@@ -37,6 +39,7 @@ class Owner:
     why: str = ""
     key: str = ""
     fused: Fused | None = None
+    stack: tuple[int, int, int] | None = None
 
 
 def kind_of(module: nn.Module, name: str, shape: tuple[int, ...]) -> str:

@@ -17,6 +17,7 @@ from torch import nn
 from sftm_app.architecture.architecture import Architecture, UnknownModelType
 from sftm_app.architecture.fused import Fused, find_fused
 from sftm_app.architecture.owners import Owner, kind_of
+from sftm_app.architecture.settings import flat_settings
 from sftm_app.architecture.transformers_internals import (
     LoadedTensor,
     has_head,
@@ -77,6 +78,7 @@ def read_architecture(
         _submodels(model, modules, prefix),
         unused=tuple(tensor.file for tensor in found if not tensor.in_model),
         shapes={name: tuple(tensor.shape) for name, tensor in parameters.items()},
+        settings=flat_settings(model.config.to_dict()),
     )
 
 
@@ -141,7 +143,7 @@ def _owner(
         out = -1 if kind.endswith("transposed") != tensor.flipped else -2
         parent = modules[path.rpartition(".")[0]] if path else module
         fused = find_fused(memory, parent, module, shape[out])
-    return Owner(type(module).__name__, kind, in_backbone, key=key, fused=fused)
+    return Owner(type(module).__name__, kind, in_backbone, key=key, fused=fused, stack=tensor.stack)
 
 
 def _ties(parameters: Mapping[str, torch.Tensor], modules: Mapping[str, nn.Module]) -> dict[str, str]:

@@ -41,6 +41,8 @@ class LoadedTensor:
         file: its name in the files.
         memory: the parameter that it becomes, or becomes a part of.
         slot: "" if it is that whole parameter; otherwise what distinguishes it from the other parts.
+        stack: where it lies in a stack of experts that is one parameter: the expert, which of the maps side by side it
+            is, and how many there are. None outside stacks.
         flipped: it is transposed.
         fused: labels of the maps that it is split into.
         ignored: the model does not use it.
@@ -50,6 +52,7 @@ class LoadedTensor:
     file: str
     memory: str
     slot: str = ""
+    stack: tuple[int, int, int] | None = None
     flipped: bool = False
     fused: tuple[str, ...] = ()
     ignored: bool = False
@@ -102,6 +105,7 @@ def loaded_tensors(model: Any, names: Iterable[str], parameters: Mapping[str, to
                 name,
                 memory,
                 slot="" if whole else f" {pattern} {' '.join(numbers)}",
+                stack=_place_in_stack(rule, pattern, steps, name),
                 flipped=len(flips) % 2 == 1,
                 fused=tuple(map(_label, rule.target_patterns)) if split else (),
             )
@@ -112,6 +116,19 @@ def loaded_tensors(model: Any, names: Iterable[str], parameters: Mapping[str, to
             prefix = f"{model.base_model_prefix}."
             is_inside = not modules.isdisjoint((path, prefix + path, path.removeprefix(prefix)))
             yield LoadedTensor(name, memory, ignored=True, in_model=is_inside or _BUFFER.search(last) is not None)
+
+
+def _place_in_stack(
+    rule: WeightConverter, pattern: str, steps: list[str], name: str
+) -> tuple[int, int, int] | None:
+    """See `LoadedTensor.stack`: experts are stacked first, then gate and up are put side by side along the rows."""
+    sources = list(rule.source_patterns)
+    is_stack = steps in (["MergeModulelist"], ["MergeModulelist", "Concatenate"]) and len(rule.target_patterns) == 1
+    in_rows = all(step.dim == 1 for step in rule.operations if type(step).__name__ == "Concatenate")
+    numbers = re.findall(r"(?<=\.)\d+(?=\.)", name)
+    if not is_stack or not in_rows or not numbers or pattern not in sources:
+        return None
+    return int(numbers[-1]), sources.index(pattern), len(sources)
 
 
 def saving_order(model: Any, parameters: Iterable[str]) -> list[str]:

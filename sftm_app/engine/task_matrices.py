@@ -90,16 +90,31 @@ def read_task_matrix(
         expert, span: only this entry of a stack, or these elements; `origin` is then the same part of the base.
     """
     if isinstance(source, LoraPair):
-        thin = read_pair(read, source)
+        thin = read_pair(read, source, expert)
         return LowRank(thin.left.to(device), thin.right.to(device))
     assert origin is not None
     return read.finite(source, origin.dtype, expert, span).to(device).sub_(origin)
 
 
-def read_pair(read: TensorReader, pair: LoraPair) -> LowRank:
-    """Read scaling * B @ A as a low-rank linear map (m, n) in the compute dtype, on the CPU."""
+def read_pair(read: TensorReader, pair: LoraPair, expert: int | None = None) -> LowRank:
+    """Read scaling * B @ A as a low-rank linear map (m, n) in the compute dtype, on the CPU.
+
+    Args:
+        read: the adapter's reader.
+        pair: where its factors are.
+        expert: which linear map, where the pair is of a whole stack.
+    """
     A, B = read.finite(pair.a, COMPUTE_DTYPE), read.finite(pair.b, COMPUTE_DTYPE)
-    return LowRank(B.reshape(len(B), -1) * pair.scaling, A.reshape(len(A), -1))
+    if pair.flipped:
+        A, B = A.T, B.T
+    if pair.n_experts:
+        # PEFT keeps the experts one after the other in A, and interleaved in B.
+        index = pair.expert if pair.expert is not None else expert or 0
+        A = A.reshape(pair.n_experts, pair.rank, -1)[index]
+        B = B.reshape(len(B), pair.rank, pair.n_experts)[:, :, index]
+    if pair.rows is not None:
+        B = B[slice(*pair.rows)]
+    return LowRank((B.reshape(len(B), -1) * pair.scaling).contiguous(), A.reshape(len(A), -1).contiguous())
 
 
 def part_of(change: Delta, part: Part | None) -> Delta:

@@ -51,9 +51,9 @@ def _task_tensor(found: Preflight, index: int, name: str, base: TensorReader, re
         return base(name)
     if not isinstance(source, LoraPair):
         return read(source)
-    # A LoRA pair changes the whole linear map, so its first part tells how the tensor stores it.
+    # A LoRA pair changes the whole linear map, or all maps of a stack.
     parts = assign(found.base.tensors[name], found.architecture.owners.get(name)).parts
-    part = parts[0] if parts else Part(transposed=source.transposed)
     tensor = base(name).to(COMPUTE_DTYPE, copy=True)
-    add_to(part.of(tensor), read_pair(read, source))
+    for part in parts or (Part(transposed=source.transposed),):
+        add_to(part.of(tensor), read_pair(read, source, part.expert))
     return tensor

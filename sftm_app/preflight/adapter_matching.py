@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
-from sftm_app.architecture.adapter_names import AdapterNames, is_tied, names_in_base, parse_names
+from sftm_app.architecture.adapter_names import AdapterNames, is_tied, parse_names
 from sftm_app.architecture.architecture import Architecture
+from sftm_app.architecture.known_architectures import ArchitectureCache
+from sftm_app.preflight.adapter_paths import find_paths, mangled_paths
+from sftm_app.preflight.expert_pairs import find_stacks, pairs_of
 from sftm_app.preflight.matching import Match
 from sftm_app.preflight.mismatches import MAX_NAMED, listing
 from sftm_app.weights.adapter_config import AdapterConfig, LoraPair
@@ -30,6 +33,7 @@ class _Sides:
     task: Checkpoint
     architecture: Architecture
     names: AdapterNames
+    found: Mapping[str, str]
 
     @property
     def adapter(self) -> AdapterConfig:
@@ -38,8 +42,7 @@ class _Sides:
 
     def find(self, path: str) -> str | None:
         """The base's tensor for a parameter of the adapter."""
-        found = names_in_base(path, self.architecture)
-        return next((name for name in found if name in self.base.tensors), None)
+        return self.found.get(path)
 
     def is_tied(self, path: str) -> bool:
         """Whether the path is a second name of another parameter."""
@@ -49,24 +52,68 @@ class _Sides:
         return self.task.tensors[name].shape
 
 
-def match_adapter(base: Checkpoint, task: Checkpoint, architecture: Architecture) -> Match:
+def match_adapter(
+    base: Checkpoint, task: Checkpoint, architecture: Architecture, architectures: ArchitectureCache
+) -> Match:
     """Match an adapter with the base.
 
-    Reads headers only, and the tensors of tables that a file holds both whole and as a pair of factors.
+    Reads headers only; the tensors of tables that a file holds both whole and as a pair of factors; and single numbers.
     """
-    sides = _Sides(base, task, architecture, parse_names(task.tensors))
+    assert task.adapter is not None
+    names = parse_names(task.tensors)
+    asked = [*(f"{module}.weight" for module in names.factors), *names.whole]
+    if task.adapter.format == "PEFT":
+        found = find_paths(asked, base, architecture, architectures)
+        return _match(_Sides(base, task, architecture, names, found), ())
+    known = set(task.adapter.alpha_names.values())
+    names = replace(names, unknown=[name for name in names.unknown if name not in known])
+    written = {module: _own_path(module, task.adapter) for module in names.factors}
+    paths = written
+    if task.adapter.mangled:
+        table = mangled_paths(base, architecture)
+        paths = {module: table.get(path) or path for module, path in written.items()}
+    resolved = find_paths((f"{path}.weight" for path in paths.values()), base, architecture, architectures)
+    found = {f"{m}.weight": resolved[f"{path}.weight"] for m, path in paths.items() if f"{path}.weight" in resolved}
+    # A file may be for several models: the parts that change nothing of the base are for others.
+    ours = {_component(module, task.adapter) for module in names.factors if f"{module}.weight" in found}
+    others = [module for module in names.factors if ours and _component(module, task.adapter) not in ours]
+    kept = {module: pair for module, pair in names.factors.items() if module not in others}
+    left = dict.fromkeys(task.adapter.alpha_names.values(), "alphas, multiplied into the factors")
+    left |= {
+        name: f"for {_component(module, task.adapter)}, another model"
+        for module in others
+        for name in names.factors[module].values()
+    }
+    notes: tuple[str, ...] = (f"is a LoRA file that {task.adapter.format} wrote, read with its own rank and alpha.",)
+    if others:
+        parts = sorted({_component(module, task.adapter) for module in others})
+        notes += (f"{len(others)} of its pairs are for {', '.join(parts)}, another model than the base: left out.",)
+    return _match(_Sides(base, task, architecture, replace(names, factors=kept), found), notes, left)
+
+
+def _component(module: str, adapter: AdapterConfig) -> str:
+    return module.partition(".")[0] if adapter.components else ""
+
+
+def _own_path(module: str, adapter: AdapterConfig) -> str:
+    """A module's path without the name of the model that it is for."""
+    return module.partition(".")[2] if adapter.components else module
+
+
+def _match(sides: _Sides, more_notes: tuple[str, ...], left: Mapping[str, str] | None = None) -> Match:
     names, heads, whole_problems = _match_whole(sides)
     pairs, pair_problems = _match_pairs(sides)
-    problems = [*sides.adapter.problems, *_name_problems(sides.names), *whole_problems, *pair_problems]
+    problems = [*sides.adapter.problems, *_name_problems(sides), *whole_problems, *pair_problems]
     if not problems and not pairs and not names:
         problems.append("changes no weight of the base. Pick another adapter, or the base that it was trained on.")
     notes = (*_base_note(sides), *_table_note(sides, [*pairs, *names]), *_head_notes(sides, names, heads))
-    return Match(names, heads, pairs, problems=tuple(problems), notes=notes)
+    return Match(names, heads, pairs, problems=tuple(problems), notes=more_notes + notes, left=dict(left or {}))
 
 
-def _name_problems(names: AdapterNames) -> list[str]:
+def _name_problems(sides: _Sides) -> list[str]:
     problems = []
-    if names.unknown:
+    names = sides.names
+    if names.unknown and sides.adapter.format == "PEFT":
         problems.append(
             f"holds {len(names.unknown)} tensors that are not part of plain LoRA as PEFT saves it: "
             f"{listing(names.unknown)}. Merge the adapter into its base with PEFT (`merge_and_unload`) and pick that."
@@ -81,8 +128,14 @@ def _name_problems(names: AdapterNames) -> list[str]:
 
 def _match_pairs(sides: _Sides) -> tuple[dict[str, LoraPair], list[str]]:
     pairs: dict[str, LoraPair] = {}
-    halves, lost, tied, misfits = [], [], [], []
+    halves, lost, tied = [], [], []
+    stacks, misfits = find_stacks(sides.names.factors, sides.task, sides.adapter, sides.architecture)
     for module, factors in sides.names.factors.items():
+        if module in stacks:
+            made = pairs_of(stacks[module], factors, sides.task, sides.adapter, sides.architecture)
+            misfits += [made] if isinstance(made, str) else []
+            pairs |= {} if isinstance(made, str) else made
+            continue
         if len(factors) < 2:
             halves.append(f"{module} (no {'B' if 'A' in factors else 'A'})")
             continue
@@ -106,7 +159,7 @@ def _match_pairs(sides: _Sides) -> tuple[dict[str, LoraPair], list[str]]:
         problems.append(f"half of a pair is missing at {listing(halves)}. The file is incomplete: save it again.")
     if lost:
         problems.append(
-            f"changes {len(lost)} modules that the base lacks: {listing(lost)}. It was trained on another base."
+            f"changes {len(lost)} modules that the base lacks: {listing(lost)}. {_lost_hint(sides.adapter)}"
         )
     if tied:
         problems.append(f"changes {listing(tied)}, {_TIED}.")
@@ -115,15 +168,34 @@ def _match_pairs(sides: _Sides) -> tuple[dict[str, LoraPair], list[str]]:
     return pairs, problems + misfits
 
 
+def _lost_hint(adapter: AdapterConfig) -> str:
+    if adapter.format == "PEFT":
+        return "It was trained on another base."
+    return (
+        f"It was trained on another base, or {adapter.format} has names of its own for this model. Convert the file to "
+        "PEFT's format with the tool that wrote it, or merge it into its base there and pick the result."
+    )
+
+
 def _pair(sides: _Sides, module: str, ours: str) -> LoraPair | str:
     """The pair at a module, which changes the base's tensor `ours`, or a sentence on what is wrong with it."""
     a, b = (sides.names.factors[module][half] for half in "AB")
     A, B, stored = sides.shape(a), sides.shape(b), sides.base.tensors[ours].shape
+    if sides.adapter.flipped:
+        A, B = A[::-1], B[::-1]
     if not all(sides.task.tensors[name].is_float for name in (a, b)):
         return f"the factors at {module} are not floating-point numbers. Save the adapter again, without quantisation."
+    if len(A) > 2 and len(B) > 2 and B[1] and A[0] != B[1] and A[0] % B[1] == 0 and A[1] == B[0] != stored[1]:
+        return (
+            f"{module} is a convolution in {A[0] // B[1]} groups. PEFT's A there reads all {A[1]} input channels, the "
+            f"layer's own weight only {stored[1]} for each output, so the change is none of that weight. Train the "
+            "adapter without this module, or apply it when the model runs."
+        )
     if len(A) < 2 or len(B) < 2 or A[0] != B[1]:
         return f"A {list(A)} and B {list(B)} at {module} do not fit together. Save the adapter again."
-    rank = sides.adapter.rank_at(module)
+    settings = sides.adapter.of_components.get(_component(module, sides.adapter), sides.adapter)
+    path = _own_path(module, sides.adapter)
+    rank = settings.rank_at(path) or A[0]
     if A[0] != rank:
         return (
             f"the rank at {module} is {A[0]}, adapter_config.json says {rank}: alpha / r would be wrong. "
@@ -137,7 +209,19 @@ def _pair(sides: _Sides, module: str, ours: str) -> LoraPair | str:
             f"{ours!r} is {list(fits)}. It was trained on another base, or with another vocabulary."
         )
     size = torch.Size(A).numel() + torch.Size(B).numel()
-    return LoraPair(a, b, rank, sides.adapter.scaling_at(module), size, transposed)
+    alpha = sides.adapter.alpha_names.get(module)
+    scaling = _scaling(sides, alpha, rank) if settings.r == 0 or alpha else settings.scaling_at(path)
+    return LoraPair(a, b, rank, scaling, size, transposed, sides.adapter.flipped)
+
+
+def _scaling(sides: _Sides, alpha: str | None, rank: int) -> float:
+    """The factor on B @ A in another tool's format: from its config, or alpha / rank; 1 where it gives no alpha."""
+    if sides.adapter.scale is not None:
+        return sides.adapter.scale
+    if alpha is None:
+        return 1.0
+    with open_reader(sides.task) as read:
+        return float(read.finite(alpha).sum()) / rank
 
 
 def _is_transposed(sides: _Sides, module: str, ours: str) -> bool:
@@ -148,7 +232,8 @@ def _is_transposed(sides: _Sides, module: str, ours: str) -> bool:
         return True
     if kind in ("linear", "convolution"):
         return False
-    m, n = (sides.shape(sides.names.factors[module][half])[axis] for half, axis in (("B", 0), ("A", 1)))
+    ends = (("B", -1), ("A", 0)) if sides.adapter.flipped else (("B", 0), ("A", 1))
+    m, n = (sides.shape(sides.names.factors[module][half])[axis] for half, axis in ends)
     stored = sides.base.tensors[ours].shape
     return sides.adapter.fan_in_fan_out if m == n else stored == (n, m)
 

@@ -104,7 +104,7 @@ def preflight(
     architecture, role_problems = apply_rules(built, base.tensors, roles)
     matches = [
         # An adapter's orientation is a fact of the architecture, so set roles may only correct a guess.
-        match_adapter(base, task.checkpoint, architecture if built.guessed else built)
+        match_adapter(base, task.checkpoint, architecture if built.guessed else built, architectures)
         if task.checkpoint.adapter
         else match_full(base, architecture, task.checkpoint, architectures)
         for task in tasks

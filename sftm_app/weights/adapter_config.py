@@ -23,6 +23,7 @@ _HARMLESS = {
     *("peft_type", "task_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision"),
     *("inference_mode", "r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "fan_in_fan_out", "bias"),
     *("modules_to_save", "target_modules", "target_modules_to_tie", "exclude_modules", "ensure_weight_tying"),
+    "target_parameters",
     *("lora_dropout", "init_lora_weights", "layers_to_transform", "layers_pattern", "runtime_config", "megatron_core"),
     *("loftq_config", "eva_config", "corda_config", "lora_ga_config", "velora_config", "qalora_group_size"),
 }
@@ -32,7 +33,6 @@ _REFUSED = {
     "lora_bias": "a bias in its factors (lora_bias)",
     "layer_replication": "replicated layers (layer_replication)",
     "trainable_token_indices": "individually trained tokens (trainable_token_indices)",
-    "target_parameters": "LoRA on bare parameters such as expert stacks (target_parameters)",
     "megatron_config": "Megatron's parallel layers (megatron_config)",
     "alora_invocation_tokens": "activated LoRA (alora_invocation_tokens), which acts on some tokens only",
     "use_qalora": "QALoRA (use_qalora), which acts on pooled inputs",
@@ -57,6 +57,11 @@ class LoraPair:
         scaling: the factor on B @ A.
         n_elements: of A and B together.
         transposed: the weight is stored as n x m, as GPT-2's Conv1D and embedding tables are.
+        flipped: the factors are stored transposed, A as (n, rank) and B as (rank, m).
+        n_experts: of a stack of linear maps whose factors lie in one A (experts * rank, n) and one B (m, rank *
+            experts), as PEFT saves them for a bare parameter; 0 for a single linear map.
+        expert: which of them this weight is; None for the whole stack.
+        rows: the rows of B that this weight has, where it is one of several that a module holds as one.
     """
 
     a: str
@@ -65,6 +70,10 @@ class LoraPair:
     scaling: float
     n_elements: int
     transposed: bool = False
+    flipped: bool = False
+    n_experts: int = 0
+    expert: int | None = None
+    rows: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -74,6 +83,13 @@ class AdapterConfig:
     Attributes:
         rank_pattern: regular expressions for module paths -> the rank there, where it is not `r`.
         alpha_pattern: the same for alpha.
+        on_parameters: parameters that have pairs without a module of their own, such as stacks of experts.
+        format: the tool that wrote it; the fields below are for those other than PEFT.
+        mangled, flipped: see `AdapterFormat`.
+        scale: the factor on B @ A, where the config gives it.
+        alpha_names: module -> the name of the tensor that holds its alpha. Without one, the factor is 1.
+        components: the models that a file is for, which come first in its paths.
+        of_components: the settings of each of them, where the file has them.
         problems: sentences, without the adapter's name, on why it cannot be merged.
     """
 
@@ -85,6 +101,14 @@ class AdapterConfig:
     alpha_pattern: Mapping[str, float] = field(default_factory=dict)
     use_rslora: bool = False
     fan_in_fan_out: bool = False
+    on_parameters: tuple[str, ...] = ()
+    format: str = "PEFT"
+    mangled: bool = False
+    flipped: bool = False
+    scale: float | None = None
+    alpha_names: Mapping[str, str] = field(default_factory=dict)
+    components: tuple[str, ...] = ()
+    of_components: Mapping[str, AdapterConfig] = field(default_factory=dict)
     problems: tuple[str, ...] = ()
 
     def rank_at(self, module: str) -> int:
@@ -124,6 +148,7 @@ def parse_adapter_config(values: Mapping[str, Any]) -> AdapterConfig:
         alpha_pattern=alphas,
         use_rslora=use_rslora,
         fan_in_fan_out=fan_in_fan_out,
+        on_parameters=_target_parameters(values, problems),
         problems=(*problems, *_unsupported(values)),
     )
 
@@ -165,6 +190,14 @@ def _pattern(where: str, values: Mapping[str, Any], expected: str, problems: lis
         else:
             valid[key] = _number(f"{where}, entry {key[:80]!r},", value, expected, problems)
     return valid
+
+
+def _target_parameters(values: Mapping[str, Any], problems: list[str]) -> tuple[str, ...]:
+    found = values.get("target_parameters") or ()
+    if isinstance(found, str) or not isinstance(found, list | tuple) or not all(isinstance(n, str) for n in found):
+        problems.append(f"target_parameters is {reprlib.repr(found)}; it should be a list of names. {_REPAIR}")
+        return ()
+    return tuple(found)
 
 
 def _unsupported(values: Mapping[str, Any]) -> list[str]:

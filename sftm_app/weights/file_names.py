@@ -13,5 +13,6 @@ ADAPTER_CONFIG_NAME = "adapter_config.json"
 ADAPTER_WEIGHTS_NAME = "adapter_model.safetensors"
 # The report that every output of this app holds.
 REPORT_NAME = "sftm_report.json"
+MLX_WEIGHTS_NAME = "adapters.safetensors"
 # A shard that an index may name: a plain name in its own folder.
 SHARD_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}\.safetensors")

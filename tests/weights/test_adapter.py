@@ -92,7 +92,7 @@ CONFIGS: dict[str, tuple[dict[str, Any], str]] = {
     "LoRA-GA": ({"init_lora_weights": "lora_ga"}, "changed before training"),
     "layers twice": ({"layer_replication": [[0, 2], [1, 2]]}, "layer_replication"),
     "single tokens": ({"trainable_token_indices": [3]}, "trainable_token_indices"),
-    "bare parameters": ({"target_parameters": ["experts.gate_up_proj"]}, "target_parameters"),
+    "bare parameters": ({"target_parameters": "experts.gate_up_proj"}, "target_parameters"),
     "Megatron": ({"megatron_config": {"x": 1}}, "megatron_config"),
     "aLoRA": ({"alora_invocation_tokens": [1]}, "alora_invocation_tokens"),
     "QALoRA": ({"use_qalora": True}, "use_qalora"),
