@@ -83,7 +83,10 @@ def add_ui_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--models-dir",
         type=Path,
-        help="folder to pick checkpoints from (default: ./models if it exists, otherwise your home folder)",
+        action="append",
+        default=[],
+        help="folder to pick checkpoints from (default: ./models if it exists, otherwise your home folder); can be "
+        "given several times",
     )
     parser.add_argument("--output-dir", type=Path, help="folder for runs and saved models (default: ./sftm-output)")
     parser.add_argument("--no-browser", action="store_true", help="do not open a browser")

@@ -295,7 +295,7 @@ def test_the_ui_command_passes_its_options_on(sftm: Run, tmp_path: Path, monkeyp
     monkeypatch.setattr(settings, "make_settings", lambda *given: given)
     monkeypatch.setattr(app, "serve", lambda given, browser: seen.update(settings=given, browser=browser))
     assert sftm("ui", "--port", 7999, "--models-dir", tmp_path, "--device", "cpu", "--no-browser")[0] == 0
-    assert seen == {"settings": (tmp_path, None, "cpu", 7999), "browser": False}
+    assert seen == {"settings": ([tmp_path], None, "cpu", 7999), "browser": False}
 
 
 # Output waits in the process, as it does for most people.

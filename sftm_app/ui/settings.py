@@ -18,18 +18,29 @@ READ_SUFFIXES = (".safetensors", ".json", ".model", ".txt", ".jinja", ".yaml")
 
 @dataclass(frozen=True)
 class Settings:
-    """Folders, device and port. Paths that come from a browser must lie in one of `roots`."""
+    """Folders, device and port. Paths that come from a browser must lie in one of `roots`.
+
+    Attributes:
+        models_dir: the folder at which relative paths start.
+        more_dirs: further folders that a person allowed at the start.
+    """
 
     models_dir: Path
     output_dir: Path
     packs_dir: Path
     device: str = "auto"
     port: int | None = None
+    more_dirs: tuple[Path, ...] = ()
 
     @property
     def roots(self) -> tuple[Path, ...]:
         """The folders that the app may read from."""
-        return self.models_dir, self.output_dir, self.packs_dir
+        return self.models_dir, self.output_dir, self.packs_dir, *self.more_dirs
+
+    @property
+    def models_dirs(self) -> tuple[Path, ...]:
+        """The folders of models that were allowed at the start."""
+        return self.models_dir, *self.more_dirs
 
     @property
     def runs_dir(self) -> Path:
@@ -43,24 +54,29 @@ class Settings:
 
 
 def make_settings(
-    models_dir: Path | None, output_dir: Path | None, device: str = "auto", port: int | None = None
+    models_dirs: Sequence[Path], output_dir: Path | None, device: str = "auto", port: int | None = None
 ) -> Settings:
     """Settings with defaults: models come from ./models, or else from the home folder; output goes to ./sftm-output.
 
+    Args:
+        models_dirs: the folders of models that a person allowed, if any.
+
     Raises:
-        InputError: the models folder asked for does not exist.
+        InputError: a models folder asked for does not exist.
         OutputError: the output folder cannot be made.
     """
     # os.path answers False where pathlib would raise for lack of permission.
-    if models_dir is not None and not os.path.isdir(models_dir.expanduser()):
-        raise InputError(f"{models_dir}: there is no such folder. Give --models-dir a folder that holds checkpoints.")
-    models = models_dir or (Path("models") if Path("models").is_dir() else Path.home())
+    for folder in models_dirs:
+        if not os.path.isdir(folder.expanduser()):
+            raise InputError(f"{folder}: there is no such folder. Give --models-dir a folder that holds checkpoints.")
+    given = models_dirs or (Path("models") if Path("models").is_dir() else Path.home(),)
+    models, *more = dict.fromkeys(folder.expanduser().resolve() for folder in given)
     output = (output_dir or Path("sftm-output")).expanduser().resolve()
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"{output}: cannot be made ({error.strerror}). Give --output-dir another folder.") from None
-    return Settings(models.expanduser().resolve(), output, asset_path("demo").resolve(), device, port)
+    return Settings(models, output, asset_path("demo").resolve(), device, port, tuple(more))
 
 
 def allowed(settings: Settings, text: str) -> Path:
@@ -85,8 +101,8 @@ def allowed(settings: Settings, text: str) -> Path:
     if inside:
         raise InputError(f"{path}: lies in a hidden folder. Copy the checkpoint to a visible one.")
     raise InputError(
-        f"{text.strip()[:200]}: lies outside the models folder {settings.models_dir}. "
-        "Start the app with `--models-dir FOLDER` to allow another one."
+        f"{text.strip()[:200]}: lies outside {_folders(settings)}. Start the app with `--models-dir FOLDER` to allow "
+        "another one; the option can be given several times."
     )
 
 
@@ -107,6 +123,11 @@ def allowed_all(settings: Settings, texts: Sequence[str]) -> list[Path]:
     return paths
 
 
+def _folders(settings: Settings) -> str:
+    first, *more = settings.models_dirs
+    return f"the models folders {', '.join(map(str, (first, *more)))}" if more else f"the models folder {first}"
+
+
 def _refuse_links_outside(settings: Settings, folder: Path) -> None:
     """Refuse a checkpoint whose files are links to somewhere else, unless they lead into the hub's cache.
 
@@ -118,6 +139,6 @@ def _refuse_links_outside(settings: Settings, folder: Path) -> None:
             target = Path(entry.path).resolve() if is_read else None
             if target and not is_blob(target) and not any(root in target.parents for root in settings.roots):
                 raise InputError(
-                    f"{entry.path}: is a link to {target}, outside the models folder {settings.models_dir}. Put a copy "
-                    "in its place, or start the app with `--models-dir FOLDER` to allow another folder."
+                    f"{entry.path}: is a link to {target}, outside {_folders(settings)}. Put a copy in its place, or "
+                    "start the app with `--models-dir FOLDER` to allow another folder."
                 )

@@ -15,7 +15,7 @@ from sftm_app.ui.merging import recipe_view
 from sftm_app.ui.merging.form import recipe_of
 from sftm_app.ui.models import roles_panel
 from sftm_app.ui.models import tab as models_tab
-from sftm_app.ui.models.checkpoints import checkpoint_choices, find_checkpoints
+from sftm_app.ui.models.checkpoints import checkpoint_choices, find_checkpoints, title_of
 from sftm_app.ui.studio import Studio
 from sftm_app.ui.workspace import Workspace, restore
 
@@ -55,7 +55,9 @@ def test_bare_files_and_adapters_are_offered(studio: Studio, bare: Workspace) ->
         *(f"bare/{name}.safetensors" for name in ("a", "b", "base")),
         "sharded/model.safetensors.index.json",
     }
-    assert ("bare/a.safetensors", str(root / "bare" / "a.safetensors")) in checkpoint_choices(studio.settings)
+    found = {title_of(one, studio.settings): one.path for one in checkpoint_choices(studio.settings)}
+    shown = next(title for title in found if title.startswith("bare/a.safetensors · bare weights · "))
+    assert found[shown] == root / "bare" / "a.safetensors"
 
 
 def test_a_bare_workspace_is_said_to_be_guessed(studio: Studio, bare: Workspace) -> None:

@@ -39,12 +39,12 @@ def test_hidden_folders_and_links_that_lead_out_are_refused(studio: Studio, tmp_
 
 def test_settings_refuse_what_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match="no such folder"):
-        make_settings(tmp_path / "none", tmp_path / "out")
+        make_settings([tmp_path / "none"], tmp_path / "out")
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="cannot be made"):
-        make_settings(tmp_path, tmp_path / "file" / "out")
+        make_settings([tmp_path], tmp_path / "file" / "out")
     monkeypatch.chdir(tmp_path)
-    made = make_settings(None, None)
+    made = make_settings([], None)
     assert (made.models_dir, made.output_dir) == (Path.home().resolve(), tmp_path / "sftm-output")
 
 

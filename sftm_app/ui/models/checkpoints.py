@@ -3,25 +3,76 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+from sftm_app.errors import SFTMError
 from sftm_app.evaluation.packs import PACK_NAME
 from sftm_app.output.side_files import HEADS_FOLDER
 from sftm_app.ui.settings import Settings
+from sftm_app.units import format_bytes
 from sftm_app.weights.bare import weight_sets
+from sftm_app.weights.checkpoint import read_json
 from sftm_app.weights.file_names import ADAPTER_CONFIG_NAME, CONFIG_NAME, INDEX_SUFFIX, REPORT_NAME
 
 MAX_SCANNED = 20_000
 MAX_DEPTH = 4
+MOST_KIND = 40
+WEIGHTS = (".safetensors", ".bin", ".pt")
 
 
-def checkpoint_choices(settings: Settings) -> list[tuple[str, str]]:
-    """Every checkpoint below the models folder and every saved model: the name to show, and the whole path."""
-    root = settings.models_dir
-    found = dict.fromkeys(path for folder in (root, settings.saved_dir) for path in find_checkpoints(folder))
+@dataclass(frozen=True)
+class Found:
+    """A checkpoint to pick. kind: in words; is_adapter: whether it needs a base; n_bytes: of its weight files."""
+
+    path: Path
+    kind: str
+    is_adapter: bool
+    n_bytes: int
+
+
+def checkpoint_choices(settings: Settings, more: Sequence[Path] = ()) -> list[Found]:
+    """Every checkpoint below the models folders and every saved model, with what it is.
+
+    Args:
+        settings: say which folders were allowed at the start.
+        more: folders that were added in the app.
+    """
+    folders = *settings.models_dirs, *more, settings.saved_dir
+    found = dict.fromkeys(path for folder in folders for path in find_checkpoints(folder))
     # A merged model is listed under Runs so far, and here under its name once it is saved.
-    found = dict.fromkeys(path for path in found if settings.runs_dir not in path.parents)
-    return [(str(path.relative_to(root)) if root in path.parents else str(path), str(path)) for path in found]
+    return [look_at(path) for path in found if settings.runs_dir not in path.parents]
+
+
+def look_at(path: Path) -> Found:
+    """What a checkpoint is, from its config and the sizes of its files."""
+    if path.name.endswith(INDEX_SUFFIX) or path.is_file():
+        return Found(path, "bare weights", False, _size(path.parent if path.name.endswith(INDEX_SUFFIX) else path))
+    is_adapter = (path / ADAPTER_CONFIG_NAME).exists()
+    try:
+        config = read_json(path / (ADAPTER_CONFIG_NAME if is_adapter else CONFIG_NAME))
+    except SFTMError:
+        config = {}
+    kind = f"LoRA adapter, r {config.get('r', '?')}" if is_adapter else str(config.get("model_type", "unknown kind"))
+    return Found(path, kind[:MOST_KIND], is_adapter, _size(path))
+
+
+def _size(path: Path) -> int:
+    """Bytes of a file, or of the weight files in a folder."""
+    try:
+        if not path.is_dir():
+            return path.stat().st_size
+        return sum(entry.stat().st_size for entry in os.scandir(path) if entry.name.endswith(WEIGHTS))
+    except OSError:
+        return 0
+
+
+def title_of(found: Found, settings: Settings) -> str:
+    """One line of the list: where it is, what it is, how large."""
+    root = next((root for root in settings.models_dirs if root in found.path.parents), None)
+    name = found.path.relative_to(root) if root == settings.models_dir else found.path
+    return f"{name} · {found.kind} · {format_bytes(found.n_bytes)}"
 
 
 def find_checkpoints(root: Path) -> list[Path]:
@@ -60,4 +111,4 @@ def _checkpoints_in(folder: Path, names: set[str]) -> list[Path]:
         return weight_sets(folder, names)
     # A config alone describes a module, such as the pooling of a sentence encoder. Pickles are offered, and refused
     # with a sentence that says what to do.
-    return [folder] if any(name.endswith((".safetensors", ".bin", ".pt", INDEX_SUFFIX)) for name in names) else []
+    return [folder] if any(name.endswith((*WEIGHTS, INDEX_SUFFIX)) for name in names) else []

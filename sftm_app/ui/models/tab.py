@@ -8,18 +8,17 @@ from pathlib import Path
 
 import gradio as gr
 
-from sftm_app.errors import CheckpointError, SFTMError
+from sftm_app.errors import SFTMError
 from sftm_app.evaluation.packs import Pack
 from sftm_app.plots.style import task_colour
 from sftm_app.preflight.matching import Match
 from sftm_app.ui.handlers import QUIET, Updates, Values, handle
 from sftm_app.ui.loading import load_own, pack_workspace, remember
-from sftm_app.ui.models.checkpoints import checkpoint_choices
 from sftm_app.ui.models.hub_panel import HubPanel
+from sftm_app.ui.models.picker import Picker
 from sftm_app.ui.models.roles_panel import RolesPanel
 from sftm_app.ui.models.tokenizer_panel import TokenizerPanel
 from sftm_app.ui.studio import Studio
-from sftm_app.ui.widgets import UncheckedDropdown
 from sftm_app.ui.widgets.blocks import block, section
 from sftm_app.ui.widgets.html import Html, card, cards, chip, empty_state, facts, notice, stack
 from sftm_app.ui.workspace import Workspace, restore
@@ -36,23 +35,22 @@ class ModelsTab:
 
     def __init__(self, studio: Studio, workspace: gr.State, tabs: gr.Tabs, page: gr.Blocks) -> None:
         self.studio, self.workspace, self.tabs = studio, workspace, tabs
-        demos = self._lay_out_pickers()
-        HubPanel(studio, workspace, page)
+        demos = self._lay_out_pickers(page)
+        # Above the report, which is long: the next step is in sight once models are loaded.
+        with gr.Row(visible=False, elem_id="next-steps") as self.next:
+            for title, tab in NEXT_STEPS:
+                gr.Button(title).click(partial(self.open_tab, tab), None, tabs, queue=False, **QUIET)
         self.report = block(_nothing(), elem_id="preflight")
         TokenizerPanel(studio, workspace)
         RolesPanel(studio, workspace)
-        with gr.Row(visible=False) as self.next:
-            for title, tab in NEXT_STEPS:
-                gr.Button(title).click(partial(self.open_tab, tab), None, tabs, queue=False, **QUIET)
+        HubPanel(studio, workspace, page)
         for pack, demo in demos:
             demo.click(handle(partial(self.load_demo, pack)), None, workspace, **QUIET)
-        pickers = {self.base, self.tasks}
-        page.load(handle(self.offer), None, pickers, **QUIET)
-        self.browse.click(handle(self.look_again), None, pickers)
-        self.load.click(handle(self.load_picked), pickers, {workspace, self.report}, show_progress="minimal")
+        loaded = {workspace, self.report}
+        self.picker.load.click(handle(self.load_picked), self.picker.pickers, loaded, show_progress="minimal")
         workspace.change(handle(self.show), {workspace}, {self.report, self.next}, **QUIET)
 
-    def _lay_out_pickers(self) -> list[tuple[Pack, gr.Button]]:
+    def _lay_out_pickers(self, page: gr.Blocks) -> list[tuple[Pack, gr.Button]]:
         demos = []
         with gr.Row(equal_height=False):
             with gr.Column(scale=2, min_width=280):
@@ -62,31 +60,7 @@ class ModelsTab:
                     button = gr.Button(f"Try the {pack.name} demo", variant=kind, elem_id=f"try-{pack.name}")
                     demos.append((pack, button))
             with gr.Column(scale=3, min_width=320):
-                section(
-                    "Your own checkpoints",
-                    "Folders as save_pretrained writes them, LoRA adapters, or bare .safetensors files, all "
-                    "fine-tuned from one base.",
-                )
-                self.base = UncheckedDropdown(
-                    label="Base",
-                    info="The checkpoint that the others were fine-tuned from. Pick one, or paste its path.",
-                    choices=[],
-                    value=None,
-                    allow_custom_value=True,
-                    elem_id="base-path",
-                )
-                self.tasks = UncheckedDropdown(
-                    label="Tasks",
-                    info="One or more fine-tuned checkpoints. Pick them, or paste each path and press Enter.",
-                    choices=[],
-                    value=[],
-                    multiselect=True,
-                    allow_custom_value=True,
-                    elem_id="task-paths",
-                )
-                with gr.Row():
-                    self.load = gr.Button("Check and load", variant="primary", elem_id="load-own")
-                    self.browse = gr.Button("Search for checkpoints again", elem_id="browse")
+                self.picker = Picker(self.studio, self.workspace, page)
         return demos
 
     def open_tab(self, tab: str) -> Updates:
@@ -97,24 +71,10 @@ class ModelsTab:
         """Open a demo pack and remember it."""
         return {self.workspace: remember(self.studio, pack_workspace(pack))}
 
-    def offer(self) -> Updates:
-        """The checkpoints to pick from."""
-        found = checkpoint_choices(self.studio.settings)
-        return {picker: gr.update(choices=found) for picker in (self.base, self.tasks)}
-
-    def look_again(self) -> Updates:
-        """The same, with a sentence if there are none."""
-        if not checkpoint_choices(self.studio.settings):
-            raise CheckpointError(
-                f"{self.studio.settings.models_dir}: no checkpoints were found. Paste the path of a folder, or start "
-                "the app with `--models-dir FOLDER`."
-            )
-        return self.offer()
-
     def load_picked(self, values: Values) -> Updates:
         """Check and load the picked checkpoints, or say why they cannot be merged."""
         try:
-            loaded = load_own(self.studio, values[self.base] or "", values[self.tasks] or [])
+            loaded = load_own(self.studio, values[self.picker.base] or "", values[self.picker.tasks] or [])
         except SFTMError as error:
             return {self.report: refused(error, restore(self.studio.settings.output_dir))}
         return {self.workspace: loaded, self.report: preflight_html(self.studio, loaded)}
