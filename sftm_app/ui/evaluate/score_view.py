@@ -50,19 +50,23 @@ def known_answers(
     return {name: studio.answers.load_all(key, known.digests) for name, key in keys.items()}
 
 
-def with_interval(score: Score | None, missing: str = "·", bold: bool = False) -> object:
-    """A score in percent with its interval in small print."""
+def with_interval(score: Score | None, missing: str = "·", bold: bool = False, between: str = " ") -> object:
+    """A score in percent with its interval in small print. between: the two, in HTML."""
     if score is None:
         return missing
     found = score.interval
     value = f"{found.value:.1%}"
-    return join([strong(value) if bold else value, small(f"{found.low:.0%} to {found.high:.0%}")], " ")
+    return join([strong(value) if bold else value, small(f"{found.low:.0%} to {found.high:.0%}")], between)
 
 
 def points(difference: Interval) -> str:
-    """A difference in percentage points: "+2.1 (0.4 to 3.9)"."""
-    low, high = (f"{100 * value:+.1f}" for value in (difference.low, difference.high))
-    return f"{100 * difference.value:+.1f} ({low} to {high})"
+    """A difference in percentage points: "+2.1 (+0.4 to +3.9)"."""
+    value, low, high = (_signed(part) for part in (difference.value, difference.low, difference.high))
+    return f"{value} ({low} to {high})"
+
+
+def _signed(value: float) -> str:
+    return f"{100 * value:+.1f}".replace("-", "−")
 
 
 def best_merge(scores: ScoreTable, models: Sequence[Candidate]) -> Candidate | None:
@@ -98,7 +102,7 @@ def models_table(
     best = best_merge(scores, models)
     tasks = list(n_samples)
     rows = [_row(scores, model, best, tasks, links) for model in ordered(scores, models)]
-    columns = ["model", "mean", "of individual", "against the best merge", *(task_title(scores, t) for t in tasks)]
+    columns = ["model", "mean", "of individual", "against the best", *(task_title(scores, t) for t in tasks)]
     counts = sorted({*n_samples.values()})
     n = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     wrong = "A score opens the wrong answers behind it." if links else ""
@@ -127,8 +131,8 @@ def _row(
     name = join([swatch(*look(model)), title], " ")
     return [
         name,
-        with_interval(mean, bold=is_best),
-        with_interval(share, "–" if mean else "·"),
+        with_interval(mean, bold=is_best, between="<br>"),
+        with_interval(share, "–" if mean else "·", between="<br>"),
         *_against(scores, model, best),
         *cells,
     ]

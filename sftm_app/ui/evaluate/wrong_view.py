@@ -9,8 +9,8 @@ from sftm_app.ui.widgets import view_link
 from sftm_app.ui.widgets.html import Html, heading, hint, join, small, stack
 from sftm_app.units import format_count
 
-# The element that an opened sample is shown in.
-SAMPLE = "verdict"
+# The element above what an opened sample is shown in.
+SAMPLE = "task"
 MOST_SHOWN, MOST_CHARACTERS = 60, 120
 
 

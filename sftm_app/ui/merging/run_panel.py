@@ -48,11 +48,11 @@ class RunPanel:
         """Progress, result, Save, and the runs so far."""
         settings = self.studio.settings
         self.progress = block(elem_id="progress")
-        self.scores = block(elem_id="run-scores")
         with gr.Row(visible=False, elem_classes="sf-start") as self.next:
             self.evaluate = gr.Button("Evaluate this merge", variant="primary", elem_id="evaluate-merge")
             self.measure = gr.Button("Measure it now", visible=False, elem_id="measure-run")
             self.stop_measuring = gr.Button("Cancel the measurement", visible=False, elem_id="measure-cancel")
+        self.scores = block(elem_id="run-scores")
         self.bars = PlotlyView(label="Scores per task", filename="scores", visible=False, elem_id="run-bars")
         self.result = block(elem_id="result")
         with gr.Accordion(
