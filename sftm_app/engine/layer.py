@@ -14,6 +14,7 @@ from sftm_app.architecture.roles import Part
 from sftm_app.engine.cache import CachedLayer, LayerFacts, Measured, find_layer, put_layer
 from sftm_app.engine.features import features_of
 from sftm_app.engine.records import Figures
+from sftm_app.engine.signs import SignedMatrices, signed_features
 from sftm_app.engine.task_matrices import TaskMatrices
 from sftm_app.linalg.factors import cut_all
 from sftm_app.linalg.low_rank import Delta, LowRank, weighted_sum
@@ -119,11 +120,13 @@ def make_layer(work: LayerWork, matrices: TaskMatrices, read_base: Callable[[], 
             factor_key(matrix_key(plan.preflight, entry.name, part, index), shape, rank, work.device)
             for index in tasks.present
         ]
-        return features_of(matrices, keys, rank, session.cache, n_at_once, session.n_threads)
+        found = features_of(matrices, keys, rank, session.cache, n_at_once, session.n_threads)
+        return signed_features(found, tasks.weights) if taken_away else found
 
+    taken_away = min(tasks.weights, default=1.0) < 0
     return Layer(
-        matrices,
-        tasks.weights,
+        SignedMatrices(matrices, tasks.weights) if taken_away else matrices,
+        tuple(map(abs, tasks.weights)),
         read_base,
         factorise,
         tasks.idle_weight,

@@ -65,7 +65,9 @@ def task_vector(found: Preflight, task: int, tensors: Tensors) -> Iterator[Tenso
     with open_reader(found.base) as read_base, open_reader(found.tasks[task].checkpoint) as read:
         for name, source in tensors:
             if isinstance(source, LoraPair):
-                yield dense(read_pair(read, source))
+                is_stack = source.n_experts and source.expert is None
+                for expert in range(source.n_experts) if is_stack else (None,):
+                    yield dense(read_pair(read, source, expert))
                 continue
             n = torch.Size(found.base.tensors[name].shape).numel()
             for start in range(0, n, READ_ELEMENTS):

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sftm_app.engine.signs import signed_features
 from sftm_app.inspection.factors import LayerFactors
 from sftm_app.linalg.conflicts import Conflict, find_conflicts, inner_product
 from sftm_app.linalg.factors import Factors, power_of_two
@@ -97,11 +98,12 @@ def formed_merge(
         n_threads: how many threads may compute at once.
     """
     factors = made.factors
+    signed = [one.factors for one in signed_features([Features(f) for f in factors], weights)]
     layer = Layer(
-        task_matrices=[LowRank(f.U * f.S, f.Vh) if 2 * f.rank <= min(f.shape) else f.matrix() for f in factors],
-        weights=weights,
+        task_matrices=[LowRank(f.U * f.S, f.Vh) if 2 * f.rank <= min(f.shape) else f.matrix() for f in signed],
+        weights=tuple(map(abs, weights)),
         read_base=made.read_base,
-        factorise=lambda: [Features(f) for f in factors],
+        factorise=lambda: [Features(f) for f in signed],
         idle_weight=idle_weight,
         n_threads=n_threads,
         name=made.layer.name,

@@ -84,7 +84,7 @@ class StoredAnswers:
             response = self._responses("sum", self._respond_sum).at(weights * asked.share)
             assert response is not None
         else:
-            if asked.metric or max(asked.weights) > MOST_WEIGHT:
+            if asked.metric or max(map(abs, asked.weights)) > MOST_WEIGHT:
                 return None
             respond = partial(self._respond, asked.variant, asked.counts)
             found = self._responses((asked.variant, asked.counts), respond).at(weights)

@@ -186,7 +186,7 @@ def _errors(what_if: WhatIf, prediction: Prediction, names: Sequence[str]) -> It
             )
             yield LayerWarning("readout_error", sentence, "what_if", (index,))
         # Tasks that share nothing leak this much into each other when all are kept.
-        others = [w * s for i, (w, s) in enumerate(zip(weights, sizes, strict=True)) if i != index]
+        others = [abs(w) * s for i, (w, s) in enumerate(zip(weights, sizes, strict=True)) if i != index]
         leak = sum(size**2 for size in others) ** 0.5 / sizes[index]
         error, plain = prediction.mapping_errors[index], average.mapping[index]
         if error > max(ERROR_OF_NOTE, WORSE_THAN_AVERAGE * max(plain, leak)):

@@ -158,7 +158,7 @@ class WhatIf:
     def average_errors(self, weights: Sequence[float]) -> Errors:
         """The errors of the plain average with these weights, one per task of the workspace."""
         own, idle = self._own(weights)
-        asked = Combination(1.0, own, self._counts(None), share=1.0 / (sum(own) + idle))
+        asked = Combination(1.0, own, self._counts(None), share=1.0 / (sum(map(abs, own)) + idle))
         return errors(self._answer(asked, partial(self._combined, asked)).kept)
 
     def condition(self, rank: Rank) -> float:

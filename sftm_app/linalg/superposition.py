@@ -317,5 +317,5 @@ def _check(
         if len(weights) != len(factors):
             raise RecipeError(f"There are {len(factors)} tasks but {len(weights)} weights. Give one weight per task.")
         for weight in weights:
-            if not (math.isfinite(weight) and weight > 0.0):
-                raise RecipeError(f"The task weight {weight!r} is not a positive number. Give one above 0.")
+            if not (math.isfinite(weight) and weight != 0.0):
+                raise RecipeError(f"The task weight is {weight!r}. Give a number other than 0.")

@@ -22,7 +22,7 @@ def merge(layer: Layer, params: NoParams) -> Delta:
 
 def predict(factors: Sequence[Factors], weights: Sequence[float], idle_weight: float, params: NoParams) -> Combination:
     """Name the average as a combination of all features."""
-    total = sum(weights) + idle_weight
+    total = sum(map(abs, weights)) + idle_weight
     return Combination(1.0, tuple(weights), tuple(f.rank for f in factors), share=1.0 / total)
 
 

@@ -97,8 +97,13 @@ def make_params(params: type[Any], values: Mapping[str, Any], where: str) -> Any
     """
     known = controls(params)
     refuse_unknown(values, known, where)
-    checked = {name: _check(known[name], value, f"{where}: {name}") for name, value in values.items()}
+    checked = {name: _check(_typed(name, known[name]), value, f"{where}: {name}") for name, value in values.items()}
     return params(**checked)
+
+
+def _typed(name: str, control: Control) -> Control:
+    """A control as it limits typed values: a scaling may be negative, which takes the merged change away."""
+    return dataclasses.replace(control, minimum=-control.maximum) if name == "scaling" else control
 
 
 def refuse_unknown(values: Iterable[object], known: Iterable[str], where: str) -> None:

@@ -12,11 +12,15 @@ from sftm_app.methods.params import make_params
 
 # Larger weights times a change would leave float32.
 MAX_WEIGHT = 1e30
+WEIGHTS = (
+    f"Give a number from {-MAX_WEIGHT:g} to {MAX_WEIGHT:g} other than 0. A negative weight takes away what the task "
+    "changed; to leave a task out, remove it."
+)
 
 
 @dataclass(frozen=True)
 class MergeSettings:
-    """A method, its params, and one positive weight per task of the workspace, in order."""
+    """A method, its params, and one weight per task, not 0, of the workspace, in order."""
 
     method: str
     params: Any
@@ -32,13 +36,11 @@ def merge_settings(method: str, values: Mapping[str, Any], weights: Sequence[flo
         weights: one per task.
 
     Raises:
-        RecipeError: there is no such method or parameter, a value is out of range, or a weight is not positive.
+        RecipeError: there is no such method or parameter, a value is out of range, or a weight is 0.
     """
     params = make_params(get_method(method).params, values, f"params of {method}")
     for weight in weights:
         number = isinstance(weight, int | float) and not isinstance(weight, bool)
-        if not number or not 0 < weight <= MAX_WEIGHT:
-            raise RecipeError(
-                f"The task weight {weight!r} is not a positive number of at most {MAX_WEIGHT:g}. Give one above 0."
-            )
+        if not number or not 0 < abs(weight) <= MAX_WEIGHT:
+            raise RecipeError(f"The task weight is {weight!r}. {WEIGHTS}")
     return MergeSettings(method, params, tuple(float(weight) for weight in weights))

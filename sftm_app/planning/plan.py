@@ -98,8 +98,8 @@ class EntryTasks:
 
     Attributes:
         present: their indices.
-        weights: their weights.
-        idle_weight: the summed weights of adapters without this tensor. An adapter without a tensor leaves it as the
+        weights: their weights; what a task with a negative weight changed is taken away (see `engine.signs`).
+        idle_weight: the summed sizes of the weights of adapters without this tensor. An adapter without a tensor leaves it as the
             base has it; a full checkpoint without it says nothing about it.
     """
 
@@ -197,7 +197,7 @@ class Plan:
         tasks = self.preflight.tasks
         present = tuple(index for index, source in enumerate(entry.sources) if source is not None)
         idle = sum(
-            task.weight
+            abs(task.weight)
             for task, source in zip(tasks, entry.sources, strict=True)
             if source is None and task.checkpoint.adapter is not None
         )

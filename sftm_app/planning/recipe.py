@@ -18,7 +18,7 @@ from sftm_app.devices import DEVICES
 from sftm_app.errors import RecipeError
 from sftm_app.methods import get_method
 from sftm_app.methods.params import NoParams, check_size_rank, make_params, refuse_unknown, values_of
-from sftm_app.methods.settings import MAX_WEIGHT
+from sftm_app.methods.settings import MAX_WEIGHT, WEIGHTS
 from sftm_app.weights.file_names import INDEX_SUFFIX
 from sftm_app.weights.hub_names import hub_name
 from sftm_app.weights.regular import is_path, read_file
@@ -42,7 +42,7 @@ _UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 
 @dataclass(frozen=True)
 class TaskEntry:
-    """One task: the path of its checkpoint, its name, and its positive weight."""
+    """One task: the path of its checkpoint, its name, and its weight, which takes its changes away if negative."""
 
     path: str
     name: str
@@ -193,8 +193,8 @@ def _name_tasks(tasks: Sequence[Any]) -> tuple[TaskEntry, ...]:
         path, weight = task.get("path"), task.get("weight", 1.0)
         if not _is_path(path):
             raise RecipeError(f"{where}: needs a `path`, the folder of the checkpoint.")
-        if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight <= MAX_WEIGHT:
-            raise RecipeError(f"{where}: the weight is {weight!r}. Give a positive number of at most {MAX_WEIGHT:g}.")
+        if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < abs(weight) <= MAX_WEIGHT:
+            raise RecipeError(f"{where}: the weight is {weight!r}. {WEIGHTS}")
         name = str(task.get("name") or default_name(path, {entry.name for entry in entries}))
         entries.append(TaskEntry(str(path), name, float(weight)))
     return tuple(entries)

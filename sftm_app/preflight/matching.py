@@ -33,7 +33,7 @@ _MAX_SETTINGS = 40
 
 @dataclass(frozen=True)
 class Source:
-    """A task checkpoint, with its name and its weight in the merge (a positive factor on its task matrices)."""
+    """A task checkpoint, with its name and its weight in the merge (a factor on its task matrices; not 0)."""
 
     name: str
     checkpoint: Checkpoint

@@ -260,8 +260,8 @@ def _set_problems(base: Checkpoint, tasks: Sequence[Source]) -> list[str]:
                 f"The task name {task.name!r} cannot be a file name. Use up to 64 letters, digits, dots, dashes and "
                 "underscores, and begin with a letter or digit."
             )
-        if not 0 < task.weight < float("inf"):
-            problems.append(f"{task.name}: the weight is {task.weight}; it should be a positive number.")
+        if not 0 < abs(task.weight) < float("inf"):
+            problems.append(f"{task.name}: the weight is {task.weight}; it should be a number other than 0.")
         if task.checkpoint.path == base.path:
             problems.append(f"{task.name}: is the base itself ({base.path}). Pick a checkpoint fine-tuned from it.")
     return problems

@@ -140,7 +140,7 @@ def _blend(base: Checkpoint, tasks: Sequence[Source], tables: Sequence[Tables], 
         if (theirs := of_task.name_of(name)) is not None:
             stored.append(task.checkpoint.stored(theirs))
             rows.append(_within(torch.where(lacking, own, -1), stored[-1].n_rows))
-            weights.append(task.weight)
+            weights.append(abs(task.weight))
     places = torch.arange(len(lacking))
     spare = torch.where(lacking & ~torch.isin(places, index[0]), places, -1)
     return Blend(tuple(stored), tuple(rows), tuple(weights), table, _within(spare, table.n_rows))

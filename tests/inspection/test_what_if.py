@@ -279,7 +279,7 @@ def test_settings_are_checked_and_comparable() -> None:
     assert (settings.params.rank, settings.weights) == ("90% energy", (1.0, 2.0))
     for method, values, weights in (
         ("sftn", {}, [1]), ("sftm", {"rnk": 1}, [1]), ("sftm", {"rank": 0}, [1]), ("average", {"scaling": 1}, [1]),
-        ("sftm", {}, [0]), ("sftm", {}, [-1.0]), ("sftm", {}, [float("nan")]), ("sftm", {}, [float("inf")]),
+        ("sftm", {}, [0]), ("sftm", {}, [float("nan")]), ("sftm", {}, [float("inf")]),
         ("sftm", {}, [True]), ("sftm", {}, ["1"]),
     ):  # fmt: skip
         with pytest.raises(RecipeError):

@@ -54,7 +54,7 @@ class WhatIfPanel:
         instead = f"{METHODS[BASELINE].title} is shown instead."
         self.form = ParamsForm(self._workspace, prefix="what-if-", instead=instead)
         with gr.Accordion("Task weights", open=False):
-            self.weights = Sliders(label="Weight of", minimum=0.05, maximum=2.0, step=0.05, elem_id="what-if-weights")
+            self.weights = Sliders(label="Weight of", minimum=-2.0, maximum=2.0, step=0.05, elem_id="what-if-weights")
         self.use = gr.Button("Use for the merge", variant="primary", elem_id="use-for-merge")
         self.controls: set[Any] = {self.weights, *self.form.inputs}
         self.written: set[Any] = {self.weights, *self.form.outputs}

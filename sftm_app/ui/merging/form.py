@@ -45,8 +45,8 @@ class MergeForm:
         self.studio, self.workspace = studio, workspace
         self.params = ParamsForm(workspace)
         LinkedHtml(hint(join(["Which method is best depends on the models. ", view_link("Compare methods", SECTION)])))
-        with gr.Accordion("Task weights", open=False):
-            self.weights = Sliders(label="Weight of", minimum=0.05, maximum=2.0, step=0.05, elem_id="weights")
+        with gr.Accordion("Task weights (negative: take a task away)", open=False):
+            self.weights = Sliders(label="Weight of", minimum=-2.0, maximum=2.0, step=0.05, elem_id="weights")
             block(hint("Each task's change is multiplied by its weight: 1 leaves it as it is, 0.5 halves it."))
         with gr.Accordion("Device and output", open=False):
             self._lay_out_run()
