@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from sftm_app.cli_options import build_parser
 from sftm_app.errors import Cancelled, InputError, OutputError, RecipeError, SFTMError
+from sftm_app.processes import stay_offline
 from sftm_app.units import format_bytes, format_count, format_duration
 
 # torch takes seconds to import, and `sftm --help` does not need it: commands import what they need.
@@ -48,6 +49,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         if getattr(options, name, None) is not None:
             os.environ[f"SFTM_{name.upper()}"] = getattr(options, name)
     _import_engine()
+    # `fetch` starts a process that goes online, and the workers of a cluster are other machines.
+    if getattr(options, "executor", "local") == "local":
+        stay_offline()
     try:
         COMMANDS[options.command](options)
     except SFTMError as error:

@@ -43,7 +43,7 @@ HOUSE = {
     "ui": """errors units resources caching linalg methods weights architecture session preflight planning pipeline
         output inspection evaluation tuning plots jobs hub""",
     "cli_options": "devices",
-    "cli": "errors units methods weights session planning pipeline output tuning api hub ui cli_options",
+    "cli": "errors units processes methods weights session planning pipeline output tuning api hub ui cli_options",
     "__main__": "cli",
 }
 # The files and rooms that may import a library.

@@ -28,6 +28,7 @@ from sftm_app.ui.merging.tab import MergeTab
 from sftm_app.ui.models.tab import ModelsTab
 from sftm_app.ui.settings import Settings
 from sftm_app.ui.studio import Studio
+from sftm_app.ui.uploads import keep_tidy, make_uploads
 from sftm_app.ui.view import read_fields
 from sftm_app.ui.widgets import AddressBar, AddressPart, parse_address
 from sftm_app.ui.widgets.blocks import block
@@ -201,7 +202,9 @@ def serve(settings: Settings, open_browser: bool = True, block: bool = True) -> 
         InputError: the port is taken.
     """
     # Uploads go to a folder of our own, not to one that all users of the machine share.
-    os.environ.setdefault("GRADIO_TEMP_DIR", str(settings.output_dir / "uploads"))
+    uploads, stop = make_uploads(settings.output_dir), threading.Event()
+    os.environ.setdefault("GRADIO_TEMP_DIR", str(uploads))
+    threading.Thread(target=keep_tidy, args=(uploads, stop), name="uploads", daemon=True).start()
     studio = Studio(settings, open_session(settings.device))
     blocks: gr.Blocks = Page(studio, TABS).blocks.queue(default_concurrency_limit=4)
     try:
@@ -218,7 +221,10 @@ def serve(settings: Settings, open_browser: bool = True, block: bool = True) -> 
     if open_browser:
         webbrowser.open(url)
     if block:
-        blocks.block_thread()
+        try:
+            blocks.block_thread()
+        finally:
+            stop.set()
     return blocks
 
 
