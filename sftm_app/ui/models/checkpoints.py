@@ -70,8 +70,9 @@ def _size(path: Path) -> int:
 
 def title_of(found: Found, settings: Settings) -> str:
     """One line of the list: where it is, what it is, how large."""
-    root = next((root for root in settings.models_dirs if root in found.path.parents), None)
-    name = found.path.relative_to(root) if root == settings.models_dir else found.path
+    root = settings.models_dir
+    # Of a demo, or of another folder, the last parts tell enough; the whole path is what is picked.
+    name = found.path.relative_to(root) if root in found.path.parents else Path(*found.path.parts[-3:])
     return f"{name} · {found.kind} · {format_bytes(found.n_bytes)}"
 
 

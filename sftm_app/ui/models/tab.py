@@ -35,11 +35,11 @@ class ModelsTab:
 
     def __init__(self, studio: Studio, workspace: gr.State, tabs: gr.Tabs, page: gr.Blocks) -> None:
         self.studio, self.workspace, self.tabs = studio, workspace, tabs
-        demos = self._lay_out_pickers(page)
-        # Above the report, which is long: the next step is in sight once models are loaded.
+        # At the top, so that the next step is in sight once models are loaded, however many there are.
         with gr.Row(visible=False, elem_id="next-steps") as self.next:
             for title, tab in NEXT_STEPS:
                 gr.Button(title).click(partial(self.open_tab, tab), None, tabs, queue=False, **QUIET)
+        demos = self._lay_out_pickers(page)
         self.report = block(_nothing(), elem_id="preflight")
         TokenizerPanel(studio, workspace)
         RolesPanel(studio, workspace)
