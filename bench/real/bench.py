@@ -9,12 +9,13 @@ from typing import Any
 
 from sftm_app.evaluation.building import build_model
 from sftm_app.evaluation.family import ModelParts
+from sftm_app.evaluation.samples import Samples
 from sftm_app.methods import get_method
 from sftm_app.methods.params import make_params
 
 # (model, task, part) -> one truth value per sample, always in the same order. The model is built by `Bench.build` for
-# the task, with that task's head, in float32 and evaluation mode. `part` is "test", "validation", another test part, or the
-# name of a set that no task was tuned for.
+# the task, with that task's head, in float32 and evaluation mode. `part` is "test", "validation", another test part, or
+# the name of a set that no task was tuned for.
 Correct = Callable[[Any, str, str], Sequence[bool]]
 TEST, VALIDATION = "test", "validation"
 
@@ -32,6 +33,7 @@ class Bench:
         more: further test parts after "test", for the tables that take all samples.
         measured: the tasks that have samples; None for all.
         unseen: sets that no task was tuned for, by name, each with the task whose head reads it.
+        inputs: a task's validation inputs as the app reads them, without labels.
         build: makes the model that `correct` takes from its parts.
         extras: other figures of a merge from its tensors by the base's names, such as how similar embeddings are.
     """
@@ -41,6 +43,7 @@ class Bench:
     tasks: Mapping[str, Path]
     home: Path
     correct: Correct
+    inputs: Callable[[str], Samples]
     more: tuple[str, ...] = ()
     measured: tuple[str, ...] | None = None
     unseen: Mapping[str, str] | None = None

