@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,13 +69,23 @@ def load_image(path: Path, channels: int) -> NDArray[np.uint8]:
         SampleError: the file is not an image, or it has more than 50 million pixels.
     """
     try:
-        # A pipe would wait for ever, and some of Pillow's other formats start programs.
-        with os.fdopen(open_regular(path), "rb") as file, Image.open(file, formats=FORMATS) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise SampleError(f"{path.name}: is larger than {MAX_PIXELS} pixels. Make it smaller.")
-            return np.asarray(image.convert("L" if channels == 1 else "RGB"))
-    except (CheckpointError, OSError, ValueError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError):
+        # A pipe would wait for ever.
+        with os.fdopen(open_regular(path), "rb") as file:
+            return decode_image(file, path.name, channels)
+    except (CheckpointError, OSError):
         raise SampleError(f"{path.name}: cannot be read as an image. Use PNG or JPEG.") from None
+
+
+def decode_image(file: IO[bytes], name: str, channels: int) -> NDArray[np.uint8]:
+    """The same from an open file. name: what errors call it."""
+    try:
+        # Some of Pillow's other formats start programs.
+        with Image.open(file, formats=FORMATS) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise SampleError(f"{name}: is larger than {MAX_PIXELS} pixels. Make it smaller.")
+            return np.asarray(image.convert("L" if channels == 1 else "RGB"))
+    except (OSError, ValueError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError):
+        raise SampleError(f"{name}: cannot be read as an image. Use PNG or JPEG.") from None
 
 
 def load_labelled_folder(folder: Path, id2label: dict[int, str], channels: int, limit: int = 2000) -> ImageSamples:
@@ -99,27 +111,42 @@ def load_labelled_folder(folder: Path, id2label: dict[int, str], channels: int, 
     if not files:
         raise SampleError(f"{folder}: holds no images. It should hold one subfolder of PNG or JPEG images per class.")
     chosen = [files[i] for i in balanced((label for _, label in files), limit)]
+    images = (load_image(file, channels) for file, _ in chosen)
+    return ImageSamples(of_one_size(images), np.array([label for _, label in chosen], np.int64))
+
+
+def of_one_size(given: Iterable[NDArray[np.uint8]]) -> NDArray[np.uint8]:
+    """Images scaled to the size of the first one, in one array. given: at least one image."""
     images: list[NDArray[np.uint8]] = []
-    for file, _ in chosen:
-        image = load_image(file, channels)
+    for image in given:
         if images and image.shape != images[0].shape:
             size = images[0].shape[1::-1]
             image = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))
         images.append(image)
-    return ImageSamples(np.stack(images), np.array([label for _, label in chosen], np.int64))
+    return np.stack(images)
+
+
+def class_index(id2label: dict[int, str]) -> dict[str, int]:
+    """The number of a class by its number or name. If a name is both, it means the class of that name."""
+    return {str(i): i for i in id2label} | {label: i for i, label in id2label.items()}
+
+
+def no_class(name: str, id2label: dict[int, str]) -> str:
+    """The sentence on a name that means no class."""
+    known = ", ".join(list(id2label.values())[:8])
+    return f"{name!r} is not a class of this task. Its classes are {known}, ..."
 
 
 def _labelled_files(folder: Path, id2label: dict[int, str]) -> list[tuple[Path, int]]:
     """Every image file with its class. Raises OSError if a folder cannot be listed."""
     if not folder.is_dir():
         raise SampleError(f"{folder}: this folder does not exist. It should hold one subfolder of images per class.")
-    index = {str(i): i for i in id2label} | {label: i for i, label in id2label.items()}
+    index = class_index(id2label)
     found: list[tuple[Path, int]] = []
     root = folder.resolve()
     for child in sorted(child for child in folder.iterdir() if child.is_dir()):
         if child.name not in index:
-            known = ", ".join(list(id2label.values())[:8])
-            raise SampleError(f"{child}: {child.name!r} is not a class of this task. Its classes are {known}, ...")
+            raise SampleError(f"{child}: {no_class(child.name, id2label)}")
         files = sorted(file for file in child.iterdir() if file.suffix.lower() in IMAGE_ENDINGS)
         for file in files:
             if not file.resolve().is_relative_to(root):

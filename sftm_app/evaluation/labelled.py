@@ -10,8 +10,10 @@ from sftm_app.evaluation.building import has_chat_template
 from sftm_app.evaluation.families import family_of
 from sftm_app.evaluation.family import Family
 from sftm_app.evaluation.image_files import load_labelled_folder
+from sftm_app.evaluation.image_tables import load_image_table
 from sftm_app.evaluation.packs import PACK_NAME, Pack, PackTask, load_samples, open_pack
 from sftm_app.evaluation.samples import ImageSamples, Samples, TextSamples
+from sftm_app.evaluation.table_files import PARQUET
 from sftm_app.evaluation.task_model import model_spec
 from sftm_app.evaluation.text_files import TEXT_ENDINGS, load_texts
 from sftm_app.preflight.preflight import Preflight
@@ -25,7 +27,9 @@ def family_at(found: Preflight, index: int) -> Family:
 
 def chats_at(found: Preflight, index: int) -> bool:
     """Whether the model of a task has a chat template for a message. Raises SampleError as `family_at`."""
-    return family_at(found, index).chats and has_chat_template((found.tasks[index].checkpoint.folder, found.base.folder))
+    return family_at(found, index).chats and has_chat_template(
+        (found.tasks[index].checkpoint.folder, found.base.folder)
+    )
 
 
 def own_samples(
@@ -37,7 +41,7 @@ def own_samples(
         found: the workspace.
         index: the task's position in it.
         root: a file of texts, a folder with one named after each task, or a folder of images: one folder per task, and
-            in each one folder per class.
+            in each one folder per class; or a Parquet file of images, or one for each task.
         names: class names, for models without classes of their own.
         chat: whether texts are put into the chat template.
 
@@ -111,15 +115,20 @@ def _with_choices(texts: TextSamples, family: Family) -> TextSamples:
 
 def _images(found: Preflight, index: int, root: Path, family: Family, names: tuple[str, ...] | None) -> ImageSamples:
     inner, task = root, found.tasks[index]
+    channels = 1 if task.checkpoint.config.get("num_channels") == 1 and not family.picks else 3
+    table = root if root.suffix.lower() == PARQUET else root / f"{task.name}{PARQUET}"
+    if table.is_file():
+        own = None if family.picks and names is None else dict(enumerate(names or ())) or task.checkpoint.id2label
+        samples, classes = load_image_table(table, own, channels)
+        return replace(samples, choices=classes) if family.picks else samples
     if any((root / one.name).is_dir() for one in found.tasks):
         inner = root / task.name
         if not inner.is_dir():
             raise SampleError(f"{root}: has no folder {task.name!r}, so this task is left out.")
     if not family.picks:
-        channels = 1 if task.checkpoint.config.get("num_channels") == 1 else 3
         return load_labelled_folder(inner, task.checkpoint.id2label, channels)
     classes = names or _subfolders(inner)
-    samples = load_labelled_folder(inner, dict(enumerate(classes)), 3)
+    samples = load_labelled_folder(inner, dict(enumerate(classes)), channels)
     return replace(samples, choices=classes)
 
 

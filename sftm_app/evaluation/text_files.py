@@ -12,13 +12,16 @@ from pydantic import BaseModel, Field, ValidationError
 
 from sftm_app.errors import CheckpointError, SampleError
 from sftm_app.evaluation.samples import TextSamples
+from sftm_app.evaluation.table_files import PARQUET, label_texts, read_labelled
 from sftm_app.weights.header import open_regular
 
 MAX_FILE_BYTES = 64 * 1024 * 1024
 MAX_CHOICES = 1000
-TEXT_ENDINGS = (".json", ".jsonl", ".csv", ".tsv")
-FORMATS = 'a .json table {"inputs": [...], "targets": [...]}, .jsonl lines {"input": ..., "target": ...}, or .csv or '
-FORMATS += ".tsv with the columns text and label"
+TEXT_ENDINGS = (".json", ".jsonl", ".csv", ".tsv", PARQUET)
+# The names of the columns of a table: of the texts, and of what is expected.
+COLUMNS = (("text", "label"), ("input", "target"))
+FORMATS = 'a .json table {"inputs": [...], "targets": [...]}, .jsonl lines {"input": ..., "target": ...}, or .csv, '
+FORMATS += ".tsv or .parquet with the columns text and label"
 
 # Only the first error is shown, so validation may stop there.
 Strings = Annotated[list[str], Field(fail_fast=True)]
@@ -50,13 +53,14 @@ def load_texts(path: Path) -> TextSamples:
     ending = path.suffix.lower()
     if ending not in TEXT_ENDINGS:
         raise SampleError(f"{path}: is not a file of labelled texts. Use {FORMATS}.")
-    text = _read(path)
-    if ending == ".json":
-        content = _parse(_Texts, text, str(path))
+    if ending == PARQUET:
+        content = _from_parquet(path)
+    elif ending == ".json":
+        content = _parse(_Texts, _read(path), str(path))
     elif ending == ".jsonl":
-        content = _from_lines(path, text)
+        content = _from_lines(path, _read(path))
     else:
-        content = _from_table(path, text, "," if ending == ".csv" else "\t")
+        content = _from_table(path, _read(path), "," if ending == ".csv" else "\t")
     _check(path, content)
     choices = None if content.choices is None else tuple(content.choices)
     return TextSamples(tuple(content.inputs), tuple(content.targets), choices)
@@ -103,16 +107,25 @@ def _from_table(path: Path, text: str, delimiter: str) -> _Texts:
     rows = []
     try:
         reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-        if not {"text", "label"} <= set(reader.fieldnames or ()):
+        pair = next((pair for pair in COLUMNS if set(pair) <= set(reader.fieldnames or ())), None)
+        if pair is None:
             found = ", ".join((reader.fieldnames or ())[:8]) or "none"
             raise SampleError(f"{path}: needs the columns text and label in its first line; it has {found}.")
         for row in reader:
-            if row["text"] is None or row["label"] is None:
+            if any(row[name] is None for name in pair):
                 raise SampleError(f"{path}: line {reader.line_num} has fewer columns than the first line.")
-            rows.append((row["text"], row["label"]))
+            rows.append((row[pair[0]], row[pair[1]]))
     except csv.Error as error:
         raise SampleError(f"{path}: line {reader.line_num} is damaged ({error}). Save the table again.") from None
     return _Texts(inputs=[text for text, _ in rows], targets=[label for _, label in rows])
+
+
+def _from_parquet(path: Path) -> _Texts:
+    table = read_labelled(path, COLUMNS)
+    odd = next((row for row, text in enumerate(table.inputs, start=1) if not isinstance(text, str)), None)
+    if odd is not None:
+        raise SampleError(f"{path}: row {odd} holds no text. Use {FORMATS}.")
+    return _Texts(inputs=list(table.inputs), targets=list(label_texts(path, table)))
 
 
 def _parse(model: type[Model], text: str, where: str) -> Model:

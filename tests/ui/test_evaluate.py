@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 import threading
@@ -10,9 +11,11 @@ from typing import Any
 
 import gradio as gr
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from PIL import Image
+from pyarrow import parquet
 from tab_values import values_of
 from tiny_language import VOCABULARY, save_set, save_tokenizer
 from transformers import (
@@ -341,3 +344,22 @@ def test_folders_of_images_name_the_classes_for_clip(text_studio: Studio) -> Non
 def test_names() -> None:
     assert read_names(" cat, dog\nred car,,cat ") == ("cat", "dog", "red car")
     assert read_names(" \n") is None
+
+
+def test_parquet_of_texts_and_of_images(text_studio: Studio) -> None:
+    root = text_studio.settings.models_dir
+    parquet.write_table(pa.table({"text": ["the cat", "a dog"], "label": [0, 1]}), root / "mine.parquet")
+    found = labelled.samples_of(text_studio, own(text_studio, "bert"), "a", "mine.parquet")
+    assert found == TextSamples(("the cat", "a dog"), ("0", "1"))
+    held = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(held, "PNG")
+    (root / "images").mkdir()
+    table = pa.table({"image": [held.getvalue()] * 2, "label": ["dog", "cat"]})
+    parquet.write_table(table, root / "images" / "a.parquet")
+    for where, names, classes in (
+        ("images", None, ("cat", "dog")),
+        ("images/a.parquet", ("dog", "cat"), ("dog", "cat")),
+    ):
+        samples = labelled.samples_of(text_studio, own(text_studio, "clip"), "a", where, names)
+        assert isinstance(samples, ImageSamples) and samples.choices == classes
+        assert [classes[label] for label in samples.labels.tolist()] == ["dog", "cat"]

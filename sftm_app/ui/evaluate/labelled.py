@@ -14,19 +14,21 @@ from sftm_app.ui.studio import Studio
 from sftm_app.ui.workspace import Workspace
 
 INFO_IMAGES = (
-    "In the models folder: a folder per task, and in each one folder of images per class. Empty: the demo's samples."
+    "In the models folder: a folder per task, and in each one folder of images per class; or .parquet with image and "
+    "label. Empty: the demo's samples."
 )
 INFO_TEXTS = (
-    "In the models folder: a .csv, .tsv, .jsonl or .json, or a folder with one per task. Empty: the demo's samples."
+    "In the models folder: a .csv, .tsv, .jsonl, .json or .parquet, or a folder with one per task. Empty: the demo's "
+    "samples."
 )
 FEW_SAMPLES, SOME_SAMPLES = 50, 200
 HOW_IMAGES = (
     "Enter a folder under Labelled samples that holds one subfolder per task, and in each one subfolder of images per "
-    "class."
+    "class; or a .parquet file with the columns image and label."
 )
 HOW_TEXTS = (
-    "Enter a file under Labelled samples: .csv with the columns text and label, .jsonl with input and target, or "
-    ".json; or a folder with one such file per task."
+    "Enter a file under Labelled samples: .csv, .tsv or .parquet with the columns text and label, .jsonl with input "
+    "and target, or .json; or a folder with one such file per task."
 )
 
 
