@@ -77,7 +77,7 @@ class Space:
         """What a trial would have chosen to get these settings; values outside the space are left out."""
         values = values_of(settings.params)
         unused = _unused(settings.method, values)
-        chosen = {METHOD: settings.method}
+        chosen: dict[str, Any] = {METHOD: settings.method}
         chosen |= {_choice(settings.method, name): value for name, value in values.items() if name not in unused}
         if settings.weights == self.weights:
             chosen[WEIGHTS] = GIVEN
