@@ -52,7 +52,8 @@ class LeaderboardPanel:
                 self.measure = gr.Button("Measure those without scores", size="sm", elem_id="board-measure")
                 self.export = block(elem_id="board-export")
         self.board = LinkedHtml(elem_id="board")
-        with gr.Group(visible=False, elem_id=ABOUT) as self.about:
+        # A gr.Group would put the id on two elements.
+        with gr.Column(visible=False, elem_id=ABOUT, elem_classes="sf-stack") as self.about:
             self.name = gr.Textbox(
                 label="Name",
                 info="Empty: the settings.",

@@ -49,11 +49,18 @@ def plan_html(plan: Plan) -> Html:
     every = table(
         ["tensor", "rule", "why"], [(code(entry.name), _rule(plan, entry), entry.why) for entry in plan.entries]
     )
-    longest = details("What takes longest", _costliest(cost))
+    fates = stack(*(hint(one.sentence()) for one in accounts(plan)))
     # Folded, so that the result of the merge below is in sight.
-    rules = details("What happens to which parameters", _rules(plan))
-    fates = details("What becomes of the tasks' tensors", stack(*(hint(one.sentence()) for one in accounts(plan))))
-    return stack(title, _needs(plan), budget, rules, fates, longest, details("Every tensor, and why", every))
+    folded = details(
+        "Details of the plan",
+        stack(
+            _rules(plan),
+            details("What becomes of the tasks' tensors", fates),
+            details("What takes longest", _costliest(cost)),
+            details("Every tensor, and why", every),
+        ),
+    )
+    return stack(title, _needs(plan), budget, folded)
 
 
 def _rule(plan: Plan, entry: PlanEntry) -> str:
