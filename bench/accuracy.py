@@ -11,7 +11,7 @@ import argparse
 from dataclasses import dataclass
 
 from bench.machine import machine_line
-from sftm_app.evaluation.accuracy import accuracy, empty_table, fill_table
+from sftm_app.evaluation.accuracy import accuracy
 from sftm_app.evaluation.candidates import BASE, INDIVIDUAL, Candidate, ModelPool, method_candidate
 from sftm_app.evaluation.packs import PACK_NAME, Pack, find_packs, load_samples
 from sftm_app.evaluation.samples import Samples
@@ -59,10 +59,8 @@ def measure(model_pool: ModelPool, candidates: list[Candidate], samples: dict[st
     """The accuracies of each candidate, by its key: one for each task."""
     found = {}
     for candidate in candidates:
-        table = empty_table(model_pool.task_names, (candidate,))
-        for filled in fill_table(model_pool, table, samples.__getitem__):
-            table = filled
-        found[candidate.key] = [line[0] or 0.0 for line in table.values]
+        tasks = model_pool.task_names
+        found[candidate.key] = [accuracy(model_pool.model(candidate, task), samples[task]) for task in tasks]
         print(f"<!-- {candidate.title}: {sum(found[candidate.key]) / len(samples):.4f} -->", flush=True)
     return found
 

@@ -22,7 +22,7 @@ Vector = NDArray[np.float64]
 # By task: whether a model answered each sample correctly.
 Correct = Mapping[str, Sequence[bool]]
 # Per seed and task, a score for each sample. A task's samples are the same for every seed.
-Table = Sequence[Sequence[Sequence[bool] | NDArray[np.bool_]]]
+Table = Sequence[Sequence[NDArray[np.bool_]]]
 
 
 @dataclass(frozen=True)
@@ -134,11 +134,10 @@ def closed_gap(correct: Correct, base: Correct, individual: Correct) -> Interval
         The share with its interval; None where the gap itself is not clearly above 0, so that dividing by it says
         nothing.
     """
-    tables, draws = [_one_seed(one) for one in (correct, base, individual)], draws_of(correct)
-    gap = drawn_accuracy(tables[2], draws) - drawn_accuracy(tables[1], draws)
-    if not np.quantile(gap, (1 - LEVEL) / 2) > 0:
+    low, high, draws = _one_seed(base), _one_seed(individual), draws_of(correct)
+    if not np.quantile(drawn_accuracy(high, draws) - drawn_accuracy(low, draws), (1 - LEVEL) / 2) > 0:
         return None
-    return gap_closed(*tables, draws)
+    return gap_closed(_one_seed(correct), low, high, draws)
 
 
 def draws_of(correct: Mapping[str, Sequence[object]]) -> Draws:

@@ -124,12 +124,13 @@ def measure(benchmark: Benchmark, candidate: Candidate, plan: Plan | None) -> It
     if len(known) == len(benchmark.samples):
         yield replace(now, merged=1.0)
         return
-    started, tensors = time.monotonic(), None
+    started = time.monotonic()
+    tensors: Mapping[str, Tensor] | None = None
     if plan is not None:
-        tensors = {}
+        tensors = made = {}
         for merged in run(plan, benchmark.session):
-            tensors[merged.entry.name] = merged.tensor
-            now = replace(now, merged=len(tensors) / len(plan.entries), seconds=time.monotonic() - started)
+            made[merged.entry.name] = merged.tensor
+            now = replace(now, merged=len(made) / len(plan.entries), seconds=time.monotonic() - started)
             yield now
     elif candidate.folder is not None:
         tensors = stored_tensors(benchmark.found, candidate.folder, benchmark.session)

@@ -15,11 +15,10 @@ from tiny_checkpoints import change_config, change_weights
 from transformers import ViTForImageClassification, ViTImageProcessor, ViTModel
 
 from sftm_app.errors import InputError, SampleError
-from sftm_app.evaluation.accuracy import AccuracyTable, accuracy, empty_table, fill_table
+from sftm_app.evaluation.accuracy import accuracy
 from sftm_app.evaluation.candidates import (
     BASE,
     INDIVIDUAL,
-    Candidate,
     ModelPool,
     folder_candidate,
     merge_in_memory,
@@ -204,38 +203,6 @@ def test_a_head_of_another_shape_is_not_made_up(ready_models: Path, tmp_path: Pa
 def test_a_folder_that_was_not_merged_from_this_base(ready_models: Path, model_pool: ModelPool) -> None:
     with pytest.raises(SampleError, match=r"Other: lacks '.*', so it was not merged from this base"):
         model_pool.model(folder_candidate(ready_models / "a", "Other", "sftm"), "b")
-
-
-def test_a_table_is_filled_cell_by_cell(model_pool: ModelPool, images: np.ndarray) -> None:
-    samples = ImageSamples(images, np.zeros(6, np.int64))
-    asked: list[str] = []
-
-    def samples_of(task: str) -> ImageSamples:
-        asked.append(task)
-        return samples
-
-    tables = list(fill_table(model_pool, empty_table(("a", "b"), (BASE, INDIVIDUAL)), samples_of, limit=4))
-    assert len(tables) == 4
-    assert [sum(v is not None for line in t.values for v in line) for t in tables] == [1, 2, 3, 4]
-    assert asked == ["a", "b"], "each task's samples are loaded once"
-    assert tables[-1].values[1][1] == accuracy(model_pool.model(INDIVIDUAL, "b"), samples.subset(4))
-
-
-def test_means_and_normalised_means() -> None:
-    merged = Candidate("method:sftm", "SFTM", "sftm")
-    table = AccuracyTable(("a", "b"), (BASE, INDIVIDUAL, merged), ((0.2, 0.8, 0.6), (0.5, 1.0, None)))
-    assert table.mean(0) == pytest.approx(0.35)
-    assert table.normalised(0) == pytest.approx((0.2 / 0.8 + 0.5) / 2)
-    assert table.normalised(1) == pytest.approx(1)
-    assert (table.mean(2), table.normalised(2)) == (None, None)
-    full = table.with_value(1, 2, 0.9)
-    assert full.normalised(2) == pytest.approx((0.75 + 0.9) / 2)
-    assert table.values[1][2] is None, "a table is a value"
-    assert AccuracyTable(("a",), (BASE, merged), ((0.2, 0.3),)).normalised(0) is None
-    assert AccuracyTable(("a",), (BASE, INDIVIDUAL), ((0.2, 0.0),)).normalised(0) is None
-    assert AccuracyTable(("a",), (BASE, INDIVIDUAL), ((0.0, 0.5),)).normalised(0) == 0.0
-    empty = empty_table(("a",), (BASE, INDIVIDUAL))
-    assert (empty.mean(0), empty.normalised(0)) == (None, None)
 
 
 def test_problems_are_refused_at_once(ready_models: Path) -> None:

@@ -15,7 +15,7 @@ from transformers import AutoTokenizer, BertConfig, BertForMaskedLM
 from sftm_app.architecture.roles import Part
 from sftm_app.errors import SampleError
 from sftm_app.evaluation import families
-from sftm_app.evaluation.accuracy import empty_table, fill_table
+from sftm_app.evaluation.accuracy import accuracy
 from sftm_app.evaluation.building import build_model, load_tokenizer
 from sftm_app.evaluation.candidates import BASE, INDIVIDUAL, method_candidate
 from sftm_app.evaluation.excitation import excitations
@@ -94,15 +94,15 @@ def test_a_family_that_is_not_in_the_table_cannot_be_tried(models: Path) -> None
         pool_of(models).family("a")
 
 
-def test_a_new_family_answers_and_fills_the_table(models: Path, in_the_table: None) -> None:
+def test_a_new_family_answers_and_is_scored(models: Path, in_the_table: None) -> None:
     pool = pool_of(models)
     assert pool.family("a") is FAMILY
     wanted = tuple(filled(BertForMaskedLM.from_pretrained(models / "a"), models / "base", text) for text in TEXTS)
     answers = pool.model(INDIVIDUAL, "a").answer(TextSamples(TEXTS, (None,) * 3))
     assert tuple(answer.text for answer in answers) == wanted
-    candidates = (BASE, INDIVIDUAL, method_candidate("average"))
-    *_, table = fill_table(pool, empty_table(("a", "b"), candidates), lambda task: TextSamples(TEXTS, wanted))
-    assert table.values[0][1] == 1 and all(0 <= value <= 1 for line in table.values for value in line)
+    samples = TextSamples(TEXTS, wanted)
+    assert accuracy(pool.model(INDIVIDUAL, "a"), samples) == 1
+    assert all(0 <= accuracy(pool.model(one, "b"), samples) <= 1 for one in (BASE, method_candidate("average")))
 
 
 def test_the_evaluate_tab_tries_a_new_family(models: Path, in_the_table: None, tmp_path: Path) -> None:

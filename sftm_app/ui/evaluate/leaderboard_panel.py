@@ -123,7 +123,7 @@ class LeaderboardPanel:
         kind, what = data[0], str(data[1])
         if kind == "sort":
             order = values[self.order].after_click(what)
-            return {self.order: order, **self.show(values | {self.order: order})}
+            return {self.order: order, **self.show({**values, self.order: order})}
         return self.choose(values, what) if kind == "merge" else {}
 
     def choose(self, values: Values, merge_id: str) -> Updates:
@@ -135,7 +135,7 @@ class LeaderboardPanel:
             self.name: gr.update(value=merge.about.name, placeholder=merge.settings_name),
             self.notes: merge.about.notes,
             **self._not_asked(),
-            **self.show(values | {self.chosen: merge.id}),
+            **self.show({**values, self.chosen: merge.id}),
         }
 
     def merge_of(self, values: Values) -> Merge:
@@ -163,7 +163,7 @@ class LeaderboardPanel:
         merge = self.merge_of(values)
         delete_merge(self.studio, values[self.workspace], merge)
         show_info(f"Deleted {merge.name}.")
-        return {**self._unchosen(), **self.show(values | {self.chosen: ""})}
+        return {**self._unchosen(), **self.show({**values, self.chosen: ""})}
 
     def measure_missing(self, values: Values) -> Updates:
         """Measure every merge that lacks a score."""

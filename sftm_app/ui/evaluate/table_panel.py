@@ -208,7 +208,7 @@ class TablePanel:
         where = str(keep_uploads(self.studio.settings, [files] if isinstance(files, str) else files))
         choices = sample_choices(self.studio.settings, ws)
         return {
-            **self.redraw(values | {self.where: where}),
+            **self.redraw({**values, self.where: where}),
             self.where: gr.update(value=where, choices=choices),
         }
 
