@@ -124,14 +124,31 @@ def test_from_the_demo_to_a_saved_model(app: App, watched: Watched) -> None:
     expect(page.locator("#result")).to_contain_text("Memory")
     assert list_runs(app.output_dir / "runs") == [run, *before], "the reload shows the same run and starts no other"
 
-    open_tab(page, "Evaluate")
-    expect(page.locator("#models")).to_contain_text("SFTM, your merge")
-    draw_seven(page)
-    expect(page.locator("#verdict")).to_contain_text("your merge")
-    expect(page.locator("#verdict")).to_contain_text("sure")
-    page.locator("#fill").click()
-    expect(page.locator("#accuracies tr", has_text="Relative to individual")).to_contain_text("100.0%")
+    # The result opens with what the merge can do, measured at once.
+    expect(page.locator("#run-bars .js-plotly-plot")).to_be_visible()
+    expect(page.locator("#measure-cancel")).to_be_hidden()
+    expect(page.locator("#run-scores thead th")).to_have_text(
+        ["task", "Base", "Individual", "Plain average", "This merge"]
+    )
+    expect(page.locator("#preservation")).to_be_hidden()
+    mean = page.locator("#run-scores tr", has_text="Mean").locator("td").last.locator("strong").inner_text()
+
+    page.locator("#evaluate-merge").click()
+    expect(page.get_by_role("tab", name="Evaluate", exact=True)).to_have_attribute("aria-selected", "true")
+    mine = page.locator("#accuracies tbody tr", has_text="Your merge: SFTM")
+    expect(mine).to_contain_text(mean)
     expect(page.locator("#accuracies")).not_to_contain_text("·")
+    draw_seven(page)
+    expect(page.locator("#verdict")).to_contain_text("Your merge")
+    expect(page.locator("#verdict")).to_contain_text("sure")
+    # The samples behind a score, and what each model says of one that the merge gets wrong.
+    header = page.locator("#accuracies thead th").all_inner_texts()
+    mine.locator("td").nth(header.index("hebrew")).get_by_role("button").click()
+    expect(page.locator("#wrong-answers")).to_contain_text("Your merge: SFTM on hebrew")
+    page.locator("#wrong-answers button").first.click()
+    expect(page.locator("#task input")).to_have_value("hebrew")
+    expect(page.locator("#verdict")).to_contain_text("The right answer is")
+    expect(page.locator("#verdict .sf-stat-error").first).to_be_visible()
 
     open_tab(page, "Merge")
     page.locator("#save-name input, #save-name textarea").first.fill("from the browser")
@@ -139,16 +156,61 @@ def test_from_the_demo_to_a_saved_model(app: App, watched: Watched) -> None:
     expect(page.locator("#saved")).to_contain_text("Saved from the browser")
 
     saved = app.output_dir / "models" / "from the browser"
-    header = page.locator("#accuracies thead th").all_text_contents()
-    column = next(i for i, title in enumerate(header) if "your merge" in title)
-    rows = [row.locator("td").all_text_contents() for row in page.locator("#accuracies tbody tr").all()]
-    shown = {row[0]: row[column] for row in rows}
+    shown = dict(zip(header, mine.locator("td").all_text_contents(), strict=True))
     for head in sorted((saved / "heads").glob("*.safetensors")):
-        assert shown[head.stem] == f"{accuracy_with_transformers(saved, head.stem):.1%}"
+        assert shown[head.stem].startswith(f"{accuracy_with_transformers(saved, head.stem):.1%}")
     report = json.loads((saved / "sftm_report.json").read_text(encoding="utf-8"))
     assert report["method"] == "sftm" and len(report["inputs"]) == 9
 
     assert watched.errors == []
+    assert watched.outside == []
+
+
+def test_the_leaderboard_names_sorts_and_deletes(app: App, watched: Watched) -> None:
+    page = watched.page
+    page.on("console", lambda message: watched.errors.append(message.text) if message.type == "error" else None)
+    load_demo(page, app)
+    for method in ("Plain average", "Task arithmetic"):
+        open_tab(page, "Merge")
+        page.locator("#method input").click()
+        page.get_by_role("option", name=method, exact=True).click()
+        expect(page.locator("#plan")).to_contain_text(method)
+        expect(page.locator("#start")).to_be_enabled()
+        before = list_runs(app.output_dir / "runs")
+        page.locator("#start").click()
+        wait_for_run(page, app, before)
+        expect(page.locator("#result")).to_contain_text(method)
+        expect(page.locator("#measure-cancel")).to_be_hidden()
+    open_tab(page, "Evaluate")
+    rows = page.locator("#board tbody tr")
+    expect(rows).to_have_count(2)
+    expect(rows.first).to_contain_text("Task arithmetic")
+    page.locator("#board thead").get_by_text("merge").click()
+    expect(rows.first).to_contain_text("Plain average")
+    rows.first.get_by_role("button").click()
+    page.locator("#merge-name input, #merge-name textarea").first.fill("my <b>plain</b> one")
+    page.locator("#merge-keep").click()
+    expect(page.locator("#board")).to_contain_text("my <b>plain</b> one")
+    filter_box = page.locator("#board-filter input, #board-filter textarea").first
+    filter_box.fill("arithmetic")
+    expect(rows).to_have_count(1)
+    filter_box.fill("")
+    expect(rows).to_have_count(2)
+    page.locator("#merge-delete").click()
+    expect(page.locator("#merge-sure")).to_contain_text("It cannot be undone")
+    page.locator("#merge-spare").click()
+    expect(page.locator("#merge-delete-sure")).to_be_hidden()
+    assert len(list_runs(app.output_dir / "runs")) == 2
+    page.locator("#merge-delete").click()
+    page.locator("#merge-delete-sure").click()
+    expect(rows).to_have_count(1)
+    assert len(list_runs(app.output_dir / "runs")) == 1
+    assert watched.errors == []
+    page.reload()
+    open_tab(page, "Evaluate")
+    expect(rows).to_have_count(1)
+    expect(rows).to_contain_text("Task arithmetic")
+    expect(rows).not_to_contain_text("·")
     assert watched.outside == []
 
 

@@ -333,4 +333,4 @@ class EvaluateTab:
         sample = samples.take([int(place)])
         opened = {self.task: task, **self._open_task(ws, str(task))}
         yield over(opened, {self.sample: sample, **self.boxes.show(ws, sample)})
-        yield from self.ask(self.read(values | {self.task: task}), sample)
+        yield from self.ask(self.read({**values, self.task: task}), sample)
