@@ -19,7 +19,7 @@ from typing import Any, TextIO
 from sftm_app.architecture.architecture import Architecture, UnknownModelType
 from sftm_app.architecture.as_json import architecture_from_json, architecture_to_json
 from sftm_app.errors import CheckpointError
-from sftm_app.processes import python_command, stay_offline
+from sftm_app.processes import limit_memory, python_command, stay_offline
 
 # Building takes seconds at most, and a hundred megabytes; importing transformers on a busy machine takes longer.
 BUILD_LIMIT_S = 30.0
@@ -28,7 +28,7 @@ MEMORY_LIMIT_BYTES = 4 << 30
 IDLE_S = 20.0
 
 _OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
-_ENVIRONMENT = {**_OFFLINE, "TRANSFORMERS_VERBOSITY": "error", "CUDA_VISIBLE_DEVICES": ""}
+_ENVIRONMENT = {**_OFFLINE, "TRANSFORMERS_VERBOSITY": "error", "PYTHONWARNINGS": "ignore", "CUDA_VISIBLE_DEVICES": ""}
 _ERRORS: dict[str, type[CheckpointError]] = {"CheckpointError": CheckpointError, "UnknownModelType": UnknownModelType}
 
 
@@ -144,7 +144,7 @@ def main() -> None:
     limit = int(sys.stdin.readline() or 0)
     from sftm_app.architecture.reading import read_architecture
 
-    _limit_memory(limit)
+    limit_memory(limit)
     _say(answers, {"ready": True})
     questions: queue.SimpleQueue[str] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(questions,), daemon=True).start()
@@ -172,14 +172,3 @@ def _listen(questions: queue.SimpleQueue[str]) -> None:
 def _say(answers: TextIO, answer: dict[str, Any]) -> None:
     answers.write(json.dumps(answer) + "\n")
     answers.flush()
-
-
-def _limit_memory(n_bytes: int) -> None:
-    """Let this process take so much address space more than it has, where the system can."""
-    with contextlib.suppress(ImportError, OSError, ValueError):
-        import resource  # Windows has none
-
-        import psutil
-
-        taken = psutil.Process().memory_info().vms
-        resource.setrlimit(resource.RLIMIT_AS, (taken + n_bytes, taken + n_bytes))

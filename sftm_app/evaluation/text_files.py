@@ -109,7 +109,7 @@ def _from_table(path: Path, text: str, delimiter: str) -> _Texts:
         reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
         pair = next((pair for pair in COLUMNS if set(pair) <= set(reader.fieldnames or ())), None)
         if pair is None:
-            found = ", ".join((reader.fieldnames or ())[:8]) or "none"
+            found = ", ".join(name[:40] for name in (reader.fieldnames or ())[:8]) or "none"
             raise SampleError(f"{path}: needs the columns text and label in its first line; it has {found}.")
         for row in reader:
             if any(row[name] is None for name in pair):

@@ -195,7 +195,7 @@ def _parse(path: Path, raw: bytes) -> dict[str, Any]:
 
 def _verify(path: Path, header: dict[str, Any], data_start: int, stamp: FileStamp) -> Header:
     metadata = header.pop("__metadata__", {})
-    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+    if not isinstance(metadata, dict) or not all(map(_is_text, (*metadata, *metadata.values()))):
         raise CheckpointError(f"{path}: the metadata in the header is not a table of texts. {_AGAIN}")
     infos = sorted((_tensor_info(path, name, entry, data_start) for name, entry in header.items()), key=_by_offset)
     expected = data_start
@@ -252,6 +252,13 @@ def _tensor_info(path: Path, name: str, entry: Any, data_start: int) -> TensorIn
 def _natural(text: str) -> int:
     """A whole number of the header; -1 for one with a sign, such as -0, which safetensors refuses too."""
     return int(text) if text[0] != "-" else -1
+
+
+def _is_text(value: Any) -> bool:
+    """Whether a value is a text that has a form in UTF-8: half a surrogate pair has none."""
+    return isinstance(value, str) and (
+        value.isascii() or not any("\ud800" <= character <= "\udfff" for character in value)
+    )
 
 
 def _is_naturals(value: Any) -> bool:

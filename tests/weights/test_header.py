@@ -85,6 +85,10 @@ BAD = {
         header_bytes({"a": F32 | {"dtype": "F6_E2M3"}}, bytes(8)),
         "type 'F6_E2M3', which is not supported",
     ),
+    "half a surrogate pair in the metadata": (
+        header_bytes(b'{"__metadata__":{"\\ud800":"x"}}'),
+        "not a table of texts",
+    ),
     "half a pair": (header_bytes({"a": entry(0, 2, [4, 1], "F4")}, bytes(2)), "holds pairs, which shape .* cannot"),
     "offsets of -0": (header_bytes(b'{"a":{"dtype":"F32","shape":[2],"data_offsets":[-0,8]}}', bytes(8)), "offsets"),
     "a size of -0": (header_bytes(b'{"a":{"dtype":"F32","shape":[-0],"data_offsets":[0,0]}}'), "impossible shape"),
@@ -157,7 +161,13 @@ def test_supported_types_are_read_as_safetensors_writes_them(tmp_path: Path, cod
     file = tmp_path / "model.safetensors"
     dtype = TORCH_DTYPES[code]
     save_file(
-        {"a": torch.zeros(15 * dtype.itemsize, dtype=torch.uint8).view(dtype).view(3, 5), "scalar": torch.zeros(()), "none": torch.zeros(0, 4)}, file, {"k": "v"}
+        {
+            "a": torch.zeros(15 * dtype.itemsize, dtype=torch.uint8).view(dtype).view(3, 5),
+            "scalar": torch.zeros(()),
+            "none": torch.zeros(0, 4),
+        },
+        file,
+        {"k": "v"},
     )
     header = read_header(file)
     infos = {info.name: info for info in header.tensors}
