@@ -54,7 +54,8 @@ def trials_figure(points: Sequence[TrialPoint], x: str, y: str, best: int | None
     groups = {point.group: point.colour for point in points}
     data = [_dots([one for one in points if one.group == group], group, colour) for group, colour in groups.items()]
     front = pareto_front(points)
-    line = {"color": MUTED, "width": 1.5, "shape": "hv", "dash": "dot"}
+    # Between two trials, what the one further right keeps of the other task can be had.
+    line = {"color": MUTED, "width": 1.5, "shape": "vh", "dash": "dot"}
     data.insert(
         0,
         {

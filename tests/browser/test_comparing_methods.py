@@ -73,3 +73,27 @@ def test_methods_are_compared_and_the_table_outlives_a_reload(app: App, watched:
     expect(rows).to_have_count(0)
     assert watched.errors == []
     assert watched.outside == []
+
+
+def test_a_search_goes_on_while_the_page_is_opened_anew(app: App, watched: Watched) -> None:
+    page = watched.page
+    load_demo(page, app)
+    open_tab(page, "Merge")
+    page.locator("#find-best").get_by_text("Find the best merge on your own samples").click()
+    limit = page.locator("#search-limit input[type=number]")
+    limit.fill("10")
+    limit.press("Enter")
+    page.locator("#search-start").click()
+    expect(page.locator("#search-best")).to_contain_text("best so far")
+    expect(page.locator("#search-chart .js-plotly-plot")).to_be_visible()
+    assert watched.errors == []
+    page.reload()
+    watched.errors.clear()  # the page that was left may complain that its connection broke
+    open_tab(page, "Merge")
+    page.locator("#search-stop").click()
+    # It ends with the models on the samples that it has not seen.
+    expect(page.locator("#search-table")).to_contain_text("10 samples per task of the demo")
+    expect(page.locator("#search-stop")).to_be_hidden()
+    page.locator("#search-best").get_by_text("Use these settings").click()
+    expect(page.locator("#plan")).to_contain_text("SFTM")
+    assert watched.errors == []

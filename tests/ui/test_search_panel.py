@@ -75,6 +75,9 @@ def test_a_search_runs_and_is_there_after_a_restart(
     assert shown[panel.plots]["visible"] and shown[panel.fold]["open"] and not shown[panel.timer].active
     assert {shown[panel.x]["value"], shown[panel.y]["value"]} < {"a", "b", "c"}
     assert not {panel.table, panel.chart} & set(panel.show(workspace, board.drawn)), "nothing is sent twice"
+    assert panel.x not in panel.show(workspace, (), ("c", "b")), "the tasks that a person chose stay"
+    drawn = panel.draw({panel.workspace: workspace, panel.x: "c", panel.y: "b"})[panel.chart]
+    assert drawn.layout.xaxis.title.text.startswith("c:") and len(drawn.data) >= 3
 
     # One click puts a trial's settings into the form; a click in the plot names them first.
     best = board.search.best

@@ -116,7 +116,7 @@ class SearchPanel:
                 value=50,
                 step=10,
                 label="Trials",
-                info="Those of an earlier search of the same count.",
+                info="An earlier search on the same samples counts.",
                 scale=2,
                 min_width=220,
                 elem_id="search-trials",
@@ -156,13 +156,14 @@ class SearchPanel:
                     self.mattered = PlotlyView(
                         label="Settings of the best method that mattered",
                         filename="importances",
+                        visible=False,
                         elem_id="search-importances",
                     )
             self.picked = LinkedHtml(elem_id="search-picked")
 
     def wire(self, write: Callable[[Workspace, MergeSettings], Updates], written: set[Any]) -> list[Any]:
         """Connect the components. write: shows settings in the form, updating `written`; returns the events of it."""
-        shown = {self.workspace, self.drawn}
+        shown = {self.workspace, self.drawn, self.x, self.y}
         asked = self.form | self.form_inputs | {self.workspace}
         self.start.click(handle(self.begin), asked, self.views, trigger_mode="once", concurrency_limit=1, **QUIET)
         self.stop.click(handle(self.end), shown, self.views, **QUIET)
@@ -263,8 +264,14 @@ class SearchPanel:
         )
         return setup, Conditions(about.where, about.limit or 0, split, tuple(left_out))
 
-    def show(self, ws: Workspace, drawn: object) -> Updates:
-        """The search of a workspace. drawn: what the page shows of it already."""
+    def show(self, ws: Workspace, drawn: object, pair: tuple[object, object] = (None, None)) -> Updates:
+        """The search of a workspace.
+
+        Args:
+            ws: the workspace.
+            drawn: what the page shows of the search already.
+            pair: the tasks on the axes of the plot.
+        """
         board = self.studio.searches.board(workspace_key(ws))
         if board is None:
             empty: Updates = dict.fromkeys((self.progress, self.best, self.table, self.picked), "")
@@ -273,20 +280,23 @@ class SearchPanel:
         shown: Updates = {self.progress: search_progress(board), **self._buttons(running)}
         if board.drawn != drawn:
             shown |= {self.best: search_best(board), self.table: search_table(ws, board), self.drawn: board.drawn}
-            shown |= self._plots(board, first=drawn is None)
+            shown |= self._plots(board, (None, None) if drawn is None else pair)
             if drawn is None:
                 shown |= {self.fold: gr.update(open=True), self.picked: ""}
         return shown
 
-    def _plots(self, board: SearchBoard, first: bool) -> Updates:
-        pair, tasks = opposed_pair(board.search), list(board.search.n_samples)
-        if pair is None:
+    def _plots(self, board: SearchBoard, pair: tuple[object, object]) -> Updates:
+        tasks, opposed = list(board.search.n_samples), opposed_pair(board.search)
+        if opposed is None:
             return {self.plots: gr.update(visible=False)}
-        shown: Updates = {self.plots: gr.update(visible=True), self.mattered: importance_plot(board)}
-        shown[self.chart] = trials_plot(board, *pair)
-        shown[self.x] = gr.update(choices=tasks, value=pair[0])
-        shown[self.y] = gr.update(choices=tasks, value=pair[1])
-        return shown
+        mattered = importance_plot(board)
+        shown: Updates = {self.plots: gr.update(visible=True)}
+        shown[self.mattered] = gr.update(value=mattered, visible=mattered is not None)
+        if not all(task in tasks for task in pair):
+            pair = opposed
+            shown[self.x] = gr.update(choices=tasks, value=pair[0])
+            shown[self.y] = gr.update(choices=tasks, value=pair[1])
+        return {**shown, self.chart: trials_plot(board, str(pair[0]), str(pair[1]))}
 
     def draw(self, values: Values) -> Updates:
         """Show the trials on two other tasks."""
@@ -314,7 +324,7 @@ class SearchPanel:
 
     def watch(self, values: Values) -> Updates:
         """Show how far the search is."""
-        return self.show(values[self.workspace], values[self.drawn])
+        return self.show(values[self.workspace], values[self.drawn], (values[self.x], values[self.y]))
 
     def settings_of(self, ws: Workspace, selection: Selection | None) -> MergeSettings | None:
         """The settings whose link was clicked; None for anything else, for it comes from the browser."""

@@ -76,7 +76,7 @@ def trial_line(what: str, tried: Tried, number: int) -> Html:
     shown = f" ({', '.join(f'{weight:g}' for weight in weights)})" if len(set(weights)) > 1 else ""
     score = "" if tried.score is None else f" {tried.score:.1%} of the tasks' own accuracy."
     use = view_link("Use these settings", FORM, (USE, number))
-    return join([f"{what}: ", strong(settings_title(tried.settings)), f"{shown}.{score} ", use])
+    return hint(join([f"{what}: ", strong(settings_title(tried.settings)), f"{shown}.{score} ", use]))
 
 
 def search_table(ws: Workspace, board: SearchBoard) -> Html | str:
@@ -124,10 +124,11 @@ def trials_plot(board: SearchBoard, x: str, y: str) -> Any:
 
 
 def importance_plot(board: SearchBoard) -> Any:
-    """Which settings of the best method mattered."""
-    found = importances(board.setup.space, board.search.tried)
-    best = board.search.best
-    return importance_figure({_in_words(best.settings, name): value for name, value in found.items()} if best else {})
+    """Which settings of the best method mattered; None while that cannot be told."""
+    found, best = importances(board.setup.space, board.search.tried), board.search.best
+    if not found or best is None:
+        return None
+    return importance_figure({_in_words(best.settings, name): value for name, value in found.items()})
 
 
 def _in_words(settings: MergeSettings, choice: str) -> str:
