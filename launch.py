@@ -447,6 +447,10 @@ def main(arguments: Sequence[str]) -> int:
         sentence, code = stop.args[0], (*stop.args, 1)[1]
     except KeyboardInterrupt:
         sentence, code = "stopped. An unfinished installation starts again next time.", 130
+    except BrokenPipeError:
+        # The reader of our output left (`launch.py --help | head -1`): not an error of ours.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 0
     except OSError as error:
         sentence, code = f"{error}. Check the permissions and the free space of {ROOT}, then start again.", 1
     print(f"\nSFTM Studio: {sentence}", file=sys.stderr)

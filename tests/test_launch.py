@@ -129,6 +129,18 @@ def test_help_needs_no_installation(checkout: Checkout, arguments: list[str]) ->
 
 
 @needs_posix
+def test_a_reader_that_leaves_is_no_error(checkout: Checkout) -> None:
+    """`python launch.py --help | head -1`"""
+    command = [sys.executable, "-u", str(checkout.root / "launch.py"), "--help"]
+    writing = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert writing.stdout is not None and writing.stderr is not None
+    writing.stdout.close()
+    errors = writing.stderr.read()
+    writing.stderr.close()
+    assert (writing.wait(60), errors) == (0, "")
+
+
+@needs_posix
 def test_arguments_and_exit_code_are_passed_on_and_nothing_is_installed_twice(checkout: Checkout, launch: Any) -> None:
     assert launch.main([]) == 7
     installs = checkout.pip_calls()

@@ -48,7 +48,7 @@ class Start:
 class Finished:
     """Any other line: a tensor that is written, and the time and memory that the run had taken until then."""
 
-    __pydantic_config__ = ConfigDict(ser_json_inf_nan="constants")
+    __pydantic_config__ = ConfigDict(ser_json_inf_nan="strings")
 
     name: str
     checksum: int
