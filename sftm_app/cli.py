@@ -1,7 +1,4 @@
-"""The command line: sftm merge | search | extract | inspect | check | fetch | cache | ui.
-
-Exit codes: 0 done, 2 refused, 3 no room, 130 cancelled.
-"""
+"""The command line, `sftm COMMAND`. Exit codes: 0 done, 2 refused, 3 no room, 130 cancelled."""
 
 from __future__ import annotations
 
@@ -337,6 +334,13 @@ def _inspect(options: argparse.Namespace) -> None:
             print(f"{'note' if warning.informational else 'warning'}: {warning.sentence}")
 
 
+def _convert(options: argparse.Namespace) -> None:
+    from sftm_app.weights.pickles import convert
+
+    _interruptible()
+    print("\n".join(convert(options.path.expanduser().absolute(), options.output)))
+
+
 def _fetch(options: argparse.Namespace) -> None:
     from tqdm import tqdm
 
@@ -388,6 +392,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "check": _check,
     "inspect": _inspect,
     "extract": _extract,
+    "convert": _convert,
     "fetch": _fetch,
     "cache": _cache,
     "ui": _ui,

@@ -50,6 +50,14 @@ def build_parser() -> argparse.ArgumentParser:
         "would cost: the share of the change that each rank keeps, and the size.",
     )
     _add_extract_options(extract)
+    convert = command(
+        "convert",
+        "turn pickled weights into safetensors",
+        "Write a copy of a checkpoint whose pickled weights (.bin, .pt, .pth, .ckpt) are safetensors. Only tensors are "
+        "read, in a process that is offline and has limits of time and memory.",
+    )
+    convert.add_argument("path", type=Path, help="a folder with pickled weights, or one such file")
+    convert.add_argument("--output", type=Path, help="the new folder (default: FOLDER-safetensors)")
     fetch = command(
         "fetch",
         "download models from the Hugging Face hub",

@@ -3,6 +3,7 @@ kept off the network."""
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import os
 import sys
@@ -42,6 +43,17 @@ def python_command(module: str, environment: Mapping[str, str]) -> list[str]:
         f"from {module} import main\nmain()\n"
     )
     return [sys.executable, "-c", code, *search_path()]
+
+
+def limit_memory(n_bytes: int) -> None:
+    """Let this process take so much address space more than it has, where the system can limit it."""
+    with contextlib.suppress(ImportError, OSError, ValueError):
+        import resource  # Windows has none
+
+        import psutil
+
+        taken = psutil.Process().memory_info().vms
+        resource.setrlimit(resource.RLIMIT_AS, (taken + n_bytes, taken + n_bytes))
 
 
 def stay_offline() -> None:

@@ -25,7 +25,7 @@ HOUSE = {
     "linalg": "errors",
     "machine_speed": "caching linalg",
     "methods": "errors linalg",
-    "weights": "errors units caching linalg",
+    "weights": "errors units caching processes linalg",
     "architecture": "errors caching processes weights",
     "session": "errors units caching machine_speed weights architecture",
     "preflight": "errors weights architecture",

@@ -13,6 +13,7 @@ import queue
 import subprocess
 import sys
 import threading
+import warnings
 from collections.abc import Iterable, Iterator
 from typing import Any, TextIO
 
@@ -28,7 +29,7 @@ MEMORY_LIMIT_BYTES = 4 << 30
 IDLE_S = 20.0
 
 _OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
-_ENVIRONMENT = {**_OFFLINE, "TRANSFORMERS_VERBOSITY": "error", "PYTHONWARNINGS": "ignore", "CUDA_VISIBLE_DEVICES": ""}
+_ENVIRONMENT = {**_OFFLINE, "TRANSFORMERS_VERBOSITY": "error", "CUDA_VISIBLE_DEVICES": ""}
 _ERRORS: dict[str, type[CheckpointError]] = {"CheckpointError": CheckpointError, "UnknownModelType": UnknownModelType}
 
 
@@ -141,6 +142,7 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     stay_offline()
+    warnings.simplefilter("ignore")
     limit = int(sys.stdin.readline() or 0)
     from sftm_app.architecture.reading import read_architecture
 

@@ -12,7 +12,7 @@ from sftm_app.architecture.transformers_internals import parse_config as read_co
 from sftm_app.errors import CheckpointError, SampleError
 from sftm_app.evaluation.family import ModelParts
 from sftm_app.evaluation.transformers_internals import model_from_tensors
-from sftm_app.weights.checkpoint import read_json
+from sftm_app.weights.json_files import read_json
 from sftm_app.weights.shards import refuse_foreign_links
 
 # tokenizer_config.json alone is not a tokenizer: an adapter's folder may hold one without a vocabulary.

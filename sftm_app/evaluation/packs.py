@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BaseModel, ValidationError, ValidationInfo,
 from sftm_app.errors import SampleError
 from sftm_app.evaluation.samples import ImageSamples, Samples
 from sftm_app.evaluation.text_files import load_texts
-from sftm_app.weights.checkpoint import read_json
+from sftm_app.weights.json_files import read_json
 from sftm_app.weights.reader import read_tensors
 
 PACK_NAME = "pack.json"

@@ -26,9 +26,10 @@ from sftm_app.planning.plan import Plan
 from sftm_app.planning.recipe import recipe_to_dict
 from sftm_app.session import Session
 from sftm_app.units import format_bytes, format_duration
-from sftm_app.weights.checkpoint import Checkpoint, read_json
+from sftm_app.weights.checkpoint import Checkpoint
 from sftm_app.weights.hashing import hash_files, hashing_threads, refuse_changed
 from sftm_app.weights.hub_names import hub_name
+from sftm_app.weights.json_files import read_json
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ class Report:
     """
 
     # A report of a later version, with fields that are not known here, is refused.
-    __pydantic_config__ = ConfigDict(extra="forbid", ser_json_inf_nan="constants")
+    __pydantic_config__ = ConfigDict(extra="forbid", ser_json_inf_nan="strings")
 
     version: str
     created: str

@@ -99,8 +99,8 @@ class EntryTasks:
     Attributes:
         present: their indices.
         weights: their weights; what a task with a negative weight changed is taken away (see `engine.signs`).
-        idle_weight: the summed sizes of the weights of adapters without this tensor. An adapter without a tensor leaves it as the
-            base has it; a full checkpoint without it says nothing about it.
+        idle_weight: the summed sizes of the weights of adapters without this tensor. An adapter without a tensor leaves
+            it as the base has it; a full checkpoint without it says nothing about it.
     """
 
     present: tuple[int, ...]

@@ -12,6 +12,7 @@ from sftm_app.architecture.guess import by_file_names, may_be_absent
 from sftm_app.architecture.known_architectures import ArchitectureCache
 from sftm_app.architecture.opening import task_architecture
 from sftm_app.architecture.settings import flat_settings, settings_of_part
+from sftm_app.architecture.ties import are_equal
 from sftm_app.errors import CheckpointError
 from sftm_app.preflight.alignment import Alignment, align, part_of
 from sftm_app.preflight.mismatches import (
@@ -115,8 +116,12 @@ class _Sides:
             elif self.theirs.in_backbone(theirs) or self.ours.is_vocabulary(name):
                 reshaped.append(Reshaped(name, info.shape, other.shape))
         tied = self._tied_on_one_side()
-        missing = [name for name in self._missing(architectures) if name not in tied]
-        accounted = set(names.values()) | self.found.copies | self.found.outside | set(tied)
+        copies = {name for name, in_base in tied.items() if in_base and self._is_copy(self.task, name, in_base)}
+        shared = [name for name, in_base in tied.items() if not in_base and self._is_copy(self.base, name, in_base)]
+        names |= {name: self._table_of_task(name, False) for name in shared}
+        tied = {name: in_base for name, in_base in tied.items() if name not in copies and name not in shared}
+        missing = [name for name in self._missing(architectures) if name not in tied and name not in shared]
+        accounted = set(names.values()) | self.found.copies | self.found.outside | set(tied) | copies
         rest = [n for n in self.task.tensors if n not in accounted and not self.theirs.is_buffer(n)]
         heads = tuple(name for name in rest if not self.theirs.in_backbone(name))
         aligned = set(self.found.names.values())
@@ -137,7 +142,7 @@ class _Sides:
         if heads:
             notes.append(f"{listing(heads)} belong to its own head, which is kept separately, not merged.")
         left = {name: "the model computes them" for name in self.task.tensors if self.theirs.is_buffer(name)}
-        left |= dict.fromkeys(self.found.copies, "copies of tied tensors")
+        left |= dict.fromkeys(self.found.copies | copies, "copies of tied tensors")
         left |= dict.fromkeys(self.found.outside, "outside the base's part")
         left |= dict.fromkeys(unused, "its class does not load them and the base lacks them")
         return Match(names, heads, {}, vocabulary, tuple(problems), tuple(notes), left)
@@ -180,6 +185,20 @@ class _Sides:
         return {name: True for name, key in in_task.items() if key in self.ours.ties} | {
             name: False for name, key in in_base.items() if key in self.theirs.ties
         }
+
+    def _is_copy(self, checkpoint: Checkpoint, name: str, in_base: bool) -> bool:
+        """Whether a tensor that only the other side ties holds the same bytes as the table in its own files."""
+        table = self._table_of_task(name, True) if in_base else self._table_of_base(self.ours.owners[name].key, False)
+        return table in checkpoint.tensors and are_equal(checkpoint, name, table)
+
+    def _table_of_base(self, key: str, in_base: bool) -> str:
+        """The base's name of the tensor to which a side ties a parameter; "" if it has none."""
+        table = (self.ours if in_base else self.theirs).ties[key]
+        return next((n for n in self.found.names if n in self.ours.owners and self.ours.owners[n].key == table), "")
+
+    def _table_of_task(self, name: str, in_base: bool) -> str:
+        key = (self.theirs if in_base else self.ours).owners[name].key
+        return self.found.names.get(self._table_of_base(key, in_base), "")
 
     def _part_notes(self) -> list[str]:
         """A note if one side is a part of the other."""

@@ -21,6 +21,13 @@ def reshaped_problems(reshaped: Sequence[Reshaped]) -> list[str]:
     """One sentence for each of the first tensors, and one for all of them."""
     if not reshaped:
         return []
+    if empty := [tensor for tensor in reshaped if 0 in tensor.theirs and 0 not in tensor.ours]:
+        return [
+            f"{len(empty)} of its tensors hold nothing, such as {empty[0].name!r} of shape {list(empty[0].theirs)}: "
+            "ZeRO-3 left them empty, because each process held a part of them. Gather the weights first: run "
+            "`zero_to_fp32.py` in the folder with DeepSpeed's own checkpoint, or train with "
+            "`stage3_gather_16bit_weights_on_model_save`."
+        ]
     problems = [
         f"tensor {tensor.name!r} has shape {list(tensor.theirs)}, in the base it is {list(tensor.ours)}"
         f"{', which is its transpose' if tensor.theirs == tensor.ours[::-1] else ''}."

@@ -9,6 +9,7 @@ from pathlib import Path
 from sftm_app.errors import CheckpointError
 from sftm_app.weights.file_names import INDEX_SUFFIX
 
+GGUF_SUFFIX = ".gguf"
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt")
 _SHARD = re.compile(r"-\d{5}-of-\d{5}\.safetensors$")
 _MAX_NAMED = 5
@@ -17,9 +18,18 @@ _MAX_NAMED = 5
 def pickle_error(path: Path, name: str) -> CheckpointError:
     """The error for a pickle, with how to convert it. name: the pickle's file name, at or in `path`."""
     return CheckpointError(
-        f"{path}: its weights are a pickle ({name}), which can run code when loaded. Convert it: load the model with "
-        "transformers and save it with `model.save_pretrained(folder)`, which writes safetensors. Without a config: "
-        f"`safetensors.torch.save_file(torch.load({name!r}, weights_only=True), 'model.safetensors')`."
+        f"{path}: its weights are a pickle ({name}), which can run code when loaded, so it is never loaded by itself. "
+        "If you trust where it is from, run `sftm convert FOLDER`, which writes a copy with safetensors: it reads "
+        "tensors only, in a process with limits."
+    )
+
+
+def gguf_error(file: Path) -> CheckpointError:
+    """The error for a file of llama.cpp."""
+    return CheckpointError(
+        f"{file}: is a GGUF file of llama.cpp, with its own names and mostly quantised weights. Use the checkpoint "
+        "that it was made from. If there is none, transformers can turn it into one: "
+        f"`AutoModelForCausalLM.from_pretrained(folder, gguf_file={file.name!r}).save_pretrained(new)`."
     )
 
 
@@ -53,6 +63,8 @@ def find_weights(path: Path) -> Path | None:
                 f"{path}: holds {len(found)} sets of weights and no config.json: "
                 f"{', '.join(file.name for file in found[:_MAX_NAMED])}{more}. Pick one by the path of its file."
             )
+        if not found and (others := sorted(path.glob(f"*{GGUF_SUFFIX}"))):
+            raise gguf_error(others[0])
         if not found and (pickles := pickles_in(path)):
             raise pickle_error(path, pickles[0])
         return found[0] if found else None
@@ -68,4 +80,6 @@ def find_weights(path: Path) -> Path | None:
         return index
     if path.suffix == ".safetensors" or path.name.endswith(INDEX_SUFFIX):
         return path
+    if path.suffix == GGUF_SUFFIX:
+        raise gguf_error(path)
     raise CheckpointError(f"{path}: is not a checkpoint folder, nor a .safetensors file. Pick one of these.")

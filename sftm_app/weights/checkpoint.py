@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -22,18 +21,18 @@ from sftm_app.weights.file_names import (
     INDEX_NAME,
     INDEX_SUFFIX,
     MLX_WEIGHTS_NAME,
-    SHARD_NAME,
     WEIGHTS_NAME,
 )
-from sftm_app.weights.header import FileStamp, Header, TensorInfo, open_regular, read_header
+from sftm_app.weights.header import FileStamp, Header, TensorInfo, read_header
+from sftm_app.weights.hub_names import hub_hint, snapshot_of
+from sftm_app.weights.json_files import read_json
 from sftm_app.weights.modules import Modules, read_modules
 from sftm_app.weights.quantised import Dequantised, Scaling, find_quantised, read_dtype
 from sftm_app.weights.regular import is_path
 from sftm_app.weights.row_maps import RowMap, StoredTable
-from sftm_app.weights.safe_config import refuse_large_config, refuse_large_json
-from sftm_app.weights.shards import refuse_foreign_link, refuse_unnamed_shards, size_note
-
-MAX_JSON_BYTES = 64 * 1024 * 1024
+from sftm_app.weights.safe_config import refuse_large_config
+from sftm_app.weights.shards import refuse_foreign_link, size_note
+from sftm_app.weights.weight_files import is_there, read_bare, read_headers
 
 
 @dataclass(frozen=True)
@@ -159,28 +158,15 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
         raise CheckpointError(f"{where}: {why}. Change its permissions, or copy the checkpoint elsewhere.") from None
 
 
-def _is_there(path: Path) -> bool:
-    """Whether `path` exists. Raises PermissionError where this user may not know.
-
-    A path that is too long or holds a null byte does not exist. Path.exists differs between versions of Python.
-    """
-    try:
-        os.stat(path)
-    except PermissionError:
-        raise
-    except (OSError, ValueError):
-        return False
-    return True
-
-
 def _open_folder(folder: Path) -> Checkpoint:
-    if not _is_there(folder):
-        raise CheckpointError(f"{folder}: there is no such folder. Check the path.")
+    if not is_there(folder):
+        raise CheckpointError(f"{folder}: there is no such folder. Check the path.{hub_hint(folder)}")
+    folder = snapshot_of(folder)
     if folder.is_file():
         return _open_file(folder)
     if not folder.is_dir():
         raise CheckpointError(f"{folder}: is not a checkpoint folder. Pick the folder that holds {CONFIG_NAME}.")
-    if _is_there(folder / ADAPTER_CONFIG_NAME):
+    if is_there(folder / ADAPTER_CONFIG_NAME):
         return _open_adapter(folder)
     modules = read_modules(folder)
     return _open_modules(folder, modules) if modules.main or modules.others else _open_plain(folder)
@@ -188,7 +174,7 @@ def _open_folder(folder: Path) -> Checkpoint:
 
 def _open_plain(folder: Path) -> Checkpoint:
     """A folder with one model's config and weights, or with weights alone."""
-    if not _is_there(folder / CONFIG_NAME):
+    if not is_there(folder / CONFIG_NAME):
         found = find_weights(folder)
         inner = _inner_folders(folder, ADAPTER_CONFIG_NAME) if found is None else []
         if len(inner) == 1:
@@ -201,7 +187,7 @@ def _open_plain(folder: Path) -> Checkpoint:
     if not config:
         raise CheckpointError(f"{folder / CONFIG_NAME}: is empty. Download it again, or remove it to merge by guesses.")
     refuse_large_config(folder / CONFIG_NAME, config)
-    return _assemble(folder, config, _read_headers(folder))
+    return _assemble(folder, config, read_headers(folder))
 
 
 def _open_modules(folder: Path, modules: Modules) -> Checkpoint:
@@ -212,7 +198,7 @@ def _open_modules(folder: Path, modules: Modules) -> Checkpoint:
         place = folder / module
         file = place / WEIGHTS_NAME
         refuse_foreign_link(file, folder)
-        if not _is_there(file):
+        if not is_there(file):
             if pickles := pickles_in(place) if place.is_dir() else []:
                 raise pickle_error(place, pickles[0])
             continue
@@ -237,19 +223,15 @@ def _open_adapter(folder: Path) -> Checkpoint:
             f"{folder}: is an adapter of the kind {values.get('peft_type')!r}; only LoRA adapters can be "
             "merged directly. Merge it into its base with PEFT (`merge_and_unload`, if it can) and pick the result."
         )
-    if _is_there(folder / WEIGHTS_NAME) or _is_there(folder / INDEX_NAME):
+    if is_there(folder / WEIGHTS_NAME) or is_there(folder / INDEX_NAME):
         raise CheckpointError(
             f"{folder}: holds both a LoRA adapter and a full model. Move the one you want to its own folder."
         )
     file = folder / ADAPTER_WEIGHTS_NAME
-    if not _is_there(file):
-        if not _is_there(folder / "adapter_model.bin"):
+    if not is_there(file):
+        if not is_there(folder / "adapter_model.bin"):
             raise CheckpointError(f"{file}: is missing. Download the adapter again.")
-        raise CheckpointError(
-            f"{folder}: its weights are a pickle (adapter_model.bin), which can run code when loaded. Convert it: load "
-            "it with `PeftModel.from_pretrained(base, folder)` and save it with `save_pretrained(folder)`, which "
-            "writes safetensors."
-        )
+        raise pickle_error(folder, "adapter_model.bin")
     refuse_foreign_link(file)
     opened = _assemble(folder, {}, {file: read_header(file)})
     # Rank and alpha change the result as much as the weights do.
@@ -277,7 +259,7 @@ def _open_foreign(path: Path, file: Path, settings: Mapping[str, Any] | None = N
 
 def _open_bare(path: Path, found: Path) -> Checkpoint:
     """Weights without a config: a model, or a LoRA file of another tool."""
-    headers = _read_bare(found)
+    headers = read_bare(found)
     names = [info.name for header in headers.values() for info in header.tensors]
     if len(headers) == 1 and recognise(names) is not None:
         return _open_foreign(path, next(iter(headers)))
@@ -292,7 +274,7 @@ def _open_bare(path: Path, found: Path) -> Checkpoint:
 def _open_file(file: Path) -> Checkpoint:
     """A weight file stands for its folder if a config is next to it, and otherwise for itself."""
     folder = file.parent
-    described = [name for name in (CONFIG_NAME, ADAPTER_CONFIG_NAME) if _is_there(folder / name)]
+    described = [name for name in (CONFIG_NAME, ADAPTER_CONFIG_NAME) if is_there(folder / name)]
     found = find_weights(file)
     if not described:
         assert found is not None
@@ -352,56 +334,6 @@ def _inner_folders(folder: Path, holding: str) -> list[Path]:
         return []
 
 
-def _read_headers(folder: Path) -> dict[Path, Header]:
-    if _is_there(folder / INDEX_NAME):
-        if _is_there(folder / WEIGHTS_NAME):
-            raise CheckpointError(
-                f"{folder}: holds both {WEIGHTS_NAME} and {INDEX_NAME}, and they may differ. Remove one of them."
-            )
-        return _read_sharded(folder / INDEX_NAME)
-    if _is_there(folder / WEIGHTS_NAME):
-        refuse_foreign_link(folder / WEIGHTS_NAME)
-        return {folder / WEIGHTS_NAME: read_header(folder / WEIGHTS_NAME)}
-    if pickles := pickles_in(folder):
-        raise pickle_error(folder, pickles[0])
-    others = sorted(p.name for p in folder.glob("*.safetensors"))
-    hint = f" It holds {', '.join(others[:4])}; rename the one you want to {WEIGHTS_NAME}." if others else ""
-    raise CheckpointError(f"{folder}: has neither {WEIGHTS_NAME} nor {INDEX_NAME}.{hint or ' Download it again.'}")
-
-
-def _read_bare(found: Path) -> dict[Path, Header]:
-    refuse_foreign_link(found)
-    return _read_sharded(found) if found.name.endswith(INDEX_SUFFIX) else {found: read_header(found)}
-
-
-def _read_sharded(index_path: Path) -> dict[Path, Header]:
-    folder = index_path.parent
-    refuse_foreign_link(index_path)
-    weight_map = read_json(index_path).get("weight_map")
-    if not isinstance(weight_map, dict) or not weight_map:
-        raise CheckpointError(f"{index_path}: has no table `weight_map`. Download the checkpoint again.")
-    headers: dict[Path, Header] = {}
-    for shard in sorted({str(name) for name in weight_map.values()}):
-        if not SHARD_NAME.fullmatch(shard):
-            raise CheckpointError(
-                f"{index_path}: names the shard {shard!r}; only plain .safetensors names next to the index are allowed."
-            )
-        refuse_foreign_link(folder / shard)
-        headers[folder / shard] = read_header(folder / shard)
-    refuse_unnamed_shards(index_path, [file.name for file in headers])
-    found = {(info.name, file.name) for file, header in headers.items() for info in header.tensors}
-    claimed = {(str(name), str(shard)) for name, shard in weight_map.items()}
-    for name, shard in sorted(claimed - found)[:1]:
-        raise CheckpointError(
-            f"{folder / shard}: lacks tensor {name!r}, which the index places there. Download it again."
-        )
-    for name, shard in sorted(found - claimed)[:1]:
-        raise CheckpointError(
-            f"{folder / shard}: holds tensor {name!r}, which the index does not place there. Download it again."
-        )
-    return headers
-
-
 def index_note(checkpoint: Checkpoint) -> str | None:
     """A sentence on what the index of a sharded checkpoint says wrongly about its files, if anything.
 
@@ -413,23 +345,3 @@ def index_note(checkpoint: Checkpoint) -> str | None:
         return None
     sizes = {name: info.n_bytes for name, info in checkpoint.as_stored.tensors.items()}
     return size_note(read_json(index).get("metadata"), sizes)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object from a regular file of at most 64 MiB, which holds no millions of lists and tables.
-
-    Raises:
-        CheckpointError: the file is missing, too large, or holds something else.
-    """
-    with os.fdopen(open_regular(path), "rb") as file:
-        raw = file.read(MAX_JSON_BYTES + 1)
-    if len(raw) > MAX_JSON_BYTES:
-        raise CheckpointError(f"{path}: is larger than {MAX_JSON_BYTES} bytes. Pick another checkpoint.")
-    refuse_large_json(path, raw)
-    try:
-        value = json.loads(raw.decode("utf-8"))
-    except (ValueError, RecursionError):
-        raise CheckpointError(f"{path}: is not valid JSON. Download it again.") from None
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{path}: should hold a JSON object. Download it again.")
-    return value

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from huggingface_hub import constants
 
-from sftm_app.errors import HubError, InputError
+from sftm_app.errors import CheckpointError, HubError, InputError
 
 HUB_PREFIX = "hub:"
 MAX_REPO_ID = 96
@@ -75,6 +75,34 @@ def hub_name(path: str | Path) -> str | None:
         return None
     found = _REPO_FOLDER.fullmatch(folder.parent.parent.name)
     return f"{found[1].removeprefix('--').replace('--', '/')}@{folder.name}" if found else None
+
+
+def snapshot_of(folder: Path) -> Path:
+    """The snapshot that a repository's folder in a hub cache, models--ORG--NAME, stands for; other folders as they are.
+
+    Raises:
+        CheckpointError: it holds no snapshot, or several and none of them is the main one.
+    """
+    snapshots = folder / "snapshots"
+    if not _REPO_FOLDER.fullmatch(folder.name) or not snapshots.is_dir():
+        return folder
+    found = {child.name: child for child in snapshots.iterdir() if child.is_dir()}
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        main = (folder / "refs" / "main").read_text(encoding="utf-8")[:64].strip()
+        if main in found:
+            return found[main]
+    if len(found) == 1:
+        return next(iter(found.values()))
+    which = f"several snapshots: pick one of {', '.join(sorted(found)[:8])}" if found else "no snapshot: download it"
+    raise CheckpointError(f"{folder}: is a folder of the hub's cache with {which}.")
+
+
+def hub_hint(missing: Path) -> str:
+    """How to download a model, where a path that is not there ends like the name of one on the hub; otherwise ""."""
+    name = "/".join(missing.parts[-2:])
+    if not _REPO_ID.fullmatch(name) or missing.parent.exists() or missing.suffix in (".safetensors", ".bin", ".json"):
+        return ""
+    return f" If you mean {name} on the Hugging Face hub, run `sftm fetch {name}` and give the folder that it prints."
 
 
 def short_name(path: str | Path) -> str:

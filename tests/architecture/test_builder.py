@@ -17,7 +17,8 @@ from sftm_app.architecture.architecture import UnknownModelType
 from sftm_app.architecture.builder import ArchitectureBuilder
 from sftm_app.architecture.reading import read_architecture
 from sftm_app.errors import CheckpointError
-from sftm_app.weights.checkpoint import open_checkpoint, read_json
+from sftm_app.weights.checkpoint import open_checkpoint
+from sftm_app.weights.json_files import read_json
 
 pytestmark = pytest.mark.apart
 BERT = {"model_type": "bert", "hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 24, "vocab_size": 30}

@@ -1,4 +1,4 @@
-"""A negative weight takes away what a task changed: as a positive weight of the opposite change does, in every method."""
+"""A negative weight takes away what a task changed, as a positive weight of the opposite change does."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_a_negative_scaling_is_a_multiple(opposite: Path, tmp_path: Path) -> Non
     )
     name = "layers.0.up.weight"
     assert_close(minus[name] - base[name], base[name] - plus[name])
-    with pytest.raises(RecipeError, match="scaling: -9 is outside -2 to 2|scaling: -9 is outside -3 to 3"):
+    with pytest.raises(RecipeError, match=r"scaling: -9 is outside -\d to \d"):
         make_recipe("b", ["t"], "task_arithmetic", {"scaling": -9})
 
 

@@ -19,10 +19,12 @@ from transformers import ViTForImageClassification
 
 from sftm_app.errors import CheckpointError, NumericalError
 from sftm_app.weights import checkpoint as checkpoint_module
+from sftm_app.weights import weight_files
 from sftm_app.weights import reader as reader_module
-from sftm_app.weights.checkpoint import open_checkpoint, read_json
+from sftm_app.weights.checkpoint import open_checkpoint
 from sftm_app.weights.hashing import hash_files
 from sftm_app.weights.header import FileStamp, Header, read_header
+from sftm_app.weights.json_files import read_json
 from sftm_app.weights.reader import open_reader, read_tensors
 
 INDEX = "model.safetensors.index.json"
@@ -294,7 +296,7 @@ def test_a_disk_that_fails_while_a_folder_is_opened_is_reported(
     def fail(*_: Any) -> None:
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr(checkpoint_module, "_read_headers", fail)
+    monkeypatch.setattr(checkpoint_module, "read_headers", fail)
     with pytest.raises(CheckpointError, match=r"a: cannot be read \(Input/output error\)"):
         open_checkpoint(tiny_models / "a")
 
@@ -309,7 +311,7 @@ def test_a_file_that_changes_right_after_its_header_was_read_is_noticed(
         change_weights(file, lambda tensors: tensors["classifier.bias"].add_(1))
         return header
 
-    monkeypatch.setattr(checkpoint_module, "read_header", read_then_change)
+    monkeypatch.setattr(weight_files, "read_header", read_then_change)
     task = open_checkpoint(models / "a")
     with open_reader(task) as read, pytest.raises(CheckpointError, match="was changed while in use"):
         read("classifier.bias")
