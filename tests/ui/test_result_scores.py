@@ -56,7 +56,10 @@ def test_a_merge_is_measured_at_once_and_opens_with_its_scores(
     run = merge(studio, workspace, "task_arithmetic", scaling=0.5)
     first = panel.show(run.run_id)
     assert first[panel.timer].active and first[panel.stop_measuring]["visible"] and not first[panel.measure]["visible"]
+    watched = {panel.run_id: run.run_id, panel.scored: first[panel.scored]}
+    assert first[panel.scored] is not None and panel.runs not in panel.watch(watched)
     finish()
+    assert set(panel.watch(watched)) > {panel.scores, panel.bars, panel.timer}
     shown = panel.show(run.run_id)
     assert not shown[panel.timer].active and not shown[panel.stop_measuring]["visible"] and shown[panel.next]["visible"]
     scores, pool = shown[panel.scores], studio.model_pool(workspace)
@@ -119,7 +122,7 @@ def test_what_is_cancelled_is_not_begun_again_by_itself(
     go.set()
     finish()
     shown = panel.show(run.run_id)
-    assert "was cancelled" in shown[panel.scores] and shown[panel.measure]["visible"]
+    assert "was cancelled" in shown[panel.measured] and shown[panel.measure]["visible"]
     board = studio.comparisons.board(board_key(run))
     assert board is not None and board.state == "cancelled"
 
@@ -168,3 +171,22 @@ def test_one_click_goes_to_evaluate_with_the_merge_ticked(studio: Studio, worksp
         page.evaluate_merge(values | {page.workspace: own})
     with pytest.raises(JobError, match="No merge is chosen"):
         page.evaluate_merge(values | {page.merge.run.run_id: ""})
+
+
+def test_while_nothing_changes_only_the_bar_is_sent(
+    studio: Studio, workspace: Workspace, panel: RunPanel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go, carry_out = threading.Event(), studio.comparisons._carry_out
+
+    def held(job: Any) -> Any:
+        go.wait(60)
+        return carry_out(job)
+
+    monkeypatch.setattr(studio.comparisons, "_carry_out", held)
+    run = merge(studio, workspace)
+    first = panel.show(run.run_id)
+    again = panel.show(run.run_id)  # the job has begun by now, and waits
+    assert first[panel.scored] is not None
+    assert set(panel.watch({panel.run_id: run.run_id, panel.scored: again[panel.scored]})) == {panel.measured}
+    go.set()
+    finish()

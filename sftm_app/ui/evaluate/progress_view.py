@@ -7,6 +7,15 @@ from sftm_app.ui.widgets.html import Html, notice, progress
 from sftm_app.units import format_duration
 
 
+def progress_of(board: Board | None) -> object:
+    """Changes whenever another task of a model is complete: seldom, compared with the bar."""
+    if board is None:
+        return None
+    counts, rows = board.comparison.n_samples, board.comparison.rows
+    complete = sum(len(row.measurement.sheets.get(task, ())) == n for row in rows for task, n in counts.items())
+    return board.state, complete, sum(row.state == "failed" for row in rows)
+
+
 def progress_html(board: Board) -> Html:
     """A bar while models are measured, a sentence if that ended early."""
     if board.state == "cancelled":

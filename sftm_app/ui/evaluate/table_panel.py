@@ -14,7 +14,7 @@ from sftm_app.evaluation.scores import score_table
 from sftm_app.ui.comparisons import Board
 from sftm_app.ui.evaluate.found_sets import sample_choices
 from sftm_app.ui.evaluate.labelled import INFO_IMAGES, INFO_TEXTS, SOME_SAMPLES, first_limit
-from sftm_app.ui.evaluate.progress_view import failures_html, progress_html
+from sftm_app.ui.evaluate.progress_view import failures_html, progress_html, progress_of
 from sftm_app.ui.evaluate.sample_inputs import family_of
 from sftm_app.ui.evaluate.score_view import WRONG, known_answers, models_table, score_bars
 from sftm_app.ui.evaluate.sources import Source, benchmark_of, known_source, remember, sample_set
@@ -142,7 +142,13 @@ class TablePanel:
             self.cancel: gr.update(visible=running),
             self.timer: gr.Timer(active=running),
         }
-        state = _state(board), tuple(model.key for model in models), tuple(m.title for m in models), source, measure
+        state = (
+            progress_of(board),
+            tuple(model.key for model in models),
+            tuple(m.title for m in models),
+            source,
+            measure,
+        )
         if state == drawn:
             return shown
         table, figure = self._draw(ws, models, source, measure, board)
@@ -239,17 +245,6 @@ def _with_ends(models: Sequence[Candidate]) -> list[Candidate]:
     """The ticked models, and base and individual: everything is compared with them."""
     keys = {model.key for model in models}
     return [*(end for end in (BASE, INDIVIDUAL) if end.key not in keys), *models]
-
-
-def _state(board: Board | None) -> object:
-    """Changes whenever another task of a model is complete."""
-    if board is None:
-        return None
-    counts = board.comparison.n_samples
-    complete = sum(
-        len(row.measurement.sheets.get(task, ())) == n for row in board.comparison.rows for task, n in counts.items()
-    )
-    return board.state, complete, sum(row.state == "failed" for row in board.comparison.rows)
 
 
 def _nothing() -> Html:

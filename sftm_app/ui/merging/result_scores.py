@@ -14,7 +14,7 @@ from sftm_app.jobs.folder import RunFolder
 from sftm_app.ui.comparisons import Board
 from sftm_app.ui.evaluate.answers import merges_quickly
 from sftm_app.ui.evaluate.labelled import HOW_IMAGES, HOW_TEXTS
-from sftm_app.ui.evaluate.progress_view import failures_html, progress_html
+from sftm_app.ui.evaluate.progress_view import failures_html, progress_html, progress_of
 from sftm_app.ui.evaluate.sample_inputs import family_of
 from sftm_app.ui.evaluate.score_view import known_answers, points, score_bars, task_title, with_interval
 from sftm_app.ui.evaluate.sources import BESIDE, Source, benchmark_of, known_source, sample_set
@@ -33,16 +33,20 @@ class Scores:
     """What the result of a run opens with.
 
     Attributes:
-        html: the scores, how far they are, or how to add samples.
-        figure: the same as bars; None while nothing is measured.
+        html: the scores, or how to add samples; None if the page shows them already.
+        figure: the same as bars; None while a score is missing.
+        progress: how far they are.
         measuring: whether models are being measured.
         askable: whether they could be, if a person asks for it.
+        drawn: changes whenever html or figure does.
     """
 
-    html: Html = Html("")
+    html: Html | None = Html("")
     figure: Any = None
+    progress: Html = Html("")
     measuring: bool = False
     askable: bool = False
+    drawn: object = None
 
 
 def board_key(run: RunFolder) -> object:
@@ -77,19 +81,26 @@ def cancel_measuring(studio: Studio, run: RunFolder) -> None:
     studio.comparisons.cancel(board_key(run))
 
 
-def scores_of(studio: Studio, run: RunFolder) -> Scores:
-    """What a finished run can do. If that is not known, and the run just ended or is quick, it begins to measure it."""
+def scores_of(studio: Studio, run: RunFolder, drawn: object = None) -> Scores:
+    """What a finished run can do. If that is not known, and the run just ended or is quick, it begins to measure it.
+
+    drawn: what the page shows already.
+    """
     try:
         ws = workspace_of(studio, run)
         source = known_source(studio, ws)
         if source is None:
             return Scores(_without_samples(studio, ws))
-        models = _models(studio, ws, run)
         board = studio.comparisons.board(board_key(run))
+        now = (run.run_id, source, progress_of(board))
+        if board is not None and board.active and drawn == now:
+            return Scores(None, None, progress_html(board), True, False, now)
+        models = _models(studio, ws, run)
         if board is None and not _all_known(studio, ws, source, models) and _at_once(studio, ws, run):
             measure_run(studio, run)
             board = studio.comparisons.board(board_key(run))
-        return _scores(studio, ws, source, models, board)
+        shown = _scores(studio, ws, source, models, board)
+        return replace(shown, drawn=(run.run_id, source, progress_of(board)))
     except SFTMError as error:
         return Scores(notice("info", "This merge was not measured", error))
 
@@ -118,9 +129,9 @@ def _scores(studio: Studio, ws: Workspace, source: Source, models: Sequence[Cand
     scores = score_table(known_answers(studio, ws, known, models))
     measuring = board is not None and board.active
     complete = all(scores.mean(model.key) for model in models)
-    bar = progress_html(board) if board and not complete else ""
+    bar = progress_html(board) if board and not complete else Html("")
     where = f"{source.where}" if source.where else "the demo, which no model was trained on"
-    shown: list[object] = [bar]
+    shown: list[object] = []
     if any(scores.cells.values()):
         counts = sorted({*known.n_samples.values()})
         n = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
@@ -129,7 +140,8 @@ def _scores(studio: Studio, ws: Workspace, source: Source, models: Sequence[Cand
         shown.append(hint(f"Labelled samples are known ({where}), but this merge was not measured on them yet."))
     left_out = notice("info", "Left out", items=known.left_out) if known.left_out else ""
     figure = score_bars(scores, models) if complete else None
-    return Scores(stack(*shown, left_out, failures_html(board)), figure, measuring, not (complete or measuring))
+    html = stack(*shown, left_out, failures_html(board))
+    return Scores(html, figure, bar, measuring, not (complete or measuring))
 
 
 def _headline(scores: ScoreTable, models: Sequence[Candidate]) -> Html:

@@ -8,7 +8,7 @@ import gradio as gr
 
 from sftm_app.errors import SFTMError
 from sftm_app.jobs import control
-from sftm_app.jobs.folder import list_runs, open_run
+from sftm_app.jobs.folder import RunFolder, list_runs, open_run
 from sftm_app.jobs.status import status
 from sftm_app.planning.recipe import Recipe
 from sftm_app.ui.handlers import QUIET, Updates, Values, handle, show_info
@@ -52,6 +52,8 @@ class RunPanel:
             self.evaluate = gr.Button("Evaluate this merge", variant="primary", elem_id="evaluate-merge")
             self.measure = gr.Button("Measure it now", visible=False, elem_id="measure-run")
             self.stop_measuring = gr.Button("Cancel the measurement", visible=False, elem_id="measure-cancel")
+        self.scored = gr.State(None)  # what `scores` shows, so that it is not drawn again while models are measured
+        self.measured = block(elem_id="measure-progress")
         self.scores = block(elem_id="run-scores")
         self.bars = PlotlyView(label="Scores per task", filename="scores", visible=False, elem_id="run-bars")
         self.result = block(elem_id="result")
@@ -83,6 +85,7 @@ class RunPanel:
         )
         self.views: set[Any] = {self.progress, self.result, self.chart, self.save_box, self.runs}
         self.views |= {self.details, self.errors, self.scores, self.bars, self.next, self.measure, self.stop_measuring}
+        self.views |= {self.measured, self.scored}
         self.views |= {self.active, self.cancel, self.resume, self.timer}
         self.outputs: set[Any] = {self.run_id, self.saved, self.name, *self.views}
 
@@ -92,7 +95,7 @@ class RunPanel:
         one_at_a_time = {"trigger_mode": "once", "concurrency_limit": 1, **QUIET}
         self.cancel.click(handle(self.stop), shown, view, **QUIET)
         self.resume.click(handle(self.resume_run), shown, view, **one_at_a_time)
-        self.timer.tick(handle(self.watch), shown, view, queue=False, **QUIET)
+        self.timer.tick(handle(self.watch), {*shown, self.scored}, view, queue=False, **QUIET)
         self.measure.click(handle(self.begin_measuring), shown, view, **one_at_a_time)
         self.stop_measuring.click(handle(self.cancel_measuring), shown, view, **QUIET)
         named = {self.run_id, self.name}
@@ -169,7 +172,14 @@ class RunPanel:
 
     def watch(self, values: Values) -> Updates:
         """Show the progress of the run on show."""
-        return self.show(values[self.run_id])
+        run_id, scored = values[self.run_id], values[self.scored]
+        if scored is None:
+            return self.show(run_id)
+        # It is being measured: the rest is left alone, because a new list of runs would close under the person's hand.
+        scores = scores_of(self.studio, RunFolder(self.studio.settings.runs_dir / run_id), scored)
+        if scores.html is None:
+            return {self.measured: scores.progress}
+        return {**self._scored(scores, True), self.timer: gr.Timer(active=scores.measuring)}
 
     def begin_measuring(self, values: Values) -> Updates:
         """Measure the merge on show."""
@@ -202,6 +212,8 @@ class RunPanel:
         return {
             self.scores: scores.html,
             self.bars: gr.update(value=scores.figure, visible=scores.figure is not None),
+            self.scored: scores.drawn,
+            self.measured: scores.progress,
             self.next: gr.update(visible=done),
             self.measure: gr.update(visible=scores.askable),
             self.stop_measuring: gr.update(visible=scores.measuring),
