@@ -34,11 +34,12 @@ def vocabulary_axes(checkpoint: Checkpoint, known: Architecture, architectures: 
         return {}
     found = {}
     for memory, file in known.file_names.items():
-        shapes = known.shapes.get(memory), larger.get(memory)
-        if file not in checkpoint.tensors or shapes[0] is None or shapes[1] is None:
+        shape, grown_shape = known.shapes.get(memory, ()), larger.get(memory, ())
+        if file not in checkpoint.tensors or len(shape) != len(grown_shape):
             continue
-        grown = [axis for axis, sizes in enumerate(zip(*shapes, strict=True)) if sizes == (size, size + 1)]
-        if grown and tuple(shapes[0]) == checkpoint.stored(file).info.shape:
+        sizes = zip(shape, grown_shape, strict=True)
+        grown = [axis for axis, pair in enumerate(sizes) if pair == (size, size + 1)]
+        if grown and tuple(shape) == checkpoint.stored(file).info.shape:
             found[file] = grown[0]
     return found
 

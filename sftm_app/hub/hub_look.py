@@ -166,7 +166,9 @@ def _compare(
         found = preflight(opened[chosen.base], tasks, architectures=architectures)
     except SFTMError as error:
         raise CompatibilityError([named(line) for line in str(error).split("\n")]) from None
-    return opened, [named(text) for text in found.problems], [named(text) for text in found.notes]
+    # Tokenizers are compared when they are there; what their absence suggests may be wrong.
+    problems = [named(text) for text in found.problems if text not in found.tokenizers.problems]
+    return opened, problems, [named(text) for text in found.notes]
 
 
 def _free_bytes(cache: Path) -> int:

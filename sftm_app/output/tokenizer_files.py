@@ -9,8 +9,8 @@ from typing import Any
 
 from sftm_app.caching import write_text
 from sftm_app.preflight.tokenizers import TokenizerFindings
-from sftm_app.weights.checkpoint import read_json
 from sftm_app.weights.file_names import CONFIG_NAME
+from sftm_app.weights.json_files import read_json
 from sftm_app.weights.text_settings import GENERATION, SPECIAL_TOKENS, TEMPLATE, read_settings
 from sftm_app.weights.vocabulary import ADDED_TOKENS, TOKENIZER, TOKENIZER_CONFIG
 
@@ -85,7 +85,7 @@ def _set_settings(entries: Mapping[tuple[str, str], Any], folder: Path) -> None:
         if now.get(key) != entries.get(key):
             by_table[key[0]][key[1]] = entries.get(key)
     if by_table["template"]:
-        _set_template(*by_table["template"].values(), folder)
+        _set_template(next(iter(by_table["template"].values())), folder)
     if by_table["special"]:
         _change(folder / TOKENIZER_CONFIG, lambda table: _update(table, by_table["special"]))
         if (folder / SPECIAL_TOKENS).is_file():

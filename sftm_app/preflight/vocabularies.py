@@ -233,7 +233,7 @@ def _made(
         tuple(str(t) for t, ours, theirs in zip(target, rows[0], own, strict=True) if t and ours < 0 <= theirs)
         for own in rows[1:]
     )
-    if files and all(token in names[0] for token in target if token) and members[0].tokens and choice is None:
+    if files and members[0].tokens and choice is None and {*target} <= {*names[0], None}:
         files = 0
     notes = _notes(members, names, target, taken, choice)
     merged = MergedVocabulary(tuple(target), tuple(rows), files, additions, taken, tuple(notes))
@@ -259,13 +259,13 @@ def _notes(
     has = set(target)
     gained: dict[str, list[str]] = {}
     lost: dict[str, list[str]] = {}
-    for member, tokens in zip(members[1:], taken, strict=True):
-        for token in tokens:
+    for member, new in zip(members[1:], taken, strict=True):
+        for token in new:
             gained.setdefault(token, []).append(member.name)
     for member, own in zip(members, names, strict=True):
-        for token in own:
-            if token is not None and token not in has:
-                lost.setdefault(token, []).append(member.name)
+        for name in own:
+            if name is not None and name not in has:
+                lost.setdefault(name, []).append(member.name)
     for who, tokens in _by_owner(gained).items():
         several = len(who) > 1
         yield (

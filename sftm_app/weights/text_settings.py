@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from sftm_app.errors import CheckpointError
-from sftm_app.weights.checkpoint import read_json
 from sftm_app.weights.header import open_regular
+from sftm_app.weights.json_files import read_json
 from sftm_app.weights.shards import refuse_foreign_link
 from sftm_app.weights.vocabulary import TOKENIZER_CONFIG
 
@@ -58,11 +58,8 @@ class TextSettings:
                 return [item for item in found if item is not None] or None
             return places.get(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
-        tables = {
-            table: {name: moved(name, value) for name, value in getattr(self, table).items()}
-            for table in ("generation", "ids")
-        }
-        return replace(self, **tables)
+        generation = {name: moved(name, value) for name, value in self.generation.items()}
+        return replace(self, generation=generation, ids={name: moved(name, value) for name, value in self.ids.items()})
 
     def entries(self) -> dict[tuple[str, str], Any]:
         """All settings by their table and name. A setting that is missing is as one that is null."""

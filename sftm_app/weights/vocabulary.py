@@ -93,10 +93,8 @@ def read_vocabulary(folder: Path, like: Vocabulary | None = None) -> Vocabulary 
     }
     settings = _json(folder / TOKENIZER_CONFIG, raw[TOKENIZER_CONFIG]) if TOKENIZER_CONFIG in raw else {}
     added = {key: settings.get(key) for key in ("added_tokens_decoder", "tokenizer_class")}
-    parts = [main.name, raw[main.name], raw.get(ADDED_TOKENS, b""), json.dumps(added).encode()]
-    digest = hashlib.sha256(
-        b"\0".join(part if isinstance(part, bytes) else part.encode() for part in parts)
-    ).hexdigest()
+    parts = [main.name.encode(), raw[main.name], raw.get(ADDED_TOKENS, b""), json.dumps(added).encode()]
+    digest = hashlib.sha256(b"\0".join(parts)).hexdigest()
     if like is not None and like.digest == digest:
         return like
     try:
