@@ -10,14 +10,15 @@ from functools import cached_property
 from torch import Tensor
 
 from sftm_app.engine.run import run
+from sftm_app.errors import SampleError
 from sftm_app.evaluation.answer_sheet import AnswerSheet
 from sftm_app.evaluation.answer_store import AnswerStore, samples_digest
 from sftm_app.evaluation.candidates import BASE, INDIVIDUAL, Candidate, plan_in_memory, stored_tensors
 from sftm_app.evaluation.families import family_of
-from sftm_app.evaluation.family import EvaluationModel
+from sftm_app.evaluation.family import Answer, EvaluationModel
 from sftm_app.evaluation.intervals import Correct
 from sftm_app.evaluation.model_keys import model_key
-from sftm_app.evaluation.samples import Samples
+from sftm_app.evaluation.samples import Samples, targets_of
 from sftm_app.evaluation.task_model import individual_parts, merged_parts, model_spec
 from sftm_app.evaluation.task_tensors import read_all
 from sftm_app.evaluation.tokens import batches
@@ -141,12 +142,42 @@ def measure(benchmark: Benchmark, candidate: Candidate, plan: Plan | None) -> It
         samples = benchmark.samples[task]
         model = _model(benchmark, tensors, candidate, task)
         for positions in batches(range(len(samples)), _step(benchmark, task)):
-            sheet = now.sheets[task].followed_by(model.answer(samples.take(list(positions))))
+            sheet = now.sheets[task].followed_by(answers_of(model, samples.take(list(positions))))
             now = replace(now, sheets={**now.sheets, task: sheet})
             yield now
         del model  # before the next one is built
         if benchmark.answers is not None:
             benchmark.answers.save(benchmark.key(candidate), task, benchmark.digests[task], now.sheets[task])
+
+
+def answers_of(model: EvaluationModel, samples: Samples) -> list[Answer]:
+    """One answer to each sample. One that a model cannot read counts as wrong, and its answer says why.
+
+    Raises:
+        SampleError: the model can read none of them.
+    """
+    try:
+        return model.answer(samples)
+    except SampleError:
+        alone = [_answer_alone(model, samples.take([place])) for place in range(len(samples))]
+        answered = next((one for one in alone if isinstance(one, Answer)), None)
+        if answered is None:
+            raise
+        # An answer that was chosen has options; what the model could not read must not look as if it wrote freely.
+        options = answered.options and ("",)
+        targets = targets_of(samples)
+        return [
+            one if isinstance(one, Answer) else Answer(f"(no answer: {one})", options, (), target, False)
+            for one, target in zip(alone, targets, strict=True)
+        ]
+
+
+def _answer_alone(model: EvaluationModel, sample: Samples) -> Answer | SampleError:
+    try:
+        (given,) = model.answer(sample)
+        return given
+    except SampleError as error:
+        return error
 
 
 def _model(

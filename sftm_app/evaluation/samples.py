@@ -99,6 +99,14 @@ def balanced(classes: Iterable[Hashable], n: int) -> list[int]:
     return sorted(sorted(range(len(rounds)), key=rounds.__getitem__)[:n])
 
 
+def targets_of(samples: Samples) -> tuple[str | None, ...]:
+    """The correct answers as texts; of images, the numbers of their classes, or the names of the choices."""
+    if isinstance(samples, TextSamples):
+        return samples.targets
+    names = samples.choices
+    return tuple(None if i < 0 else names[i] if names else str(i) for i in samples.labels.tolist())
+
+
 def as_images(samples: Samples) -> ImageSamples:
     """The samples of a model that reads images. Raises SampleError for texts."""
     if not isinstance(samples, ImageSamples):

@@ -11,12 +11,15 @@ import pytest
 from pools import SESSION, inputs_of, pool_of
 from test_candidates import ready_models as ready_models
 
+from sftm_app.errors import SampleError
 from sftm_app.evaluation import measuring
 from sftm_app.evaluation.accuracy import accuracy
+from sftm_app.evaluation.answer_sheet import AnswerSheet
 from sftm_app.evaluation.candidates import BASE, INDIVIDUAL, method_candidate
 from sftm_app.evaluation.comparison import Comparison, compare
-from sftm_app.evaluation.measuring import Benchmark, measure
-from sftm_app.evaluation.samples import ImageSamples
+from sftm_app.evaluation.family import Answer
+from sftm_app.evaluation.measuring import Benchmark, answers_of, measure
+from sftm_app.evaluation.samples import ImageSamples, TextSamples, targets_of
 
 N = 70  # more than one step
 SFTM, AVERAGE = method_candidate("sftm", {"scaling": 0.5}), method_candidate("average")
@@ -99,3 +102,32 @@ def test_measuring_goes_tensor_by_tensor_and_step_by_step(benchmark: Benchmark) 
     assert len(merging) == len(plan.entries)
     assert [step.merged for step in merging] == pytest.approx([(k + 1) / len(merging) for k in range(len(merging))])
     assert [step.n_answers for step in steps[len(merging) :]] == [64, 70, 134, 140, 204, 210]
+
+
+class Picky:
+    """A model that reads short texts only, and answers them with their first word."""
+
+    def answer(self, samples: TextSamples) -> list[Answer]:
+        if any(len(text) > 9 for text in samples.inputs):
+            raise SampleError("The text is too long.")
+        words = [text.split()[0] for text in samples.inputs]
+        pairs = zip(words, samples.targets, strict=True)
+        return [Answer(word, ("a", "b"), (0.5, 0.5), target, word == target) for word, target in pairs]
+
+
+def test_a_sample_that_cannot_be_read_counts_as_wrong_and_says_why() -> None:
+    texts = TextSamples(("a x", "a text that is too long", "b y"), ("a", "a", "a"))
+    given = answers_of(Picky(), texts)  # type: ignore[arg-type]
+    assert [one.correct for one in given] == [True, False, False]
+    assert given[1].text == "(no answer: The text is too long.)" and given[1].target == "a"
+    sheet = AnswerSheet().followed_by(given)
+    assert sheet.chosen and sheet.wrong == (1, 2)
+    with pytest.raises(SampleError, match="too long"):
+        answers_of(Picky(), texts.take([1]))  # type: ignore[arg-type]
+
+
+def test_targets_are_texts_whatever_the_samples() -> None:
+    images = ImageSamples(np.zeros((3, 2, 2), np.uint8), np.array([1, 0, -1]))
+    assert targets_of(images) == ("1", "0", None)
+    assert targets_of(ImageSamples(images.images, images.labels, ("x", "y"))) == ("y", "x", None)
+    assert targets_of(TextSamples(("t",), ("u",))) == ("u",)

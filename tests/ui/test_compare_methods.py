@@ -209,4 +209,4 @@ def test_an_error_of_ours_ends_it_with_a_sentence(
     panel.begin(asked(tab, workspace, ["average"]))
     assert wait(studio, workspace).state == "failed"
     shown = panel.watch(asked(tab, workspace, []))
-    assert "The comparison stopped" in shown[panel.progress] and "a bug" not in shown[panel.progress]
+    assert "The measurement stopped" in shown[panel.progress] and "a bug" not in shown[panel.progress]

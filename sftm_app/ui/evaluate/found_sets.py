@@ -20,7 +20,7 @@ TABLES = tuple(ending for ending in TEXT_ENDINGS if ending != ".json")
 
 def sample_choices(settings: Settings, ws: Workspace) -> list[tuple[str, str]]:
     """Files of labelled texts, and folders that hold samples named after a task: the name to show, and the path."""
-    roots = (settings.models_dir, settings.output_dir / FOLDER)
+    roots = (*settings.models_dirs, settings.output_dir / FOLDER)
     found = dict.fromkeys(path for root in roots for path in _below(root, set(ws.task_names)))
     shown = []
     for path in list(found)[:MOST_OFFERED]:

@@ -15,10 +15,11 @@ from sftm_app.methods.params import values_of
 from sftm_app.methods.settings import MergeSettings
 from sftm_app.ui.comparisons import Conditions
 from sftm_app.ui.evaluate.labelled import INFO_IMAGES, INFO_TEXTS, all_samples, first_limit
+from sftm_app.ui.evaluate.progress_view import progress_html
 from sftm_app.ui.evaluate.sample_inputs import family_of
 from sftm_app.ui.forms.method_help import fitting_methods, methods_html
 from sftm_app.ui.handlers import QUIET, Updates, Values, handle, show_info
-from sftm_app.ui.merging.comparison_view import board_plot, board_progress, board_table, candidate_settings
+from sftm_app.ui.merging.comparison_view import board_plot, board_table, candidate_settings
 from sftm_app.ui.studio import Studio, workspace_key
 from sftm_app.ui.widgets import LinkedHtml, PlotlyView, Selection, UncheckedCheckboxGroup, parse_selection
 from sftm_app.ui.widgets.blocks import block, section
@@ -138,7 +139,7 @@ class ComparisonPanel:
             nothing: Updates = {self.progress: "", self.table: "", self.chart: gr.update(visible=False)}
             return {**nothing, self.drawn: None, **self._buttons(False, False)}
         running = board.active
-        shown: Updates = {self.progress: board_progress(ws, board), **self._buttons(running, not running)}
+        shown: Updates = {self.progress: progress_html(board), **self._buttons(running, not running)}
         if board.drawn != drawn:
             plot = board_plot(ws, board)
             # It was cancelled before anything was measured.

@@ -13,10 +13,9 @@ from sftm_app.methods.settings import MergeSettings, merge_settings
 from sftm_app.plots.comparison import AccuracyBar, comparison_bars
 from sftm_app.ui.comparisons import Board
 from sftm_app.ui.widgets import view_link
-from sftm_app.ui.widgets.html import Html, hint, join, notice, progress, small, stack, strong, table
+from sftm_app.ui.widgets.html import Html, hint, join, notice, small, stack, strong, table
 from sftm_app.ui.wording import settings_title
 from sftm_app.ui.workspace import Workspace
-from sftm_app.units import format_duration
 
 # The element that "Use these settings" scrolls to.
 FORM = "method"
@@ -35,27 +34,6 @@ def candidate_settings(ws: Workspace, candidate: Candidate) -> MergeSettings:
 def row_title(ws: Workspace, row: Row) -> str:
     """The model and those of its settings that are not defaults."""
     return settings_title(candidate_settings(ws, row.candidate)) if row.is_merge else row.candidate.title
-
-
-def board_progress(ws: Workspace, board: Board) -> Html:
-    """A bar while models are measured, a sentence if that ended early."""
-    if board.state == "cancelled":
-        return notice("warning", "The comparison was cancelled", "What was measured is kept.")
-    if board.state == "failed":
-        return notice("error", "The comparison stopped", board.problem)
-    if board.state == "done":
-        return Html("")
-    if board.state == "waiting":
-        return progress(None, "Waiting for another measurement to end")
-    comparison, active = board.comparison, board.comparison.active
-    if active is None:
-        return progress(None, "Planning the merges")
-    measured = active.measurement
-    task = next((task for task, n in comparison.n_samples.items() if len(measured.correct.get(task, ())) < n), "")
-    title = row_title(ws, active)
-    label = f"Merging: {title}" if measured.merged < 1 else f"Trying on {task}: {title}"
-    left = f" · {format_duration(comparison.remaining_s)} left" if comparison.remaining_s is not None else ""
-    return progress(comparison.fraction, label, f"{len(comparison.finished)} of {len(comparison.rows)} models{left}")
 
 
 def board_table(ws: Workspace, board: Board) -> Html:
