@@ -5,17 +5,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sftm_app.plots.style import INK, Series, plot_text, ticks
+from sftm_app.plots.style import INK, MUTED, Series, plot_text, ticks
 
 LEGEND_ABOVE = {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"}
+# A shorter bar, as a share of the axis, cannot be seen.
+LEAST_SEEN = 1e-3
 # The bars of one group stand next to each other, with a gap between groups.
 GROUPED = {"barmode": "group", "bargap": 0.24, "bargroupgap": 0.06}
 
 
 def bar(
-    plot: str, groups: Sequence[str], series: Series, value_format: str = ".3g", horizontal: bool = False
+    plot: str,
+    groups: Sequence[str],
+    series: Series,
+    value_format: str = ".3g",
+    horizontal: bool = False,
+    end: float = 1.0,
 ) -> dict[str, Any]:
-    """One series as a plotly trace, with bars at 0, 1, 2 and so on.
+    """One series as a plotly trace, with bars at 0, 1, 2 and so on. A bar that is too short to be seen says "0".
 
     Args:
         plot: the plot's name, for the error.
@@ -23,6 +30,7 @@ def bar(
         series: its values, one for each group.
         value_format: how a value is written when the pointer is over a bar.
         horizontal: whether the bars are horizontal.
+        end: where the axis ends.
 
     Raises:
         ValueError: the number of values is not the number of groups.
@@ -37,11 +45,30 @@ def bar(
         across: list(range(len(groups))),
         along: [None if v is None else float(v) for v in series.values],
         "text": [plot_text(group) for group in groups],
-        "textposition": "none",
+        **zero_labels(series.values, end),
         "name": name,
         "marker": {"color": series.colour, "line": {"width": 0}, **_filled(series.pattern)},
         "hovertemplate": f"<b>{name}</b><br>%{{text}} %{{{along}:{value_format}}}<extra></extra>",
         **({f"error_{along}": _intervals(series)} if series.lows else {}),
+    }
+
+
+def zero_labels(values: Sequence[float | None], end: float) -> dict[str, Any]:
+    """What makes bars that are too short to be seen say "0": next to nothing would look like nothing measured.
+
+    Args:
+        values: the lengths of the bars.
+        end: where the axis ends.
+    """
+    is_short = [value is not None and abs(value) < end * LEAST_SEEN for value in values]
+    if not any(is_short):
+        return {"textposition": "none"}
+    return {
+        "texttemplate": ["0" if short else "" for short in is_short],
+        "textposition": ["outside" if short else "none" for short in is_short],
+        "textangle": 0,
+        "textfont": {"color": MUTED, "size": 11},
+        "cliponaxis": False,
     }
 
 

@@ -8,7 +8,11 @@ from typing import Any
 
 import plotly.graph_objects as go
 
+from sftm_app.plots.bars import zero_labels
 from sftm_app.plots.style import ACCENT, INK, MUTED, make_figure, make_message, plot_text, ticks
+
+# The axis goes at least so far, also if no model is ever right.
+LEAST_TOP = 0.05
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,7 @@ def comparison_bars(
     best_first = sorted(merges, key=lambda merge: -merge.accuracy)
     ends = [("base", base), ("individual", individual)]
     marks = [(name, value) for name, value in ends if value is not None]
-    top = max([merge.high for merge in merges] + [value for _, value in marks])
+    top = max([LEAST_TOP] + [merge.high for merge in merges] + [value for _, value in marks])
     layout = {
         "xaxis": {"title": {"text": "mean accuracy, 95 % interval"}, "range": [0, min(1.02, 1.08 * top)]}
         | {"tickformat": ".0%"},
@@ -49,10 +53,10 @@ def comparison_bars(
         layout["shapes"] = [_line(value) for _, value in marks]
         layout["annotations"] = [_label(name, value, "right" if name == "base" else "left") for name, value in marks]
     height = 96 + 30 * len(best_first)
-    return make_figure("comparison", [_bars(best_first)], layout, height=height)
+    return make_figure("comparison", [_bars(best_first, top)], layout, height=height)
 
 
-def _bars(merges: Sequence[AccuracyBar]) -> dict[str, Any]:
+def _bars(merges: Sequence[AccuracyBar], top: float) -> dict[str, Any]:
     return {
         "type": "bar",
         "orientation": "h",
@@ -68,7 +72,7 @@ def _bars(merges: Sequence[AccuracyBar]) -> dict[str, Any]:
             "width": 4,
         },
         "text": [f"{plot_text(m.name)} ({m.low:.1%} to {m.high:.1%})" for m in merges],
-        "textposition": "none",
+        **zero_labels([merge.accuracy for merge in merges], top),
         "name": "mean accuracy",
         # One colour: there are more methods than colours, and the axis names them.
         "marker": {"color": ACCENT, "line": {"width": 0}},

@@ -10,7 +10,7 @@ import numpy as np
 import plotly.graph_objects as go
 from numpy.typing import NDArray
 
-from sftm_app.plots.style import INK, SEQUENTIAL, SURFACE, make_figure, make_message, plot_text, ticks
+from sftm_app.plots.style import INK, SEQUENTIAL, SURFACE, ZERO_EVERYWHERE, make_figure, make_message, plot_text, ticks
 
 _MARGIN = 110
 _LABEL_HEIGHT = 14
@@ -53,11 +53,17 @@ def layer_map(
     if grid.size == 0 or np.isnan(grid).all():
         return make_message("layer-map", plot_text(empty, 200), height=height, meta=meta)
 
+    # Nothing but zeros has no powers of ten, and colours that say nothing.
+    only_zeros = not np.nanmax(np.abs(grid))
     n_named = 6 if len(rows) >= 6 else 3
     names = customdata or [[None] * len(columns) for _ in rows]
     trace = {
         "type": "heatmap",
-        **(_log_colours(grid, zmax, number, n_named) if log else _colours(grid, zmax, number, n_named)),
+        **(
+            _log_colours(grid, zmax, number, n_named)
+            if log and not only_zeros
+            else _colours(grid, zmax, number, n_named)
+        ),
         "customdata": [list(row) for row in names],
         "text": _hover(grid, rows, columns, names, measure, number),
         "hovertemplate": "%{text}<extra></extra>",
@@ -73,6 +79,7 @@ def layer_map(
         "yaxis": {"autorange": "reversed", "showgrid": False, **ticks(rows, max(labels_that_fit, 1))},
         "dragmode": False,
         "shapes": cell_outline(*selected) if selected is not None else [],
+        **(ZERO_EVERYWHERE if only_zeros else {}),
     }
     return make_figure("layer-map", [trace], layout, height=height, meta=meta)
 
@@ -129,7 +136,7 @@ def _colours(grid: NDArray[np.float64], zmax: float | None, number: str, n_named
     return {
         "z": grid.astype(np.float32),
         "zmin": min(0.0, float(np.nanmin(grid))),
-        "zmax": zmax if zmax is not None else max(float(np.nanmax(grid)), 1e-12),
+        "zmax": zmax if zmax is not None else float(np.nanmax(grid)) or 1.0,
         "colorbar": {"nticks": n_named, **shape},
     }
 

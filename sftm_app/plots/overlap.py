@@ -11,7 +11,16 @@ from numpy.typing import ArrayLike, NDArray
 
 from sftm_app.plots.layer_map import cell_outline
 from sftm_app.plots.reduce import reduce_matrix
-from sftm_app.plots.style import DIVERGING, INK, SEQUENTIAL, make_figure, make_message, plot_text, ticks
+from sftm_app.plots.style import (
+    DIVERGING,
+    INK,
+    SEQUENTIAL,
+    ZERO_EVERYWHERE,
+    make_figure,
+    make_message,
+    plot_text,
+    ticks,
+)
 
 _TITLES = {
     "read": ("Read overlap", "|cos|"),
@@ -78,6 +87,7 @@ def overlap_heatmap(
         },
         "dragmode": "zoom",
         "shapes": [_block_outline(selected, down, across, grid.shape)] if selected is not None else [],
+        **_zeros(grid),
     }
     return make_figure(name, [trace], layout, title, subtitle, height, meta)
 
@@ -131,8 +141,13 @@ def task_overlap(
         "yaxis": {"autorange": "reversed", "showgrid": False, **labels},
         "dragmode": False,
         "shapes": cell_outline(*selected) if selected is not None else [],
+        **({} if trace["texttemplate"] else _zeros(grid)),
     }
     return make_figure("task-overlap", [trace], layout, title, height=height, meta=meta)
+
+
+def _zeros(grid: NDArray[np.float32]) -> dict[str, Any]:
+    return {} if np.nanmax(np.abs(grid)) else ZERO_EVERYWHERE
 
 
 def _colours(grid: NDArray[np.float32], signed: bool, at_least: float) -> dict[str, Any]:

@@ -82,11 +82,11 @@ def _panels(
 ) -> go.Figure:
     if not tasks or not merges:
         return make_message(name, "No preservation has been predicted yet.", height=height)
-    data = []
+    data, ends = [], {"": left["range"][1], "2": right["range"][1]}
     for index, merge in enumerate(merges):
         panels = [(errors, axis) for errors, axis in ((merge.readout, ""), (merge.mapping, "2")) if errors]
         for place, (errors, axis) in enumerate(panels):
-            trace = bar(name, tasks, Series(merge.name, errors, merge.colour))
+            trace = bar(name, tasks, Series(merge.name, errors, merge.colour), end=ends[axis])
             # Grouped by position, because two merges may have the same name.
             legend = {"legendgroup": f"merge-{index}", "showlegend": place == 0}
             data.append({**trace, "xaxis": f"x{axis}", "yaxis": f"y{axis}", **legend})

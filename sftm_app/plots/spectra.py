@@ -113,6 +113,8 @@ def spectra(
     total = (560 if stacked else 350) + 12 * (len(drawn) + has_merged)
     if not drawn:
         return make_message("spectra", "The tasks did not change this layer.", height=total)
+    if not any(np.max(task.gains) > 0 for _, task in drawn):
+        return make_message("spectra", "All gains of this layer are 0.", height=total)
     data: list[dict[str, Any]] = []
     ring: list[dict[str, Any]] = [_ring(_LEFT), _ring(_RIGHT)]
     for index, task in drawn:
@@ -198,8 +200,10 @@ def _task_traces(task: SpectrumTrace, points: Points, index: int) -> list[dict[s
 def _lines(trace: SpectrumTrace, points: Points, line: Mapping[str, Any]) -> list[dict[str, Any]]:
     """One spectrum in both panels."""
     name = plot_text(trace.name)
-    ranks = f"effective rank {trace.effective_rank:.1f}"
-    if trace.stable_rank is not None:
+    # Zeros have no place on a log axis, so the legend says it.
+    is_zero = not np.max(trace.gains) > 0
+    ranks = "all gains 0" if is_zero else f"effective rank {trace.effective_rank:.1f}"
+    if trace.stable_rank is not None and not is_zero:
         ranks += f", stable {trace.stable_rank:.1f}"
     # Texts for ranges of x, read by the keyboard and the CSV export. A text at every point would slow redraws down.
     clusters = [

@@ -62,6 +62,23 @@ PATTERNS = ("", "/", "\\", ".")
 MERGE_PATTERNS = ("x", "-", "|", "+")
 MODEL_COLOURS = {"base": "var(--method-base)", "individual": "var(--method-individual)"}
 
+# In the layout of a heatmap whose values are all zero, because one colour everywhere looks like an empty plot.
+ZERO_EVERYWHERE: dict[str, Any] = {
+    "annotations": [
+        {
+            "text": "0 everywhere",
+            "showarrow": False,
+            "x": 0.5,
+            "y": 0.5,
+            "xref": "paper",
+            "yref": "paper",
+            "font": {"color": INK, "size": 13},
+            "bgcolor": SURFACE,
+            "borderpad": 4,
+        }
+    ]
+}
+
 _INVISIBLE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2066-\u2069\ufeff]")
 
 
