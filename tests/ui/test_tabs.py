@@ -412,8 +412,9 @@ def test_one_change_of_a_control_makes_one_plan(
     assert merge_tab.preview(values | {merge_tab.planned: shown[merge_tab.planned]}) == {} and len(plans) == 1
     # Start plans nothing: its worker does.
     started: list[Any] = []
-    monkeypatch.setattr(merge_tab.run, "start", lambda recipe: started.append(recipe) or {})
+    monkeypatch.setattr(merge_tab.run, "start", lambda recipe: started.append(recipe) or {merge_tab.run.run_id: "x"})
     merge_tab.begin(values)
+    assert studio.keeper.get(workspace, "run") == "x", "a reload shows this run, even if the merge has ended by then"
     assert started == plans
 
 

@@ -121,9 +121,8 @@ class MergeTab:
             handle(self.show_rank_costs), self.inputs, output.costs, trigger_mode="once", show_progress="minimal"
         )
         # One at a time over all pages, so that two clicks at the same moment start one run.
-        self.start.click(
-            handle(self.begin), self.inputs, self.run.outputs, trigger_mode="once", concurrency_limit=1, **QUIET
-        )
+        begun = {*self.run.outputs, self.kept_run.shown}
+        self.start.click(handle(self.begin), self.inputs, begun, trigger_mode="once", concurrency_limit=1, **QUIET)
         uploaded = self.upload.upload(handle(self.use_recipe), {self.upload}, self.workspace, **QUIET)
         uploaded.success(None, None, None, js=TO_FORM)
         for used in (self.comparison.wire(self.take, self.written), *self.search.wire(self.take, self.written)):
@@ -229,7 +228,9 @@ class MergeTab:
 
     def begin(self, values: Values) -> Updates:
         """Start the merge. Its worker checks and plans it."""
-        return self.run.start(self.form.read(values))
+        shown = self.run.start(self.form.read(values))
+        # At once: a page that is reloaded before its next event, when the merge is done, shows this run too.
+        return {**shown, **self.kept_run.note(values[self.workspace], shown[self.run.run_id])}
 
     def use_recipe(self, values: Values) -> Updates:
         """Load the models of an uploaded recipe; its settings are shown as those of an address are."""
