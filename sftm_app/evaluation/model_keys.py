@@ -37,7 +37,11 @@ def model_key(found: Preflight, candidate: Candidate, session: Session, split_fu
         made_by = session.cache.made_by if session.cache else __version__
         weights = candidate.weights or tuple(task.weight for task in found.tasks)
         params = sorted(candidate.params.items())
-        what = ("memory", candidate.kind, params, weights, split_fused, made_by)
+        # Random masks depend on the tasks' names. A person may have set roles and the tokenizer.
+        names, source = [task.name for task in found.tasks], found.tokenizers.source
+        set_by_hand = sorted((name, repr(owner)) for name, owner in found.architecture.owners.items())
+        made = names, weights, digest(set_by_hand), str(source.path) if source else ""
+        what = ("memory", candidate.kind, params, made, split_fused, made_by)
     return digest("answers", VERSION, repr(what), repr(inputs))
 
 

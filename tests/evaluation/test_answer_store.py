@@ -21,6 +21,7 @@ from sftm_app.evaluation.model_keys import merge_id, model_key
 from sftm_app.evaluation.samples import ImageSamples, TextSamples
 from sftm_app.output.save import save
 from sftm_app.pipeline import prepare
+from sftm_app.planning.planner import open_inputs
 from sftm_app.planning.recipe import make_recipe
 
 SHEET = AnswerSheet(("x", "<b>"), ("x", "ж"), (True, False))
@@ -146,6 +147,11 @@ def test_keys_change_with_what_the_answers_depend_on(benchmark: Benchmark, ready
     keys = [model_key(found, one, SESSION) for one in candidates]
     assert len({*keys, model_key(found, method_candidate("sftm"), SESSION, split_fused=True)}) == len(keys) + 1
     assert keys == [model_key(found, one, SESSION) for one in candidates]
+    renamed = inputs_of(ready_models / "base", [{"path": ready_models / name, "name": f"{name}2"} for name in "ab"])
+    recipe = make_recipe(ready_models / "base", [ready_models / name for name in "ab"], roles={"*.bias": "norm"})
+    for other in (renamed, open_inputs(recipe, SESSION)):
+        changed = [model_key(other, one, SESSION) != key for one, key in zip(candidates, keys, strict=True)]
+        assert changed == [False, False, True, True, True, True, False, False], "only merges in memory depend on it"
     fewer = inputs_of(ready_models / "base", [ready_models / "a"])
     assert model_key(fewer, BASE, SESSION) != keys[0]
 
