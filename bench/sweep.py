@@ -2,11 +2,11 @@
 
     python -m bench.sweep [--share 0.33] [--seed 0] [--only TYPE ...] [--json FILE]
 
-For each type: a base with random weights, two fine-tunes in which every weight is changed, and two LoRA adapters on some
-of its linear layers. Which module owns a tensor of the files is found by its content, so nothing here relies on the app's
-knowledge of names: a parameter in memory that holds the same bytes, or a stack of which one entry does. Linear layers and
-convolutions are superposed in float64 (readouts at full rank); tables, norms and biases are averaged. What a composite
-module holds itself may be either, since no module of torch says which.
+For each type: a base with random weights, two fine-tunes in which every weight is changed, and two LoRA adapters on
+some of its linear layers. Which module owns a tensor of the files is found by its content: a parameter in memory that
+holds the same bytes, or a stack of which one entry does. So nothing here relies on the app's knowledge of names. Linear
+layers and convolutions are superposed in float64 (readouts at full rank); tables, norms and biases are averaged. What a
+composite module holds itself may be either, since no module of torch says which.
 """
 
 from __future__ import annotations
