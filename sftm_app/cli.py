@@ -24,8 +24,6 @@ from sftm_app.units import format_bytes, format_count, format_duration
 if TYPE_CHECKING:
     from sftm_app.output.progress import Progress
     from sftm_app.planning.recipe import Recipe
-    from sftm_app.tuning.headless import SearchResult
-    from sftm_app.tuning.search import Search
     from sftm_app.weights.checkpoint import Checkpoint
 
 
@@ -133,7 +131,7 @@ def _merge(options: argparse.Namespace) -> None:
         print(f"  Resumed: {format_count(done, 'tensor')} {'was' if done == 1 else 'were'} finished already.")
     for task, error in report.readout_errors.items():
         print(f"  {task}: readout error {error:.2g} (median over layers)")
-    for line in (*report.account, *report.warnings):
+    for line in dict.fromkeys((*report.account, *report.notes, *report.warnings)):
         print(f"  {line}")
 
 
@@ -198,55 +196,23 @@ def _extract(options: argparse.Namespace) -> None:
 
 
 def _search(options: argparse.Namespace) -> None:
-    from sftm_app.api import search_recipe
-    from sftm_app.planning.recipe import recipe_to_yaml
-    from sftm_app.session import open_session
+    from sftm_app.cli_tuning import print_search, refuse_existing_file, run_search, search_words
 
-    if options.output is not None and options.output.exists():
-        raise OutputError(f"{options.output}: exists already. Give --output another name, or remove it first.")
     check = _interruptible()
     recipe = _with_changes(_load(options.recipe), options)
-    methods = tuple(name.strip() for name in options.methods.split(",")) if options.methods else ()
+    refuse_existing_file(options.output)
     try:
-        with _progress_bar(check, options.quiet, _search_words) as show:
-            found = search_recipe(
-                recipe, options.samples, open_session(recipe.device), options.trials, options.minutes, methods,
-                not options.equal_weights, options.limit, options.output_dir, show,
-            )  # fmt: skip
+        with _progress_bar(check, options.quiet, search_words) as show:
+            found = run_search(options, recipe, show)
     except KeyboardInterrupt:
         raise Cancelled("cancelled. The trials so far are kept, and the same command goes on with them.") from None
-    _print_found(found)
-    if options.output is not None:
-        options.output.write_text(recipe_to_yaml(found.recipe), encoding="utf-8")
-        print(f"Recipe of the best: {options.output}")
+    print_search(found, options.output)
 
 
-def _search_words(step: Search) -> str:
-    best = f", best {step.best.score:.1%}" if step.best and step.best.score is not None else ""
-    left = f"{format_duration(step.remaining_s)} left, " if step.remaining_s is not None else ""
-    phase = {"own": "the tasks' own models", "test": "the test samples"}.get(step.phase, f"trial {len(step.tried) + 1}")
-    return f"{left}{phase}{best}"
+def _scaling(options: argparse.Namespace) -> None:
+    from sftm_app.cli_tuning import print_scaling
 
-
-def _print_found(found: SearchResult) -> None:
-    """Print the models on the test samples, and the best settings."""
-    from sftm_app.methods.settings import MergeSettings
-    from sftm_app.ui.wording import settings_title
-
-    for sentence in found.left_out:
-        print(sentence)
-    recipe = found.recipe
-    best = settings_title(MergeSettings(recipe.method, recipe.params, found.best.settings.weights))
-    print(f"Best of {format_count(len(found.tried), 'trial')}: {best}")
-    if len(set(found.best.settings.weights)) > 1:
-        print("  weights: " + ", ".join(f"{task.name} {task.weight:g}" for task in recipe.tasks))
-    print(f"  {found.best.score:.1%} of the tasks' own accuracy, on the samples that chose it")
-    counts = sorted({len(given) for given in found.rows[0].measurement.correct.values()})
-    print(f"Mean accuracy on {counts[0]} other samples per task, with 95 % intervals:")
-    for row in found.rows:
-        if row.accuracy is not None:
-            title = f"best: {best}" if row.candidate.key == found.best_key else row.candidate.title
-            print(f"  {row.accuracy.value:6.1%}  ({row.accuracy.low:.1%} to {row.accuracy.high:.1%})  {title}")
+    print_scaling(options, _with_changes(_load(options.recipe), options))
 
 
 def _with_changes(recipe: Recipe, options: argparse.Namespace) -> Recipe:
@@ -389,6 +355,7 @@ def _ui(options: argparse.Namespace) -> None:
 COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "merge": _merge,
     "search": _search,
+    "scaling": _scaling,
     "check": _check,
     "inspect": _inspect,
     "extract": _extract,
