@@ -20,7 +20,7 @@ from sftm_app.planning.planner import open_inputs
 from sftm_app.planning.recipe import make_recipe
 from sftm_app.resources import asset_path
 from sftm_app.session import open_session
-from sftm_app.weights.checkpoint import read_json
+from sftm_app.weights.json_files import read_json
 
 SCALINGS = tuple(round(0.1 * step, 1) for step in range(1, 11))
 RANKS = (None, 0.5, 0.25, 0.125)

@@ -151,7 +151,8 @@ def digest(tensor: torch.Tensor) -> Digest:
 
 def owners_of(model: Any) -> dict[Digest, str]:
     """What holds each tensor, by its content: "matrix", "mean", or "either"."""
-    modules, found = dict(model.named_modules()), {}
+    modules = dict(model.named_modules())
+    found: dict[Digest, str] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         path, _, last = name.rpartition(".")
         kind = kind_of(modules[path], last, parameter)
@@ -239,7 +240,8 @@ def save_adapters(root: Path, model: Any) -> dict[str, list[Array]]:
     chosen = random.Random(0).sample(linear, min(N_LORA, len(linear)))
     changes: dict[str, list[Array]] = {path: [] for path, _ in chosen}
     for seed, name in enumerate(("lora_a", "lora_b"), 1):
-        generator, factors = torch.Generator().manual_seed(seed), {}
+        generator = torch.Generator().manual_seed(seed)
+        factors: dict[str, torch.Tensor] = {}
         for path, module in chosen:
             m, n = module.weight.shape
             A, B = torch.randn(2, n, generator=generator), 0.1 * torch.randn(m, 2, generator=generator)

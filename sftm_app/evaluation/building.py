@@ -8,6 +8,7 @@ from typing import Any
 
 import transformers
 
+from sftm_app.architecture.naming import plain_names
 from sftm_app.architecture.transformers_internals import parse_config as read_config
 from sftm_app.errors import CheckpointError, SampleError
 from sftm_app.evaluation.family import ModelParts
@@ -62,7 +63,8 @@ def build_model(parts: ModelParts, optional: tuple[str, ...] = ()) -> Any:
         SampleError: the weights do not cover the model, or some of them do not belong to it.
     """
     # float32 throughout: half precision is slow on a CPU, and its rounding would blur the comparison.
-    tensors = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in parts.tensors.items()}
+    plain = plain_names(parts.tensors)
+    tensors = {plain[name]: t.float() if t.is_floating_point() else t for name, t in parts.tensors.items()}
     transformers.utils.logging.disable_progress_bar()
     model, problems = model_from_tensors(model_class_of(parts.class_name), parse_config(parts.config), tensors)
     # Older versions saved buffers such as position ids; the model makes its own.

@@ -130,7 +130,7 @@ def _scaling(path: Path, info: TensorInfo, scale: TensorInfo, file: Path) -> Sca
         found = (n_lead, m, 1), (1, n)
     elif len(shape) == len(info.shape) and shape[:-2] == info.shape[:-2]:
         block = _block(m, shape[-2]), _block(n, shape[-1])
-        found = ((n_lead, *shape[-2:]), block) if all(block) else None
+        found = ((n_lead, shape[-2], shape[-1]), block) if all(block) else None
     if found is None or not scale.is_float:
         raise CheckpointError(
             f"{path}: the scales {scale.name!r} have shape {list(shape)}, which fits no blocks of {info.name!r} "
