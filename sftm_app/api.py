@@ -1,4 +1,4 @@
-"""SFTM Studio from Python: check, inspect, merge, extract, search."""
+"""SFTM Studio from Python: check, inspect, merge, extract, search, pick_scaling."""
 
 from __future__ import annotations
 
@@ -25,8 +25,9 @@ from sftm_app.session import Session, open_session
 if TYPE_CHECKING:
     from sftm_app.evaluation.samples import Samples
     from sftm_app.inspection.survey import Survey
-    from sftm_app.tuning.headless import SearchResult
+    from sftm_app.tuning.headless import ScalingResult, SearchResult
     from sftm_app.tuning.search import Search
+    from sftm_app.tuning.unlabelled import Tested
 
 EXECUTORS = (LocalExecutor.name, RayExecutor.name)
 
@@ -314,6 +315,52 @@ def search_recipe(
     searches = folder.absolute() / SEARCHES_NAME
     setup, left_out = setup_search(recipe, samples, session, searches, methods, weights, limit)
     return run_search(recipe, setup, Budget(trials, minutes), left_out, progress)
+
+
+def pick_scaling(
+    base: str | Path,
+    tasks: Tasks,
+    inputs: str | Path | Mapping[str, Samples],
+    method: str = DEFAULT_METHOD,
+    *,
+    scalings: Sequence[float] = (),
+    progress: Callable[[Tested], None] | None = None,
+    session: Session | None = None,
+    **params: Any,
+) -> ScalingResult:
+    """Pick the scaling of a merge without labels: where it agrees most with each task's own model.
+
+    Args:
+        base, tasks: as for `merge`.
+        inputs: 16 to 64 inputs a task: a folder with `TASK.txt` (one text a line) or a folder `TASK` of images;
+            labelled samples, whose labels are not looked at; or samples by task.
+        method: one with a scaling.
+        scalings: those to try; by default 0.2 to 1.4.
+        progress: called after each scaling.
+        session: as for `merge`.
+        **params: the method's other parameters.
+
+    Returns:
+        The scaling, and how far the merge is from the tasks' own models at each.
+
+    Raises:
+        InputError: inputs cannot be used, or the method has no scaling.
+    """
+    recipe = absolute(make_recipe(base, _listed(tasks), method, params), Path.cwd())
+    return pick_recipe_scaling(recipe, inputs, session or open_session(), scalings, progress)
+
+
+def pick_recipe_scaling(
+    recipe: Recipe,
+    inputs: str | Path | Mapping[str, Samples],
+    session: Session,
+    scalings: Sequence[float] = (),
+    progress: Callable[[Tested], None] | None = None,
+) -> ScalingResult:
+    """The same by a recipe. Arguments and errors as for `pick_scaling`."""
+    from sftm_app.tuning.headless import run_scalings  # a merge starts faster without it
+
+    return run_scalings(recipe, inputs, session, scalings, progress)
 
 
 def _listed(tasks: Tasks) -> Any:

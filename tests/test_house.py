@@ -43,7 +43,8 @@ HOUSE = {
     "ui": """errors units resources caching linalg methods weights architecture session preflight planning pipeline
         output inspection evaluation tuning plots jobs hub""",
     "cli_options": "devices",
-    "cli": "errors units processes methods weights session planning pipeline output tuning api hub ui cli_options",
+    "cli_tuning": "errors units methods session planning tuning api ui",
+    "cli": "errors units processes methods weights session planning pipeline output tuning api hub ui cli_options cli_tuning",
     "__main__": "cli",
 }
 # The files and rooms that may import a library.

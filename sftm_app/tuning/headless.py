@@ -1,4 +1,4 @@
-"""A search without a screen, for Python and the command line."""
+"""Searches without a screen, for Python and the command line."""
 
 from __future__ import annotations
 
@@ -11,13 +11,16 @@ from sftm_app.errors import SampleError
 from sftm_app.evaluation.comparison import Row
 from sftm_app.evaluation.labelled import find_samples
 from sftm_app.evaluation.samples import Samples
+from sftm_app.methods.params import values_of
 from sftm_app.methods.settings import MergeSettings
 from sftm_app.planning.planner import open_inputs
 from sftm_app.planning.recipe import Recipe
 from sftm_app.session import Session
+from sftm_app.tuning.inputs import find_inputs
 from sftm_app.tuning.search import Budget, Search, search
 from sftm_app.tuning.setup import LIMIT, Setup, make_setup
 from sftm_app.tuning.study import Tried, best_of
+from sftm_app.tuning.unlabelled import SCALINGS, Tested, pick, scan_scalings
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,52 @@ class SearchResult:
     tried: tuple[Tried, ...]
     folder: Path
     left_out: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ScalingResult:
+    """A scaling that was picked without labels.
+
+    Attributes:
+        recipe: the given recipe with the scaling.
+        picked: the scaling, and how far the merge is from the tasks' own models there.
+        tested: the same for every scaling that was tried.
+    """
+
+    recipe: Recipe
+    picked: Tested
+    tested: tuple[Tested, ...]
+
+
+def run_scalings(
+    recipe: Recipe,
+    inputs: str | Path | Mapping[str, Samples],
+    session: Session,
+    scalings: Sequence[float] = (),
+    progress: Callable[[Tested], None] | None = None,
+) -> ScalingResult:
+    """Pick the scaling of a recipe without labels.
+
+    Args:
+        recipe: base, tasks, method and its other parameters.
+        inputs: by task; or a path, see `tuning.inputs.find_inputs`.
+        session: its device runs the models.
+        scalings: those to try; by default SCALINGS.
+        progress: called after each.
+
+    Raises:
+        InputError: base and tasks do not fit together, the inputs cannot be used, or the method has no scaling.
+    """
+    found = open_inputs(recipe, session).require()
+    given = find_inputs(found, Path(os.path.expanduser(inputs))) if isinstance(inputs, str | Path) else inputs
+    tested = []
+    params, weights = values_of(recipe.params), [task.weight for task in recipe.tasks]
+    for one in scan_scalings(found, given, session, recipe.method, params, weights, scalings or SCALINGS):
+        tested.append(one)
+        if progress is not None:
+            progress(one)
+    picked = pick(tested)
+    return ScalingResult(replace(recipe, params=replace(recipe.params, scaling=picked.scaling)), picked, tuple(tested))
 
 
 def setup_search(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -53,21 +52,3 @@ def setup_in(classifiers: Path, samples: dict[str, Samples], session: Session) -
         )
 
     return build
-
-
-def write_images(folder: Path, samples: dict[str, Samples]) -> Path:
-    """The samples as folders of images by task and class."""
-    from PIL import Image
-
-    for task, one in samples.items():
-        assert isinstance(one, ImageSamples)
-        for number, (image, label) in enumerate(zip(one.images, one.labels, strict=True)):
-            place = folder / task / str(label)
-            place.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(image).save(place / f"{number:03}.png")
-    return folder
-
-
-def load_json(path: Path) -> Any:
-    """The content of a JSON file."""
-    return json.loads(path.read_text(encoding="utf-8"))

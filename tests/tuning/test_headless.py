@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import write_images
+from image_folders import write_images
 
 import sftm_app
 from sftm_app import cli
@@ -104,6 +104,7 @@ def test_ctrl_c_says_that_the_trials_are_kept(
     def interrupted(*arguments: object) -> object:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("sftm_app.api.search_recipe", interrupted)
-    assert run("search", recipe, "--samples", write_images(tmp_path / "images", samples)) == 130
+    monkeypatch.setattr("sftm_app.cli_tuning.search_recipe", interrupted)
+    images = write_images(tmp_path / "images", samples)
+    assert run("search", recipe, "--samples", images, "--output-dir", tmp_path) == 130
     assert "The trials so far are kept" in capsys.readouterr().err

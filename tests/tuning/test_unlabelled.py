@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from image_folders import write_images
 
-from sftm_app.errors import InputError, RecipeError
+import sftm_app
+from sftm_app import cli
+from sftm_app.errors import InputError, RecipeError, SampleError
 from sftm_app.evaluation.candidates import INDIVIDUAL, ModelPool, method_candidate
 from sftm_app.evaluation.family import Answer
 from sftm_app.evaluation.samples import Samples
 from sftm_app.planning.planner import open_inputs
-from sftm_app.planning.recipe import make_recipe
+from sftm_app.planning.recipe import load_recipe, make_recipe
 from sftm_app.preflight.preflight import Preflight
 from sftm_app.session import Session
+from sftm_app.tuning.inputs import find_inputs
 from sftm_app.tuning.unlabelled import divergence, pick, scan_scalings
 
 
@@ -76,3 +81,43 @@ def test_what_cannot_be_picked_is_refused(
         next(scan_scalings(workspace, {"z": inputs["a"]}, session, "sftm"))
     with pytest.raises(InputError, match="There are no inputs"):
         next(scan_scalings(workspace, {}, session, "sftm"))
+
+
+def test_inputs_are_found_and_their_labels_left_out(
+    found: Callable[..., Preflight], samples: dict[str, Samples], tmp_path: Path
+) -> None:
+    labelled, plain = write_images(tmp_path / "labelled", samples), tmp_path / "plain"
+    for task in "ab":
+        (plain / task).mkdir(parents=True)
+        for file in (labelled / task).rglob("*.png"):
+            shutil.copy(file, plain / task / f"{file.parent.name}-{file.name}")
+    workspace = found("ab")
+    for root in (labelled, plain):
+        inputs = find_inputs(workspace, root)
+        assert {task: len(one) for task, one in inputs.items()} == {"a": 30, "b": 30}
+        assert all((one.labels == -1).all() for one in inputs.values())  # type: ignore[union-attr]
+    for file in sorted((plain / "a").iterdir())[10:]:
+        file.unlink()
+    with pytest.raises(SampleError, match="a has 10 inputs"):
+        find_inputs(workspace, plain)
+    with pytest.raises(SampleError, match="does not exist"):
+        find_inputs(workspace, tmp_path / "none")
+
+
+def test_the_command_picks_what_the_function_picks(
+    classifiers: Path, samples: dict[str, Samples], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images, recipe, output = write_images(tmp_path / "images", samples), tmp_path / "r.yaml", tmp_path / "picked.yaml"
+    base, tasks = classifiers / "base", [classifiers / task for task in "ab"]
+    recipe.write_text(f"base: {base}\ntasks: [{tasks[0]}, {tasks[1]}]\nmethod: ties\ndevice: cpu\n")
+    command = ["scaling", str(recipe), "--inputs", str(images), "--scalings", "0.5,1", "--output", str(output)]
+    with pytest.raises(SystemExit) as ended:
+        cli.main(command)
+    assert not ended.value.code
+    result = sftm_app.pick_scaling(base, tasks, images, "ties", scalings=(0.5, 1.0))
+    assert f"Picked: {result.picked.scaling:g}" in capsys.readouterr().out
+    assert load_recipe(output).params == result.recipe.params
+    assert result.picked == min(result.tested, key=lambda one: one.divergence)
+    with pytest.raises(SystemExit) as refused:
+        cli.main(command)
+    assert refused.value.code == 2 and "exists already" in capsys.readouterr().err
