@@ -94,7 +94,8 @@ class RolesPanel:
         # While the base stays, the panel stays as the person left it.
         if ws.base != values[self.last_base]:
             # Guessed roles should be read through.
-            shown["open"] = self.studio.preflight(ws).base.bare
+            known = self.studio.preflight(ws).architecture
+            shown["open"] = bool(known.guessed or known.unknown)
             pattern["value"] = None
         return {
             self.panel: gr.update(**shown),
