@@ -107,7 +107,7 @@ class _File:
 
 
 def attack_kills(quick: bool) -> Figure:
-    """Fail at every touch, or at one in 37 of them."""
+    """Fail at every touch, or at one in 61 of them."""
     with tempfile.TemporaryDirectory(prefix="sftm-faults-") as name:
         root, session = Path(name), plain_session()
         files = make_models(root / "models")
@@ -117,7 +117,7 @@ def attack_kills(quick: bool) -> Figure:
         merge(old, session, root / "older")
         n = count_touches(plan, session, root / "counted" / "out")
         points = [(k, action, replacing) for action in ACTIONS for replacing in (False, True) for k in range(1, n + 1)]
-        chosen = points[::37] if quick else points
+        chosen = points[::61] if quick else points
         wrong = [said for point in chosen for said in _attack(plan, old, session, root, *point)]
     note = f"{n} touches x {len(ACTIONS)} failures x (new output, replaced output)"
     return Figure("kill and fault points of a 3-shard merge", len(chosen), tuple(wrong), note)

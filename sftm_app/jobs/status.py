@@ -62,7 +62,10 @@ def _status(folder: RunFolder) -> RunStatus:
         if age > START_LIMIT_S:
             return RunStatus(folder.run_id, "died", message="The worker process never started. Start the merge again.")
         return RunStatus(folder.run_id, "starting", message="Starting the worker process")
-    last, alive = events[-1], worker_process(events) is not None
+    alive = worker_process(events) is not None
+    if not alive:
+        events = folder.events()  # it may have reported its end since
+    last = events[-1]
     progress = next((event for event in reversed(events) if isinstance(event, Progressed)), None)
     now = _progress(folder, progress)
     # The model appears complete or not at all. A worker stopped before it could report the end was done nevertheless.
