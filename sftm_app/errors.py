@@ -4,6 +4,7 @@
     ├── InputError               what was given cannot be used            (exit code 2)
     │   ├── CheckpointError      a folder or file of weights is unusable
     │   ├── HubError             a model on the hub cannot be found, reached, accessed or used
+    │   │   └── NotDownloadedError  a recipe names models of the hub that are not on this machine
     │   ├── CompatibilityError   base and tasks do not fit together; holds every problem found
     │   ├── RecipeError          a recipe or an option is invalid
     │   ├── OutputError          the output folder cannot be written
@@ -40,6 +41,19 @@ class CheckpointError(InputError):
 
 class HubError(InputError):
     """A model on the Hugging Face hub cannot be found, reached, accessed or used."""
+
+
+class NotDownloadedError(HubError):
+    """A recipe names models of the hub that are not on this machine. `base` and `tasks` are as the recipe has them."""
+
+    def __init__(self, missing: Sequence[str], base: str, tasks: Sequence[str]) -> None:
+        self.base, self.tasks = base, tuple(tasks)
+        one = len(missing) == 1
+        super().__init__(
+            f"{'This model is' if one else 'These models are'} not on this machine: {', '.join(missing)}. Download "
+            f"{'it' if one else 'them'} with `sftm fetch {' '.join(missing)}`, or in the app under From the Hugging "
+            "Face hub on the Models tab; then try again."
+        )
 
 
 class CompatibilityError(InputError):

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import HfApi, constants, hf_hub_url, snapshot_download
-from huggingface_hub.errors import LocalEntryNotFoundError
 from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
 
 from sftm_app.errors import HubError, SFTMError
@@ -82,15 +81,6 @@ def look_up(ref: HubRef, folder: Path, cache: Path) -> Download:
 def repo_folder(cache: Path, ref: HubRef) -> Path:
     """Where huggingface_hub's cache keeps a model repository."""
     return cache / f"models--{ref.repo_id.replace('/', '--')}"
-
-
-def cached_snapshot(ref: HubRef, cache: Path) -> Path | None:
-    """The snapshot that an earlier download of this revision left in the cache, if any."""
-    try:
-        folder = Path(snapshot_download(ref.repo_id, revision=ref.revision, cache_dir=cache, local_files_only=True))
-    except LocalEntryNotFoundError:
-        return None
-    return folder if any((folder / name).exists() for name in CONFIGS) else None
 
 
 def download(wanted: Download, cache: Path, report: Report) -> Path:

@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import TextIO
 
 from sftm_app.errors import ResourceError, SFTMError
-from sftm_app.hub.hub import cached_snapshot, download, look_up
+from sftm_app.hub.hub import download, look_up
 from sftm_app.hub.hub_errors import is_unreachable
 from sftm_app.hub.hub_files import unfinished_files
 from sftm_app.hub.hub_messages import ANSWER, REQUEST, Answer, Request
+from sftm_app.weights.hub_names import cached_snapshot
 
 REPORT_EVERY_S = 0.2
 # Looking waits for the hub rather than for the line.

@@ -15,12 +15,12 @@ import yaml
 
 from sftm_app.architecture.role_rules import ROLE_KINDS
 from sftm_app.devices import DEVICES
-from sftm_app.errors import RecipeError
+from sftm_app.errors import HubError, NotDownloadedError, RecipeError
 from sftm_app.methods import get_method
 from sftm_app.methods.params import NoParams, check_size_rank, make_params, refuse_unknown, values_of
 from sftm_app.methods.settings import MAX_WEIGHT, WEIGHTS
 from sftm_app.weights.file_names import INDEX_SUFFIX
-from sftm_app.weights.hub_names import hub_name
+from sftm_app.weights.hub_names import HUB_PREFIX, HubRef, cached_snapshot, hub_cache, hub_name, parse_ref
 from sftm_app.weights.regular import is_path, read_file
 
 DTYPES = {
@@ -325,6 +325,7 @@ def load_recipe(path: str | Path, start: Path | None = None) -> Recipe:
 
     Raises:
         RecipeError: the file cannot be read; see also `recipe_from_yaml`.
+        HubError: it names a model of the hub that is not in the hub's cache; see `absolute`.
     """
     file = Path(os.path.expanduser(path))
     try:
@@ -342,9 +343,15 @@ def load_recipe(path: str | Path, start: Path | None = None) -> Recipe:
 def absolute(recipe: Recipe, folder: Path | None = None) -> Recipe:
     """The recipe with absolute paths; relative ones start at `folder`, by default the one this process works in.
 
+    Base and tasks may also be models of the hub, `org/name`, `org/name@revision` or `hub:org/name`, that were
+    downloaded before. An existing folder or file takes precedence, except over `hub:`. The hub is not contacted.
+
     Raises:
         RecipeError: this process works in a folder that was removed.
+        HubError: what follows `hub:` is no model's name.
+        NotDownloadedError: models of the hub are not on this machine; names all of them.
     """
+    missing: list[str] = []
 
     def place(path: str) -> str:
         try:
@@ -354,8 +361,33 @@ def absolute(recipe: Recipe, folder: Path | None = None) -> Recipe:
                 f"{path[:500]}: the folder that this was started in does not exist any more. Give an absolute path."
             ) from None
 
+    def model(text: str) -> str:
+        here = place(text)
+        ref = _hub_ref(text, here)
+        if ref is None:
+            return here
+        found = cached_snapshot(ref, hub_cache())
+        missing.extend([] if found else [str(ref)])
+        return str(found or here)
+
     output = recipe.output
     if output.path is not None:
         output = dataclasses.replace(output, path=place(output.path))
-    tasks = tuple(dataclasses.replace(task, path=place(task.path)) for task in recipe.tasks)
-    return dataclasses.replace(recipe, base=place(recipe.base), tasks=tasks, output=output)
+    base = model(recipe.base)
+    tasks = tuple(dataclasses.replace(task, path=model(task.path)) for task in recipe.tasks)
+    if missing:
+        names = list(dict.fromkeys(missing))
+        raise NotDownloadedError(names, recipe.base, [task.path for task in recipe.tasks])
+    return dataclasses.replace(recipe, base=base, tasks=tasks, output=output)
+
+
+def _hub_ref(text: str, here: str) -> HubRef | None:
+    """The model of the hub that a text means; None for a path. here: the path that it would be."""
+    if text.startswith(HUB_PREFIX):
+        return parse_ref(text)
+    if os.path.lexists(here) or text.startswith(("/", ".", "~")) or "\\" in text:
+        return None
+    try:
+        return parse_ref(text)
+    except HubError:
+        return None

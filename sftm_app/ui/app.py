@@ -23,6 +23,7 @@ from sftm_app.ui.inspect.tab import InspectTab
 from sftm_app.ui.keeping import Parts
 from sftm_app.ui.launching import UPLOADS_KEPT_S, launch_options
 from sftm_app.ui.loading import pack_workspace
+from sftm_app.ui.merging.recipe_panel import TO_FORM
 from sftm_app.ui.merging.saving import finished_run
 from sftm_app.ui.merging.tab import MergeTab
 from sftm_app.ui.models.tab import ModelsTab
@@ -81,6 +82,11 @@ class Page:
         report_progress_on(self.address, self.blocks)
 
     @property
+    def models(self) -> ModelsTab:
+        """The Models tab."""
+        return cast(ModelsTab, self.built["models"])
+
+    @property
     def inspect(self) -> InspectTab:
         """The Inspect tab."""
         return cast(InspectTab, self.built["inspect"])
@@ -103,6 +109,10 @@ class Page:
             handle(self.use_for_merge), self.inspect.panels.inputs, {*self.merge.written, self.tabs}, **QUIET
         )
         self.merge.preview_after(used)
+        used.then(None, None, None, js=TO_FORM)
+        hub = self.models.hub
+        proposed = {self.tabs, *hub.proposed}
+        self.merge.recipe.missing.change(handle(self.propose_download), {self.merge.recipe.missing}, proposed, **QUIET)
         asked = {self.workspace, self.merge.run.run_id}
         offered = {self.tabs, *self.evaluate.offers}
         chosen = self.merge.run.evaluate.click(handle(self.evaluate_merge), asked, offered, **QUIET)
@@ -163,6 +173,13 @@ class Page:
         if run not in self.studio.runs_of(ws):
             raise InputError("This merge is of other models than those that are loaded. Load these on the Models tab.")
         return {**self.evaluate.offer_merge(ws, run.model), self.tabs: gr.Tabs(selected="evaluate")}
+
+    def propose_download(self, values: Values) -> Updates:
+        """Offer to download the models that a recipe names; the person looks at them and downloads them."""
+        if values[self.merge.recipe.missing] is None:
+            return {}
+        _, base, tasks = values[self.merge.recipe.missing]
+        return {**self.models.hub.propose(base, tasks), self.tabs: gr.Tabs(selected="models")}
 
     def show_page(self, values: Values) -> Updates:
         """Name the models in the header and in the address."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from huggingface_hub import constants
 
 from sftm_app.errors import CheckpointError, HubError, InputError
+from sftm_app.weights.file_names import ADAPTER_CONFIG_NAME, CONFIG_NAME, INDEX_NAME
 
 HUB_PREFIX = "hub:"
 MAX_REPO_ID = 96
@@ -119,6 +120,18 @@ def is_snapshot(path: Path) -> bool:
 def is_blob(path: Path) -> bool:
     """Whether a resolved path lies in the hub cache, where the links of its snapshots lead."""
     return hub_cache() in path.parents
+
+
+def cached_snapshot(ref: HubRef, cache: Path) -> Path | None:
+    """The snapshot that an earlier download of this revision left in a hub cache, if any. The hub is not contacted."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        folder = Path(snapshot_download(ref.repo_id, revision=ref.revision, cache_dir=cache, local_files_only=True))
+    except LocalEntryNotFoundError:
+        return None
+    return folder if any((folder / name).exists() for name in (CONFIG_NAME, ADAPTER_CONFIG_NAME, INDEX_NAME)) else None
 
 
 def read_source(text: str, local: Callable[[str], Path | None]) -> tuple[HubRef | Path, str]:

@@ -553,7 +553,7 @@ def test_the_merge_tab_plans_runs_and_shows_it(
     values = after(values, tab.form.write_settings(workspace, settings))
     shown = tab.preview(values)
     assert shown[tab.ready] is True
-    recipe = recipe_from_yaml(shown[tab.recipe])
+    recipe = recipe_from_yaml(shown[tab.recipe.recipe])
     assert (recipe.method, recipe.params) == (case.method.name, settings.params)
     assert f"merged by {case.method.title}" in shown[tab.plan]
     folder = create_run(studio.settings.runs_dir, replace(recipe, device="cpu"))

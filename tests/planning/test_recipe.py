@@ -7,8 +7,12 @@ from typing import Any
 
 import pytest
 import yaml
+from fake_hub import FakeHub
 
-from sftm_app.errors import RecipeError
+from sftm_app.errors import HubError, NotDownloadedError, RecipeError
+from sftm_app.hub.fetching import choose, fetch
+from sftm_app.hub.hub_look import look
+from sftm_app.hub.hub_process import HubProcess
 from sftm_app.methods import METHODS
 from sftm_app.methods.params import values_of
 from sftm_app.methods.sftm import SFTMParams
@@ -23,6 +27,7 @@ from sftm_app.planning.recipe import (
     recipe_from_yaml,
     recipe_to_yaml,
 )
+from sftm_app.weights.hub_names import HubRef
 
 EXAMPLE = """
 base: path/to/base
@@ -245,3 +250,34 @@ def test_yaml_is_plain() -> None:
     params = yaml.safe_load(recipe_to_yaml(recipe))["params"]
     assert params == values_of(recipe.params)
     assert list(params)[:3] == ["variant", "rank", "scaling"] and list(params)[-2:] == ["calibration", "depth"]
+
+
+def test_models_of_the_hub_are_found_where_they_were_downloaded(hub: FakeHub, tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("base: org/base\ntasks: [org/a@main, 'hub:org/b', {path: org/a, name: again}, ./org/c]")
+    with pytest.raises(NotDownloadedError) as caught:
+        load_recipe(recipe)
+    assert "org/base, org/a@main, org/b, org/a. Download them with `sftm fetch org/base" in str(caught.value)
+    assert (caught.value.base, caught.value.tasks[1]) == ("org/base", "hub:org/b")
+    assert not hub.served, "reading a recipe contacts nobody"
+
+    chosen = choose("org/base", ["org/a", "org/b"], None, lambda text: None)
+    folders = fetch(look(chosen, HubProcess()), HubProcess()).folders
+    loaded = load_recipe(recipe)
+    named = {ref.repo_id: str(path) for ref, path in folders.items() if isinstance(ref, HubRef)}
+    assert loaded.base == named["org/base"]
+    assert [task.path for task in loaded.tasks] == [
+        named["org/a"],
+        named["org/b"],
+        named["org/a"],
+        str(tmp_path / "org" / "c"),
+    ]
+    assert [task.name for task in loaded.tasks] == ["a-main", "b", "again", "c"]
+
+    # A folder of this name next to the recipe takes precedence, except over `hub:`.
+    (tmp_path / "org" / "b").mkdir(parents=True)
+    recipe.write_text("base: org/base\ntasks: [org/b, 'hub:org/b']")
+    assert [task.path for task in load_recipe(recipe).tasks] == [str(tmp_path / "org" / "b"), named["org/b"]]
+    recipe.write_text("base: hub:nothing/x/y\ntasks: [org/b]")
+    with pytest.raises(HubError, match="neither a folder"):
+        load_recipe(recipe)

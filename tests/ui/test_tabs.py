@@ -408,7 +408,7 @@ def test_one_change_of_a_control_makes_one_plan(
     values = values_of(merge_tab.form, merge_tab.inputs, workspace=workspace) | {merge_tab.planned: ""}
     shown = merge_tab.preview(values)
     assert len(plans) == 1 and shown[merge_tab.ready] and set(shown) == merge_tab.previewed
-    assert recipe_from_yaml(shown[merge_tab.recipe]) == plans[0]
+    assert recipe_from_yaml(shown[merge_tab.recipe.recipe]) == plans[0]
     assert merge_tab.preview(values | {merge_tab.planned: shown[merge_tab.planned]}) == {} and len(plans) == 1
     # Start plans nothing: its worker does.
     started: list[Any] = []
@@ -440,7 +440,7 @@ def test_a_recipe_is_shown_by_the_controls_as_it_is(studio: Studio, merge_tab: M
     )
     file = tmp_path / "recipe.yaml"
     file.write_text(recipe_to_yaml(made))
-    loaded = merge_tab.use_recipe({merge_tab.upload: str(file)})
+    loaded = merge_tab.recipe.use({merge_tab.recipe.upload: str(file)})
     shown = loaded | merge_tab.open_workspace(loaded)
     again = merge_tab.form.read(after(values_of(merge_tab, merge_tab.inputs), shown))
     root = studio.settings.models_dir

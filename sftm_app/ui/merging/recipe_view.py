@@ -125,15 +125,21 @@ def rank_costs_html(studio: Studio, ws: Workspace, recipe: Recipe) -> Html:
     return table(["rank", "keeps", "worst layer keeps", "size", "worst layer"], rows, [0, 1, 2, 3], caption)
 
 
-def open_recipe(studio: Studio, path: Path) -> tuple[Workspace, Recipe]:
-    """The workspace of an uploaded recipe, and the recipe; relative paths in it start at the models folder.
+def open_recipe(studio: Studio, path: Path, start: Path | None = None) -> tuple[Workspace, Recipe]:
+    """The workspace of a recipe, and the recipe.
+
+    Args:
+        studio: says which folders may be read.
+        path: the file.
+        start: where relative paths in it start; None for the models folder, because an upload has no folder.
 
     Raises:
         RecipeError: it is not a recipe.
+        NotDownloadedError: it names models of the hub that are not on this machine.
         InputError: a path is not allowed, or base and tasks do not fit.
     """
     try:
-        recipe = load_recipe(path, studio.settings.models_dir)
+        recipe = load_recipe(path, start or studio.settings.models_dir)
     except RecipeError as error:
         # The person knows the file by its name, not by where the upload was stored.
         raise RecipeError(str(error).replace(str(path), path.name)) from None

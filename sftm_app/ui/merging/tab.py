@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import time
-from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -18,10 +15,10 @@ from sftm_app.planning.recipe import Recipe, recipe_from_yaml, recipe_to_yaml
 from sftm_app.ui.handlers import QUIET, Updates, Values, handle, show_warning, when_set
 from sftm_app.ui.keeping import Parts
 from sftm_app.ui.merging.comparison_panel import ComparisonPanel
-from sftm_app.ui.merging.comparison_view import FORM
 from sftm_app.ui.merging.differences import differs_html
 from sftm_app.ui.merging.form import MergeForm, recipe_from_text, recipe_of, recipe_to_text
-from sftm_app.ui.merging.recipe_view import command_html, download_html, open_recipe, plan_html, rank_costs_html
+from sftm_app.ui.merging.recipe_panel import NO_RUN, RecipePanel
+from sftm_app.ui.merging.recipe_view import plan_html, rank_costs_html
 from sftm_app.ui.merging.run_panel import RunPanel
 from sftm_app.ui.merging.search_panel import SearchPanel
 from sftm_app.ui.studio import Studio
@@ -29,10 +26,6 @@ from sftm_app.ui.widgets import LinkedHtml
 from sftm_app.ui.widgets.blocks import block, no_models
 from sftm_app.ui.widgets.html import notice
 from sftm_app.ui.workspace import Workspace
-
-# What is kept where no run is on show.
-NO_RUN = "none"
-TO_FORM = f"() => {{ document.querySelector('#{FORM}')?.scrollIntoView({{block: 'center'}}); }}"
 
 
 class MergeTab:
@@ -56,7 +49,7 @@ class MergeTab:
         with gr.Row(visible=False, equal_height=False) as self.body:
             with gr.Column(scale=2, min_width=320):
                 self.form = MergeForm(studio, workspace)
-                self._lay_out_recipe()
+                self.recipe = RecipePanel(studio, workspace)
             with gr.Column(scale=3, min_width=360, elem_classes="sf-stack"):
                 # At the top, where it stays in sight while the form is scrolled.
                 with gr.Row(elem_classes="sf-start"):
@@ -71,18 +64,8 @@ class MergeTab:
             self.search = SearchPanel(studio, workspace, read, form)
         self.inputs: set[Any] = self.form.inputs
         self.written: set[Any] = self.form.settings | self.run.outputs
-        self.previewed: set[Any] = {self.recipe, self.command, self.download, self.plan, self.ready, self.planned}
+        self.previewed: set[Any] = {*self.recipe.views, self.plan, self.ready, self.planned}
         self._wire()
-
-    def _lay_out_recipe(self) -> None:
-        with gr.Accordion("Recipe and command line", open=False):
-            self.recipe = gr.Code(label="Recipe (YAML)", language="yaml", interactive=False, elem_id="recipe")
-            with gr.Row():
-                self.download = block(elem_id="recipe-download")
-                self.upload = gr.UploadButton(
-                    "Use a recipe file", file_types=[".yaml", ".yml"], size="md", elem_id="recipe-upload"
-                )
-            self.command = block()
 
     def _wire(self) -> None:
         opening = {self.empty, self.body, self.below, self.planned, *self.form.written, *self.run.outputs}
@@ -123,8 +106,6 @@ class MergeTab:
         # One at a time over all pages, so that two clicks at the same moment start one run.
         begun = {*self.run.outputs, self.kept_run.shown}
         self.start.click(handle(self.begin), self.inputs, begun, trigger_mode="once", concurrency_limit=1, **QUIET)
-        uploaded = self.upload.upload(handle(self.use_recipe), {self.upload}, self.workspace, **QUIET)
-        uploaded.success(None, None, None, js=TO_FORM)
         for used in (self.comparison.wire(self.take, self.written), *self.search.wire(self.take, self.written)):
             self.preview_after(used)
         opened.then(handle(self.search.restore), {self.workspace}, self.search.opened, **QUIET)
@@ -209,9 +190,7 @@ class MergeTab:
             problem = notice("warning", "These settings do not work", error)
             return {self.plan: problem, self.ready: False, self.planned: ""}
         return {
-            self.recipe: text,
-            self.command: command_html(),
-            self.download: download_html(text),
+            **self.recipe.show(text),
             self.plan: plan_html(plan),
             self.ready: not is_over_budget(plan),
             self.planned: text,
@@ -231,9 +210,3 @@ class MergeTab:
         shown = self.run.start(self.form.read(values))
         # At once: a page that is reloaded before its next event, when the merge is done, shows this run too.
         return {**shown, **self.kept_run.note(values[self.workspace], shown[self.run.run_id])}
-
-    def use_recipe(self, values: Values) -> Updates:
-        """Load the models of an uploaded recipe; its settings are shown as those of an address are."""
-        ws, recipe = open_recipe(self.studio, Path(values[self.upload]))
-        asked = ("merge", recipe_to_text(recipe, self.studio.settings.device)), ("run", NO_RUN)
-        return {self.workspace: replace(ws, asked=asked, visit=time.monotonic_ns())}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ class HubPanel:
 
     def _lay_out(self) -> None:
         first = next(iter(PRESETS))
-        with gr.Accordion("From the Hugging Face hub", open=False, elem_id="hub"):
+        with gr.Accordion("From the Hugging Face hub", open=False, elem_id="hub") as self.box:
             block(_contact())
             self.preset = UncheckedDropdown(
                 [(one.title, one.name) for one in PRESETS.values()] + [("Models of your own choice", OWN)],
@@ -76,6 +77,7 @@ class HubPanel:
             self.shown = block(elem_id="hub-status")
         self.timer = gr.Timer(0.4, active=False)
         self.view: set[Any] = {self.shown, self.look, self.fetch, self.cancel, self.timer}
+        self.proposed: set[Any] = {self.box, self.preset, self.about, self.own, self.base, self.tasks}
 
     def show(self) -> Updates:
         """Where the look or the download stands."""
@@ -87,6 +89,17 @@ class HubPanel:
             self.fetch: gr.update(interactive=ready),
             self.cancel: gr.update(interactive=now.active),
             self.timer: gr.Timer(active=now.active or now.fetched is not None),
+        }
+
+    def propose(self, base: str, tasks: Sequence[str]) -> Updates:
+        """Fill in models of the person's own choice, to be looked at with a click."""
+        return {
+            self.box: gr.update(open=True),
+            self.preset: OWN,
+            self.about: about_html(OWN),
+            self.own: gr.update(visible=True),
+            self.base: base,
+            self.tasks: "\n".join(tasks),
         }
 
     def show_preset(self, values: Values) -> Updates:

@@ -43,7 +43,7 @@ class ModelsTab:
         self.report = block(_nothing(), elem_id="preflight")
         TokenizerPanel(studio, workspace)
         RolesPanel(studio, workspace)
-        HubPanel(studio, workspace, page)
+        self.hub = HubPanel(studio, workspace, page)
         for pack, demo in demos:
             demo.click(handle(partial(self.load_demo, pack)), None, workspace, **QUIET)
         loaded = {workspace, self.report}
