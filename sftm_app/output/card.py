@@ -72,7 +72,7 @@ def public_name(checkpoint: Checkpoint) -> str:
 def _front_matter(plan: Plan) -> dict[str, Any]:
     # The hub knows models by their names alone; the table has the commits.
     sources = [public_name(checkpoint).partition("@")[0] for checkpoint in plan.preflight.checkpoints]
-    library = "peft" if plan.writes_adapter else None if plan.preflight.base.bare else "transformers"
+    library = "peft" if plan.writes_adapter else None if plan.preflight.architecture.guessed else "transformers"
     return {
         "base_model": base_name(plan) if plan.writes_adapter else sources,
         "base_model_relation": "adapter" if plan.writes_adapter else "merge",
@@ -99,8 +99,8 @@ def _task_table(plan: Plan, report: Report) -> list[str]:
 
 
 def _how_to_load_adapter(plan: Plan) -> list[str]:
-    base = plan.preflight.base
-    model = "AutoModel" if base.bare or base.architecture == "unknown" else base.architecture
+    base, known = plan.preflight.base, not plan.preflight.architecture.guessed
+    model = base.architecture if known and base.architecture != "unknown" else "AutoModel"
     return [
         "This is one LoRA adapter. To use it:",
         "",
@@ -117,7 +117,7 @@ def _how_to_load_head(plan: Plan) -> list[str]:
     tasks = zip(plan.preflight.tasks, plan.preflight.matches, strict=True)
     task = next(task for task, match in tasks if match.heads)
     model = task.checkpoint.architecture
-    if plan.preflight.base.bare or not task.checkpoint.config:
+    if plan.preflight.architecture.guessed or not task.checkpoint.config:
         return [f"Each task keeps its own head, as tensors in a file such as `heads/{task.name}.safetensors`."]
     return [
         "Each task keeps its own head. To use one:",

@@ -63,7 +63,7 @@ def adapter_slots(plan: Plan) -> dict[str, Slot]:
     rename = _renaming(found, in_memory)
     slots = {}
     for entry in plan.entries:
-        paths = in_memory.get(entry.name, (entry.name,) if found.base.bare else ())
+        paths = in_memory.get(entry.name, (entry.name,) if found.architecture.guessed else ())
         slots[entry.name] = _slot(plan, entry, tuple(map(rename, paths)))
     return slots
 
@@ -95,7 +95,7 @@ def _slot(plan: Plan, entry: PlanEntry, paths: tuple[str, ...]) -> Slot:
         )
         return Slot(Form.TABLE_PAIR, paths, module if saved_whole else "")
     is_linear_map = bool(entry.parts) and not entry.in_experts
-    if entry.pairs or (is_linear_map and (found.base.bare or owner.module in _TARGETS)):
+    if entry.pairs or (is_linear_map and (found.architecture.guessed or owner.module in _TARGETS)):
         return Slot(Form.PAIR, paths)
     return Slot(Form.NONE, paths)
 
