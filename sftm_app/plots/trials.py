@@ -8,8 +8,24 @@ from typing import Any
 
 import plotly.graph_objects as go
 
+from sftm_app.methods import METHODS
 from sftm_app.plots.bars import bar
-from sftm_app.plots.style import ACCENT, INK, MUTED, Series, make_figure, make_message, plot_text, ticks
+from sftm_app.plots.style import (
+    ACCENT,
+    INK,
+    MUTED,
+    PATTERNS,
+    Series,
+    make_figure,
+    make_message,
+    method_colour,
+    method_pattern,
+    plot_text,
+    ticks,
+)
+
+# What hatching is for bars: methods of one colour have different shapes.
+SYMBOLS = ("circle", "square", "diamond", "triangle-up")
 
 
 @dataclass(frozen=True)
@@ -20,16 +36,14 @@ class TrialPoint:
         number: of the trial, from 0; a click reports it.
         name: its settings in words.
         x, y: the shares of two tasks' own accuracies, from 0.
-        colour: of its method.
-        group: its method.
+        method: the name of its method, which gives colour and shape.
     """
 
     number: int
     name: str
     x: float
     y: float
-    colour: str
-    group: str
+    method: str
 
 
 def pareto_front(points: Sequence[TrialPoint]) -> tuple[TrialPoint, ...]:
@@ -51,8 +65,8 @@ def trials_figure(points: Sequence[TrialPoint], x: str, y: str, best: int | None
     """
     if not points:
         return make_message("trials", "No trial has been measured yet.")
-    groups = {point.group: point.colour for point in points}
-    data = [_dots([one for one in points if one.group == group], group, colour) for group, colour in groups.items()]
+    methods = [name for name in METHODS if any(point.method == name for point in points)]
+    data = [_dots([one for one in points if one.method == method], method) for method in methods]
     front = pareto_front(points)
     # Between two trials, what the one further right keeps of the other task can be had.
     line = {"color": MUTED, "width": 1.5, "shape": "vh", "dash": "dot"}
@@ -84,7 +98,8 @@ def _axis(task: str) -> dict[str, Any]:
     return {"title": {"text": f"{plot_text(task, 40)}: share of its own model's accuracy"}, "tickformat": ".0%"}
 
 
-def _dots(points: Sequence[TrialPoint], group: str, colour: str) -> dict[str, Any]:
+def _dots(points: Sequence[TrialPoint], method: str) -> dict[str, Any]:
+    symbol = SYMBOLS[PATTERNS.index(method_pattern(method))]
     return {
         "type": "scatter",
         "mode": "markers",
@@ -92,8 +107,8 @@ def _dots(points: Sequence[TrialPoint], group: str, colour: str) -> dict[str, An
         "y": [one.y for one in points],
         "text": [plot_text(one.name, 120) for one in points],
         "customdata": [["trial", one.number] for one in points],
-        "name": plot_text(group),
-        "marker": {"color": colour, "size": 8, "opacity": 0.8, "line": {"width": 0}},
+        "name": plot_text(METHODS[method].title),
+        "marker": {"color": method_colour(method), "symbol": symbol, "size": 9, "opacity": 0.85, "line": {"width": 0}},
         "hovertemplate": "%{text}<br><b>%{x:.1%}</b>, <b>%{y:.1%}</b><extra></extra>",
     }
 

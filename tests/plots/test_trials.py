@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from sftm_app.methods import METHODS
 from sftm_app.plots.trials import TrialPoint, importance_figure, pareto_front, trials_figure
 
 
-def point(number: int, x: float, y: float, group: str = "one") -> TrialPoint:
-    return TrialPoint(number, f"trial <b>{number}</b>", x, y, "#0072b2", group)
+def point(number: int, x: float, y: float, method: str = "sftm") -> TrialPoint:
+    return TrialPoint(number, f"trial <b>{number}</b>", x, y, method)
 
 
-POINTS = [point(0, 0.5, 0.9), point(1, 0.9, 0.5), point(2, 0.4, 0.8), point(3, 0.7, 0.7, "two"), point(4, 0.9, 0.5)]
+POINTS = [point(0, 0.5, 0.9), point(1, 0.9, 0.5), point(2, 0.4, 0.8), point(3, 0.7, 0.7, "ties"), point(4, 0.9, 0.5)]
 
 
 def test_the_front_holds_what_nothing_beats() -> None:
@@ -34,3 +35,11 @@ def test_importances_are_bars() -> None:
     figure = importance_figure({"scaling": 0.7, "weights": 0.3})
     assert list(figure.data[0].x) == [0.7, 0.3] and list(figure.layout.yaxis.ticktext) == ["scaling", "weights"]
     assert "Too few trials" in importance_figure({}).layout.annotations[0].text
+
+
+def test_methods_of_one_colour_have_different_shapes() -> None:
+    points = [point(number, 0.1 * number, 0.5, method) for number, method in enumerate(METHODS)]
+    looks = [
+        (one.marker.color, one.marker.symbol) for one in trials_figure(points, "a", "b").data if one.mode == "markers"
+    ]
+    assert len(set(looks)) == len(METHODS)

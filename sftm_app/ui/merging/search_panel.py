@@ -68,6 +68,8 @@ class SearchPanel:
         self.read_form, self.form_inputs = read_form, form_inputs
         # What the table and the plots show, so that they are not replaced under the person's hand.
         self.drawn = gr.State(None)
+        # Whether a person chose the tasks on the axes of the plot.
+        self.chosen = gr.State(False)
         self.timer = gr.Timer(0.5, active=False)
         with gr.Accordion("Find the best merge on your own samples", open=False, elem_id=SECTION) as self.fold:
             block(
@@ -82,7 +84,18 @@ class SearchPanel:
             self.table = LinkedHtml(elem_id="search-table")
             self._lay_out_plots()
         self.views: set[Any] = {self.progress, self.best, self.table, self.drawn, self.timer, self.start, self.stop}
-        self.views |= {self.cancel, self.plots, self.chart, self.x, self.y, self.mattered, self.picked, self.fold}
+        self.views |= {
+            self.cancel,
+            self.plots,
+            self.chart,
+            self.x,
+            self.y,
+            self.chosen,
+            self.beside,
+            self.mattered,
+            self.picked,
+            self.fold,
+        }
         self.form: set[Any] = {self.methods, self.where, self.limit, self.trials, self.minutes, self.weighted}
         self.opened: set[Any] = self.form | self.views
 
@@ -152,18 +165,17 @@ class SearchPanel:
                     self.chart = PlotlyView(
                         label="Trials by what they keep of two tasks", filename="trials", elem_id="search-chart"
                     )
-                with gr.Column(scale=2, min_width=280):
+                with gr.Column(scale=2, min_width=280, visible=False) as self.beside:
                     self.mattered = PlotlyView(
                         label="Settings of the best method that mattered",
                         filename="importances",
-                        visible=False,
                         elem_id="search-importances",
                     )
             self.picked = LinkedHtml(elem_id="search-picked")
 
     def wire(self, write: Callable[[Workspace, MergeSettings], Updates], written: set[Any]) -> list[Any]:
         """Connect the components. write: shows settings in the form, updating `written`; returns the events of it."""
-        shown = {self.workspace, self.drawn, self.x, self.y}
+        shown = {self.workspace, self.drawn, self.chosen, self.x, self.y}
         asked = self.form | self.form_inputs | {self.workspace}
         self.start.click(handle(self.begin), asked, self.views, trigger_mode="once", concurrency_limit=1, **QUIET)
         self.stop.click(handle(self.end), shown, self.views, **QUIET)
@@ -173,7 +185,7 @@ class SearchPanel:
             [when_set(self.x), when_set(self.y)],
             handle(self.draw),
             {self.workspace, self.x, self.y},
-            self.chart,
+            {self.chart, self.chosen},
             trigger_mode="always_last",
             **QUIET,
         )
@@ -270,7 +282,7 @@ class SearchPanel:
         Args:
             ws: the workspace.
             drawn: what the page shows of the search already.
-            pair: the tasks on the axes of the plot.
+            pair: the tasks on the axes of the plot, if a person chose them.
         """
         board = self.studio.searches.board(workspace_key(ws))
         if board is None:
@@ -282,7 +294,7 @@ class SearchPanel:
             shown |= {self.best: search_best(board), self.table: search_table(ws, board), self.drawn: board.drawn}
             shown |= self._plots(board, (None, None) if drawn is None else pair)
             if drawn is None:
-                shown |= {self.fold: gr.update(open=True), self.picked: ""}
+                shown |= {self.fold: gr.update(open=True), self.picked: "", self.chosen: False}
         return shown
 
     def _plots(self, board: SearchBoard, pair: tuple[object, object]) -> Updates:
@@ -291,7 +303,7 @@ class SearchPanel:
             return {self.plots: gr.update(visible=False)}
         mattered = importance_plot(board)
         shown: Updates = {self.plots: gr.update(visible=True)}
-        shown[self.mattered] = gr.update(value=mattered, visible=mattered is not None)
+        shown |= {self.beside: gr.update(visible=mattered is not None), self.mattered: mattered}
         if not all(task in tasks for task in pair):
             pair = opposed
             shown[self.x] = gr.update(choices=tasks, value=pair[0])
@@ -302,7 +314,7 @@ class SearchPanel:
         """Show the trials on two other tasks."""
         board = self.studio.searches.board(workspace_key(values[self.workspace]))
         x, y = values[self.x], values[self.y]
-        return {} if board is None or not x or not y else {self.chart: trials_plot(board, x, y)}
+        return {} if board is None or not x or not y else {self.chart: trials_plot(board, x, y), self.chosen: True}
 
     def pick(self, values: Values, event: gr.EventData) -> Updates:
         """Say what settings a trial had that was clicked in the plot."""
@@ -324,7 +336,8 @@ class SearchPanel:
 
     def watch(self, values: Values) -> Updates:
         """Show how far the search is."""
-        return self.show(values[self.workspace], values[self.drawn], (values[self.x], values[self.y]))
+        pair = (values[self.x], values[self.y]) if values[self.chosen] else (None, None)
+        return self.show(values[self.workspace], values[self.drawn], pair)
 
     def settings_of(self, ws: Workspace, selection: Selection | None) -> MergeSettings | None:
         """The settings whose link was clicked; None for anything else, for it comes from the browser."""

@@ -7,10 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from sftm_app.methods import METHODS
 from sftm_app.methods.params import controls
 from sftm_app.methods.settings import MergeSettings
-from sftm_app.plots.style import method_colour
 from sftm_app.plots.trials import TrialPoint, importance_figure, trials_figure
 from sftm_app.tuning.importance import importances
 from sftm_app.tuning.search import Search
@@ -113,8 +111,7 @@ def trials_plot(board: SearchBoard, x: str, y: str) -> Any:
             settings_title(one.settings),
             one.correct[x] / own_x,
             one.correct[y] / own_y,
-            method_colour(one.settings.method),
-            METHODS[one.settings.method].title,
+            one.settings.method,
         )
         for number, one in enumerate(now.tried)
         if one.correct
