@@ -179,7 +179,7 @@ def _tasks_table(scores: ScoreTable, models: Sequence[Candidate], caption: str) 
     """Tasks x models, each with its interval; the mean first."""
 
     def cells(found: Sequence[Score | None]) -> list[object]:
-        return [with_interval(score, bold=place == len(found) - 1) for place, score in enumerate(found)]
+        return [with_interval(score, "·", place == len(found) - 1, "<br>") for place, score in enumerate(found)]
 
     rows: list[list[object]] = [[strong("Mean"), *cells([scores.mean(model.key) for model in models])]]
     rows += [[task_title(scores, t), *cells([scores.score(m.key, t) for m in models])] for t in scores.tasks]

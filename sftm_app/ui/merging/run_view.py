@@ -19,7 +19,7 @@ from sftm_app.plots.preservation import ErrorSeries, preservation
 from sftm_app.plots.style import method_colour
 from sftm_app.ui.naming import distinct_names
 from sftm_app.ui.studio import Studio
-from sftm_app.ui.widgets.html import Html, code, hint, join, notice, progress, stack, stat, stats
+from sftm_app.ui.widgets.html import Html, code, details, hint, join, notice, progress, stack, stat, stats
 from sftm_app.ui.wording import BASELINE, ERRORS_HELP, params_in_words
 from sftm_app.units import format_bytes, format_count, format_duration
 from sftm_app.weights.hub_names import short_name
@@ -74,7 +74,8 @@ def result_html(report: Report) -> Html:
     listed = " and ".join([", ".join(tasks[:-1]), tasks[-1]]) if len(tasks) > 1 else tasks[0]
     merged = hint(join([f"Merged {listed} (base: ", code(base), ")."]))
     warnings = [notice("warning", "Warnings", items=report.warnings)] if report.warnings else []
-    account = [notice("info", "What became of the tasks' tensors", items=report.account)] if report.account else []
+    lines = stack(*map(hint, report.account))
+    account = [details("What became of the tasks' tensors", lines)] if report.account else []
     return stack(merged, stats(figures), *warnings, *account)
 
 
