@@ -104,6 +104,13 @@ def read_pair(read: TensorReader, pair: LoraPair, expert: int | None = None) -> 
         pair: where its factors are.
         expert: which linear map, where the pair is of a whole stack.
     """
+    made = [_read_one(read, one, expert) for one in pair.each]
+    if len(made) == 1:
+        return made[0]
+    return LowRank(torch.cat([one.left for one in made], 1), torch.cat([one.right for one in made]))
+
+
+def _read_one(read: TensorReader, pair: LoraPair, expert: int | None) -> LowRank:
     A, B = read.finite(pair.a, COMPUTE_DTYPE), read.finite(pair.b, COMPUTE_DTYPE)
     if pair.flipped:
         A, B = A.T, B.T
@@ -114,7 +121,11 @@ def read_pair(read: TensorReader, pair: LoraPair, expert: int | None = None) -> 
         B = B.reshape(len(B), pair.rank, pair.n_experts)[:, :, index]
     if pair.rows is not None:
         B = B[slice(*pair.rows)]
-    return LowRank((B.reshape(len(B), -1) * pair.scaling).contiguous(), A.reshape(len(A), -1).contiguous())
+    left = (B.reshape(len(B), -1) * pair.scaling).contiguous()
+    if pair.within is not None:
+        start, stop, rows = pair.within
+        left = torch.cat([left.new_zeros(start, left.shape[1]), left, left.new_zeros(rows - stop, left.shape[1])])
+    return LowRank(left, A.reshape(len(A), -1).contiguous())
 
 
 def part_of(change: Delta, part: Part | None) -> Delta:

@@ -66,8 +66,7 @@ def _fates(plan: Plan, index: int) -> Iterator[tuple[str, tuple[str, str]]]:
     for entry in plan.entries:
         source = entry.sources[index]
         if isinstance(source, LoraPair):
-            yield source.a, _fate(entry)
-            yield source.b, _fate(entry)
+            yield from ((name, _fate(entry)) for one in source.each for name in (one.a, one.b))
         elif source is not None:
             yield source, _fate(entry)
     heads = {head.removeprefix(PEFT_PREFIX) for head in plan.preflight.matches[index].heads}

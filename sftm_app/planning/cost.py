@@ -131,7 +131,7 @@ def _task_bytes(plan: Plan, entry: PlanEntry) -> int:
     for task, source in zip(plan.preflight.tasks, entry.sources, strict=True):
         tensors = task.checkpoint.tensors
         if isinstance(source, LoraPair):
-            total += sum(tensors[name].n_bytes for name in (source.a, source.b))
+            total += sum(tensors[name].n_bytes for one in source.each for name in (one.a, one.b))
         elif source is not None:
             total += tensors[source].n_bytes
     # Each part reads the whole tensor, except where it is one expert of a stack.

@@ -12,6 +12,7 @@ from sftm_app.architecture.architecture import Architecture
 from sftm_app.architecture.known_architectures import ArchitectureCache
 from sftm_app.preflight.adapter_paths import find_paths, mangled_paths
 from sftm_app.preflight.expert_pairs import find_stacks, pairs_of
+from sftm_app.preflight.fused_pairs import find_rows, join
 from sftm_app.preflight.matching import Match
 from sftm_app.preflight.mismatches import MAX_NAMED, listing
 from sftm_app.weights.adapter_config import AdapterConfig, LoraPair
@@ -144,6 +145,13 @@ def _match_pairs(sides: _Sides) -> tuple[dict[str, LoraPair], list[str]]:
         if sides.is_tied(path):
             if ours is None or not _is_same_as_table(sides, module, ours):
                 tied.append(module)
+        elif ours is None and (place := find_rows(_own_path(module, sides.adapter), sides.architecture)):
+            made = _pair_on_rows(sides, module, *place)
+            if isinstance(made, str):
+                misfits.append(made)
+            else:
+                name = place[0]
+                pairs[name] = join(pairs[name], made) if name in pairs else made
         elif ours is None:
             lost.append(module)
         elif ours in pairs:
@@ -158,9 +166,7 @@ def _match_pairs(sides: _Sides) -> tuple[dict[str, LoraPair], list[str]]:
     if halves:
         problems.append(f"half of a pair is missing at {listing(halves)}. The file is incomplete: save it again.")
     if lost:
-        problems.append(
-            f"changes {len(lost)} modules that the base lacks: {listing(lost)}. {_lost_hint(sides.adapter)}"
-        )
+        problems.append(f"changes {len(lost)} modules that the base lacks: {listing(lost)}. {_lost_hint(sides, lost)}")
     if tied:
         problems.append(f"changes {listing(tied)}, {_TIED}.")
     if len(misfits) > MAX_NAMED:
@@ -168,12 +174,44 @@ def _match_pairs(sides: _Sides) -> tuple[dict[str, LoraPair], list[str]]:
     return pairs, problems + misfits
 
 
-def _lost_hint(adapter: AdapterConfig) -> str:
-    if adapter.format == "PEFT":
+def _pair_on_rows(sides: _Sides, module: str, ours: str, within: tuple[int, int, int]) -> LoraPair | str:
+    """The pair at a module whose weight is some rows of the base's tensor `ours`."""
+    start, stop, rows = within
+    a, b = (sides.names.factors[module][half] for half in "AB")
+    A, B = (sides.shape(name)[::-1] if sides.adapter.flipped else sides.shape(name) for name in (a, b))
+    stored = sides.base.tensors[ours].shape
+    rank = sides.adapter.rank_at(module) or A[0]
+    if (
+        len(A) != 2
+        or len(B) != 2
+        or A[0] != B[1]
+        or rank != A[0]
+        or (B[0], A[1], rows) != (stop - start, *stored[::-1])
+    ):
+        return (
+            f"A {list(A)} and B {list(B)} at {module} do not fit rows {start} to {stop} of {ours!r} {list(stored)}. "
+            "It was trained on another base, or its config is another one's."
+        )
+    alpha = sides.adapter.alpha_names.get(module)
+    of_file = sides.adapter.r == 0 or alpha
+    scaling = _scaling(sides, alpha, rank) if of_file else sides.adapter.scaling_at(module)
+    size = torch.Size(A).numel() + torch.Size(B).numel()
+    return LoraPair(a, b, rank, scaling, size, flipped=sides.adapter.flipped, within=within)
+
+
+def _lost_hint(sides: _Sides, lost: Sequence[str]) -> str:
+    prefix, shapes = sides.architecture.backbone_prefix, sides.architecture.shapes
+    paths = [_own_path(module, sides.adapter) for module in lost]
+    if any(f"{path}.weight" in shapes or f"{prefix}{path}.weight" in shapes for path in paths):
+        return (
+            "The model has such modules, but the base's files hold them inside larger tensors, in an order of their "
+            "own. Merge the adapter into its base with PEFT (`merge_and_unload`) and pick the result."
+        )
+    if sides.adapter.format == "PEFT":
         return "It was trained on another base."
     return (
-        f"It was trained on another base, or {adapter.format} has names of its own for this model. Convert the file to "
-        "PEFT's format with the tool that wrote it, or merge it into its base there and pick the result."
+        f"It was trained on another base, or {sides.adapter.format} has names of its own for this model. Convert the "
+        "file to PEFT's format with the tool that wrote it, or merge it into its base there and pick the result."
     )
 
 

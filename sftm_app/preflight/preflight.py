@@ -56,6 +56,11 @@ class Preflight:
         return self.base, *(task.checkpoint for task in self.tasks)
 
     @property
+    def moves_rows(self) -> bool:
+        """Whether some tables are read in another order of rows than they are stored in."""
+        return any(checkpoint.rows for checkpoint in self.checkpoints)
+
+    @property
     def needs_tokenizer(self) -> bool:
         """Whether nothing is wrong but that a person has to choose a tokenizer."""
         return bool(self.problems) and self.problems == self.tokenizers.problems and self.tokenizers.choosable
@@ -313,4 +318,4 @@ def _differs(base: TensorReader, task: TensorReader, ours: str, theirs: str, dty
 
 def _acts(read: TensorReader, pair: LoraPair) -> bool:
     """Whether a LoRA pair changes anything. Training starts with B = 0, which does not."""
-    return bool(pair.scaling and read(pair.b).float().any() and read(pair.a).float().any())
+    return any(one.scaling and read(one.b).float().any() and read(one.a).float().any() for one in pair.each)

@@ -62,6 +62,9 @@ class LoraPair:
             experts), as PEFT saves them for a bare parameter; 0 for a single linear map.
         expert: which of them this weight is; None for the whole stack.
         rows: the rows of B that this weight has, where it is one of several that a module holds as one.
+        within: the first row of the weight that B changes, the row after the last, and the number of all rows, where it
+            does not change all of them.
+        rest: further pairs that change other rows of the same weight. `rank` is then that of all together.
     """
 
     a: str
@@ -74,6 +77,13 @@ class LoraPair:
     n_experts: int = 0
     expert: int | None = None
     rows: tuple[int, int] | None = None
+    within: tuple[int, int, int] | None = None
+    rest: tuple[LoraPair, ...] = ()
+
+    @property
+    def each(self) -> tuple[LoraPair, ...]:
+        """This pair, and the further pairs of the same weight."""
+        return self, *self.rest
 
 
 @dataclass(frozen=True)

@@ -188,6 +188,29 @@ def test_a_text_adapter_fits_the_language_model_of_a_vision_language_model(tmp_p
         assert_close(change, 2.0 * factors[path.format(layer, "B")] @ factors[path.format(layer, "A")])
 
 
+def test_modules_that_the_files_hold_in_one_matrix(tmp_path: Path) -> None:
+    """transformers splits Nomic BERT's Wqkv in three; pairs on two of them change their rows."""
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
+    model = hf.AutoModel.from_config(hf.AutoConfig.for_model("nomic_bert", vocab_size=20, **sizes))
+    model.save_pretrained(tmp_path / "base")
+    (name,) = (name for name in load_file(tmp_path / "base" / "model.safetensors") if name.endswith("Wqkv.weight"))
+    linear = [path for path, _ in model.named_modules() if path.endswith(("self_attn.q_proj", "self_attn.v_proj"))]
+    factors, expected = {}, torch.zeros(48, 16)
+    for path in linear:
+        A, B = torch.randn(2, 16), torch.randn(16, 2)
+        factors |= {f"base_model.model.{path}.lora_A.weight": A, f"base_model.model.{path}.lora_B.weight": B}
+        start = 0 if path.endswith("q_proj") else 32
+        expected[start : start + 16] = 2.0 * B @ A
+    (tmp_path / "task").mkdir()
+    save_file(factors, tmp_path / "task" / "adapter_model.safetensors")
+    settings = {"peft_type": "LORA", "r": 2, "lora_alpha": 4}
+    (tmp_path / "task" / "adapter_config.json").write_text(json.dumps(settings))
+    found = changed(tmp_path, tmp_path / "task")
+    assert set(found) == {name}
+    assert_close(found[name], expected)
+
+
 def test_why_an_adapter_of_a_grouped_convolution_cannot_be_merged(tmp_path: Path) -> None:
     config = hf.MobileNetV1Config(depth_multiplier=0.25, image_size=8)
     hf.MobileNetV1Model(config).save_pretrained(tmp_path / "base")
