@@ -124,6 +124,15 @@ def build(kind: str) -> Any:
     raise ValueError(said)
 
 
+def has_class(kind: str) -> bool:
+    """Whether a type has a model class of its own, and is no part of another."""
+    try:
+        class_of(hf.CONFIG_MAPPING[kind]())
+    except Exception:  # what a default config needs may be missing
+        return False
+    return True
+
+
 def class_of(config: Any) -> Any:
     for table in (hf.MODEL_MAPPING, hf.MODEL_FOR_CAUSAL_LM_MAPPING, hf.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING):
         if type(config) in table:
@@ -342,18 +351,19 @@ def main() -> None:
     parser.add_argument("--share", type=float, default=1.0, help="a random share of the types")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", nargs="*", help="these types")
-    parser.add_argument("--json", type=Path, help="where to write the outcomes")
+    parser.add_argument("--json", type=Path, help="where to write the outcomes; those in it are kept")
     parser.add_argument("--seconds", type=float, default=3000.0, help="stop after this time")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     hf.utils.logging.disable_progress_bar()
     torch.set_num_threads(1)
-    kinds = sorted(hf.CONFIG_MAPPING.keys())
+    kinds = sorted(kind for kind in hf.CONFIG_MAPPING if has_class(kind))
     random.Random(options.seed).shuffle(kinds)
     kinds = options.only or kinds[: round(options.share * len(kinds))]
-    found: dict[str, dict[str, tuple[str, str]]] = {}
+    kept = json.loads(options.json.read_text()) if options.json and options.json.exists() else {}
+    found: dict[str, dict[str, tuple[str, str]]] = {k: v for k, v in kept.items() if k in kinds}
     started = time.monotonic()
-    for kind in kinds:
+    for kind in (kind for kind in kinds if kind not in kept):
         if time.monotonic() - started > options.seconds:
             print(f"stopped after {options.seconds:.0f} s", file=sys.stderr)
             break
