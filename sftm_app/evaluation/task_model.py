@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -99,12 +99,16 @@ def _adapted_config(found: Preflight, index: int, class_name: str) -> Mapping[st
 
 def individual_parts(found: Preflight, index: int, device: torch.device) -> ModelParts:
     """What the task's own model is built from. Raises SampleError as `model_spec`."""
-    spec = model_spec(found, index)
+    spec, task = model_spec(found, index), found.tasks[index].checkpoint
     tensors = individual_tensors(found, index)
-    if spec.base_names and found.tasks[index].checkpoint.adapter is None:
+    if task.adapter is not None:
+        return _parts(found, index, spec, tensors, device)
+    if spec.base_names:
         names = found.matches[index].names
         tensors = read_all(found.base) | {name: tensors[own] for name, own in names.items()}
-    return _parts(found, index, spec, tensors, device)
+    else:
+        spec = replace(spec, config=task.with_own_rows.config)
+    return ModelParts(spec.class_name, spec.config, tensors, (task.path, found.base.path), device)
 
 
 def merged_parts(
@@ -138,7 +142,10 @@ def _parts(
     task, base = found.tasks[index].checkpoint, found.base
     if task.adapter is not None:
         tensors = _with_adapter_head(found, index, spec, tensors)
-    return ModelParts(spec.class_name, spec.config, tensors, (task.path, base.path), device)
+    folders = [task.path, base.path]
+    if found.moves_rows and found.tokenizers.source is not None:
+        folders.insert(0, found.tokenizers.source.path)  # the merged model's rows are in the order of this tokenizer
+    return ModelParts(spec.class_name, spec.config, tensors, tuple(folders), device)
 
 
 def _with_adapter_head(

@@ -28,12 +28,12 @@ def individual_tensors(found: Preflight, index: int) -> dict[str, Tensor]:
         index: the task's position in it.
 
     Returns:
-        For a full checkpoint its tensors, by the names in its files. For an adapter those of the base with the adapter
+        For a full checkpoint its tensors, by the names in its files and in its own order of rows. For an adapter those of the base with the adapter
         applied, by the names in the base's files, and the adapter's heads by the names in its own.
     """
     task, match = found.tasks[index].checkpoint, found.matches[index]
     if task.adapter is None:
-        return read_all(task)
+        return read_all(task.with_own_rows)
     with open_reader(found.base) as base, open_reader(task) as read:
         tensors = {name: _task_tensor(found, index, name, base, read) for name in found.base.tensors}
         return tensors | {name: read(name) for name in match.heads}

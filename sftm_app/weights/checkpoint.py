@@ -50,6 +50,7 @@ class Checkpoint:
         scalings: name in the files of each quantised weight -> how it becomes numbers. `tensors` describes these.
         main: the folder below `path` that holds config and weights, as 0_Transformer does in older sentence encoders.
         modules: the folders below `path` of other modules with weights. Their tensors are called FOLDER/NAME.
+        unmoved: the checkpoint before its rows were moved, where `rows` moves any.
         original: the checkpoint as it is on the disk, where `rows` or `config` say otherwise.
     """
 
@@ -63,12 +64,18 @@ class Checkpoint:
     scalings: Mapping[str, Scaling] = field(default_factory=dict)
     main: str = ""
     modules: tuple[str, ...] = ()
+    unmoved: Checkpoint | None = None
     original: Checkpoint | None = None
 
     @property
     def folder(self) -> Path:
         """Where its config and its tokenizer lie."""
         return self.path / self.main if self.main else self.path
+
+    @property
+    def with_own_rows(self) -> Checkpoint:
+        """The checkpoint with the rows of its tables in its own tokenizer's order."""
+        return self.unmoved or self
 
     @property
     def as_stored(self) -> Checkpoint:
@@ -94,7 +101,7 @@ class Checkpoint:
                 "Use the checkpoint from before the quantisation."
             )
         tensors = self.tensors | {name: mapped.info for name, mapped in rows.items()}
-        return replace(self, tensors=tensors, rows=dict(rows), config=config, original=self.as_stored)
+        return replace(self, tensors=tensors, rows=dict(rows), config=config, unmoved=self, original=self.as_stored)
 
     @property
     def bare(self) -> bool:
