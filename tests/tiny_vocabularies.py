@@ -40,9 +40,11 @@ def save_model(folder: Path, rows: int = 16, tied: bool = False) -> Path:
     return folder
 
 
-def save_tuned(folder: Path, base: Path, seed: int, rows: int | None = None) -> Path:
+def save_tuned(
+    folder: Path, base: Path, seed: int, rows: int | None = None, model_class: type[Any] = LlamaForCausalLM
+) -> Path:
     """A fine-tune: every weight changed a little, after a resize to `rows`. Its tokenizer is the test's to save."""
-    model = LlamaForCausalLM.from_pretrained(base)
+    model = model_class.from_pretrained(base)
     if rows is not None:
         model.resize_token_embeddings(rows, mean_resizing=False)
     generator = torch.Generator().manual_seed(seed)

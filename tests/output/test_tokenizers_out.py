@@ -5,11 +5,14 @@ from __future__ import annotations
 import html
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import peft
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 from tiny_checkpoints import change_config
 from tiny_vocabularies import EMBEDDING, HEAD, WORDS, row, save_model, save_tokenizer, save_tuned, weights
@@ -19,6 +22,7 @@ from sftm_app import check, merge
 from sftm_app.errors import CompatibilityError, RecipeError
 from sftm_app.output.report import load_report
 
+QUERY = "model.layers.0.self_attn.q_proj.weight"
 ARITHMETIC: dict[str, Any] = {"method": "task_arithmetic", "scaling": 1.0}
 
 
@@ -278,3 +282,104 @@ def test_a_resumed_merge_refuses_another_tokenizer(root: Path) -> None:
         merge(root / "base", [root / "a"], root / "again", device="cpu", tokenizer="task z")
     assert json.loads((out / "config.json").read_text())["vocab_size"] == 16
     assert load_file(out / "model.safetensors")[EMBEDDING].shape == (16, 8)
+
+
+BERT = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+
+
+def bert() -> Any:
+    return transformers.BertForMaskedLM(transformers.BertConfig(vocab_size=10, **BERT))
+
+
+def llava() -> Any:
+    vision = transformers.CLIPVisionConfig(**BERT, image_size=8, patch_size=4)
+    text = transformers.LlamaConfig(vocab_size=10, num_key_value_heads=1, **BERT)
+    config = transformers.LlavaConfig(vision_config=vision, text_config=text, image_token_index=3)
+    return transformers.LlavaForConditionalGeneration(config)
+
+
+@pytest.mark.parametrize("make", [bert, llava])
+def test_every_table_of_tokens_follows_whatever_the_architecture(tmp_path: Path, make: Callable[[], Any]) -> None:
+    torch.manual_seed(0)
+    base = make()
+    base.save_pretrained(tmp_path / "base")
+    save_tokenizer(tmp_path / "base")
+    for seed, (name, token) in enumerate({"a": "<tool>", "b": "<think>"}.items(), start=1):
+        save_tokenizer(save_tuned(tmp_path / name, tmp_path / "base", seed, 11, type(base)), added=(token,))
+    merge(tmp_path / "base", [tmp_path / "a", tmp_path / "b"], tmp_path / "out", **ARITHMETIC, tokenizer="union")
+    model, info = type(base).from_pretrained(tmp_path / "out", output_loading_info=True)
+    assert not any(info[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    assert model.config.get_text_config().vocab_size == 12
+    found = {name: weights(tmp_path / name) for name in ("base", "a", "b", "out")}
+    tables = [name for name, tensor in found["out"].items() if tensor.shape != found["base"][name].shape]
+    assert len(tables) == 2, tables  # an embedding, and the output's bias or its own matrix
+    for name in tables:
+        a, b, of_base = (found[one][name] for one in ("a", "b", "base"))
+        expected = torch.cat([a[:10] + b[:10] - of_base, a[10:], b[10:]])
+        torch.testing.assert_close(found["out"][name], expected)
+
+
+def test_an_adapter_with_a_table_that_was_cut_or_never_trained(root: Path) -> None:
+    base = weights(root / "base")
+    adapter = save_adapter_of(root, "cut", 12, train=False)
+    (note,) = [n for n in check(root / "base", [adapter]).notes if "tables" in n]
+    assert note == "cut: its tables have 12 rows and the base's 16; it changes nothing in the rows that it lacks."
+    out = merged(root, "cut")
+    for table in (EMBEDDING, HEAD):
+        assert torch.equal(weights(out)[table], base[table])
+    assert not torch.equal(weights(out)[QUERY], base[QUERY])
+
+
+def test_an_adapter_with_new_rows(root: Path) -> None:
+    adapter = save_adapter_of(root, "grown", 17, train=True)
+    out = merged(root, "grown")
+    whole = load_file(adapter / "adapter_model.safetensors")
+    for table in (EMBEDDING, HEAD):
+        theirs = next(tensor for name, tensor in whole.items() if name.endswith(table))
+        torch.testing.assert_close(weights(out)[table], theirs)
+    # Two adapters with rows that no tokenizer names may mean different tokens.
+    save_adapter_of(root, "other", 17, train=True)
+    with pytest.raises(CompatibilityError, match=r"grown and other have rows after the base's 16, and no tokenizer"):
+        check(root / "base", [root / "grown", root / "other"]).require()
+    shutil.rmtree(out)
+    out = merged(root, "grown", "other", tokenizer="base")
+    assert len(weights(out)[EMBEDDING]) == 16
+    shutil.rmtree(out)
+    # With tokenizers the rows have names.
+    for name in ("grown", "other"):
+        save_tokenizer(root / name, [*WORDS, *(f"<pad{i}>" for i in range(6))], added=["<new>"])
+    save_tokenizer(root / "base", [*WORDS, *(f"<pad{i}>" for i in range(6))])
+    out = merged(root, "grown", "other")
+    assert "<new>" in AutoTokenizer.from_pretrained(out).get_vocab() and len(weights(out)[EMBEDDING]) == 17
+
+
+def test_lora_on_a_table_follows_the_rows_of_the_others(root: Path) -> None:
+    model = peft.get_peft_model(
+        AutoModelForCausalLM.from_pretrained(root / "base"),
+        peft.LoraConfig(r=2, lora_alpha=4, target_modules=["q_proj", "embed_tokens", "lm_head"]),
+    )
+    for name, parameter in model.named_parameters():
+        if "lora" in name:
+            parameter.data.normal_(generator=torch.Generator().manual_seed(len(name)))
+    model.save_pretrained(root / "lora", save_embedding_layers=False)
+    tuned(root, "a", 1, ("<tool>",), rows=17)
+    out = merged(root, "lora", "a")
+    single = model.merge_and_unload().state_dict()
+    base, a, found = weights(root / "base"), weights(root / "a"), weights(out)
+    for table in (EMBEDDING, HEAD):
+        expected = torch.cat([single[table][:10] + a[table][:10] - base[table][:10], a[table][10:11]])
+        torch.testing.assert_close(found[table][:11], expected)
+
+
+def save_adapter_of(root: Path, name: str, rows: int, train: bool) -> Path:
+    """A LoRA adapter whose tool resized the tables before training, and saved them whole."""
+    model = AutoModelForCausalLM.from_pretrained(root / "base")
+    model.resize_token_embeddings(rows, mean_resizing=False)
+    whole = {"modules_to_save": ["embed_tokens", "lm_head"]} if train else {}
+    adapted = peft.get_peft_model(model, peft.LoraConfig(r=2, target_modules=["q_proj"], **whole))
+    generator = torch.Generator().manual_seed(len(name))
+    for parameter_name, parameter in adapted.named_parameters():
+        if "lora" in parameter_name or (train and "modules_to_save" in parameter_name):
+            parameter.data.add_(0.3 * torch.randn(parameter.shape, generator=generator))
+    adapted.save_pretrained(root / name, save_embedding_layers=True)
+    return root / name
