@@ -12,7 +12,7 @@ from cachetools import LRUCache
 
 from sftm_app.errors import JobError, SFTMError
 from sftm_app.tuning.search import Budget, Search, search
-from sftm_app.tuning.setup import Setup
+from sftm_app.tuning.setup import About, Setup
 from sftm_app.ui.comparisons import Conditions
 
 WORKSPACES_KEPT = 8
@@ -26,6 +26,7 @@ class SearchBoard:
 
     Attributes:
         setup: what is searched.
+        about: what was asked for.
         conditions: the samples, for people.
         search: as far as it is.
         state: "running", "done", "cancelled", "failed", or "left" by a server that ended.
@@ -34,6 +35,7 @@ class SearchBoard:
     """
 
     setup: Setup
+    about: About
     conditions: Conditions
     search: Search
     state: Literal["running", "done", "cancelled", "failed", "left"] = "running"

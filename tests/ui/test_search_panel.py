@@ -79,6 +79,9 @@ def test_a_search_runs_and_is_there_after_a_restart(
     drawn = panel.draw({panel.workspace: workspace, panel.x: "c", panel.y: "b"})[panel.chart]
     assert drawn.layout.xaxis.title.text.startswith("c:") and len(drawn.data) >= 3
 
+    again = panel.restore({panel.workspace: workspace})
+    assert (again[panel.methods], again[panel.trials]) == (METHODS, 3), "a page that is opened later asks for the same"
+
     # One click puts a trial's settings into the form; a click in the plot names them first.
     best = board.search.best
     assert best is not None

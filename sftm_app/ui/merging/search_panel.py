@@ -212,18 +212,14 @@ class SearchPanel:
         }
 
     def restore(self, values: Values) -> Updates:
-        """Show the latest search of a workspace that is on disk, after a restart of the server."""
+        """Show the search of a workspace with what was asked for: this server's, or the latest one on disk."""
         ws = values[self.workspace]
-        if not self.studio.usable(ws) or self.studio.searches.board(workspace_key(ws)) is not None:
+        if not self.studio.usable(ws):
             return {}
-        about = next(iter(find_about(self._folder, _models(ws))), None)
-        if about is None:
+        board = self.studio.searches.board(workspace_key(ws)) or self._from_disk(ws)
+        if board is None:
             return {}
-        setup, conditions = self._setup(ws, about, None, about.split_fused)
-        found = restore(setup, about.trials)
-        if not found.tried:
-            return {}
-        self.studio.searches.show(workspace_key(ws), SearchBoard(setup, conditions, found, "left"))
+        about = board.about
         return {
             self.methods: list(about.methods),
             self.where: about.where,
@@ -232,6 +228,17 @@ class SearchPanel:
             self.weighted: about.weighted,
             **self.show(ws, None),
         }
+
+    def _from_disk(self, ws: Workspace) -> SearchBoard | None:
+        about = next(iter(find_about(self._folder, _models(ws))), None)
+        if about is None:
+            return None
+        setup, conditions = self._setup(ws, about, None, about.split_fused)
+        found = restore(setup, about.trials)
+        if not found.tried:
+            return None
+        self.studio.searches.show(workspace_key(ws), SearchBoard(setup, about, conditions, found, "left"))
+        return self.studio.searches.board(workspace_key(ws))
 
     @property
     def _folder(self) -> Any:
@@ -259,7 +266,7 @@ class SearchPanel:
         is_new = not setup.folder.exists()
         note = ANOTHER if is_new and (others or known) else ""
         n_samples = {task: len(samples) for task, samples in setup.validation.items()}
-        board = SearchBoard(setup, conditions, Search(about.trials, n_samples), note=note)
+        board = SearchBoard(setup, about, conditions, Search(about.trials, n_samples), note=note)
         minutes = float(values[self.minutes] or 0)
         self.studio.searches.start(workspace_key(ws), board, Budget(about.trials, minutes or None))
         write_about(setup.folder, about)
