@@ -21,9 +21,9 @@ def match_pairs(sides: AdapterSides) -> tuple[dict[str, LoraPair], list[str]]:
     stacks, misfits = find_stacks(sides.names.factors, sides.task, sides.adapter, sides.architecture)
     for module, factors in sides.names.factors.items():
         if module in stacks:
-            made = pairs_of(stacks[module], factors, sides.task, sides.adapter, sides.architecture)
-            misfits += [made] if isinstance(made, str) else []
-            pairs |= {} if isinstance(made, str) else made
+            experts = pairs_of(stacks[module], factors, sides.task, sides.adapter, sides.architecture)
+            misfits += [experts] if isinstance(experts, str) else []
+            pairs |= {} if isinstance(experts, str) else experts
             continue
         if len(factors) < 2:
             halves.append(f"{module} (no {'B' if 'A' in factors else 'A'})")
