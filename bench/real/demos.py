@@ -19,7 +19,7 @@ from sftm_app.evaluation.packs import PACK_NAME, load_samples, open_pack
 from sftm_app.evaluation.samples import Samples, TextSamples
 from sftm_app.evaluation.text_files import load_texts
 from sftm_app.resources import asset_path
-from sftm_app.weights.checkpoint import read_json
+from sftm_app.weights.json_files import read_json
 
 
 def part_of(samples: Samples, part: str) -> Samples:
