@@ -31,3 +31,9 @@ def test_no_slider_whose_ends_move_refuses_a_value_beyond_them(studio: Studio) -
     assert len(moved) > 10
     for slider in moved:
         slider.preprocess(1e6)
+
+
+def test_no_table_asks_for_dropped_files(studio: Studio) -> None:
+    """An empty table that can be edited is a drop zone of Gradio's: "Drop CSV or TSV files here"."""
+    page = Page(studio, TABS)
+    assert not [one for one in page.blocks.blocks.values() if isinstance(one, gr.Dataframe) and one.interactive]

@@ -12,6 +12,7 @@ import pytest
 from tab_values import after, values_of
 
 from sftm_app.errors import InputError, JobError, ResourceError
+from sftm_app.evaluation import measuring
 from sftm_app.evaluation.accuracy import accuracy
 from sftm_app.evaluation.candidates import INDIVIDUAL, method_candidate
 from sftm_app.evaluation.packs import load_samples
@@ -21,6 +22,7 @@ from sftm_app.ui import comparisons, loading
 from sftm_app.ui.comparisons import Board
 from sftm_app.ui.keeping import Parts
 from sftm_app.ui.merging.comparison_panel import ComparisonPanel, candidates_of
+from sftm_app.ui.merging.kept_table import PART
 from sftm_app.ui.merging.tab import MergeTab
 from sftm_app.ui.studio import Studio, workspace_key
 from sftm_app.ui.widgets import parse_selection
@@ -210,3 +212,34 @@ def test_an_error_of_ours_ends_it_with_a_sentence(
     assert wait(studio, workspace).state == "failed"
     shown = panel.watch(asked(tab, workspace, []))
     assert "The measurement stopped" in shown[panel.progress] and "a bug" not in shown[panel.progress]
+
+
+def test_the_table_outlives_a_restart_and_nothing_is_measured_again(
+    studio: Studio, workspace: Workspace, tab: MergeTab, panel: ComparisonPanel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    panel.begin(asked(tab, workspace, ["average", "task_arithmetic"], limit=10))
+    before = wait(studio, workspace)
+
+    def again() -> tuple[Studio, ComparisonPanel]:
+        restarted = Studio(studio.settings, studio.session)
+        with gr.Blocks():
+            return restarted, MergeTab(restarted, gr.State(Workspace()), Parts(restarted.keeper)).comparison
+
+    def measured(*arguments: Any) -> Any:
+        raise AssertionError("nothing is measured anew")
+
+    monkeypatch.setattr(measuring, "answers_of", measured)
+    restarted, shown = again()
+    assert shown.restore({shown.workspace: workspace})[shown.limit] == 10
+    after_it = wait(restarted, workspace)
+    titles = [row.candidate.title for row in after_it.comparison.rows]
+    assert titles == [row.candidate.title for row in before.comparison.rows] and len(titles) == 4
+    assert all(row.state == "done" for row in after_it.comparison.rows)
+    assert shown.restore({shown.workspace: workspace}) == {}, "it is there already"
+
+    shown.forget({shown.workspace: workspace, shown.drawn: None})
+    restarted, shown = again()
+    assert shown.restore({shown.workspace: workspace}) == {}
+    for garbage in ("{", '{"rows": [{"method": "none"}], "limit": 10}', '{"rows": [], "limit": -1}'):
+        restarted.keeper.put(workspace, PART, garbage)
+        assert shown.restore({shown.workspace: workspace}) == {}

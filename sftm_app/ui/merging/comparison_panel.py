@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import gradio as gr
 
 from sftm_app.errors import InputError, SFTMError
-from sftm_app.evaluation.candidates import Candidate, method_candidate
+from sftm_app.evaluation.candidates import BASE, INDIVIDUAL, Candidate, method_candidate
 from sftm_app.evaluation.measuring import Benchmark
 from sftm_app.methods import METHODS
 from sftm_app.methods.params import values_of
@@ -20,6 +21,7 @@ from sftm_app.ui.evaluate.sample_inputs import family_of
 from sftm_app.ui.forms.method_help import fitting_methods, methods_html
 from sftm_app.ui.handlers import QUIET, Updates, Values, handle, show_info
 from sftm_app.ui.merging.comparison_view import board_plot, board_table, candidate_settings
+from sftm_app.ui.merging.kept_table import PART, table_from_text, table_to_text
 from sftm_app.ui.studio import Studio, workspace_key
 from sftm_app.ui.widgets import LinkedHtml, PlotlyView, Selection, UncheckedCheckboxGroup, parse_selection
 from sftm_app.ui.widgets.blocks import block, section
@@ -170,7 +172,29 @@ class ComparisonPanel:
             show_info("All of these are in the table already. Change the settings or tick another method.")
             return self.show(ws, None)
         self.studio.comparisons.start(key, conditions, benchmark, candidates)
+        started = self.studio.comparisons.board(key)
+        rows = started.comparison.rows if started else ()
+        self.studio.keeper.put(ws, PART, table_to_text(conditions, [row.candidate for row in rows]))
         return self.show(ws, None)
+
+    def restore(self, values: Values) -> Updates:
+        """Fill the table of before a restart again with what is known of its models; nothing is measured anew."""
+        ws = values[self.workspace]
+        text = self.studio.keeper.get(ws, PART) if self.studio.usable(ws) else ""
+        if not text or self.studio.comparisons.board(workspace_key(ws)) is not None:
+            return {}
+        kept = table_from_text(text, ws)
+        if kept is None:
+            return {}
+        candidates, where, limit, split = kept
+        with contextlib.suppress(SFTMError):  # the samples are gone, or the models
+            conditions, benchmark = self._benchmark(ws, where, limit, split)
+            every = (BASE, INDIVIDUAL, *candidates)
+            known = [one for one in every if len(benchmark.known(one)) == len(benchmark.samples)]
+            if len(known) > 2 and {BASE, INDIVIDUAL} <= set(known):
+                self.studio.comparisons.start(workspace_key(ws), conditions, benchmark, known[2:])
+                return {**self.show(ws, None), self.where: where, self.limit: limit}
+        return {}
 
     def _benchmark(self, ws: Workspace, where: str, limit: int, split: bool) -> tuple[Conditions, Benchmark]:
         found = self.studio.preflight(ws).require()
@@ -192,6 +216,7 @@ class ComparisonPanel:
         """Clear the table."""
         ws = values[self.workspace]
         self.studio.comparisons.clear(workspace_key(ws))
+        self.studio.keeper.put(ws, PART, "")
         return self.show(ws, None)
 
     def watch(self, values: Values) -> Updates:

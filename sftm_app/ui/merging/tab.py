@@ -108,6 +108,7 @@ class MergeTab:
         self.start.click(handle(self.begin), self.inputs, begun, trigger_mode="once", concurrency_limit=1, **QUIET)
         for used in (self.comparison.wire(self.take, self.written), *self.search.wire(self.take, self.written)):
             self.preview_after(used)
+        opened.then(handle(self.comparison.restore), {self.workspace}, self.comparison.opened, **QUIET)
         opened.then(handle(self.search.restore), {self.workspace}, self.search.opened, **QUIET)
         self.preview_after(self.differs.select(handle(self.use_settings_of_run), shown, self.form.written, **QUIET))
         self.run.wire()
@@ -162,11 +163,13 @@ class MergeTab:
     def note(self, values: Values) -> Updates:
         """Keep the form and the run on show, and say whether they belong together."""
         ws, text, run_id = values[self.workspace], values[self.planned], values[self.run.run_id]
+        recipe = recipe_from_yaml(text) if text else None
+        # While other models are being loaded, the plan may still be that of those before.
+        if recipe is not None and (recipe.base, *(task.path for task in recipe.tasks)) != ws.inputs:
+            return {}
         noted = self.kept_run.note(ws, run_id or NO_RUN, bool(run_id)) if ws.ready else {}
-        # Until the plan of a workspace that was just loaded is there, the form is that of another one.
-        if not text:
+        if recipe is None:
             return {**noted, self.differs: ""}
-        recipe = recipe_from_yaml(text)
         noted |= self.kept.note(ws, recipe_to_text(recipe, self.studio.settings.device))
         return {**noted, self.differs: differs_html(self.studio, run_id, recipe)}
 
