@@ -346,10 +346,15 @@ def _folder(text: str) -> Path | None:
 
 def _ui(options: argparse.Namespace) -> None:
     from sftm_app.ui.app import serve
+    from sftm_app.ui.listening import open_door
     from sftm_app.ui.settings import make_settings
 
     _interruptible()
-    serve(make_settings(options.models_dir, options.output_dir, options.device, options.port), not options.no_browser)
+    if options.allow_host and options.listen is None:
+        raise InputError("--allow-host is for --listen. Add that, or leave the host out.")
+    door = open_door(options.listen, options.allow_host) if options.listen is not None else None
+    settings = make_settings(options.models_dir, options.output_dir, options.device, options.port)
+    serve(settings, not options.no_browser, door=door)
 
 
 COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {

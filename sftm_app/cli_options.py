@@ -93,7 +93,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def add_ui_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of the app itself."""
-    parser.add_argument("--port", type=int, help="port on 127.0.0.1 (default: the first free one from 7860)")
+    parser.add_argument("--port", type=int, help="port (default: the first free one from 7860)")
     parser.add_argument("--device", choices=DEVICES, default="auto", help="where to compute (default: auto)")
     parser.add_argument(
         "--models-dir",
@@ -105,6 +105,20 @@ def add_ui_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--output-dir", type=Path, help="folder for runs and saved models (default: ./sftm-output)")
     parser.add_argument("--no-browser", action="store_true", help="do not open a browser")
+    parser.add_argument(
+        "--listen",
+        nargs="?",
+        const="0.0.0.0",
+        metavar="ADDRESS",
+        help="let others in who have the address that is printed, with its token (default: this machine alone)",
+    )
+    parser.add_argument(
+        "--allow-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="another name by which others call this machine, with --listen; can be given several times",
+    )
     _add_cache_options(parser)
 
 

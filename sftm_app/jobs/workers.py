@@ -21,9 +21,13 @@ class Workers:
 
     An idle worker waits for a folder's name on its standard input. It ends when this process ends, because the pipe is
     closed then.
+
+    Args:
+        at_once: how many runs may be carried out at once; None for as many as are started.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, at_once: int | None = None) -> None:
+        self._at_once, self._n_running = at_once, 0
         self._idle: subprocess.Popen[bytes] | None = None
         self._keep_warm = False
         self._lock = threading.Lock()
@@ -49,10 +53,21 @@ class Workers:
 
         Raises:
             OSError: no process can be started, or the run's folder cannot be written.
-            JobError: the new process ended at once.
+            JobError: the new process ended at once, or too many runs are carried out.
         """
         with self._lock:
+            if self._at_once is not None and self._n_running >= self._at_once:
+                raise JobError("others are merging; wait for them")
+            self._n_running += 1
             process, self._idle = self._idle, None
+        try:
+            self._launch(folder, process)
+        except BaseException:
+            with self._lock:
+                self._n_running -= 1
+            raise
+
+    def _launch(self, folder: RunFolder, process: subprocess.Popen[bytes] | None) -> None:
         if process is None or process.poll() is not None or not _give(process, folder):
             process = _spawn()
             if not _give(process, folder):
@@ -62,6 +77,8 @@ class Workers:
     def _reap(self, process: subprocess.Popen[bytes]) -> None:
         """Leave no zombie behind. The next worker is started only now, so that it takes nothing from the run."""
         process.wait()
+        with self._lock:
+            self._n_running -= 1
         if self._keep_warm:
             self.prepare()
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import cast
+from urllib.parse import urlsplit
 
 import gradio as gr
 import psutil
@@ -21,19 +22,20 @@ from sftm_app.ui.evaluate.tab import EvaluateTab
 from sftm_app.ui.handlers import QUIET, Updates, Values, handle, show_warning
 from sftm_app.ui.inspect.tab import InspectTab
 from sftm_app.ui.keeping import Parts
-from sftm_app.ui.launching import UPLOADS_KEPT_S, launch_options
+from sftm_app.ui.launching import launch_options
+from sftm_app.ui.listening import Door
 from sftm_app.ui.loading import pack_workspace
 from sftm_app.ui.merging.recipe_panel import TO_FORM
 from sftm_app.ui.merging.saving import finished_run
 from sftm_app.ui.merging.tab import MergeTab
 from sftm_app.ui.models.tab import ModelsTab
 from sftm_app.ui.settings import Settings
-from sftm_app.ui.studio import Studio
-from sftm_app.ui.uploads import keep_tidy, make_uploads
+from sftm_app.ui.studio import OwnKeeper, Studio
+from sftm_app.ui.uploads import KEPT_S, keep_tidy, make_uploads
 from sftm_app.ui.view import read_fields
 from sftm_app.ui.widgets import AddressBar, AddressPart, parse_address
 from sftm_app.ui.widgets.blocks import block
-from sftm_app.ui.widgets.gradio_internals import report_progress_on
+from sftm_app.ui.widgets.gradio_internals import report_progress_on, visitor_of_event
 from sftm_app.ui.widgets.header import header_bar
 from sftm_app.ui.widgets.html import Html
 from sftm_app.ui.workspace import Workspace, restore
@@ -66,12 +68,12 @@ class Page:
         self.studio, self.names = studio, [tab.name for tab in tabs]
         self.built: dict[str, object] = {}
         with gr.Blocks(
-            title="SFTM Studio", analytics_enabled=False, delete_cache=(3600, UPLOADS_KEPT_S), fill_width=True
+            title="SFTM Studio", analytics_enabled=False, delete_cache=(3600, KEPT_S), fill_width=True
         ) as self.blocks:
             self.workspace, self.tab = gr.State(Workspace()), gr.State(self.names[0])
             self.header = block(header_html(studio, Workspace()), elem_id="header")
             self.address, self.place = AddressBar(elem_id="address"), AddressPart("page", flat=True)
-            self.parts = Parts(studio.keeper)
+            self.parts = Parts(OwnKeeper(studio))
             shown = {}
             with gr.Tabs(elem_id="tabs") as self.tabs:
                 for tab in tabs:
@@ -208,12 +210,14 @@ def header_html(studio: Studio, ws: Workspace) -> Html:
     return header_bar(base, ws.task_names, str(studio.device), f"{free:.1f} GB free")
 
 
-def serve(settings: Settings, open_browser: bool = True, block: bool = True) -> gr.Blocks:
-    """Start the app on 127.0.0.1, open the browser, and stay until Ctrl-C.
+def serve(settings: Settings, open_browser: bool = True, block: bool = True, door: Door | None = None) -> gr.Blocks:
+    """Start the app, on 127.0.0.1 unless a door is opened, open the browser, and stay until Ctrl-C.
 
     Args:
+        settings: folders, device and port.
         open_browser: False leaves the browser alone.
         block: False returns as soon as the app is up.
+        door: lets others in, who are told apart; see `listening`.
 
     Raises:
         InputError: the port is taken.
@@ -222,16 +226,22 @@ def serve(settings: Settings, open_browser: bool = True, block: bool = True) -> 
     uploads, stop = make_uploads(settings.output_dir), threading.Event()
     os.environ.setdefault("GRADIO_TEMP_DIR", str(uploads))
     threading.Thread(target=keep_tidy, args=(uploads, stop), name="uploads", daemon=True).start()
-    studio = Studio(settings, open_session(settings.device))
+    studio = Studio(settings, open_session(settings.device), visitor_of_event if door else None)
     blocks: gr.Blocks = Page(studio, TABS).blocks.queue(default_concurrency_limit=4)
     try:
-        _, url, _ = blocks.launch(prevent_thread_lock=True, **launch_options(settings))
+        _, url, _ = blocks.launch(prevent_thread_lock=True, **launch_options(settings, door))
     except OSError:
         port = settings.port or 7860
         raise InputError(
-            f"Port {port} on 127.0.0.1 is taken. Give another one with --port, or leave the option out."
+            f"Port {port} on {door.address if door else '127.0.0.1'} is taken. Give another one with --port, or "
+            "leave the option out."
         ) from None
-    print(f"SFTM Studio is ready: {url}", flush=True)
+    if door is None:
+        print(f"SFTM Studio is ready: {url}", flush=True)
+    else:
+        url, *others = door.urls(urlsplit(url).port or 7860)
+        print(f"SFTM Studio is ready for everybody who has this address: {url}", flush=True)
+        print(*(f"  or {other}" for other in others), sep="\n", flush=True)
     print(f"Models are picked from {settings.models_dir}, output goes to {settings.output_dir}. Stop with Ctrl-C.")
     # After the start, so that it does not slow it down; in time for the first click.
     threading.Thread(target=warm_up, args=(studio,), name="warm-up", daemon=True).start()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Awaitable, Callable, Collection, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, MutableMapping
 from typing import Any
 
 Scope = MutableMapping[str, Any]
@@ -18,6 +18,8 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
+# Where a visitor's name stands in the scope of a request, if visitors are told apart.
+VISITOR = "sftm.visitor"
 LOCAL_HOSTS = frozenset({"127.0.0.1", "localhost", "[::1]"})
 # What a page posts with an event. Uploads have a limit of their own.
 MAX_JSON_BYTES = 64 * 1024 * 1024
@@ -52,7 +54,7 @@ class LocalOnly:
             await refuse(scope, send, 403, f"SFTM Studio answers only its own pages ({reason}).")
             return
         if scope["type"] == "http" and _is_json(scope):
-            body = await _read_body(receive)
+            body = await read_body(receive)
             if body is None:
                 await refuse(scope, send, 413, "This request is too large for SFTM Studio.")
                 return
@@ -61,7 +63,7 @@ class LocalOnly:
                     scope, send, 403, "SFTM Studio answers only its own pages (an address in place of a file)."
                 )
                 return
-            receive = _replay(body, receive)
+            receive = replay(body, receive)
         await self._app(scope, receive, send)
 
 
@@ -118,20 +120,23 @@ def is_address(text: str) -> bool:
 
 def names_address(body: bytes) -> bool:
     """Whether the JSON that a page posts names an address where Gradio expects the path of an uploaded file."""
+    return any(map(is_address, paths_in(body)))
+
+
+def paths_in(body: bytes) -> Iterator[str]:
+    """Every path of a file in the JSON that a page posts; none where it is no JSON, which the route itself answers."""
     try:
         waiting = [json.loads(body)]
     except (ValueError, RecursionError):
-        return False  # the route itself answers that
+        return
     while waiting:
         value = waiting.pop()
         if isinstance(value, dict):
-            path = value.get("path")
-            if isinstance(path, str) and is_address(path):
-                return True
+            if isinstance(value.get("path"), str):
+                yield value["path"]
             waiting.extend(value.values())
         elif isinstance(value, list):
             waiting.extend(value)
-    return False
 
 
 def _fetch_refusal(scope: Scope, headers: Mapping[str, str], own: tuple[str, ...]) -> str | None:
@@ -160,8 +165,8 @@ def _is_json(scope: Scope) -> bool:
     return not kind.lower().startswith("multipart/form-data")
 
 
-async def _read_body(receive: Receive) -> bytes | None:
-    """The whole body; None when it is too large."""
+async def read_body(receive: Receive) -> bytes | None:
+    """The whole body of a request; None when it is too large."""
     chunks, size = [], 0
     while True:
         message = await receive()
@@ -175,7 +180,7 @@ async def _read_body(receive: Receive) -> bytes | None:
             return b"".join(chunks)
 
 
-def _replay(body: bytes, receive: Receive) -> Receive:
+def replay(body: bytes, receive: Receive) -> Receive:
     """A `receive` that gives the body once more, and then what follows it."""
     left = [body]
 

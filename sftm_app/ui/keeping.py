@@ -11,9 +11,9 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from threading import RLock
+from typing import Protocol
 
 from cachetools import LRUCache
 
@@ -61,7 +61,7 @@ class Keeper:
                 temporary.replace(self._folder / name)
                 self._drop_oldest()
 
-    def _of(self, name: str) -> Mapping[str, str]:
+    def _of(self, name: str) -> dict[str, str]:
         if name not in self._texts:
             found = {}
             with contextlib.suppress(OSError, ValueError):
@@ -84,6 +84,16 @@ def _name_of(ws: Workspace) -> str:
     return f"{hashlib.sha256(repr(models).encode()).hexdigest()[:16]}.json"
 
 
+class Keeps(Protocol):
+    """Keeps texts: a Keeper, or whoever finds the right one."""
+
+    def get(self, ws: Workspace, part: str) -> str:
+        """The text that was noted last; "" if none was."""
+
+    def put(self, ws: Workspace, part: str, text: str) -> None:
+        """Keep a text."""
+
+
 class Part:
     """One tab's share of the address and of what is kept. Made by `Parts.add`.
 
@@ -91,7 +101,7 @@ class Part:
         shown: the component that `note` updates. It is not visible.
     """
 
-    def __init__(self, keeper: Keeper, name: str, shown: AddressPart) -> None:
+    def __init__(self, keeper: Keeps, name: str, shown: AddressPart) -> None:
         self._keeper, self._name, self.shown = keeper, name, shown
 
     def note(self, ws: Workspace, text: str, shared: bool = True) -> Updates:
@@ -112,7 +122,7 @@ class Part:
 class Parts:
     """The parts of one page. Their components lie outside of the tabs: those of a tab come to life when it is shown."""
 
-    def __init__(self, keeper: Keeper) -> None:
+    def __init__(self, keeper: Keeps) -> None:
         self._keeper, self._shown = keeper, list[AddressPart]()
 
     def add(self, name: str, flat: bool = False) -> Part:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import RLock
 from typing import TypeVar
@@ -40,21 +41,48 @@ PAGES_KEPT = 1000
 RECIPES_KEPT = 256
 REPORTS_KEPT = 16
 ANSWERS_FOLDER = "measured"
+# Hidden, so that nobody finds what others made among the models.
+VISITORS_FOLDER = ".visitors"
+VISITORS_KEPT = 256
+# How many merges run at once where several people use the app.
+MERGES_AT_ONCE = 2
 
 Value = TypeVar("Value")
 
 
-class Studio:
-    """Services of the running app, safe to use from several requests at once."""
+@dataclass
+class Belongings:
+    """What each visitor has alone: runs, saved models, tables, searches and views. One for all without visitors."""
 
-    def __init__(self, settings: Settings, session: Session) -> None:
-        self.settings, self.session = settings, session
+    settings: Settings
+    comparisons: Comparisons
+    answers: AnswerStore
+    merges: Merges
+    sample_sets: SampleSets
+    searches: Searches
+    keeper: Keeper
+
+    @classmethod
+    def of(cls, settings: Settings) -> Belongings:
+        """New ones, with what the output folder holds."""
+        answers, keeper = AnswerStore(settings.output_dir / ANSWERS_FOLDER), Keeper(settings.output_dir / FOLDER)
+        return cls(settings, Comparisons(), answers, Merges(settings), SampleSets(), Searches(), keeper)
+
+
+class Studio:
+    """Services of the running app, safe to use from several requests at once.
+
+    Args:
+        settings, session: what the app was started with.
+        visitor: says whose event is handled now; "" where visitors are not told apart.
+    """
+
+    def __init__(self, settings: Settings, session: Session, visitor: Callable[[], str] | None = None) -> None:
+        self.session, self._visitor = session, visitor
+        self._all = Belongings.of(settings)
+        self._visitors: LRUCache[str, Belongings] = LRUCache(VISITORS_KEPT)
         self.inspector = Inspector(cache=session.cache, n_threads=session.n_threads)
-        self.workers = Workers()
-        self.comparisons, self.answers = Comparisons(), AnswerStore(settings.output_dir / ANSWERS_FOLDER)
-        self.merges, self.sample_sets = Merges(settings), SampleSets()
-        self.searches = Searches()
-        self.keeper = Keeper(settings.output_dir / FOLDER)
+        self.workers = Workers(MERGES_AT_ONCE if visitor else None)
         self.device = resolve_device(session.device)
         self.packs: tuple[Pack, ...] = tuple(find_packs(settings.packs_dir))
         self._preflights: LRUCache[object, Preflight] = LRUCache(PREFLIGHTS_KEPT)
@@ -63,6 +91,54 @@ class Studio:
         self._reports: LRUCache[object, Report] = LRUCache(REPORTS_KEPT)
         self._requests: LRUCache[str, int] = LRUCache(PAGES_KEPT)
         self._lock = RLock()
+
+    @property
+    def own(self) -> Belongings:
+        """The belongings of the visitor whose event is handled now."""
+        visitor = self._visitor() if self._visitor else ""
+        if not visitor:
+            return self._all
+        with self._lock:
+            if visitor not in self._visitors:
+                folder = self._all.settings.output_dir / VISITORS_FOLDER / visitor
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+                self._visitors[visitor] = Belongings.of(replace(self._all.settings, output_dir=folder))
+            return self._visitors[visitor]
+
+    @property
+    def settings(self) -> Settings:
+        """Folders, device and port; the output folder is the visitor's own."""
+        return self.own.settings
+
+    @property
+    def comparisons(self) -> Comparisons:
+        """The tables of compared models."""
+        return self.own.comparisons
+
+    @property
+    def answers(self) -> AnswerStore:
+        """Answers that are known."""
+        return self.own.answers
+
+    @property
+    def merges(self) -> Merges:
+        """The merges of workspaces."""
+        return self.own.merges
+
+    @property
+    def sample_sets(self) -> SampleSets:
+        """Samples that were read."""
+        return self.own.sample_sets
+
+    @property
+    def searches(self) -> Searches:
+        """The searches for the best merge."""
+        return self.own.searches
+
+    @property
+    def keeper(self) -> Keeper:
+        """What views show, by workspace."""
+        return self.own.keeper
 
     def preflight(self, workspace: Workspace) -> Preflight:
         """Base and tasks opened by their headers; opened again when a file changed.
@@ -145,6 +221,21 @@ class Studio:
     def _cached(self, cache: LRUCache[object, Value], key: object, make: Callable[[], Value]) -> Value:
         with self._lock:
             return cache[key] if key in cache else keep(cache, key, make())
+
+
+class OwnKeeper:
+    """Keeps what views show for whoever's event is handled now."""
+
+    def __init__(self, studio: Studio) -> None:
+        self._studio = studio
+
+    def get(self, ws: Workspace, part: str) -> str:
+        """The text that was noted last; "" if none was."""
+        return self._studio.keeper.get(ws, part)
+
+    def put(self, ws: Workspace, part: str, text: str) -> None:
+        """Keep a text."""
+        self._studio.keeper.put(ws, part, text)
 
 
 def workspace_key(workspace: Workspace) -> object:

@@ -144,7 +144,7 @@ def test_what_waits_is_told_and_can_be_cancelled(studio: Studio, workspace: Work
             held.wait(60)
             return super()._carry_out(job)
 
-    studio.comparisons = Slow()
+    studio.own.comparisons = Slow()
     tab = open_tab(studio)
     values = asked(tab, workspace, limit=12)
     from sftm_app.ui.evaluate.sources import benchmark_of

@@ -10,6 +10,9 @@ from typing import Any, ClassVar
 from urllib.parse import quote
 
 import gradio as gr
+from gradio.context import LocalContext
+
+from sftm_app.ui.guard import VISITOR
 
 # The version with which the interfaces below were checked.
 CHECKED_WITH = "6.31.0"
@@ -18,6 +21,12 @@ CHECKED_WITH = "6.31.0"
 def event_data(event: gr.EventData) -> object:
     """What the browser sent with an event; unchecked."""
     return event._data
+
+
+def visitor_of_event() -> str:
+    """The visitor whose event is handled now; "" outside of events, and where visitors are not told apart."""
+    request = getattr(LocalContext.request.get(None), "request", None)
+    return str((getattr(request, "scope", None) or {}).get(VISITOR, ""))
 
 
 def file_url(path: Path) -> str:

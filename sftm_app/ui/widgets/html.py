@@ -11,9 +11,13 @@ from typing import Any, Literal
 
 import markupsafe
 
+from sftm_app.ui.widgets.gradio_internals import visitor_of_event
+
 Kind = Literal["info", "ok", "warning", "error"]
 
 _CODE = re.compile(r"`([^`\n]+)`")
+# The folders of an absolute path, in front of its last name.
+_FOLDERS = re.compile(r"(?<![\w.:/\\])(?:/|[A-Za-z]:[/\\])(?:[^\s'\"`:;,()/\\]+[/\\])+")
 _COLOUR = re.compile(r"#[0-9a-fA-F]{3,8}|var\(--[\w-]+\)")
 # A right-to-left mark or a control character in a name would change the text around it.
 _INVISIBLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2066-\u2069\ufeff]")
@@ -36,7 +40,14 @@ def sentence(text: object) -> Html:
     """A message: plain text in which what stands between backticks is shown as code."""
     if isinstance(text, Html):
         return text
+    if visitor_of_event():
+        text = without_folders(str(text))
     return Html(_CODE.sub(lambda found: code(Html(found[1])), Html.escape(text)))
+
+
+def without_folders(text: str) -> str:
+    """A message for somebody who should not learn how this machine is laid out: of a path, only its last name."""
+    return _FOLDERS.sub("", text)
 
 
 def join(parts: Iterable[object], between: str = "") -> Html:
