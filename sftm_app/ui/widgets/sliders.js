@@ -26,9 +26,9 @@ function row(item, index) {
   Object.assign(range, {type: 'range', min: props.minimum, max: props.maximum, step: props.step});
   range.value = item[2];
   range.setAttribute('aria-label', `${props.label} ${item[0]}`);
-  // The value itself: it may lie beyond the ends of the slider, and any number above 0 can be typed.
+  // The value itself: it may lie beyond the ends of the slider. The server says which numbers do not work.
   const typed = document.createElement('input');
-  Object.assign(typed, {type: 'number', min: props.minimum, step: 'any', value: tidy(item[2])});
+  Object.assign(typed, {type: 'number', step: 'any', value: tidy(item[2])});
   typed.setAttribute('aria-label', `${props.label} ${item[0]}, typed`);
   range.addEventListener('input', () => {
     rows[index][2] = Number(range.value);
@@ -38,7 +38,7 @@ function row(item, index) {
   range.addEventListener('change', () => send('release'));
   typed.addEventListener('change', () => {
     const value = Number(typed.value);
-    if (!(value > 0 && Number.isFinite(value))) { typed.value = tidy(rows[index][2]); return; }
+    if (typed.value.trim() === '' || !Number.isFinite(value)) { typed.value = tidy(rows[index][2]); return; }
     rows[index][2] = value;
     range.value = value;
     send('release');
