@@ -59,6 +59,8 @@ def align_tokenizers(
         architectures: asked for the models' tables.
     """
     unchanged = base, tuple(tasks)
+    if architecture.vocabulary is None and not architecture.guessed:
+        return *unchanged, TokenizerFindings()  # a model that reads no tokens
     try:
         told = _read(base, tasks)
         theirs = {task.name: read_settings(task.checkpoint.folder, task.checkpoint.config) for task in tasks}

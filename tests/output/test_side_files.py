@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from tiny_adapters import build, save_adapter
 
 from sftm_app import check, merge
-from sftm_app.errors import CheckpointError
+from sftm_app.errors import CheckpointError, CompatibilityError
 from sftm_app.weights.checkpoint import index_note, open_checkpoint
 
 
@@ -60,7 +60,7 @@ def test_a_side_file_that_is_a_link_out_is_never_published(tmp_path: Path) -> No
     (tmp_path / "secret").write_text("secret")
     (tmp_path / "base" / "vocab.txt").symlink_to(tmp_path / "secret")
     task = save_adapter(tmp_path / "task", "llama", 1)
-    with pytest.raises(CheckpointError, match=r"vocab.txt: is a link that leads out of the checkpoint"):
+    with pytest.raises(CompatibilityError, match=r"vocab.txt: is a link that leads out of the checkpoint"):
         merge(tmp_path / "base", [task], tmp_path / "out")
     assert not (tmp_path / "out").exists() and not list(tmp_path.glob("out*"))
 
