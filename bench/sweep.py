@@ -357,13 +357,15 @@ def main() -> None:
     warnings.simplefilter("ignore")
     hf.utils.logging.disable_progress_bar()
     torch.set_num_threads(1)
-    kinds = sorted(kind for kind in hf.CONFIG_MAPPING if has_class(kind))
+    kinds = sorted(hf.CONFIG_MAPPING)
     random.Random(options.seed).shuffle(kinds)
     kinds = options.only or kinds[: round(options.share * len(kinds))]
     kept = json.loads(options.json.read_text()) if options.json and options.json.exists() else {}
     found: dict[str, dict[str, tuple[str, str]]] = {k: v for k, v in kept.items() if k in kinds}
     started = time.monotonic()
-    for kind in (kind for kind in kinds if kind not in kept):
+    for kind in kinds:
+        if kind in kept or not has_class(kind):
+            continue
         if time.monotonic() - started > options.seconds:
             print(f"stopped after {options.seconds:.0f} s", file=sys.stderr)
             break
