@@ -41,6 +41,17 @@ function follow(changed) {
   repoint(before, location.href.split('#')[0]);
 }
 
+// A tab that is clicked is in the address at once: who presses Back before the server has answered means this one.
+document.addEventListener('click', (event) => {
+  const tab = event.target.closest && event.target.closest('#tabs [role="tab"]');
+  // Those of the page, not those within a tab.
+  const name = tab && tab.closest('.tabs').id === 'tabs' && tab.dataset.tabId;
+  const first = address.parts[FIRST];
+  if (!first || !name || new URLSearchParams(first).get('tab') === name) return;
+  address.parts[FIRST] = first.replace(/(^|&)tab=[^&]*/, '$1tab=' + encodeURIComponent(name));
+  follow(FIRST);
+});
+
 window.addEventListener('popstate', (event) => {
   const parts = event.state && event.state.sfParts;
   if (!parts) return;
