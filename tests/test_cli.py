@@ -16,6 +16,7 @@ import pytest
 from closeness import assert_close
 from tiny_adapters import build, save_adapter
 from tiny_checkpoints import change_weights
+from tiny_vocabularies import save_model, save_tokenizer, save_tuned
 
 from sftm_app import __version__, api, cli
 from sftm_app.errors import Cancelled, ResourceError
@@ -117,6 +118,22 @@ def test_options_that_are_refused(sftm: Run, recipe: Path, options: list[str], s
     assert code == 2
     assert err.startswith("sftm: ") and said in err and "Traceback" not in err
     assert not (recipe.parent / "merged").exists()
+
+
+def test_whose_tokenizer_is_an_option(sftm: Run, tmp_path: Path) -> None:
+    base = save_model(tmp_path / "base")
+    for seed, (name, token) in enumerate({"a": "<tool>", "b": "<think>"}.items(), start=1):
+        save_tokenizer(save_tuned(tmp_path / name, base, seed), added=(token,))
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("base: base\ntasks: [a, b]\noutput: {path: out}\ndevice: cpu\n")
+    code, _, said = sftm("check", recipe)
+    assert code == 2 and "row 10 is '<tool>' in a, '<think>' in b" in said
+    code, _, said = sftm("check", recipe, "--tokenizer", "task c")
+    assert code == 2 and "'task c' is not one of base, union, task a, task b" in said
+    code, out, _ = sftm("merge", recipe, "--quiet", "--tokenizer", "union")
+    assert code == 0 and "  a, 12 tensors: merged 8, averaged 4." in out
+    assert "Token '<tool>': the base has no such token, so its row is taken from a." in out
+    assert "tokenizer: union" in (tmp_path / "out" / "sftm_recipe.yaml").read_text()
 
 
 def test_an_adapter_is_merged_into_an_adapter(sftm: Run, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from sftm_app.weights.adapter_config import PEFT_PREFIX, LoraPair
 MAX_NAMED = 3
 _WORDS = {"method": "merged", "sum": "summed", "average": "averaged"}
 _KEPT, _HEAD, _LEFT = "kept from the base", "kept as its own head", "not merged"
+_ORDER = (*_WORDS.values(), _KEPT, _HEAD, _LEFT)
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ def _account(plan: Plan, index: int) -> TaskAccount:
     for name in left:
         why = match.left.get(name, default if name in checkpoint.tensors else "scales, multiplied into the weights")
         fates.setdefault((_LEFT, why), []).append(name)
-    found = {fate: tuple(names) for fate, names in fates.items()}
+    found = {fate: tuple(names) for fate, names in sorted(fates.items(), key=lambda item: _ORDER.index(item[0][0]))}
     return TaskAccount(plan.task_names[index], len(tensors), found)
 
 

@@ -25,7 +25,7 @@ def test_a_model_with_a_head(recipe_for: Callable[..., Any]) -> None:
         assert one.fates["kept as its own head", ""] == ("classifier.bias", "classifier.weight")
         n_merged = sum(entry.rule == "method" for entry in plan.entries)
         assert len(one.fates["merged", ""]) == n_merged
-    assert accounts(plan)[0].sentence() == "a, 40 tensors: averaged 25, merged 13, kept as its own head 2."
+    assert accounts(plan)[0].sentence() == "a, 40 tensors: merged 13, averaged 25, kept as its own head 2."
 
 
 @pytest.mark.parametrize("extra", ["", "table"])
