@@ -106,7 +106,9 @@ def _save_model(
     started = time.perf_counter()
     workers: set[str] = set()
     with output_folder(output, left is not None, replace) as partial, hashing(plan, session) as hashed:
-        with weights_writer(partial, plan.outputs, plan.max_shard_bytes, resume=left is not None) as writer:
+        with weights_writer(
+            partial, plan.outputs, plan.max_shard_bytes, left is not None, plan.preflight.base.stem
+        ) as writer:
             write_heads(plan, partial)
             write_side_files(plan, partial)
             finished = {

@@ -21,6 +21,7 @@ from sftm_app.weights.file_names import (
     INDEX_NAME,
     INDEX_SUFFIX,
     MLX_WEIGHTS_NAME,
+    STEMS,
     WEIGHTS_NAME,
 )
 from sftm_app.weights.header import FileStamp, Header, TensorInfo, read_header
@@ -76,6 +77,12 @@ class Checkpoint:
     def with_own_rows(self) -> Checkpoint:
         """The checkpoint with the rows of its tables in its own tokenizer's order."""
         return self.unmoved or self
+
+    @property
+    def stem(self) -> str:
+        """What the model's weight files are called, in a folder with a config; see STEMS."""
+        own = next((file.name for name, file in self.files.items() if file.parent == self.folder), "")
+        return next((stem for stem in STEMS[1:] if self.config and own.startswith(stem)), STEMS[0])
 
     @property
     def as_stored(self) -> Checkpoint:

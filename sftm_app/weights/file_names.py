@@ -8,6 +8,8 @@ CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
 INDEX_SUFFIX = ".safetensors.index.json"
 INDEX_NAME = f"model{INDEX_SUFFIX}"
+# How the weight files of a folder with config.json may be called: as transformers does, or as diffusers does.
+STEMS = ("model", "diffusion_pytorch_model")
 MODULES_NAME = "modules.json"
 ADAPTER_CONFIG_NAME = "adapter_config.json"
 ADAPTER_WEIGHTS_NAME = "adapter_model.safetensors"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from sftm_app.errors import CheckpointError
 from sftm_app.weights.bare import pickle_error, pickles_in
-from sftm_app.weights.file_names import INDEX_NAME, INDEX_SUFFIX, SHARD_NAME, WEIGHTS_NAME
+from sftm_app.weights.file_names import INDEX_NAME, INDEX_SUFFIX, SHARD_NAME, STEMS, WEIGHTS_NAME
 from sftm_app.weights.header import Header, read_header
 from sftm_app.weights.json_files import read_json
 from sftm_app.weights.shards import refuse_foreign_link, refuse_unnamed_shards
@@ -34,15 +34,16 @@ def read_headers(folder: Path) -> dict[Path, Header]:
         CheckpointError: there are none, or they do not belong together.
         OSError: the folder cannot be read.
     """
-    if is_there(folder / INDEX_NAME):
-        if is_there(folder / WEIGHTS_NAME):
-            raise CheckpointError(
-                f"{folder}: holds both {WEIGHTS_NAME} and {INDEX_NAME}, and they may differ. Remove one of them."
-            )
-        return _read_sharded(folder / INDEX_NAME)
-    if is_there(folder / WEIGHTS_NAME):
-        refuse_foreign_link(folder / WEIGHTS_NAME)
-        return {folder / WEIGHTS_NAME: read_header(folder / WEIGHTS_NAME)}
+    for stem in STEMS:
+        index, single = folder / f"{stem}{INDEX_SUFFIX}", folder / f"{stem}.safetensors"
+        if is_there(index):
+            if is_there(single):
+                raise CheckpointError(
+                    f"{folder}: holds both {single.name} and {index.name}, and they may differ. Remove one of them."
+                )
+            return _read_sharded(index)
+        if is_there(single):
+            return read_bare(single)
     if pickles := pickles_in(folder):
         raise pickle_error(folder, pickles[0])
     others = sorted(p.name for p in folder.glob("*.safetensors"))

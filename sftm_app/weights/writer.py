@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from sftm_app.caching import write_text
-from sftm_app.weights.file_names import INDEX_NAME, WEIGHTS_NAME
+from sftm_app.weights.file_names import INDEX_SUFFIX, STEMS
 from sftm_app.weights.header import DTYPE_CODES, shape_in_file
 from sftm_app.weights.partial import WORK_FILES, clear
 
@@ -201,7 +201,7 @@ class TensorFile:
 
 @contextmanager
 def weights_writer(
-    folder: Path, tensors: Sequence[OutputTensor], max_shard_bytes: int, resume: bool = False
+    folder: Path, tensors: Sequence[OutputTensor], max_shard_bytes: int, resume: bool = False, stem: str = STEMS[0]
 ) -> Iterator[WeightsWriter]:
     """A writer for a model's weights: one file, or shards with an index, named as transformers names them.
 
@@ -210,8 +210,9 @@ def weights_writer(
         tensors: everything that will be written.
         max_shard_bytes: the largest size of a file that holds several tensors.
         resume: reuse the weights that an interrupted run left. Its other files are removed, except its work files.
+        stem: what the files are called; those of other modules are called as by transformers.
     """
-    writer = WeightsWriter(folder, tensors, max_shard_bytes, resume)
+    writer = WeightsWriter(folder, tensors, max_shard_bytes, resume, stem)
     try:
         yield writer
         writer.close()
@@ -224,25 +225,33 @@ class WeightsWriter:
     """Passes each tensor to its shard. Use it through weights_writer(); for its methods see TensorFile."""
 
     def __init__(
-        self, folder: Path, tensors: Sequence[OutputTensor], max_shard_bytes: int, resume: bool = False
+        self,
+        folder: Path,
+        tensors: Sequence[OutputTensor],
+        max_shard_bytes: int,
+        resume: bool = False,
+        stem: str = STEMS[0],
     ) -> None:
         self._files: list[TensorFile] = []
         self._file_of: dict[str, TensorFile] = {}
         self._unsynced: set[TensorFile] = set()
         sets = {
-            place: _names_of_shards(shard([tensor for tensor in tensors if tensor.folder == place], max_shard_bytes))
+            place: _names_of_shards(
+                shard([tensor for tensor in tensors if tensor.folder == place], max_shard_bytes),
+                STEMS[0] if place else stem,
+            )
             for place in dict.fromkeys(tensor.folder for tensor in tensors)
         }
         if resume:
             clear(folder, keep=(*WORK_FILES, *sets.get("", {}), *filter(None, sets)))
         try:
             for place, shards in sets.items():
-                self._create(folder / place, shards, resume)
+                self._create(folder / place, shards, resume, STEMS[0] if place else stem)
         except BaseException:
             self.abandon()
             raise
 
-    def _create(self, folder: Path, shards: dict[str, list[OutputTensor]], resume: bool) -> None:
+    def _create(self, folder: Path, shards: dict[str, list[OutputTensor]], resume: bool, stem: str) -> None:
         """Create the files of one folder, and their index if there are several."""
         folder.mkdir(exist_ok=True)
         for name, members in shards.items():
@@ -257,7 +266,7 @@ class WeightsWriter:
                 },
                 "weight_map": {t.stored_name: name for name, members in shards.items() for t in members},
             }
-            write_text(folder / INDEX_NAME, json.dumps(index, indent=2, sort_keys=True) + "\n", sync=True)
+            write_text(folder / f"{stem}{INDEX_SUFFIX}", json.dumps(index, indent=2, sort_keys=True) + "\n", sync=True)
 
     def write(self, name: str, tensor: Tensor) -> int:
         """Write one tensor of the announced shape and dtype, and return its checksum."""
@@ -288,10 +297,11 @@ class WeightsWriter:
             file.abandon()
 
 
-def _names_of_shards(shards: list[list[OutputTensor]]) -> dict[str, list[OutputTensor]]:
+def _names_of_shards(shards: list[list[OutputTensor]], stem: str) -> dict[str, list[OutputTensor]]:
     """The shards of one folder by the names of their files."""
     n = len(shards)
-    names = [WEIGHTS_NAME] if n == 1 else [f"model-{i:05d}-of-{n:05d}.safetensors" for i in range(1, n + 1)]
+    numbers = [""] if n == 1 else [f"-{i:05d}-of-{n:05d}" for i in range(1, n + 1)]
+    names = [f"{stem}{number}.safetensors" for number in numbers]
     return dict(zip(names, shards, strict=True))
 
 

@@ -116,6 +116,24 @@ def test_configs_of_other_libraries_leave_the_roles_to_be_guessed(config: dict[s
     assert json.loads((tmp_path / "out" / "config.json").read_text()) == config
 
 
+@pytest.mark.parametrize("max_shard_size", ["5GB", "2KB"])
+def test_weights_called_as_diffusers_calls_them(max_shard_size: str, tmp_path: Path) -> None:
+    save_family(tmp_path, BERT)
+    name = "diffusion_pytorch_model"
+    for folder in ("base", *TASKS):
+        (tmp_path / folder / "config.json").write_text(json.dumps({"_class_name": "Net"}))
+        (tmp_path / folder / "model.safetensors").rename(tmp_path / folder / f"{name}.safetensors")
+    out = tmp_path / "out"
+    merge(tmp_path / "base", [tmp_path / task for task in TASKS], out, device="cpu", max_shard_size=max_shard_size)
+    files = sorted(file.name for file in out.glob("*.safetensors*"))
+    if max_shard_size == "5GB":
+        assert files == [f"{name}.safetensors"]
+    else:
+        assert all(file.startswith(f"{name}-0000") for file in files[:-1])
+        assert files[-1] == f"{name}.safetensors.index.json"
+    assert check(out, [tmp_path / "a"]).problems == ()
+
+
 def test_auto_map_of_a_known_type_and_infinities_in_a_config(tmp_path: Path) -> None:
     save_family(tmp_path, FAMILIES["phi3"])
     for folder in ("base", *TASKS):
