@@ -8,6 +8,7 @@ from dataclasses import replace
 from sftm_app.architecture.adapter_names import parse_names
 from sftm_app.architecture.architecture import Architecture
 from sftm_app.architecture.known_architectures import ArchitectureCache
+from sftm_app.architecture.vocabulary_tables import vocabulary_size
 from sftm_app.preflight.adapter_pairs import match_pairs
 from sftm_app.preflight.adapter_paths import find_paths, mangled_paths
 from sftm_app.preflight.adapter_sides import AdapterSides, component_of, own_path
@@ -107,8 +108,10 @@ def _table_note(sides: AdapterSides, changed: Sequence[str]) -> Iterator[str]:
 def _head_notes(sides: AdapterSides, names: Mapping[str, str], heads: Sequence[str]) -> Iterator[str]:
     if heads:
         yield f"{listing(heads)} belong to its own head, which is kept separately, not merged."
-    owners = sides.architecture.owners
-    shared = [ours for ours in names if (owner := owners.get(ours)) and not owner.in_backbone]
+    owners, tokens = sides.architecture.owners, vocabulary_size(sides.base.config)
+    # What an output matrix of a language model means is said by the tokenizers.
+    classes = [ours for ours in names if sides.base.tensors[ours].shape[:1] != (tokens,)]
+    shared = [ours for ours in classes if (owner := owners.get(ours)) and not owner.in_backbone]
     if shared:
         yield (
             f"its trained {listing(shared)} are merged into the base's head of the same shape. If their classes mean "
