@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from sftm_app.inspection.survey import Survey
     from sftm_app.tuning.headless import ScalingResult, SearchResult
     from sftm_app.tuning.search import Search
-    from sftm_app.tuning.unlabelled import Tested
+    from sftm_app.tuning.unlabelled import TriedScaling
 
 EXECUTORS = (LocalExecutor.name, RayExecutor.name)
 
@@ -324,7 +324,7 @@ def pick_scaling(
     method: str = DEFAULT_METHOD,
     *,
     scalings: Sequence[float] = (),
-    progress: Callable[[Tested], None] | None = None,
+    progress: Callable[[TriedScaling], None] | None = None,
     session: Session | None = None,
     **params: Any,
 ) -> ScalingResult:
@@ -355,7 +355,7 @@ def pick_recipe_scaling(
     inputs: str | Path | Mapping[str, Samples],
     session: Session,
     scalings: Sequence[float] = (),
-    progress: Callable[[Tested], None] | None = None,
+    progress: Callable[[TriedScaling], None] | None = None,
 ) -> ScalingResult:
     """The same by a recipe. Arguments and errors as for `pick_scaling`."""
     from sftm_app.tuning.headless import run_scalings  # a merge starts faster without it

@@ -27,7 +27,7 @@ from bench.real.stages import measured, set_up, table
 from sftm_app.evaluation.samples import Samples
 from sftm_app.methods import METHODS
 from sftm_app.methods.params import values_of
-from sftm_app.tuning.unlabelled import Tested, pick, scan_scalings
+from sftm_app.tuning.unlabelled import TriedScaling, pick, scan_scalings
 
 GRID = (0.4, 0.6, 0.8, 1.0, 1.2, 1.5)
 COUNTS = (16, 64)
@@ -62,7 +62,9 @@ def accuracies(place: Workplace, method: str, grid: Sequence[float]) -> dict[flo
     return found
 
 
-def divergences(place: Workplace, method: str, grid: Sequence[float], inputs: Mapping[str, Samples]) -> list[Tested]:
+def divergences(
+    place: Workplace, method: str, grid: Sequence[float], inputs: Mapping[str, Samples]
+) -> list[TriedScaling]:
     """How far the merge is from the tasks' own models, by scaling; kept with the bench's results."""
     n_inputs = max(map(len, inputs.values()))
 
@@ -71,7 +73,7 @@ def divergences(place: Workplace, method: str, grid: Sequence[float], inputs: Ma
         return [asdict(one) for one in tested]
 
     name = f"{settings_key(place.names, settings(method))}-{n_inputs}-{'-'.join(map(str, grid))}.json"
-    return [Tested(**one) for one in measured(place.bench.home / "unlabelled" / name, scan)]
+    return [TriedScaling(**one) for one in measured(place.bench.home / "unlabelled" / name, scan)]
 
 
 def lines_of(place: Workplace, method: str, grid: Sequence[float], counts: Sequence[int]) -> list[Line]:

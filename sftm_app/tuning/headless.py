@@ -20,7 +20,7 @@ from sftm_app.tuning.inputs import find_inputs
 from sftm_app.tuning.search import Budget, Search, search
 from sftm_app.tuning.setup import LIMIT, Setup, make_setup
 from sftm_app.tuning.study import Tried, best_of
-from sftm_app.tuning.unlabelled import SCALINGS, Tested, pick, scan_scalings
+from sftm_app.tuning.unlabelled import SCALINGS, TriedScaling, pick, scan_scalings
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,8 @@ class ScalingResult:
     """
 
     recipe: Recipe
-    picked: Tested
-    tested: tuple[Tested, ...]
+    picked: TriedScaling
+    tested: tuple[TriedScaling, ...]
 
 
 def run_scalings(
@@ -66,7 +66,7 @@ def run_scalings(
     inputs: str | Path | Mapping[str, Samples],
     session: Session,
     scalings: Sequence[float] = (),
-    progress: Callable[[Tested], None] | None = None,
+    progress: Callable[[TriedScaling], None] | None = None,
 ) -> ScalingResult:
     """Pick the scaling of a recipe without labels.
 
@@ -84,7 +84,8 @@ def run_scalings(
     given = find_inputs(found, Path(os.path.expanduser(inputs))) if isinstance(inputs, str | Path) else inputs
     tested = []
     params, weights = values_of(recipe.params), [task.weight for task in recipe.tasks]
-    for one in scan_scalings(found, given, session, recipe.method, params, weights, scalings or SCALINGS):
+    tries = scalings or SCALINGS
+    for one in scan_scalings(found, given, session, recipe.method, params, weights, tries, recipe.split_fused):
         tested.append(one)
         if progress is not None:
             progress(one)

@@ -38,14 +38,14 @@ FLOOR = 1e-6
 
 
 @dataclass(frozen=True)
-class Tested:
+class TriedScaling:
     """One scaling. divergence: from the tasks' own models, see the head of this file; 0 is perfect agreement."""
 
     scaling: float
     divergence: float
 
 
-def pick(tested: Sequence[Tested]) -> Tested:
+def pick(tested: Sequence[TriedScaling]) -> TriedScaling:
     """The scaling with the least divergence, the first of equals."""
     return min(tested, key=lambda one: one.divergence)
 
@@ -58,7 +58,8 @@ def scan_scalings(
     params: Mapping[str, Any] | None = None,
     weights: Sequence[float] | None = None,
     scalings: Sequence[float] = SCALINGS,
-) -> Iterator[Tested]:
+    split_fused: bool = False,
+) -> Iterator[TriedScaling]:
     """Merge at every scaling, and see how far the merge is from each task's own model.
 
     Args:
@@ -69,6 +70,7 @@ def scan_scalings(
         params: its other parameters; those left out have their defaults.
         weights: one per task; by default those of `found`.
         scalings: those to try.
+        split_fused: as in a recipe.
 
     Yields:
         Each scaling with its divergence.
@@ -92,10 +94,10 @@ def scan_scalings(
         own[task] = family_at(found, index).build(individual_parts(found, index, device)).answer(samples)
     models = SharedModels(found, list(used), device)
     for scaling in scalings:
-        plan = plan_in_memory(found, method, {**(params or {}), "scaling": scaling}, session, weights)
+        plan = plan_in_memory(found, method, {**(params or {}), "scaling": scaling}, session, weights, split_fused)
         models.load((merged.entry.name, merged.tensor) for merged in run(plan, session))
         given = {task: models.model(task).answer(samples) for task, samples in used.items()}
-        yield Tested(scaling, divergence(own, given))
+        yield TriedScaling(scaling, divergence(own, given))
 
 
 def divergence(own: Mapping[str, Sequence[Answer]], given: Mapping[str, Sequence[Answer]]) -> float:

@@ -20,6 +20,7 @@ from sftm_app.ui.merging.form import MergeForm, recipe_from_text, recipe_of, rec
 from sftm_app.ui.merging.recipe_panel import NO_RUN, RecipePanel
 from sftm_app.ui.merging.recipe_view import plan_html, rank_costs_html
 from sftm_app.ui.merging.run_panel import RunPanel
+from sftm_app.ui.merging.scaling_panel import ScalingPanel
 from sftm_app.ui.merging.search_panel import SearchPanel
 from sftm_app.ui.studio import Studio
 from sftm_app.ui.widgets import LinkedHtml
@@ -62,6 +63,7 @@ class MergeTab:
             read, form = self.form.read_settings, self.form.settings_inputs
             self.comparison = ComparisonPanel(studio, workspace, read, form)
             self.search = SearchPanel(studio, workspace, read, form)
+            self.scaling = ScalingPanel(studio, workspace, read, form)
         self.inputs: set[Any] = self.form.inputs
         self.written: set[Any] = self.form.settings | self.run.outputs
         self.previewed: set[Any] = {*self.recipe.views, self.plan, self.ready, self.planned}
@@ -69,7 +71,7 @@ class MergeTab:
 
     def _wire(self) -> None:
         opening = {self.empty, self.body, self.below, self.planned, *self.form.written, *self.run.outputs}
-        opening |= self.comparison.opened | self.search.opened
+        opening |= self.comparison.opened | self.search.opened | self.scaling.opened
         opened = self.workspace.change(handle(self.open_workspace), {self.workspace}, opening, **QUIET)
         for event in (opened, self.form.params.followed, self.form.ranked):
             self.preview_after(event)
@@ -106,8 +108,9 @@ class MergeTab:
         # One at a time over all pages, so that two clicks at the same moment start one run.
         begun = {*self.run.outputs, self.kept_run.shown}
         self.start.click(handle(self.begin), self.inputs, begun, trigger_mode="once", concurrency_limit=1, **QUIET)
-        for used in (self.comparison.wire(self.take, self.written), *self.search.wire(self.take, self.written)):
-            self.preview_after(used)
+        used = [self.comparison.wire(self.take, self.written), self.scaling.wire(self.take, self.written)]
+        for event in (*used, *self.search.wire(self.take, self.written)):
+            self.preview_after(event)
         opened.then(handle(self.comparison.restore), {self.workspace}, self.comparison.opened, **QUIET)
         opened.then(handle(self.search.restore), {self.workspace}, self.search.opened, **QUIET)
         self.preview_after(self.differs.select(handle(self.use_settings_of_run), shown, self.form.written, **QUIET))
@@ -137,6 +140,7 @@ class MergeTab:
             **self._open_run(ws),
             **self.comparison.open(ws),
             **self.search.open(ws),
+            **self.scaling.open(),
         }
         return shown | self.form.write(ws, self._asked(ws)) if usable else shown
 

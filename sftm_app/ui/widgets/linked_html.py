@@ -17,7 +17,7 @@ class LinkedHtml(Widget):
     scripts = ("linked_html.js",)
 
 
-def view_link(text: object, shows: str, target: tuple[str | int, ...] = ()) -> Html:
+def view_link(text: object, shows: str, target: tuple[str | int | float, ...] = ()) -> Html:
     """A button that looks like a link. shows: id of the element to scroll to. target: what the click reports."""
     return Html('<button type="button" class="sf-link" data-sf-show="{}" data-sf-go="{}">{}</button>').format(
         shows, json.dumps(list(target)), text
