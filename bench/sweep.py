@@ -267,24 +267,37 @@ def save_adapters(root: Path, model: Any) -> dict[str, list[Array]]:
 def compare_adapters(root: Path, model: Any, changes: Mapping[str, list[Array]]) -> list[str]:
     """Names of layers of the merge of both adapters that are wrong, and of tensors that should not have changed."""
     base, out, stored = numpy_of(root / "base"), numpy_of(root / "out_lora"), load_all(root / "base")
-    modules = dict(model.named_modules())
-    paths: dict[Digest, list[str]] = {}
-    for path in changes:
-        for view in (modules[path].weight, modules[path].weight.T):
-            paths.setdefault(digest(view), []).append(path)
+    weights = {path: module.weight.detach() for path, module in model.named_modules() if path in changes}
     wrong = []
     for name, ours in base.items():
         if not np.issubdtype(ours.dtype, np.floating):
             continue
-        touched = paths.get(digest(stored[name]), [])
-        if touched:
-            moved = superposed(changes[touched[0]])
-            moved = moved if moved.shape == ours.shape else moved.T
-            if off(out[name], ours + moved, ours) > TOLERANCE:
+        placed = [(path, *place) for path, weight in weights.items() for place in places(stored[name], weight)]
+        if placed:
+            moved = [np.zeros_like(ours), np.zeros_like(ours)]
+            for path, start, flip in placed:
+                for whole, change in zip(moved, changes[path], strict=True):
+                    part = change.T if flip else change
+                    whole[start : start + len(part)] = part
+            if off(out[name], ours + superposed(moved), ours) > TOLERANCE:
                 wrong.append(name)
         elif not np.array_equal(out[name], ours):
             wrong.append(f"{name} changed")
     return wrong
+
+
+def places(stored: torch.Tensor, weight: torch.Tensor) -> Iterator[tuple[int, bool]]:
+    """Where a tensor of the files holds a weight: its first row, and whether it is transposed."""
+    for flip, part in ((False, weight), (True, weight.T)):
+        m, n = part.shape
+        if stored.ndim == 2 and stored.shape[1] == n:
+            starts = (
+                start for start in range(0, len(stored) - m + 1, m) if torch.equal(stored[start : start + m], part)
+            )
+            first = next(starts, None)
+            if first is not None:
+                yield first, flip
+                return
 
 
 @contextmanager
