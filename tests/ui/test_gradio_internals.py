@@ -9,7 +9,7 @@ import pytest
 from fastapi.testclient import TestClient
 from gradio.routes import App
 
-from sftm_app.ui.widgets import AddressBar, DrawPad, LinkedHtml, PlotlyView, Sliders
+from sftm_app.ui.widgets import AddressBar, AddressPart, DrawPad, LinkedHtml, PlotlyView, Sliders
 from sftm_app.ui.widgets.gradio_internals import CHECKED_WITH, event_data, file_url, report_progress_on
 
 SAID = f"checked with Gradio {CHECKED_WITH}, this is {gr.__version__}"
@@ -33,7 +33,7 @@ def test_a_static_file_is_served_under_its_address(tmp_path: Path) -> None:
     assert client.get(f"/{file_url(script)}").text == "1", SAID
 
 
-@pytest.mark.parametrize("widget", [AddressBar, DrawPad, LinkedHtml, PlotlyView, Sliders])
+@pytest.mark.parametrize("widget", [AddressBar, AddressPart, DrawPad, LinkedHtml, PlotlyView, Sliders])
 def test_the_front_end_shows_a_widget_as_html_and_an_update_makes_it_again(widget: type[gr.HTML]) -> None:
     made = widget(elem_id="x")
     assert made.get_block_name() == "html", SAID
