@@ -22,7 +22,7 @@ from sftm_app.evaluation.scores import score_table
 from sftm_app.plots.style import merge_colour
 from sftm_app.ui import comparisons, loading
 from sftm_app.ui.evaluate.found_sets import sample_choices
-from sftm_app.ui.evaluate.score_view import SAME, models_table, ordered, score_bars
+from sftm_app.ui.evaluate.score_view import SAME, measure_words, models_table, ordered, score_bars, task_title
 from sftm_app.ui.evaluate.sources import Source, known_source, remember
 from sftm_app.ui.evaluate.table_panel import evaluate_key
 from sftm_app.ui.evaluate.uploads import keep_uploads
@@ -75,7 +75,7 @@ def test_nothing_is_sent_again_that_the_page_shows(studio: Studio, workspace: Wo
     fewer = tab.table.redraw(later | {tab.models: ["base"]})
     assert "Plain average" not in fewer[tab.table.table] and "Individual" in fewer[tab.table.table]
     macro = tab.table.redraw(later | {tab.table.measure: "macro_f1"})[tab.table.table]
-    assert macro.count("Macro-F1") == 3
+    assert "Macro-F1 on 10 samples per task" in macro
 
 
 def test_scores_open_wrong_answers_and_those_open_samples(studio: Studio, workspace: Workspace) -> None:
@@ -200,6 +200,14 @@ def test_models_that_may_be_equal_are_not_told_apart() -> None:
     assert bars.error_y.array[0] > 0 and bars.y[0] - bars.error_y.arrayminus[0] == pytest.approx(
         scores.cells[merge.key]["a"].interval.low
     )
+
+
+def test_the_score_is_named_at_each_task_only_where_they_differ() -> None:
+    written = AnswerSheet(("x",), ("x",), (True,), chosen=False)
+    alike, mixed = score_table({"m": {"a": sheet(1)}}), score_table({"m": {"a": sheet(1), "b": written}})
+    assert task_title(alike, "a") == "a" and measure_words(alike) == "accuracy"
+    assert "Exact match" in str(task_title(mixed, "b")) and measure_words(mixed) == "accuracy or exact match"
+    assert measure_words(score_table({"m": {"b": written}}, "bleu")) == "BLEU"
 
 
 # Where samples come from

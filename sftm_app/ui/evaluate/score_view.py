@@ -8,7 +8,6 @@ from typing import Any
 from sftm_app.evaluation.answer_sheet import AnswerSheet
 from sftm_app.evaluation.candidates import BASE, INDIVIDUAL, Candidate
 from sftm_app.evaluation.intervals import Interval
-from sftm_app.evaluation.measures import MEASURES
 from sftm_app.evaluation.model_keys import model_key
 from sftm_app.evaluation.scores import Score, ScoreTable
 from sftm_app.plots.accuracy import accuracy_bars
@@ -106,13 +105,23 @@ def models_table(
     counts = sorted({*n_samples.values()})
     n = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     wrong = "A score opens the wrong answers behind it." if links else ""
-    return stack(table(columns, rows, range(1, len(columns)), f"{n} samples per task {source}."), hint(HELP + wrong))
+    caption = f"{measure_words(scores)} on {n} samples per task {source}."
+    shown = table(columns, rows, range(1, len(columns)), caption[:1].upper() + caption[1:])
+    return stack(shown, hint(HELP + wrong))
 
 
 def task_title(scores: ScoreTable, task: str) -> object:
-    """A task's name, and how it is scored if that is not by accuracy."""
+    """A task's name, and how it is scored where the tasks differ in that."""
     measure = scores.measures.get(task)
-    return task if measure is None or measure is MEASURES[0] else join([task, small(measure.title)], " ")
+    alike = len({one.name for one in scores.measures.values()}) < 2
+    return task if measure is None or alike else join([task, small(measure.title)], " ")
+
+
+def measure_words(scores: ScoreTable) -> str:
+    """How the tasks are scored: "accuracy", or "accuracy or exact match"."""
+    names = dict.fromkeys(measure.title for measure in scores.measures.values())
+    # Abbreviations keep their capitals.
+    return " or ".join(name if name[1:] != name[1:].lower() else name.lower() for name in names)
 
 
 def _row(
@@ -164,5 +173,4 @@ def score_bars(scores: ScoreTable, models: Sequence[Candidate]) -> Any:
             [None if one is None else getattr(one.interval, end) for one in found] for end in ("value", "low", "high")
         )
         series.append(Series(model.title, values, *look(model), lows, highs))
-    titles = {measure.title.lower() for measure in scores.measures.values()}
-    return accuracy_bars(scores.tasks, series, " or ".join(sorted(titles)))
+    return accuracy_bars(scores.tasks, series, measure_words(scores))

@@ -16,7 +16,7 @@ from sftm_app.ui.evaluate.answers import merges_quickly
 from sftm_app.ui.evaluate.labelled import HOW_IMAGES, HOW_TEXTS
 from sftm_app.ui.evaluate.progress_view import failures_html, progress_html, progress_of
 from sftm_app.ui.evaluate.sample_inputs import family_of
-from sftm_app.ui.evaluate.score_view import known_answers, points, score_bars, task_title, with_interval
+from sftm_app.ui.evaluate.score_view import known_answers, measure_words, points, score_bars, task_title, with_interval
 from sftm_app.ui.evaluate.sources import BESIDE, Source, benchmark_of, known_source, sample_set
 from sftm_app.ui.studio import Studio
 from sftm_app.ui.widgets.html import Html, hint, notice, stack, stat, stats, strong, table
@@ -153,12 +153,11 @@ def _headline(scores: ScoreTable, models: Sequence[Candidate]) -> Html:
         value = f"{mean.value:.1%}" if mean else "…"
         between = f"{mean.interval.low:.0%} to {mean.interval.high:.0%}" if mean else ""
         figures.append(stat(model.title, value, between))
-    titles = {measure.title.lower() for measure in scores.measures.values()}
     sentences = [_against(scores, merge, other) for other in models[-2:0:-1]]
     said = " ".join(sentence for sentence in sentences if sentence)
     share = scores.normalised(merge.key, INDIVIDUAL.key)
     relative = f" It keeps {share.value:.1%} of what the individual models reach." if share else ""
-    return stack(stats(figures), hint(f"Mean {' or '.join(sorted(titles))} over the tasks. {said}{relative}"))
+    return stack(stats(figures), hint(f"Mean {measure_words(scores)} over the tasks. {said}{relative}"))
 
 
 def _against(scores: ScoreTable, merge: Candidate, other: Candidate) -> str:
