@@ -59,7 +59,8 @@ def tables_of_task(
     keys = {ours.key_of(name, ""): name for name in axes}
     copies = {name: keys.get(theirs.key_of(name, "")) for name in found.copies}
     pairs = {**{copy: name for copy, name in copies.items() if name}, **{found.names.get(n, ""): n for n in axes}}
-    return Tables({name: ours for name, ours in pairs.items() if own.get(name, -1) == axes[ours]}, {})
+    same = {name: ours for name, ours in pairs.items() if own.get(name, -1) == axes[ours]}
+    return Tables(_as_wide(same, base, axes, task), {})
 
 
 def _tables_of_adapter(base: Checkpoint, ours: Architecture, axes: Mapping[str, int], task: Checkpoint) -> Tables:
@@ -69,13 +70,26 @@ def _tables_of_adapter(base: Checkpoint, ours: Architecture, axes: Mapping[str, 
         return next((name for name in names_in_base(path, ours) if name in axes), None)
 
     paths = sorted(names.whole, key=lambda path: is_tied(path, ours))  # the table itself before its copies
-    whole = {names.whole[path]: name for path in paths if (name := in_base(path))}
+    whole = _as_wide({names.whole[path]: name for path in paths if (name := in_base(path))}, base, axes, task)
     factors = {}
     for module, pair in names.factors.items():
         half, axis = ("A", 1) if module in names.tables else ("B", 0)
-        if half in pair and in_base(f"{module}.weight"):
+        if half in pair and len(task.tensors[pair[half]].shape) == 2 and in_base(f"{module}.weight"):
             factors[pair[half]] = axis
     return Tables(whole, factors)
+
+
+def _as_wide(tables: Mapping[str, str], base: Checkpoint, axes: Mapping[str, int], task: Checkpoint) -> dict[str, str]:
+    """Those of a task's tables whose rows are as long as the base's."""
+
+    def rest(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
+        return shape[:axis] + shape[axis + 1 :]
+
+    return {
+        theirs: ours
+        for theirs, ours in tables.items()
+        if rest(task.tensors[theirs].shape, axes[ours]) == rest(base.tensors[ours].shape, axes[ours])
+    }
 
 
 def table_size(checkpoint: Checkpoint, tables: Tables, axes: Mapping[str, int]) -> int | None:

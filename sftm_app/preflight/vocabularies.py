@@ -188,15 +188,21 @@ def _union(members: Sequence[Member], names: Sequence[Sequence[str | None]], cho
             ),
             differ=True,
         )
+    row = members[0].tokens.n_rows if members[0].tokens else 0
+    if row > members[0].size:
+        problem = (
+            f"The base's tokenizer names row {row - 1}, but its tables have {members[0].size} rows, so no tokens can "
+            f"be added to it. Keep one model's tokenizer: `tokenizer: base` or `tokenizer: {TASK}{members[1].name}`."
+        )
+        return Comparison(problems=(problem,), differ=True)
     target = list(names[0])
     new = [token for token in everything if token not in places[0]]
     for token in (token for token in new if token[0] == "\0"):
-        row = int(token[1:])
-        target += [None] * (row + 1 - len(target))
-        target[row] = token
+        place = int(token[1:])
+        target += [None] * (place + 1 - len(target))
+        target[place] = token
     additions: dict[str, tuple[int, dict[str, Any]]] = {}
     closed: list[str] = []
-    row = members[0].tokens.n_rows if members[0].tokens else 0
     real = sorted((t for t in new if t[0] != "\0"), key=lambda token: min(own.get(token, 1 << 60) for own in places))
     for token in real:
         while _at(target, row) is not None:

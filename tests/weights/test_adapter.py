@@ -178,8 +178,8 @@ def flat(tensors: dict[str, torch.Tensor]) -> None:
     tensors[f"{Q}.lora_A.weight"] = torch.zeros(48)
 
 
-def resized_table(tensors: dict[str, torch.Tensor]) -> None:
-    tensors["base_model.model.model.embed_tokens.weight"] = torch.zeros(33, 16)
+def wider_table(tensors: dict[str, torch.Tensor]) -> None:
+    tensors["base_model.model.model.embed_tokens.weight"] = torch.zeros(33, 17)
 
 
 def another_layer(tensors: dict[str, torch.Tensor]) -> None:
@@ -202,7 +202,7 @@ FILES: list[tuple[Callable[[dict[str, torch.Tensor]], None], str]] = [
     (two_in_one, "holds 1 tensors twice"),
     (integers, "are not floating-point numbers"),
     (flat, "A [48] and B [16, 3]"),
-    (resized_table, "model.embed_tokens.weight has shape [33, 16], in the base it is [30, 16]"),
+    (wider_table, "model.embed_tokens.weight has shape [33, 17], in the base it is [30, 16]"),
     (another_layer, "holds 1 tensors that the base lacks"),
 ]
 
