@@ -65,6 +65,7 @@ def print_search(found: SearchResult, output: Path | None) -> None:
         if row.accuracy is not None:
             title = f"best: {best}" if row.candidate.key == found.best_key else row.candidate.title
             print(f"  {row.accuracy.value:6.1%}  ({row.accuracy.low:.1%} to {row.accuracy.high:.1%})  {title}")
+    print(found.verdict)
     print(f"Trials: {found.folder}")
     if output is not None:
         output.write_text(recipe_to_yaml(recipe), encoding="utf-8")

@@ -124,6 +124,17 @@ def accuracy_interval(correct: Correct) -> Interval:
     return interval(mean_accuracy(table), drawn_accuracy(table, draws_of(correct)))
 
 
+def accuracy_difference(correct: Correct, other: Correct) -> Interval:
+    """How much higher the mean accuracy over the tasks is than another model's, with its paired interval, -1..1.
+
+    Args:
+        correct, other: of the same tasks and samples.
+    """
+    tables, draws = [_one_seed(one) for one in (correct, other)], draws_of(correct)
+    first, second = (drawn_accuracy(table, draws) for table in tables)
+    return interval(mean_accuracy(tables[0]) - mean_accuracy(tables[1]), first - second)
+
+
 def closed_gap(correct: Correct, base: Correct, individual: Correct) -> Interval | None:
     """The share of the gap that a model closes, see `gap_closed`.
 

@@ -17,7 +17,7 @@ from sftm_app.planning.planner import open_inputs
 from sftm_app.planning.recipe import Recipe
 from sftm_app.session import Session
 from sftm_app.tuning.inputs import find_inputs
-from sftm_app.tuning.search import Budget, Search, search
+from sftm_app.tuning.search import Budget, Search, search, verdict
 from sftm_app.tuning.setup import LIMIT, Setup, make_setup
 from sftm_app.tuning.study import Tried, best_of
 from sftm_app.tuning.unlabelled import SCALINGS, TriedScaling, pick, scan_scalings
@@ -31,6 +31,7 @@ class SearchResult:
         recipe: the given recipe with the best settings.
         best: the trial with them, with its score on the validation samples.
         best_key: of its row among `rows`.
+        verdict: how it compares with the default, in a sentence.
         rows: base, the tasks' own models, the plain average, the default and the best, on the test samples.
         tried: all trials.
         folder: where they are kept.
@@ -40,6 +41,7 @@ class SearchResult:
     recipe: Recipe
     best: Tried
     best_key: str
+    verdict: str
     rows: tuple[Row, ...]
     tried: tuple[Tried, ...]
     folder: Path
@@ -168,7 +170,8 @@ def run_search(
     return SearchResult(
         best_recipe(recipe, best.settings),
         best,
-        setup.candidate(best.settings).key,
+        (key := setup.candidate(best.settings).key),
+        verdict(last.comparison, key),
         last.comparison.rows,
         last.tried,
         setup.folder,

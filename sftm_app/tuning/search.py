@@ -19,6 +19,7 @@ from sftm_app.errors import MethodError, NumericalError, RecipeError, ResourceEr
 from sftm_app.evaluation.answer_sheet import AnswerSheet
 from sftm_app.evaluation.candidates import INDIVIDUAL, method_candidate
 from sftm_app.evaluation.comparison import Comparison, compare
+from sftm_app.evaluation.intervals import accuracy_difference
 from sftm_app.evaluation.labelled import family_at
 from sftm_app.evaluation.measuring import SAMPLES_PER_STEP, TEXTS_WRITTEN_PER_STEP, measure
 from sftm_app.evaluation.shared_models import SharedModels
@@ -123,6 +124,26 @@ def final_comparison(setup: Setup, best: Tried) -> Comparison:
     n_samples = {task: len(samples) for task, samples in setup.test.items()}
     merges = [method_candidate(BASELINE), method_candidate(DEFAULT_METHOD), setup.candidate(best.settings)]
     return Comparison(n_samples).with_candidates(merges)
+
+
+def verdict(comparison: Comparison, best_key: str) -> str:
+    """How the best of a search compares with the default on the test samples, in a sentence; "" if that is not known.
+
+    Args:
+        comparison: of `final_comparison`, done.
+        best_key: of the best candidate.
+    """
+    correct = {row.candidate.key: row.measurement.correct for row in comparison.rows if row.state == "done"}
+    default = method_candidate(DEFAULT_METHOD).key
+    if best_key == default:
+        return "The default is the best that was found."
+    if best_key not in correct or default not in correct:
+        return ""
+    gain = accuracy_difference(correct[best_key], correct[default])
+    points = f"{100 * gain.value:+.1f} points ({100 * gain.low:+.1f} to {100 * gain.high:+.1f})"
+    if gain.holds_zero:
+        return f"The best of the search is not distinguishable from the default on these samples: {points}."
+    return f"The best of the search is {'above' if gain.value > 0 else 'below'} the default: {points}."
 
 
 def restore(setup: Setup, n_trials: int) -> Search:

@@ -13,12 +13,22 @@ import torch
 
 from sftm_app.errors import MethodError, OutputError, ResourceError, SampleError
 from sftm_app.evaluation.accuracy import accuracy
-from sftm_app.evaluation.candidates import BASE, INDIVIDUAL, ModelPool, merge_in_memory
+from sftm_app.evaluation.answer_sheet import AnswerSheet
+from sftm_app.evaluation.candidates import (
+    BASE,
+    INDIVIDUAL,
+    Candidate,
+    ModelPool,
+    merge_in_memory,
+    method_candidate,
+)
+from sftm_app.evaluation.comparison import Comparison, Row
+from sftm_app.evaluation.measuring import Measurement
 from sftm_app.evaluation.samples import Samples
 from sftm_app.methods.params import values_of
 from sftm_app.methods.settings import merge_settings
 from sftm_app.tuning import search as searching
-from sftm_app.tuning.search import Budget, restore, search
+from sftm_app.tuning.search import Budget, restore, search, verdict
 from sftm_app.tuning.setup import About, Setup, find_about, fitting_methods, write_about
 from sftm_app.tuning.study import Tried, read_trials
 
@@ -71,6 +81,23 @@ def test_a_search_tries_reports_and_resumes(setup_in: Build, tmp_path: Path) -> 
     shown = restore(broken, 6)
     assert shown.own == last.own and shown.comparison is not None
     assert [row.accuracy for row in shown.comparison.rows] == [row.accuracy for row in last.comparison.rows]
+
+
+def test_the_verdict_says_what_the_samples_can_tell() -> None:
+    default, other = method_candidate("sftm"), method_candidate("ties", {"density": 0.4})
+
+    def told(right: int, best: Candidate = other) -> str:
+        sheets = {
+            default: AnswerSheet(correct=(True,) * 50 + (False,) * 50),
+            other: AnswerSheet(correct=(True,) * right + (False,) * (100 - right)),
+        }
+        rows = tuple(Row(Measurement(one, {"t": sheet}), "done") for one, sheet in sheets.items())
+        return verdict(Comparison({"t": 100}, rows), best.key)
+
+    assert "is not distinguishable from the default on these samples: +1.0 points (+0.0 to" in told(51)
+    assert "is above the default: +40.0 points (+3" in told(90)
+    assert "is below the default: -40.0" in told(10)
+    assert told(90, default) == "The default is the best that was found."
 
 
 def test_the_best_merges_to_the_same_tensors(setup_in: Build, tmp_path: Path, session: object) -> None:

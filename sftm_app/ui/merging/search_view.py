@@ -11,7 +11,7 @@ from sftm_app.methods.params import controls
 from sftm_app.methods.settings import MergeSettings
 from sftm_app.plots.trials import TrialPoint, importance_figure, trials_figure
 from sftm_app.tuning.importance import importances
-from sftm_app.tuning.search import Search
+from sftm_app.tuning.search import Search, verdict
 from sftm_app.tuning.study import Tried
 from sftm_app.ui.comparisons import Board
 from sftm_app.ui.merging.comparison_view import FORM, board_table
@@ -82,8 +82,9 @@ def search_table(ws: Workspace, board: SearchBoard) -> Html | str:
     comparison = board.search.comparison
     if comparison is None or not comparison.finished:
         return ""
-    shown = Board(board.conditions, comparison, "done")
-    return stack(hint(TABLE_HELP), board_table(ws, shown))
+    best, shown = board.search.best, Board(board.conditions, comparison, "done")
+    said = verdict(comparison, board.setup.candidate(best.settings).key) if best else ""
+    return stack(hint(f"{TABLE_HELP} {said}"), board_table(ws, shown))
 
 
 def opposed_pair(now: Search) -> tuple[str, str] | None:
