@@ -215,6 +215,8 @@ def default_name(path: str | Path, taken: set[str]) -> str:
 
 def _own_name(path: Path) -> str:
     """A folder's name, or a weight file's without its suffix; a file called "model" gets its folder's name."""
+    if path.name.startswith("models--"):  # a repository's folder in a hub cache: models--ORG--NAME
+        return path.name.rpartition("--")[2]
     if not path.name.endswith((".safetensors", INDEX_SUFFIX)):
         return path.name
     stem = path.name.removesuffix(".index.json").removesuffix(".safetensors")

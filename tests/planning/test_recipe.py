@@ -281,3 +281,7 @@ def test_models_of_the_hub_are_found_where_they_were_downloaded(hub: FakeHub, tm
     recipe.write_text("base: hub:nothing/x/y\ntasks: [org/b]")
     with pytest.raises(HubError, match="neither a folder"):
         load_recipe(recipe)
+
+
+def test_a_repository_in_a_hub_cache_gives_its_own_name() -> None:
+    assert make_recipe("b", ["/cache/models--org--tuned"]).tasks[0].name == "tuned"
