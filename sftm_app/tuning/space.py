@@ -113,10 +113,11 @@ def _distribution(control: Control, default: Any) -> BaseDistribution:
         return CategoricalDistribution(control.choices)
     if control.kind == "rank":
         return CategoricalDistribution((*RANKS, *([] if default in RANKS else [default])))
+    # Negative values take tasks away. Nobody who searches for the best merge wants that, unless the method does.
+    low = max(control.minimum, 0.0) if default >= 0 else control.minimum
     if control.step == 1:
-        return IntDistribution(int(control.minimum), int(control.maximum))
-    log = control.minimum > 0 and control.maximum / control.minimum >= LOG_FROM
-    return FloatDistribution(control.minimum, control.maximum, log=log)
+        return IntDistribution(int(low), int(control.maximum))
+    return FloatDistribution(low, control.maximum, log=low > 0 and control.maximum / low >= LOG_FROM)
 
 
 def _suggest(trial: optuna.Trial, name: str, distribution: BaseDistribution) -> Any:

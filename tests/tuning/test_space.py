@@ -58,6 +58,13 @@ def test_seeds_are_not_searched() -> None:
         assert f"{name}.seed" not in Space((name,), TASKS, WEIGHTS_GIVEN).distributions(name), method.title
 
 
+def test_no_task_is_taken_away(draws: Draws) -> None:
+    space = Space(("task_arithmetic",), TASKS, WEIGHTS_GIVEN)
+    assert all(settings.params.scaling >= 0 for _, settings in draws.take(space, 20))  # type: ignore[attr-defined]
+    chosen = space.choices(merge_settings("task_arithmetic", {"scaling": -0.5}, WEIGHTS_GIVEN))
+    assert "task_arithmetic.scaling" not in chosen, "a person's own settings may, and are tried as they are"
+
+
 def test_weights_are_drawn_where_a_trial_chooses_its_own(draws: Draws) -> None:
     space = Space(("average",), TASKS, (1.0, 3.0))
     drawn = [(trial.params[WEIGHTS], settings.weights) for trial, settings in draws.take(space, 20)]
