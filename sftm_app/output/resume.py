@@ -165,11 +165,13 @@ def made_from(plan: Plan, session: Session) -> dict[str, Any]:
     stamps = {str(path): stamp for checkpoint in found.checkpoints for path, stamp in checkpoint.stamps.items()}
     places = [(entry.output, entry.role, entry.rule, entry.sources, entry.parts) for entry in plan.entries]
     order = [output.name for output in plan.outputs]
+    # Whose row is which token follows from the tokenizers, which may have changed.
+    rows = [(name, mapped.digest) for checkpoint in found.checkpoints for name, mapped in checkpoint.rows.items()]
     made: dict[str, Any] = {
         **made_by(plan.device, session.n_threads).facts(),
         "the recipe": recipe,
         "the input": {path: dataclasses.astuple(stamp) for path, stamp in stamps.items()},
-        "the plan": hashlib.sha256(repr((places, order)).encode()).hexdigest(),
+        "the plan": hashlib.sha256(repr((places, order, rows)).encode()).hexdigest(),
     }
     plain: dict[str, Any] = to_jsonable_python(made)
     return plain

@@ -21,6 +21,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from sftm_app import check, merge
 from sftm_app.errors import CompatibilityError, RecipeError
 from sftm_app.output.report import load_report
+from sftm_app.output.resume import made_from
+from sftm_app.pipeline import prepare
+from sftm_app.planning.recipe import make_recipe
+from sftm_app.session import open_session
 
 QUERY = "model.layers.0.self_attn.q_proj.weight"
 ARITHMETIC: dict[str, Any] = {"method": "task_arithmetic", "scaling": 1.0}
@@ -274,6 +278,17 @@ def test_the_tasks_tokenizer_is_used_where_the_base_has_none(root: Path) -> None
 
 
 def test_a_resumed_merge_refuses_another_tokenizer(root: Path) -> None:
+    save_tokenizer(save_tuned(root / "shuffled", root / "base", 1), WORDS[::-1])
+    made = []
+    for words in (WORDS[::-1], [*WORDS[:2], *WORDS[:1:-1]]):
+        save_tokenizer(root / "shuffled", words)
+        recipe = make_recipe(root / "base", [root / "shuffled"], device="cpu", tokenizer="base")
+        session = open_session()
+        made.append(made_from(prepare(recipe, session), session)["the plan"])
+    assert made[0] != made[1]
+
+
+def test_the_choice_is_in_the_recipe_and_checked(root: Path) -> None:
     tuned(root, "a", 1, ("<tool>",))
     out = merged(root, "a")
     recipe = (out / "sftm_recipe.yaml").read_text()
