@@ -69,7 +69,7 @@ class Disk:
             allocate(*arguments)
 
         sys.addaudithook(watch)
-        builtins.open = io.open = open_  # type: ignore[assignment]
+        builtins.open = io.open = open_
         os.fsync, os.posix_fallocate = sync, reserve  # type: ignore[assignment]
 
 

@@ -167,7 +167,8 @@ def _is_json(scope: Scope) -> bool:
 
 async def read_body(receive: Receive) -> bytes | None:
     """The whole body of a request; None when it is too large."""
-    chunks, size = [], 0
+    chunks: list[bytes] = []
+    size = 0
     while True:
         message = await receive()
         if message["type"] != "http.request":

@@ -50,9 +50,9 @@ def fault_of(raw: bytes) -> str:
     if raw[place : place + 1] != b"{":
         return "is not a table of tensors"
     place += 1
-    end = _NEXT.match(raw, place)
-    more = end is None
-    place = end.end() if end else place
+    empty = _NEXT.match(raw, place)
+    more = empty is None
+    place = empty.end() if empty else place
     while more:
         name = _string(raw, place, MAX_NAME)
         if name is None or name[1] - name[0] > MAX_NAME:
@@ -84,9 +84,11 @@ def _fault_of_columns(begins: array[int], ends: array[int], hashes: array[int]) 
     if (names[1:] == names[:-1]).any():
         return "holds a name twice"
     del names
-    order = np.lexsort((np.frombuffer(ends, np.uint64), np.frombuffer(begins, np.uint64))) if begins else []
+    if not begins:
+        return ""
+    order = np.lexsort((np.frombuffer(ends, np.uint64), np.frombuffer(begins, np.uint64)))
     last = 0
-    for index in order:
+    for index in order.tolist():
         if begins[index] != last:
             return "leaves a hole or an overlap between tensors"
         last = ends[index]
