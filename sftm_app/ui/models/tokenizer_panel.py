@@ -36,7 +36,9 @@ class TokenizerPanel:
     def show(self, values: Values) -> Updates:
         """What a workspace lets one choose; hidden where all models have one tokenizer."""
         ws = values[self.workspace]
-        words = {"base": "the base's", "union": "union (all tokens)"} | {f"task {name}": f"that of {name}" for name in ws.task_names}
+        words = {"base": "the base's", "union": "union (all tokens)"} | {
+            f"task {name}": f"that of {name}" for name in ws.task_names
+        }
         choices = [(words[choice], choice) for choice in tokenizer_choices(ws.task_names)]
         return {
             self.choice: gr.update(
