@@ -11,6 +11,7 @@ from sftm_app.ui.listening import Door, Visitors
 from sftm_app.ui.settings import Settings
 from sftm_app.ui.theme import launch_look
 from sftm_app.ui.uploads import FOLDER
+from sftm_app.ui.widgets.gradio_internals import NO_TRIAL
 
 MAX_UPLOAD = "20mb"
 
@@ -35,6 +36,7 @@ def launch_options(settings: Settings, door: Door | None = None) -> dict[str, An
         "strict_cors": True,
         "max_file_size": MAX_UPLOAD,
         "ssr_mode": False,
+        **NO_TRIAL,
         "mcp_server": False,
         "app_kwargs": {"middleware": middleware},
     }

@@ -10,7 +10,7 @@ from fastapi.testclient import TestClient
 from gradio.routes import App
 
 from sftm_app.ui.widgets import AddressBar, AddressPart, DrawPad, LinkedHtml, PlotlyView, Sliders
-from sftm_app.ui.widgets.gradio_internals import CHECKED_WITH, event_data, file_url, report_progress_on
+from sftm_app.ui.widgets.gradio_internals import CHECKED_WITH, NO_TRIAL, event_data, file_url, report_progress_on
 
 SAID = f"checked with Gradio {CHECKED_WITH}, this is {gr.__version__}"
 
@@ -52,3 +52,16 @@ def test_hidden_progress_is_reported_on_one_component() -> None:
     report_progress_on(small, page)
     hidden, shown = page.get_config_file()["dependencies"]
     assert hidden["show_progress_on"] == [small._id] and not shown["show_progress_on"], SAID
+
+
+def test_a_page_that_takes_long_is_launched_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gr.networking, "url_ok", lambda url: False)
+    with gr.Blocks() as page:
+        gr.HTML()
+    try:
+        with pytest.raises(ValueError, match="localhost is not accessible"):
+            page.launch(prevent_thread_lock=True, quiet=True, share=False, ssr_mode=False)
+        page.close()
+        page.launch(prevent_thread_lock=True, quiet=True, share=False, ssr_mode=False, **NO_TRIAL)
+    finally:
+        page.close()

@@ -18,6 +18,11 @@ from sftm_app.ui.guard import VISITOR
 CHECKED_WITH = "6.31.0"
 
 
+# Options of `gr.Blocks.launch`: without them Gradio asks for its own page, and gives up if that takes 3 s, as it may on
+# a busy machine.
+NO_TRIAL = {"_frontend": False}
+
+
 def event_data(event: gr.EventData) -> object:
     """What the browser sent with an event; unchecked."""
     return event._data
