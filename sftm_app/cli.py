@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     _import_engine()
     # `fetch` starts a process that goes online, and the workers of a cluster are other machines.
     if getattr(options, "executor", "local") == "local":
-        stay_offline()
+        stay_offline([options.listen] if getattr(options, "listen", None) else ())
     try:
         COMMANDS[options.command](options)
     except SFTMError as error:

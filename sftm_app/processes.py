@@ -7,7 +7,7 @@ import contextlib
 import ipaddress
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 # Python raises these audit events before it contacts or looks up another machine.
@@ -56,22 +56,29 @@ def limit_memory(n_bytes: int) -> None:
         resource.setrlimit(resource.RLIMIT_AS, (taken + n_bytes, taken + n_bytes))
 
 
-def stay_offline() -> None:
+def stay_offline(own: Collection[str] = ()) -> None:
     """From now on, refuse whatever code of this process tries to reach a machine other than this one.
+
+    Args:
+        own: further addresses of this machine, which a server asks whether it is up.
 
     Libraries look for weights and code by names in a config. This process has no use for any of it, so the refusal does
     not depend on their settings. It cannot be undone.
     """
-    sys.addaudithook(_refuse_other_machines)
+
+    def refuse(event: str, arguments: tuple[Any, ...]) -> None:
+        _refuse_other_machines(event, arguments, own)
+
+    sys.addaudithook(refuse)
 
 
-def _refuse_other_machines(event: str, arguments: tuple[Any, ...]) -> None:
+def _refuse_other_machines(event: str, arguments: tuple[Any, ...], own: Collection[str]) -> None:
     if event in _REACHING:
         host = arguments[0]
         if event in ("socket.connect", "socket.sendto", "socket.sendmsg"):
             address = arguments[1] if len(arguments) > 1 else None
             host = address[0] if isinstance(address, tuple) else None  # not a tuple: a socket in the file system
-        if not _is_this_machine(host):
+        if not _is_this_machine(host) and host not in own:
             raise PermissionError(f"SFTM Studio is offline: {str(host)[:80]!r} is not contacted.")
 
 

@@ -197,12 +197,6 @@ class Visitors:
 
 
 def _is_own_startup(scope: Scope) -> bool:
-    return (
-        scope["type"] == "http"
-        and scope["path"] == _STARTUP_ROUTE
-        and (scope.get("client") or ("",))[0]
-        in (
-            "127.0.0.1",
-            "::1",
-        )
-    )
+    """Whether this machine asks itself whether it is up."""
+    client, server = ((scope.get(name) or ("",))[0] for name in ("client", "server"))
+    return scope["type"] == "http" and scope["path"] == _STARTUP_ROUTE and bool(client) and client == server
