@@ -44,7 +44,8 @@ class ScalingPanel:
             block(
                 hint(
                     "Merges with the settings above at several scalings, and takes the one at which the merge agrees "
-                    "most with each task's own model. Needs inputs, but no labels."
+                    "most with each task's own model. Needs inputs, but no labels. Useful for methods whose scaling "
+                    "has to be found by trying; where 1 is meant, the default does as well."
                 )
             )
             with gr.Row(equal_height=False):
