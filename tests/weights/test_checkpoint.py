@@ -19,8 +19,8 @@ from transformers import ViTForImageClassification
 
 from sftm_app.errors import CheckpointError, NumericalError
 from sftm_app.weights import checkpoint as checkpoint_module
-from sftm_app.weights import weight_files
 from sftm_app.weights import reader as reader_module
+from sftm_app.weights import weight_files
 from sftm_app.weights.checkpoint import open_checkpoint
 from sftm_app.weights.hashing import hash_files
 from sftm_app.weights.header import FileStamp, Header, read_header
