@@ -44,7 +44,8 @@ HOUSE = {
         output inspection evaluation tuning plots jobs hub""",
     "cli_options": "devices",
     "cli_tuning": "errors units methods session planning tuning api ui",
-    "cli": "errors units processes methods weights session planning pipeline output tuning api hub ui cli_options cli_tuning",
+    "cli": """errors units processes methods weights session planning pipeline output tuning api hub ui cli_options
+        cli_tuning""",
     "__main__": "cli",
 }
 # The files and rooms that may import a library.

@@ -118,9 +118,7 @@ def loaded_tensors(model: Any, names: Iterable[str], parameters: Mapping[str, to
             yield LoadedTensor(name, memory, ignored=True, in_model=is_inside or _BUFFER.search(last) is not None)
 
 
-def _place_in_stack(
-    rule: WeightConverter, pattern: str, steps: list[str], name: str
-) -> tuple[int, int, int] | None:
+def _place_in_stack(rule: WeightConverter, pattern: str, steps: list[str], name: str) -> tuple[int, int, int] | None:
     """See `LoadedTensor.stack`: experts are stacked first, then gate and up are put side by side along the rows."""
     sources = list(rule.source_patterns)
     is_stack = steps in (["MergeModulelist"], ["MergeModulelist", "Concatenate"]) and len(rule.target_patterns) == 1

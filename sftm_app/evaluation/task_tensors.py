@@ -28,8 +28,9 @@ def individual_tensors(found: Preflight, index: int) -> dict[str, Tensor]:
         index: the task's position in it.
 
     Returns:
-        For a full checkpoint its tensors, by the names in its files and in its own order of rows. For an adapter those of the base with the adapter
-        applied, by the names in the base's files, and the adapter's heads by the names in its own.
+        For a full checkpoint its tensors, by the names in its files and in its own order of rows. For an adapter those
+        of the base with the adapter applied, by the names in the base's files, and the adapter's heads by the names in
+        its own.
     """
     task, match = found.tasks[index].checkpoint, found.matches[index]
     if task.adapter is None:

@@ -17,8 +17,8 @@ from torch import Tensor
 from sftm_app.errors import InputError, RecipeError
 from sftm_app.inspection import answers, input_projection
 from sftm_app.inspection.what_if import Prediction, WhatIf
-from sftm_app.linalg.feature_gram import FeatureGram
 from sftm_app.linalg.factors import cut_all
+from sftm_app.linalg.feature_gram import FeatureGram
 from sftm_app.linalg.low_rank import dense
 from sftm_app.linalg.metric import Metric
 from sftm_app.linalg.preservation import errors, measure

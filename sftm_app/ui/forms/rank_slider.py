@@ -37,6 +37,12 @@ SCALES = {
 }
 
 
+INFO = "How many singular features to keep per task and layer."
+INFO_AUTO = (
+    f"{INFO} auto: 90 % of the energy where the tasks have more features than the layer has dimensions, else all."
+)
+
+
 class RankSlider:
     """The kind of a rank, and its amount, whose scale follows the kind."""
 
@@ -47,7 +53,7 @@ class RankSlider:
             [(title, name) for name, title in KINDS.items()],
             value=kind,
             label=label,
-            info="How many singular features to keep per task and layer.",
+            info=INFO_AUTO,
             visible=visible,
             elem_id=f"{elem_id}-by",
         )
@@ -71,7 +77,8 @@ class RankSlider:
         """Show a method's rank with this value. visible: False where it does nothing."""
         kind, amount = kind_and_amount(rank)
         choices = [(title, name) for name, title in KINDS.items() if name != AUTO or control.auto]
-        shown = gr.update(choices=choices, value=kind, label=control.label, visible=visible)
+        info = INFO_AUTO if control.auto else INFO
+        shown = gr.update(choices=choices, value=kind, label=control.label, info=info, visible=visible)
         slider = amount_update(kind, amount) if visible else gr.update(visible=False)
         return {self.kind: shown, self.amount: slider}
 
