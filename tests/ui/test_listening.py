@@ -25,6 +25,7 @@ from sftm_app.ui.merging.run_panel import RunPanel
 from sftm_app.ui.models.checkpoints import find_checkpoints
 from sftm_app.ui.settings import Settings, allowed
 from sftm_app.ui.studio import Studio
+from sftm_app.ui.widgets.gradio_internals import visitor_of_event
 from sftm_app.ui.widgets.html import without_folders
 
 DOOR = Door("0.0.0.0", frozenset({"lab.example", "127.0.0.1"}), token="right")
@@ -48,7 +49,8 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 def app(tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "uploads"))
     with gr.Blocks(analytics_enabled=False) as page:
-        gr.Button("Go").click(lambda: None, None, None, api_name="go")
+        shown = gr.Textbox()
+        gr.Button("At once").click(visitor_of_event, None, shown, api_name="at_once", queue=False)
     page.max_file_size = None  # as launch() sets it
     options = launch_options(Settings(tmp_path, tmp_path, tmp_path), DOOR)
     assert options["server_name"] == "0.0.0.0"
@@ -116,6 +118,13 @@ def test_uploads_are_apart(app: Any) -> None:
     posted = {"data": [{"path": path, "meta": {"_type": "gradio.FileData"}}], "fn_index": 0, "session_hash": "x"}
     assert second.post("/gradio_api/queue/join", json=posted).status_code == 403
     assert first.post("/gradio_api/queue/join", content=json.dumps(posted)).status_code != 403
+
+
+def test_an_event_knows_whose_it_is(app: Any) -> None:
+    """It is handled in another thread than its request."""
+    for client in (visitor(app), visitor(app)):
+        own = client.cookies["sftm_visitor"].partition(".")[0]
+        assert client.post("/gradio_api/run/at_once", json={"data": []}).json()["data"] == [own]
 
 
 @pytest.fixture
