@@ -2,7 +2,8 @@
 """Start SFTM Studio. Needs Python 3.10 to 3.13 with pip, and nothing else.
 
 usage: python launch.py [options of the app]
-       python launch.py merge | search | scaling | check | inspect RECIPE | extract | fetch | cache [options]
+       python launch.py merge | search | scaling | check | inspect RECIPE [options]
+       python launch.py extract | convert | fetch | cache [options]
        python launch.py test [pytest arguments]
        python launch.py setup [test] [dev] [cluster]
 
@@ -59,7 +60,7 @@ NO_NETWORK = (
     r"timed out|ProxyError|SSLError|CERTIFICATE_VERIFY_FAILED|Network is unreachable"
 )
 VENV_PARTS = {"bin", "include", "lib", "lib64", "scripts"}  # what an incomplete .venv may contain
-APP_COMMANDS = ("merge", "search", "scaling", "check", "inspect", "extract", "fetch", "cache", "ui")
+APP_COMMANDS = ("merge", "search", "scaling", "check", "inspect", "extract", "convert", "fetch", "cache", "ui")
 EXTRAS = {"test": ("test",), "dev": ("dev", "test"), "cluster": ("cluster",)}  # requested -> extras to install
 TEST_OPTIONS = ("-n", "2", "--dist", "loadfile", "--no-loadscope-reorder")  # see tests/conftest.py
 

@@ -15,6 +15,8 @@ from typing import Any
 
 import pytest
 
+from sftm_app.cli import COMMANDS
+
 SOURCE = Path(__file__).parent.parent / "launch.py"
 NOT_FOUND = "ERROR: No matching distribution found for torch==2.13.0+cpu"
 NO_NETWORK = "WARNING: Retrying after connection broken by 'NewConnectionError(... name resolution)'"
@@ -126,6 +128,10 @@ def test_help_needs_no_installation(checkout: Checkout, arguments: list[str]) ->
     assert done.returncode == 0, done.stderr
     assert "launch.py test" in done.stdout and "--models-dir" in done.stdout and "SFTM_TORCH" in done.stdout
     assert not checkout.venv.exists()
+
+
+def test_every_command_of_the_app_is_passed_on(launch: Any) -> None:
+    assert sorted(launch.APP_COMMANDS) == sorted(COMMANDS)
 
 
 @needs_posix
