@@ -5,6 +5,9 @@ let timer = 0;
 
 const FIRST = 'page';   // the part that names the models and the tab
 const address = (window.sfAddress = window.sfAddress || {parts: {}, follow() {}});
+const PATIENCE_MS = 3000;
+let wantedUntil = 0;
+let wanted = '';       // the first part of the address to which the person just went back or forward
 let shown = {};        // the parts of the address that stands now
 address.follow = follow;
 address.models = models(address.parts[FIRST]);
@@ -19,7 +22,17 @@ function fields(query, name) {
   return new URLSearchParams(query).getAll(name).join();
 }
 
+function tabOf(query) {
+  return new URLSearchParams(query || '').get('tab');
+}
+
 function follow(changed) {
+  if (changed === FIRST && wanted && performance.now() < wantedUntil && tabOf(address.parts[FIRST]) !== tabOf(wanted)) {
+    // The answer to a click from before the person went back.
+    address.parts[FIRST] = wanted;
+    return;
+  }
+  if (changed === FIRST) wanted = '';
   const first = address.parts[FIRST];
   if (!first) return;
   if (changed === FIRST && models(first) !== address.models) {
@@ -47,7 +60,8 @@ document.addEventListener('click', (event) => {
   // Those of the page, not those within a tab.
   const name = tab && tab.closest('.tabs').id === 'tabs' && tab.dataset.tabId;
   const first = address.parts[FIRST];
-  if (!first || !name || new URLSearchParams(first).get('tab') === name) return;
+  if (!first || !name || tabOf(first) === name) return;
+  wanted = '';
   address.parts[FIRST] = first.replace(/(^|&)tab=[^&]*/, '$1tab=' + encodeURIComponent(name));
   follow(FIRST);
 });
@@ -58,6 +72,8 @@ window.addEventListener('popstate', (event) => {
   const names = Object.keys({...parts, ...shown}).filter((name) => parts[name] !== shown[name]);
   const onlyTab = models(parts[FIRST]) === models(shown[FIRST]) && names.every((name) => name === FIRST);
   address.parts = {...parts};
+  wanted = parts[FIRST];
+  wantedUntil = performance.now() + PATIENCE_MS;
   address.models = models(parts[FIRST]);
   shown = {...parts};
   trigger('select', {query: location.search.slice(1), onlyTab});
