@@ -100,8 +100,8 @@ def test_whole_numbers() -> None:
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ({"scaling": -0.01}, "params: scaling: -0.01 is outside 0 to 2"),
-        ({"scaling": 2.01}, "outside 0 to 2"),
+        ({"scaling": -2.01}, "params: scaling: -2.01 is outside -2 to 2"),
+        ({"scaling": 2.01}, "outside -2 to 2"),
         ({"scaling": float("nan")}, "outside"),
         ({"scaling": 10**400}, "outside"),
         ({"scaling": "1"}, "'1' is not a number"),
