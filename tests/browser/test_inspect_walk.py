@@ -91,7 +91,7 @@ def test_map_layer_feature_slider_and_the_same_from_the_address(app: App, watche
     page.wait_for_function(
         """(before) => {
             const bars = document.querySelector('#what-if-bars .js-plotly-plot');
-            return Math.abs(bars._fullData[0].y[0] - before) > 0.2;
+            return Math.abs(bars._fullData[0].y[0] - before) > 0.1;
         }""",
         arg=before[0],
     )
