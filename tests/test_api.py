@@ -132,7 +132,7 @@ def test_inspect_predicts_the_merge_that_is_asked_for(tiny_models: Path) -> None
 
 
 def test_what_the_package_offers() -> None:
-    assert set(sftm_app.__all__) == {"__version__", "check", "extract", "inspect", "merge"}
+    assert set(sftm_app.__all__) == {"__version__", "check", "extract", "inspect", "merge", "pick_scaling", "search"}
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         _ = sftm_app.nonsense
 

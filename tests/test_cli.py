@@ -100,7 +100,7 @@ def test_every_method_by_name(sftm: Run, recipe: Path, tmp_path: Path, method: s
         (["--set", "scalling=1"], "'scalling' is not known. Did you mean 'scaling'?"),
         (["--set", "scaling"], "should read NAME=VALUE"),
         (["--set", "scaling=much"], "'much' is not a number"),
-        (["--set", "scaling=1e999"], "outside 0 to 2"),
+        (["--set", "scaling=1e999"], "outside -2 to 2"),
         (["--set", "scaling=nan"], "not a number"),
         (["--set", "rank=0"], "not a rank"),
         (["--memory", "much"], "--memory: 'much' is not a size"),
@@ -310,9 +310,11 @@ def test_the_ui_command_passes_its_options_on(sftm: Run, tmp_path: Path, monkeyp
 
     seen = {}
     monkeypatch.setattr(settings, "make_settings", lambda *given: given)
-    monkeypatch.setattr(app, "serve", lambda given, browser: seen.update(settings=given, browser=browser))
+    monkeypatch.setattr(
+        app, "serve", lambda given, browser, door: seen.update(settings=given, browser=browser, door=door)
+    )
     assert sftm("ui", "--port", 7999, "--models-dir", tmp_path, "--device", "cpu", "--no-browser")[0] == 0
-    assert seen == {"settings": ([tmp_path], None, "cpu", 7999), "browser": False}
+    assert seen == {"settings": ([tmp_path], None, "cpu", 7999), "browser": False, "door": None}
 
 
 # Output waits in the process, as it does for most people.

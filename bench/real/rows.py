@@ -18,7 +18,7 @@ GRIDS: dict[str, tuple[str, Sequence[Any]]] = {
 }
 # Named variants that are rows of their own.
 VARIANTS: tuple[tuple[str, str, dict[str, Any]], ...] = (
-    ("SFTM, the paper's readout", "sftm", {"variant": "readout", "calibration": 0.0}),
+    ("SFTM, the paper's readout", "sftm", {"variant": "readout", "calibration": 0.0, "rank": None}),
     ("SVC of the sum", "task_arithmetic", {"scaling": 1.0, "calibration": 1.0}),
 )
 

@@ -21,7 +21,7 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from sftm_app.errors import SampleError
+from sftm_app.errors import CompatibilityError, SampleError
 from sftm_app.evaluation.accuracy import accuracy
 from sftm_app.evaluation.candidates import BASE, INDIVIDUAL, method_candidate
 from sftm_app.evaluation.samples import TextSamples
@@ -212,5 +212,5 @@ def test_settings_of_generation_do_not_count_but_special_tokens_do(sets: dict[st
     (stopped,) = pool_of(models).model(INDIVIDUAL, "a").answer(TextSamples(TEXTS[:1], (None,)))
     assert stopped.text == tokenizer.decode([first])
     file.write_text("{")
-    with pytest.raises(SampleError, match=r"its generation_config\.json cannot be used"):
+    with pytest.raises(CompatibilityError, match=r"generation_config\.json: is not valid JSON"):
         pool_of(models).model(INDIVIDUAL, "a")

@@ -223,7 +223,7 @@ def test_methods_with_known_coefficients_say_what_they_keep(method: str, title: 
 
 
 def test_mapping_is_the_average_where_every_task_reads_all_inputs() -> None:
-    detail = detail_of(made_of(gaussian(7, 5, 1), gaussian(7, 5, 2)), 0, 0, variant="mapping")
+    detail = detail_of(made_of(gaussian(7, 5, 1), gaussian(7, 5, 2)), 0, 0, variant="mapping", rank=None)
     assert detail.coefficient == pytest.approx(detail.gain / 2, rel=1e-4)
     assert detail.sentence.startswith("SFTM keeps half of each gain of a. ")
 

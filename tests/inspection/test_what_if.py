@@ -215,7 +215,7 @@ def test_where_tasks_read_nearly_all_inputs_nothing_is_formed(kind: str, shape: 
     weights = (1.0, 0.5, 2.0)[: len(what_if.made.factors)]
     for rank in RANKS:
         what_if.predict(merge_settings("sftm", {"variant": "readout", "rank": rank}, weights))
-    for method, values in (("average", {}), ("task_arithmetic", {}), ("sftm", {"variant": "mapping"})):
+    for method, values in (("average", {}), ("task_arithmetic", {}), ("sftm", {"variant": "mapping", "rank": None})):
         what_if.predict(merge_settings(method, values, weights))
 
 

@@ -375,7 +375,7 @@ def test_params_are_checked_and_set_on_the_command_line(
     code, _, err = sftm("check", recipe_file, "--set", "scalling=1")
     assert code == 2 and "'scalling' is not known. Did you mean 'scaling'?" in err
     code, _, err = sftm("check", recipe_file, "--set", "scaling=3")
-    assert code == 2 and "outside 0 to 2" in err
+    assert code == 2 and "outside -2 to 2" in err
     code, _, err = sftm("check", recipe_file, "--method", case.method.name[:-1] + "x")
     assert code == 2 and f"Did you mean '{case.method.name}'?" in err
 

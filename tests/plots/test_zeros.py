@@ -49,7 +49,7 @@ ZEROS: dict[str, Callable[[], go.Figure]] = {
     "prediction_bars": lambda: prediction_bars(["s", "t"], NO_ERRORS),
     "principal_angles": lambda: principal_angles([0.0, 0.0], [0.0, 0.0], [60.0, 70.0], [80.0, 85.0], "a", "b"),
     "feature_reasons": lambda: feature_reasons(0.0, [("b", 0.0, BLUE)], 0.0, 0.0),
-    "trials_figure": lambda: trials_figure([TrialPoint(0, "SFTM", 0.0, 0.0, BLUE, "SFTM")], "a", "b", 0),
+    "trials_figure": lambda: trials_figure([TrialPoint(0, "SFTM", 0.0, 0.0, "sftm")], "a", "b", 0),
     "importance_figure": lambda: importance_figure({"scaling": 0.0, "rank": 0.0}),
 }
 

@@ -61,7 +61,14 @@ class LeaderboardPanel:
                 max_length=MOST_NAME,
                 elem_id="merge-name",
             )
-            self.notes = gr.Textbox(label="Notes", lines=2, max_lines=8, max_length=MOST_NOTES, elem_id="merge-notes")
+            self.notes = gr.Textbox(
+                label="Notes",
+                info="Kept with the merge.",
+                lines=2,
+                max_lines=8,
+                max_length=MOST_NOTES,
+                elem_id="merge-notes",
+            )
             with gr.Row():
                 self.keep = gr.Button("Save name and notes", variant="primary", elem_id="merge-keep")
                 self.tick = gr.Button("Evaluate this merge", elem_id="merge-tick")

@@ -58,6 +58,7 @@ class ScalingPanel:
                     value=FEWEST * 2,
                     step=FEWEST,
                     label="Inputs per task",
+                    info="More take longer and make the pick steadier.",
                     scale=2,
                     min_width=220,
                     elem_id="scaling-count",

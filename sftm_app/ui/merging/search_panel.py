@@ -158,8 +158,20 @@ class SearchPanel:
     def _lay_out_plots(self) -> None:
         with gr.Column(visible=False, elem_classes="sf-stack") as self.plots:
             with gr.Row():
-                self.x = UncheckedDropdown([], label="Task across", min_width=140, elem_id="search-x")
-                self.y = UncheckedDropdown([], label="Task upwards", min_width=140, elem_id="search-y")
+                self.x = UncheckedDropdown(
+                    [],
+                    label="Task across",
+                    info="Its scores lie on the horizontal axis.",
+                    min_width=140,
+                    elem_id="search-x",
+                )
+                self.y = UncheckedDropdown(
+                    [],
+                    label="Task upwards",
+                    info="Its scores lie on the vertical axis.",
+                    min_width=140,
+                    elem_id="search-y",
+                )
             with gr.Row(equal_height=False):
                 with gr.Column(scale=3, min_width=320):
                     self.chart = PlotlyView(
