@@ -13,8 +13,8 @@ from sftm_app.output.side_files import HEADS_FOLDER
 from sftm_app.ui.settings import Settings
 from sftm_app.units import format_bytes
 from sftm_app.weights.bare import weight_sets
-from sftm_app.weights.json_files import read_json
 from sftm_app.weights.file_names import ADAPTER_CONFIG_NAME, CONFIG_NAME, INDEX_SUFFIX, REPORT_NAME
+from sftm_app.weights.json_files import read_json
 
 MAX_SCANNED = 20_000
 MAX_DEPTH = 4

@@ -45,7 +45,5 @@ def set_folders(settings: Settings, texts: Sequence[str]) -> list[Path]:
 def _folder(settings: Settings, text: str) -> Path:
     folder = allowed(settings, text)
     if not folder.is_dir():
-        raise InputError(
-            f"{text.strip()[:200]}: there is no such folder. Paste the path of one with checkpoints."
-        )
+        raise InputError(f"{text.strip()[:200]}: there is no such folder. Paste the path of one with checkpoints.")
     return folder
