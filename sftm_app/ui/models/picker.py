@@ -83,7 +83,10 @@ class Picker:
     def show(self, values: Values) -> Updates:
         """Base and tasks of a workspace that was just loaded."""
         ws: Workspace = values[self.workspace]
-        return self._offer(ws.base, [task.path for task in ws.tasks])
+        picked: dict[Any, Any] = {self.base: ws.base, self.tasks: [task.path for task in ws.tasks]}
+        offered = self._offer(picked[self.base], picked[self.tasks])
+        # Reading the folders may take seconds, and a person may have picked some since: nothing is emptied.
+        return {one: {**update, **({"value": picked[one]} if picked[one] else {})} for one, update in offered.items()}
 
     def look_again(self, values: Values) -> Updates:
         """Search again. What is picked stays."""
@@ -114,7 +117,7 @@ class Picker:
         return checkpoint_choices(self.studio.settings, added_folders(self.studio.settings))
 
     def _offer(self, base: str | None, tasks: Sequence[str] | None) -> Updates:
-        """The lists, with these picked. A checkpoint from elsewhere, such as a demo's, is listed too."""
+        """The lists; what is picked stays. A checkpoint from elsewhere, such as a demo's, is listed too."""
         found, ours, theirs = self._found(), self._existing([base or ""]), self._existing(tasks or ())
         listed = {one.path for one in found}
         found += [look_at(path) for path in dict.fromkeys(ours + theirs) if path not in listed]
@@ -122,8 +125,8 @@ class Picker:
         bases = [one for one in found if not one.is_adapter]
         offered = [one for one in found if one.path in fit or one.path in theirs]
         return {
-            self.base: gr.update(choices=self._choices(bases), value=base or None),
-            self.tasks: gr.update(choices=self._choices(offered), value=list(tasks or ())),
+            self.base: gr.update(choices=self._choices(bases)),
+            self.tasks: gr.update(choices=self._choices(offered)),
         }
 
     def _existing(self, texts: Sequence[str]) -> list[Path]:
