@@ -229,12 +229,18 @@ def test_the_end_of_an_error_axis_moves_by_round_steps(errors: list[float | None
 def test_bars_under_a_slider_are_built_fast() -> None:
     tasks, errors = [f"task {i}" for i in range(8)], [0.1] * 8
     series = [ErrorSeries(f"series {i}", BLUE, errors, errors) for i in range(3)]
-    took = []
-    for _ in range(20):
-        start = time.perf_counter()
-        prediction_bars(tasks, series)
-        took.append(time.perf_counter() - start)
-    assert min(took) < 0.005
+    content = prediction_bars(tasks, series).to_dict()
+
+    def fastest(build: Callable[[], object]) -> float:
+        took = []
+        for _ in range(20):
+            start = time.perf_counter()
+            build()
+            took.append(time.perf_counter() - start)
+        return min(took)
+
+    # Side by side with a figure that plotly checks, because machines differ.
+    assert fastest(lambda: prediction_bars(tasks, series)) < 0.6 * fastest(lambda: go.Figure(content))
 
 
 # ---- how a plot is added: a data function and a figure function
