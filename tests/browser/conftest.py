@@ -53,7 +53,8 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-@pytest.fixture(scope="session")
+# For each file, because the app keeps what its tabs show: what one file leaves in a form would meet the next.
+@pytest.fixture(scope="module")
 def running_app(tmp_path_factory: pytest.TempPathFactory, tiny_models: Path) -> Iterator[App]:
     """The app as a user starts it, with the tiny models as its models folder. Starting it takes seconds."""
     root, port = tmp_path_factory.mktemp("app"), free_port()
