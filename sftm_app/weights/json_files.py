@@ -25,6 +25,15 @@ def read_json(path: Path) -> dict[str, Any]:
     if len(raw) > MAX_JSON_BYTES:
         raise CheckpointError(f"{path}: is larger than {MAX_JSON_BYTES} bytes. Pick another checkpoint.")
     refuse_large_json(path, raw)
+    return parse_object(path, raw)
+
+
+def parse_object(path: Path, raw: bytes) -> dict[str, Any]:
+    """Read a JSON object from the bytes of a file.
+
+    Raises:
+        CheckpointError: it is not JSON, or something else than an object.
+    """
     try:
         value = json.loads(raw.decode("utf-8"))
     except (ValueError, RecursionError):

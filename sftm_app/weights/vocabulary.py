@@ -16,6 +16,7 @@ from typing import Any
 
 from sftm_app.errors import CheckpointError
 from sftm_app.weights.header import open_regular
+from sftm_app.weights.json_files import parse_object
 from sftm_app.weights.sentencepiece_file import read_pieces
 from sftm_app.weights.shards import refuse_foreign_link
 
@@ -91,7 +92,7 @@ def read_vocabulary(folder: Path, like: Vocabulary | None = None) -> Vocabulary 
     raw = {
         file.name: _read(file) for file in (main, folder / ADDED_TOKENS, folder / TOKENIZER_CONFIG) if file.is_file()
     }
-    settings = _json(folder / TOKENIZER_CONFIG, raw[TOKENIZER_CONFIG]) if TOKENIZER_CONFIG in raw else {}
+    settings = parse_object(folder / TOKENIZER_CONFIG, raw[TOKENIZER_CONFIG]) if TOKENIZER_CONFIG in raw else {}
     added = {key: settings.get(key) for key in ("added_tokens_decoder", "tokenizer_class")}
     parts = [main.name.encode(), raw[main.name], raw.get(ADDED_TOKENS, b""), json.dumps(added).encode()]
     digest = hashlib.sha256(b"\0".join(parts)).hexdigest()
@@ -108,13 +109,13 @@ def _parse(main: Path, raw: Mapping[str, bytes], settings: Mapping[str, Any]) ->
     """The vocabulary; None where the format is not known."""
     content = raw[main.name]
     if main.name == TOKENIZER:
-        found = _parse_fast(_json(main, content))
+        found = _parse_fast(parse_object(main, content))
     elif main.name == "vocab.txt":
         words = content.decode("utf-8").split("\n")
         rows = {word.rstrip("\r"): row for row, word in enumerate(words[:-1] if words[-1] == "" else words)}
         found = Vocabulary(rows, "WordPiece", main.name)
     elif main.name == "vocab.json":
-        table = _json(main, content)
+        table = parse_object(main, content)
         if any(isinstance(value, dict) for value in table.values()):
             return None  # a table for each language, as some speech models have
         found = Vocabulary(_rows(table), "BPE", main.name)
@@ -126,7 +127,7 @@ def _parse(main: Path, raw: Mapping[str, bytes], settings: Mapping[str, Any]) ->
         except (ValueError, UnicodeDecodeError):
             return None  # such as tiktoken's format under the name tokenizer.model
         found = Vocabulary({piece: row for row, piece in enumerate(pieces)}, "sentencepiece", main.name)
-    later = _rows(_json(main.with_name(ADDED_TOKENS), raw[ADDED_TOKENS])) if ADDED_TOKENS in raw else {}
+    later = _rows(parse_object(main.with_name(ADDED_TOKENS), raw[ADDED_TOKENS])) if ADDED_TOKENS in raw else {}
     listed = settings.get("added_tokens_decoder") or {}
     named = {_content(entry): _row(row) for row, entry in listed.items()}
     return replace(found, rows={**later, **named, **found.rows})
@@ -177,13 +178,3 @@ def _read(file: Path) -> bytes:
     if len(raw) > MAX_BYTES:
         raise CheckpointError(f"{file}: is larger than {MAX_BYTES} bytes, too large for a tokenizer. Remove it.")
     return raw
-
-
-def _json(file: Path, raw: bytes) -> dict[str, Any]:
-    try:
-        value = json.loads(raw.decode("utf-8"))
-    except (ValueError, RecursionError):
-        raise CheckpointError(f"{file}: is not valid JSON. Download it again.") from None
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{file}: should hold a JSON object. Download it again.")
-    return value

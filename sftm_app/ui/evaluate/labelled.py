@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import gradio as gr
+
 from sftm_app.errors import InputError, SampleError
 from sftm_app.evaluation.family import Family
 from sftm_app.evaluation.labelled import own_samples, pack_entry, pack_samples
@@ -35,6 +37,21 @@ HOW_TEXTS = (
 def first_limit(family: Family | None) -> int:
     """How many samples per task to begin with: fewer for models that write, which takes long."""
     return FEW_SAMPLES if family and family.writes else SOME_SAMPLES
+
+
+def samples_slider(elem_id: str | None = None) -> gr.Slider:
+    """The control of how many samples of a task are used."""
+    return gr.Slider(
+        10,
+        1000,
+        value=SOME_SAMPLES,
+        step=10,
+        label="Samples per task",
+        info="Fewer is faster; more makes the intervals narrower.",
+        scale=2,
+        min_width=220,
+        elem_id=elem_id,
+    )
 
 
 def samples_of(

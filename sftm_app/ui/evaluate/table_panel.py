@@ -13,7 +13,7 @@ from sftm_app.evaluation.measures import MEASURES
 from sftm_app.evaluation.scores import score_table
 from sftm_app.ui.comparisons import Board
 from sftm_app.ui.evaluate.found_sets import sample_choices
-from sftm_app.ui.evaluate.labelled import INFO_IMAGES, INFO_TEXTS, SOME_SAMPLES, first_limit
+from sftm_app.ui.evaluate.labelled import INFO_IMAGES, INFO_TEXTS, first_limit, samples_slider
 from sftm_app.ui.evaluate.progress_view import failures_html, progress_html, progress_of
 from sftm_app.ui.evaluate.sample_inputs import family_of
 from sftm_app.ui.evaluate.score_view import WRONG, known_answers, models_table, score_bars
@@ -69,16 +69,7 @@ class TablePanel:
                 min_width=280,
                 elem_id="labelled",
             )
-            self.limit = gr.Slider(
-                10,
-                1000,
-                value=SOME_SAMPLES,
-                step=10,
-                label="Samples per task",
-                info="Fewer is faster; more makes the intervals narrower.",
-                scale=2,
-                min_width=220,
-            )
+            self.limit = samples_slider()
             self.measure = UncheckedDropdown(
                 [("what suits each task", AUTO), *((one.title, one.name) for one in MEASURES)],
                 value=AUTO,

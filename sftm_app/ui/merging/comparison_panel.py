@@ -15,7 +15,7 @@ from sftm_app.methods import METHODS
 from sftm_app.methods.params import values_of
 from sftm_app.methods.settings import MergeSettings
 from sftm_app.ui.comparisons import Conditions
-from sftm_app.ui.evaluate.labelled import INFO_IMAGES, INFO_TEXTS, all_samples, first_limit
+from sftm_app.ui.evaluate.labelled import INFO_IMAGES, INFO_TEXTS, all_samples, first_limit, samples_slider
 from sftm_app.ui.evaluate.progress_view import progress_html
 from sftm_app.ui.evaluate.sample_inputs import family_of
 from sftm_app.ui.forms.method_help import fitting_methods, methods_html
@@ -76,17 +76,7 @@ class ComparisonPanel:
                 min_width=280,
                 elem_id="compared-where",
             )
-            self.limit = gr.Slider(
-                10,
-                1000,
-                value=200,
-                step=10,
-                label="Samples per task",
-                info="Fewer is faster; more makes the intervals narrower.",
-                scale=2,
-                min_width=220,
-                elem_id="compared-limit",
-            )
+            self.limit = samples_slider("compared-limit")
             with gr.Column(scale=1, min_width=160, elem_classes="sf-buttons"):
                 self.start = gr.Button("Compare", variant="primary", elem_id="compare-start")
                 self.cancel = gr.Button("Cancel", variant="stop", visible=False, elem_id="compare-cancel")
