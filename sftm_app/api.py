@@ -346,21 +346,10 @@ def pick_scaling(
     Raises:
         InputError: inputs cannot be used, or the method has no scaling.
     """
-    recipe = absolute(make_recipe(base, _listed(tasks), method, params), Path.cwd())
-    return pick_recipe_scaling(recipe, inputs, session or open_session(), scalings, progress)
-
-
-def pick_recipe_scaling(
-    recipe: Recipe,
-    inputs: str | Path | Mapping[str, Samples],
-    session: Session,
-    scalings: Sequence[float] = (),
-    progress: Callable[[TriedScaling], None] | None = None,
-) -> ScalingResult:
-    """The same by a recipe. Arguments and errors as for `pick_scaling`."""
     from sftm_app.tuning.headless import run_scalings  # a merge starts faster without it
 
-    return run_scalings(recipe, inputs, session, scalings, progress)
+    recipe = absolute(make_recipe(base, _listed(tasks), method, params), Path.cwd())
+    return run_scalings(recipe, inputs, session or open_session(), scalings, progress)
 
 
 def _listed(tasks: Tasks) -> Any:

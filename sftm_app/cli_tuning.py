@@ -6,12 +6,12 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
-from sftm_app.api import pick_recipe_scaling, search_recipe
+from sftm_app.api import search_recipe
 from sftm_app.errors import OutputError, RecipeError
 from sftm_app.methods.settings import MergeSettings
 from sftm_app.planning.recipe import Recipe, recipe_to_yaml
 from sftm_app.session import open_session
-from sftm_app.tuning.headless import SearchResult
+from sftm_app.tuning.headless import SearchResult, run_scalings
 from sftm_app.tuning.search import Search
 from sftm_app.ui.wording import settings_title
 from sftm_app.units import format_count, format_duration
@@ -86,7 +86,7 @@ def print_scaling(options: argparse.Namespace, recipe: Recipe) -> None:
     except ValueError:
         raise RecipeError(f"--scalings {options.scalings!r} should be numbers with commas between.") from None
     print("scaling  divergence from the tasks' own models")
-    found = pick_recipe_scaling(
+    found = run_scalings(
         recipe,
         options.inputs,
         open_session(recipe.device),
