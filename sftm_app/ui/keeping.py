@@ -17,6 +17,7 @@ from typing import Protocol
 
 from cachetools import LRUCache
 
+from sftm_app.caching import write_text
 from sftm_app.ui.handlers import Updates
 from sftm_app.ui.widgets.address_bar import AddressPart
 from sftm_app.ui.workspace import Workspace
@@ -55,10 +56,7 @@ class Keeper:
                 return
             self._texts[name] = texts = texts | {part: text}
             with contextlib.suppress(OSError):
-                self._folder.mkdir(exist_ok=True)
-                temporary = self._folder / f".{name}.{os.getpid()}"
-                temporary.write_text(json.dumps(texts), encoding="utf-8")
-                temporary.replace(self._folder / name)
+                write_text(self._folder / name, json.dumps(texts))
                 self._drop_oldest()
 
     def _of(self, name: str) -> dict[str, str]:

@@ -9,6 +9,7 @@ import os
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from sftm_app.caching import write_text
 from sftm_app.errors import RecipeError
 from sftm_app.planning.recipe import TaskEntry, check_tokenizer, default_name
 from sftm_app.weights.header import FileStamp
@@ -82,10 +83,7 @@ def fingerprint(workspace: Workspace) -> str:
 def store(output_dir: Path, workspace: Workspace) -> None:
     """Remember the workspace. If that fails, the next start only opens with nothing loaded; so it is not reported."""
     with contextlib.suppress(OSError):
-        temporary = output_dir / f"{WORKSPACE_NAME}.{os.getpid()}"
-        stored = asdict(replace(workspace, asked=(), visit=0))
-        temporary.write_text(json.dumps(stored), encoding="utf-8")
-        temporary.replace(output_dir / WORKSPACE_NAME)
+        write_text(output_dir / WORKSPACE_NAME, json.dumps(asdict(replace(workspace, asked=(), visit=0))))
 
 
 def restore(output_dir: Path) -> Workspace:

@@ -96,11 +96,10 @@ def arranged(board: Leaderboard, order: Order, wanted: str) -> list[Merge]:
     words = wanted.lower().split()
     found = [one for one in board.merges if all(word in _text(one) for word in words)]
     key = _sort_key(board, order.column)
-    known = [one for one in found if key(one) is not None]
-    return [
-        *sorted(known, key=lambda one: key(one) or 0, reverse=order.descending),
-        *(one for one in found if key(one) is None),
-    ]
+    placed = [(key(one), one) for one in found]
+    known = [(value, one) for value, one in placed if value is not None]
+    known.sort(key=lambda pair: pair[0], reverse=order.descending)
+    return [*(one for _, one in known), *(one for value, one in placed if value is None)]
 
 
 def _text(merge: Merge) -> str:

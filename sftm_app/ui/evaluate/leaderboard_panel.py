@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import gradio as gr
@@ -179,7 +178,7 @@ class LeaderboardPanel:
         if missing:
             conditions, benchmark = benchmark_of(self.studio, ws, source)
             remember(self.studio, ws, source)
-            models = [replace(one.candidate, title=one.name) for one in missing]
+            models = [one.candidate for one in missing]
             self.studio.comparisons.start(evaluate_key(ws), conditions, benchmark, models)
         return self.table.watch(values)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from sftm_app.errors import RecipeError
+from sftm_app.errors import RecipeError, SFTMError
 from sftm_app.evaluation.samples import Samples
 from sftm_app.methods.params import values_of
 from sftm_app.methods.settings import MergeSettings, merge_settings
@@ -96,8 +96,14 @@ class ScalingPanel:
         ws = values[self.workspace]
         settings, split = self.read_form(values)
         yield {self.progress: progress(None, "Trying the tasks' own models"), self.found: ""}
-        found = self.studio.preflight(ws).require()
-        inputs = self._inputs(ws, (values[self.where] or "").strip(), int(values[self.count]))
+        try:
+            yield from self._scan(ws, settings, split, (values[self.where] or "").strip(), int(values[self.count]))
+        except SFTMError:  # the bar goes; the page says what is wrong
+            yield {self.progress: ""}
+            raise
+
+    def _scan(self, ws: Workspace, settings: MergeSettings, split: bool, where: str, count: int) -> Iterator[Updates]:
+        found, inputs = self.studio.preflight(ws).require(), self._inputs(ws, where, count)
         params, tested = values_of(settings.params), []
         session, weights = self.studio.session, settings.weights
         for one in scan_scalings(found, inputs, session, settings.method, params, weights, SCALINGS, split):

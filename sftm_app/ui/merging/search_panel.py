@@ -245,7 +245,10 @@ class SearchPanel:
         about = next(iter(find_about(self._folder, _models(ws))), None)
         if about is None:
             return None
-        setup, conditions = self._setup(ws, about, None, about.split_fused)
+        try:
+            setup, conditions = self._setup(ws, about, None, about.split_fused)
+        except SFTMError:  # the samples are gone, or there are too few now
+            return None
         found = restore(setup, about.trials)
         if not found.tried:
             return None

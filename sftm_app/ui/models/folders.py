@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from sftm_app.caching import write_text
 from sftm_app.errors import InputError
 from sftm_app.ui.settings import Settings, allowed
 from sftm_app.weights.regular import read_file
@@ -36,9 +36,11 @@ def set_folders(settings: Settings, texts: Sequence[str]) -> list[Path]:
     if len(texts) > MOST_FOLDERS:
         raise InputError(f"{len(texts)} folders are given, at most {MOST_FOLDERS} can be added. Add one above them.")
     folders = list(dict.fromkeys(_folder(settings, text) for text in texts))
-    temporary = settings.output_dir / f"{FOLDERS_NAME}.{os.getpid()}"
-    temporary.write_text(json.dumps([str(folder) for folder in folders]), encoding="utf-8")
-    temporary.replace(settings.output_dir / FOLDERS_NAME)
+    file = settings.output_dir / FOLDERS_NAME
+    try:
+        write_text(file, json.dumps([str(folder) for folder in folders]))
+    except OSError as error:
+        raise InputError(f"{file}: cannot be written ({error.strerror}). Free some space.") from None
     return folders
 
 

@@ -90,13 +90,14 @@ class Picker:
 
     def look_again(self, values: Values) -> Updates:
         """Search again. What is picked stays."""
-        if not self._found():
+        found = self._found()
+        if not found:
             first, *_ = self.studio.settings.models_dirs
             raise CheckpointError(
                 f"{first}: no checkpoints were found. Paste the path of one, or add a folder under Where checkpoints "
                 "are searched."
             )
-        return self._offer(values[self.base], values[self.tasks])
+        return self._offer(values[self.base], values[self.tasks], found)
 
     def search_in(self, values: Values) -> Updates:
         """Search in other folders, or say why one cannot be added."""
@@ -116,9 +117,10 @@ class Picker:
     def _found(self) -> list[Found]:
         return checkpoint_choices(self.studio.settings, added_folders(self.studio.settings))
 
-    def _offer(self, base: str | None, tasks: Sequence[str] | None) -> Updates:
+    def _offer(self, base: str | None, tasks: Sequence[str] | None, known: Sequence[Found] | None = None) -> Updates:
         """The lists; what is picked stays. A checkpoint from elsewhere, such as a demo's, is listed too."""
-        found, ours, theirs = self._found(), self._existing([base or ""]), self._existing(tasks or ())
+        found = list(self._found() if known is None else known)
+        ours, theirs = self._existing([base or ""]), self._existing(tasks or ())
         listed = {one.path for one in found}
         found += [look_at(path) for path in dict.fromkeys(ours + theirs) if path not in listed]
         fit = set(fitting(ours[0], [one.path for one in found])) if ours else {one.path for one in found}
