@@ -43,7 +43,7 @@ def complete_tokenizer(found: TokenizerFindings, folder: Path) -> None:
     """
     if found.additions:
         _add_tokens(found.additions, folder)
-    if found.settings.differ or found.additions:
+    if found.settings.entries:
         _set_settings(found.settings.entries, folder)
 
 

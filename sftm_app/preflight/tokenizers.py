@@ -80,7 +80,7 @@ def align_tokenizers(
     except CheckpointError as error:
         return *unchanged, TokenizerFindings(problems=tuple(str(error).split("\n")))
     if merged is not None:  # the same number means another token in models whose rows were moved
-        theirs = {name: s.with_rows(rows) for (name, s), rows in zip(theirs.items(), merged.rows[1:], strict=True)}
+        theirs = {t.name: theirs[t.name].with_rows(rows) for t, rows in zip(tasks, merged.rows[1:], strict=True)}
         settings = carry(own.with_rows(merged.rows[0]), theirs, choice)
     notes = (*_unread_notes(base, tasks, told), *_splitting_notes(base, tasks, told), *settings.notes)
     choosable = settings.differ or found.differ

@@ -22,10 +22,11 @@ from torch import Tensor
 from sftm_app.errors import CheckpointError
 from sftm_app.processes import limit_memory, python_command, stay_offline
 from sftm_app.weights.bare import PICKLE_SUFFIXES
-from sftm_app.weights.copying import copy_file, list_files
+from sftm_app.weights.copying import copy_file
 from sftm_app.weights.file_names import ADAPTER_WEIGHTS_NAME, INDEX_NAME, WEIGHTS_NAME
 from sftm_app.weights.header import read_header
 from sftm_app.weights.partial import check_disk_space, output_folder
+from sftm_app.weights.shards import refuse_foreign_link
 
 # What a process of Python and torch takes before it loads anything, and how many bytes a second it loads at least.
 BASE_BYTES = 1 << 30
@@ -37,6 +38,14 @@ _OF_TRAINING = ("training_args", "optimizer", "scheduler", "rng_state", "scaler"
 # Where trainers put the weights inside a larger pickle.
 _INSIDE = ("state_dict", "model_state_dict", "model", "module", "ema")
 _OFFLINE = {"HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
+
+
+def _files_in(folder: Path) -> list[Path]:
+    """The files in a folder, with links to the blobs of the hub's cache. Raises CheckpointError for other links."""
+    found = sorted(file for file in folder.rglob("*") if file.is_file())
+    for file in found:
+        refuse_foreign_link(file, folder)
+    return [file.relative_to(folder) for file in found]
 
 
 def convert(path: Path, output: Path | None = None) -> list[str]:
@@ -55,7 +64,7 @@ def convert(path: Path, output: Path | None = None) -> list[str]:
     """
     folder = path if path.is_dir() else path.parent
     output = output or path.with_name(f"{path.name if path.is_dir() else path.stem}-safetensors")
-    files = sorted(list_files(path)) if path.is_dir() else [Path(path.name)]
+    files = _files_in(path) if path.is_dir() else [Path(path.name)]
     weights = {file: _new_name(file) for file in files if _is_weights(file)}
     if not weights:
         raise CheckpointError(f"{path}: holds no pickled weights (.bin, .pt, .pth or .ckpt). Nothing to convert.")

@@ -87,7 +87,7 @@ def read_settings(folder: Path, config: Mapping[str, Any]) -> TextSettings:
     words = {name: word for name in SPECIAL if (word := _word(special.get(name))) is not None}
     generation = {key: value for key, value in _table(folder / GENERATION).items() if key not in _HISTORY}
     template = _template(folder / TEMPLATE) or tokenizer.get("chat_template")
-    return TextSettings(template, words, generation, ids, bool(tokenizer))
+    return TextSettings(template, words, generation, ids, bool(tokenizer or words or template))
 
 
 def describe(value: Any) -> str:

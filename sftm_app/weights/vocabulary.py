@@ -63,7 +63,7 @@ class Vocabulary:
         """The token of each of the first `size` rows; None for rows without one."""
         found: list[str | None] = [None] * size
         for token, row in self.rows.items():
-            if row < size and found[row] is None:
+            if token and row < size and found[row] is None:  # an empty token, as of a blank line, names nothing
                 found[row] = token
         return found
 

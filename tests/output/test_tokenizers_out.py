@@ -245,6 +245,22 @@ def test_settings_that_all_tasks_share_are_carried_over(root: Path) -> None:
         assert (out / file).read_bytes() == (root / "base" / file).read_bytes()
 
 
+def test_the_bases_settings_stay_where_the_files_come_from_a_task_that_lacks_them(root: Path) -> None:
+    save_tokenizer(root / "base", chat_template="base's")
+    tuned(root, "a", 1, ("<tool>",))
+    out = merged(root, "a")
+    tokenizer = AutoTokenizer.from_pretrained(out)
+    assert "<tool>" in tokenizer.get_vocab() and tokenizer.chat_template == "base's"
+
+
+def test_settings_in_the_older_files_alone(root: Path) -> None:
+    tuned(root, "a", 1)
+    (root / "a" / "tokenizer_config.json").unlink()
+    (root / "a" / "special_tokens_map.json").write_text(json.dumps({"eos_token": "w7"}))
+    (note,) = check(root / "base", [root / "a"]).tokenizers.notes
+    assert "eos_token w7 (base: </s>)" in note
+
+
 def test_numbers_of_tokens_follow_their_rows(root: Path) -> None:
     for seed, (name, token) in enumerate({"a": "<tool>", "b": "<end>"}.items(), start=1):
         tuned(root, name, seed, (token,))

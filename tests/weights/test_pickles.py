@@ -49,6 +49,23 @@ def test_a_folder_is_converted_with_its_other_files(tmp_path: Path, capsys: pyte
     assert not (out / "training_args.bin").exists()
 
 
+def test_a_snapshot_of_the_hubs_cache(tmp_path: Path) -> None:
+    """Its files are links to the cache's blobs. A link elsewhere is refused."""
+    blobs, snapshot = tmp_path / "models--o--n" / "blobs", tmp_path / "models--o--n" / "snapshots" / "abc"
+    snapshot.mkdir(parents=True)
+    blobs.mkdir()
+    torch.save({"x": torch.ones(2)}, blobs / "1")
+    (blobs / "2").write_text("{}")
+    for name, blob in (("pytorch_model.bin", "1"), ("config.json", "2")):
+        (snapshot / name).symlink_to(blobs / blob)
+    convert(snapshot, tmp_path / "out")
+    assert torch.equal(load_file(tmp_path / "out" / "model.safetensors")["x"], torch.ones(2))
+    (tmp_path / "secret.json").write_text("{}")
+    (snapshot / "more.json").symlink_to(tmp_path / "secret.json")
+    with pytest.raises(CheckpointError, match="a link that leads out of the checkpoint"):
+        convert(snapshot, tmp_path / "out-2")
+
+
 def test_shards_and_their_index(tmp_path: Path) -> None:
     parts = [{"a": torch.ones(2)}, {"b": torch.zeros(3)}]
     places = {}

@@ -12,7 +12,7 @@ from transformers import AutoTokenizer
 
 from sftm_app.errors import CheckpointError
 from sftm_app.weights.sentencepiece_file import read_pieces
-from sftm_app.weights.vocabulary import read_vocabulary
+from sftm_app.weights.vocabulary import Vocabulary, read_vocabulary
 
 
 def piece(text: str, score: float = 0.5) -> bytes:
@@ -134,3 +134,7 @@ def test_links_out_and_pipes_are_refused(tmp_path: Path) -> None:
     (folder / "tokenizer.json").unlink()
     os.mkfifo(folder / "tokenizer.json")
     assert read_vocabulary(folder) is None  # nothing regular is there, and nothing waits for it
+
+
+def test_an_empty_token_as_of_a_blank_line_names_no_row() -> None:
+    assert Vocabulary({"": 0, "a": 1}, "words", "vocab.txt").names(3) == [None, "a", None]
